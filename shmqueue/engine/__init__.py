@@ -1,0 +1,214 @@
+"""Engines move bytes between processes through a segment; they know nothing of Python objects.
+
+There are two: ``native`` (C11, Linux: ``shmqueue.engine.native``) and ``portable`` (pure Python under a shmlock lock:
+``shmqueue.engine.portable``). They behave alike and keep different layouts, so a segment belongs to the engine that
+made it. The environment variable ``SHMQUEUE_ENGINE`` chooses; without it the native one is used where it was compiled.
+
+``shmqueue.engine.NAME`` is the name of the engine that new queues get, ``REASON`` why it is not the native one (None
+where it is, or where the environment asked for the portable one).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from shmqueue.exceptions import PortableEngineWarning, ShmQueueRefusedError, ShmQueueValueError
+from shmqueue.segment import Segment
+
+if TYPE_CHECKING:
+    from typing import Union
+
+    Buffer = Union[bytes, bytearray, memoryview]
+    NAME: str
+
+__all__ = [
+    "NAME",
+    "REASON",
+    "RECORD_HEADER_SIZE",
+    "Counters",
+    "Engine",
+    "chosen",
+    "deadline_after",
+    "open_engine",
+    "require_chosen",
+    "seconds_until",
+]
+
+RECORD_HEADER_SIZE = 8
+"""Bytes that a record takes beside its payload, in either engine."""
+
+
+class Counters(NamedTuple):
+    """A segment's figures, both sides as they were at one moment.
+
+    Positions count bytes and counts count items since the segment was made. ``dropped`` are the items that ``clear``
+    took, ``done`` the calls of ``task_done``, ``high_water`` the most items that were queued at once, ``recoveries``
+    how often a dead owner's lock was taken over. The flags say whether somebody may be asleep on that side.
+    """
+
+    put_position: int
+    put_count: int
+    get_position: int
+    get_count: int
+    dropped: int
+    done: int
+    high_water: int
+    recoveries: int
+    putters_waiting: bool
+    getters_waiting: bool
+
+    @property
+    def qsize(self) -> int:
+        """Items in the queue."""
+        return self.put_count - self.get_count
+
+    @property
+    def occupancy(self) -> int:
+        """Bytes in use."""
+        return self.put_position - self.get_position
+
+    @property
+    def unfinished(self) -> int:
+        """Items put, not dropped, and not yet done."""
+        return max(0, self.put_count - self.dropped - self.done)
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """The moment, on the monotonic clock, at which a timeout in seconds is over; None for never."""
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def seconds_until(deadline: float | None) -> float | None:
+    """Seconds left until a deadline, at least 0; None for ever."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+class Engine(Protocol):
+    """A handle on the records of one segment. All methods may be called from several threads.
+
+    ``method`` is a number of 32 bits that travels with a payload, ``timeout`` is in seconds (None: for ever; ignored
+    unless ``block``). After ``close`` every method raises ``ShmQueueNotInitializedError``; on a damaged segment they
+    raise ``ShmQueueCorruptedError``.
+    """
+
+    def put(self, method: int, payload: Buffer, block: bool, timeout: float | None, /) -> bool:
+        """Put one record. False: there was no room in time.
+
+        Raises:
+            ShmQueueValueError: the record can never fit.
+        """
+
+    def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:
+        """Put as many of the records, from the first, as can fit an empty queue together: all those or none.
+
+        Returns how many were put; 0, there was no room in time.
+
+        Raises:
+            ShmQueueValueError: one of the records can never fit; nothing was put.
+        """
+
+    def get(self, block: bool, timeout: float | None, /) -> tuple[int, bytes] | None:
+        """Take the oldest record as (method, payload). None: there was none in time."""
+
+    def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
+        """Take 1 to ``most`` of the oldest records, waiting only for the first. Empty: there was none in time."""
+
+    def clear(self, /) -> int:
+        """Drop all records, which then count as done. Returns how many there were."""
+
+    def task_done(self, /) -> bool:
+        """Count one record as done. False: there is none that is not."""
+
+    def join(self, timeout: float | None, /) -> bool:
+        """Wait until every record put is done or dropped. False: not in time."""
+
+    def qsize(self, /) -> int:
+        """Records in the queue."""
+
+    def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool]:
+        """The fields of ``Counters``."""
+
+    def close(self, /) -> None:
+        """Wake this handle's own waiting calls, wait for calls in flight, and unmap. Closing twice is harmless."""
+
+
+REASON: str | None = None
+
+try:
+    from shmqueue.engine import native as _native
+except ImportError as error:
+    _native = None  # type: ignore[assignment]
+    REASON = str(error)
+
+
+def chosen() -> str:
+    """The engine that new queues get: ``"native"`` or ``"portable"``.
+
+    Raises:
+        ShmQueueValueError: ``SHMQUEUE_ENGINE`` names neither, or the native one, which is not there.
+    """
+    name = os.environ.get("SHMQUEUE_ENGINE", "")
+    if name not in ("", "native", "portable"):
+        raise ShmQueueValueError(f"SHMQUEUE_ENGINE must be 'native' or 'portable', not {name!r}")
+    if name == "native" and _native is None:
+        raise ShmQueueValueError(f"SHMQUEUE_ENGINE asks for the native engine, which is not available: {REASON}")
+    if name == "" and _native is None:
+        _warn_once()
+    return name or ("native" if _native is not None else "portable")
+
+
+_warned = False
+
+
+def _warn_once() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"shmqueue uses its portable engine, which is much slower than the native one, because {REASON}",
+            PortableEngineWarning,
+            stacklevel=4,
+        )
+
+
+def open_engine(segment: Segment) -> Engine:
+    """The engine for a segment, by what its header says.
+
+    Raises:
+        ShmQueueRefusedError: the segment belongs to an engine that is not available here.
+    """
+    if segment.header.engine == "portable":
+        from shmqueue.engine.portable import PortableEngine
+
+        return PortableEngine(segment)
+    if segment.header.engine == "native" and _native is not None:
+        return _native.open_ring(segment)
+    raise ShmQueueRefusedError(
+        f"queue {segment.name!r} belongs to the {segment.header.engine} engine, which is not available here: {REASON}"
+    )
+
+
+def require_chosen(segment: Segment) -> None:
+    """Refuse a segment of the other engine: all programs that share a queue use the same one.
+
+    Raises:
+        ShmQueueRefusedError: it is.
+    """
+    ours, theirs = chosen(), segment.header.engine
+    if theirs != ours:
+        raise ShmQueueRefusedError(
+            f"queue {segment.name!r} belongs to the {theirs} engine and this process uses the {ours} one: "
+            f"set SHMQUEUE_ENGINE={theirs} here, or use the same engine in all programs that share the queue"
+        )
+
+
+def __getattr__(attribute: str) -> str:
+    if attribute == "NAME":
+        return chosen()
+    raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+
+

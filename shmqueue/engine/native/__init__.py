@@ -1,0 +1,40 @@
+"""The native engine: a two-lock ring in C11 on Linux futexes.
+
+Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``lock.h`` (a lock word that
+outlives its owner), ``wait.h`` (futexes and spinning), ``ring.h``. ``module.c`` alone knows Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shmqueue.engine.native._core import Ring
+    from shmqueue.segment import Segment
+
+__all__ = ["Ring", "open_ring"]
+
+
+def _why_missing(error: ImportError) -> str:
+    here = os.path.dirname(__file__)
+    built = [entry for entry in os.listdir(here) if entry.startswith("_core.") and not entry.endswith(".pyi")]
+    if not built:
+        return (
+            "its compiled module is not part of this installation: there was no C compiler, no Python.h, or the "
+            "compilation failed when it was installed ('pip install -v' shows the compiler's words)"
+        )
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    return f"its compiled module does not load ({error}); built are {built}, this Python looks for _core{suffix}"
+
+
+try:
+    from shmqueue.engine.native._core import Ring
+except ImportError as error:
+    raise ImportError(_why_missing(error)) from error
+
+
+def open_ring(segment: Segment) -> Ring:
+    """A handle on the records of a native segment."""
+    return Ring(segment.fileno(), segment.file_size, segment.name)

@@ -1,0 +1,138 @@
+/* layout.h: every byte of a native segment.
+ *
+ * A segment is one file, mapped whole by each process that holds the queue.  This file says what lies where, who
+ * writes it, under which lock, and what a process that dies in the middle leaves behind.  Both storeys above it follow
+ * from these rules; nothing else in the project knows an offset.
+ *
+ *      offset   bytes  what
+ *           0      80  struct header        written once by segment.py, before the file has a name
+ *         256      24  put.guard            lock word of the putters, and what only its owner counts
+ *         384      64  put.ledgers          how much was ever put
+ *         512      24  get.guard            lock word of the getters
+ *         640      64  get.ledgers          how much was ever taken
+ *         768      24  tally                task_done() and join()
+ *        4096       -  data                 `capacity` bytes of records, a ring
+ *
+ * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
+ * last byte of the data to the first.  An item costs exactly 8 + length bytes.
+ *
+ * A LEDGER is the truth of one side: position (bytes ever moved), count (items ever moved) and what must change
+ * together with them.  Each side has two slots and a sequence number; slot[sequence & 1] is current.
+ *
+ *   1. Only the owner of a side's lock writes that side's ledgers.
+ *   2. To commit, the owner fills slot[(sequence + 1) & 1], then stores sequence + 1: that one store is the commit.
+ *      Death before it changed nothing; death after it changed everything.
+ *   3. Anyone may read a ledger without the lock: read sequence, read its slot, read sequence again, and start over if
+ *      it moved.  The second read matters: without it a reader may take the slot that the owner is preparing.
+ *   4. Bytes [get.position, put.position), taken modulo capacity, are the records in the queue, oldest first.  A
+ *      putter writes only outside of them, a getter reads only inside of them.
+ *   5. Always get.position <= put.position <= get.position + capacity, and get.count <= put.count.
+ *   6. Nothing is stored twice: qsize is put.count - get.count, unfinished is put.count - get.dropped - done.
+ *
+ * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
+ * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
+ * there.  It is a flag and not a count, so that a killed sleeper leaves nothing to subtract.
+ */
+#ifndef SHMQUEUE_LAYOUT_H
+#define SHMQUEUE_LAYOUT_H
+
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LAYOUT_MAGIC "shmqueue"
+#define LAYOUT_ENGINE "native\0"
+#define LAYOUT_VERSION 1u
+#define LAYOUT_HEADER_SIZE 4096u
+#define LAYOUT_BYTE_ORDER 0x01020304u
+
+/* Two cache lines: processors that fetch lines in pairs would otherwise make neighbours share. */
+#define LAYOUT_APART 128
+
+/* Written once, before anyone else can see the file; cached at attach and never read again.  segment.py checks uuid,
+ * pid namespace and crc, ring_open() what the engine depends on. */
+struct header {
+    char magic[8];
+    char engine[8];
+    uint32_t version;
+    uint32_t header_size;   /* where the data begins */
+    uint64_t capacity;      /* bytes of data */
+    uint64_t maxsize;       /* items; 0: as many as fit */
+    uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a thread id means nothing in another one */
+    uint8_t uuid[16];       /* which incarnation of the name */
+    uint64_t created;       /* nanoseconds since the epoch */
+    uint32_t byte_order;
+    uint32_t crc; /* CRC-32 of all that stands before it */
+};
+
+/* lock:       free when its thread id bits are 0; see lock.h.  After a death the kernel sets FUTEX_OWNER_DIED; there is
+ *             nothing to repair, because an uncommitted slot is not current (rule 2).
+ * recoveries: how often a dead owner's lock was taken over.  Written by the lock's owner; a death may lose one count.
+ * high_water: most items ever in the queue (put side only).  Written by the lock's owner, before the commit. */
+struct guard {
+    _Atomic uint32_t lock;
+    uint32_t reserved;
+    _Atomic uint64_t recoveries;
+    _Atomic uint64_t high_water;
+};
+
+/* One cache line, so that the other side fetches sequence, flag and both slots at once.
+ *
+ * dropped: items that clear() took, which nobody will call task_done() for (get side only; 0 on the put side).
+ * arena:   which arena the position lies in; 0 in a ring of fixed size.
+ * waiting: set by sleepers of the other side under no lock, cleared by the committer that is going to wake them.  A
+ *          committer killed in between leaves them asleep for the rest of their slice (wait.h), not longer. */
+struct ledgers {
+    _Atomic uint32_t sequence;
+    _Atomic uint32_t waiting;
+    _Atomic uint64_t position[2];
+    _Atomic uint64_t count[2];
+    _Atomic uint64_t dropped[2];
+    _Atomic uint32_t arena[2];
+};
+
+struct side {
+    alignas(LAYOUT_APART) struct guard guard;
+    alignas(LAYOUT_APART) struct ledgers ledgers;
+};
+
+/* done:     task_done() calls; raised by compare-and-swap, never past what was put and not dropped.
+ * sequence: moves whenever unfinished has reached 0; joiners sleep on it.
+ * waiting:  somebody may sleep in join().
+ * A death between the count and the wake leaves joiners asleep for the rest of their slice. */
+struct tally {
+    _Atomic uint64_t done;
+    _Atomic uint32_t sequence;
+    _Atomic uint32_t waiting;
+    _Atomic uint32_t flags; /* reserved, 0 */
+};
+
+struct segment {
+    struct header header;
+    alignas(256) struct side put;
+    struct side get;
+    alignas(LAYOUT_APART) struct tally tally;
+};
+
+#define RECORD_HEADER_SIZE 8u
+#define RECORD_LENGTH_MAX UINT32_MAX
+
+struct record_header {
+    uint32_t length; /* payload bytes */
+    uint32_t method; /* serialization method, serialization.py */
+};
+
+_Static_assert(sizeof(struct header) == 80, "segment.py packs the same 80 bytes");
+_Static_assert(offsetof(struct header, crc) == 76, "the crc covers all that stands before it");
+_Static_assert(sizeof(struct ledgers) == 64, "a ledger read is one line");
+_Static_assert(offsetof(struct segment, put) == 256, "clear of the header's line");
+_Static_assert(offsetof(struct segment, put.ledgers) == 384, "lock and ledgers a line apart, against false sharing");
+_Static_assert(offsetof(struct segment, get) == 512, "putters and getters a line apart, against false sharing");
+_Static_assert(offsetof(struct segment, get.ledgers) == 640, "lock and ledgers a line apart, against false sharing");
+_Static_assert(offsetof(struct segment, tally) == 768, "task_done() must not slow down put and get");
+_Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
+_Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");
+
+#endif

@@ -1,0 +1,43 @@
+/* ledger.h: reading and committing a side's ledger, by the rules in layout.h. */
+#ifndef SHMQUEUE_LEDGER_H
+#define SHMQUEUE_LEDGER_H
+
+#include "layout.h"
+
+/* What was seen of a ledger at one moment.  Positions and counts only grow, so an old view of the other side is a safe
+ * one: it shows less room, or fewer records, than there are. */
+struct view {
+    uint64_t position;
+    uint64_t count;
+    uint64_t dropped;
+};
+
+/* Rule 3: without the lock. The slots are stored with release and read with acquire, so that whoever sees a value
+ * that is being prepared also sees that the sequence has moved, and starts over. */
+static inline struct view ledger_read(struct ledgers *ledgers)
+{
+    struct view view;
+    uint32_t sequence, again;
+    do {
+        sequence = atomic_load_explicit(&ledgers->sequence, memory_order_acquire);
+        unsigned slot = sequence & 1;
+        view.position = atomic_load_explicit(&ledgers->position[slot], memory_order_acquire);
+        view.count = atomic_load_explicit(&ledgers->count[slot], memory_order_acquire);
+        view.dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_acquire);
+        again = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed);
+    } while (sequence != again);
+    return view;
+}
+
+/* Rule 2: under the lock. */
+static inline void ledger_commit(struct ledgers *ledgers, const struct view *view)
+{
+    uint32_t next = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed) + 1;
+    unsigned slot = next & 1;
+    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release);
+    atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
+}
+
+#endif

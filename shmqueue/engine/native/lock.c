@@ -1,0 +1,140 @@
+/* lock.c: what lock.h needs only now and then: learning who we are, waiting, and finding an owner dead. */
+#define _GNU_SOURCE
+#include "lock.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+_Thread_local struct self lock_thread_self;
+_Atomic uint32_t *lock_epoch_word;
+
+static _Atomic uint32_t epochs; /* epochs handed out in this process and its ancestors */
+static _Thread_local struct robust_list_head own_head;
+
+static void forget_epoch(void) { atomic_store(lock_epoch_word, 0); }
+
+int lock_init(void)
+{
+    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
+    int error = 0;
+    pthread_mutex_lock(&once);
+    if (lock_epoch_word == NULL) {
+        size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED) {
+            error = errno;
+        } else {
+            lock_epoch_word = memory;
+            /* MADV_WIPEONFORK (Linux 4.14) also catches a raw clone(), of which no handler is told. */
+            if (madvise(memory, page, MADV_WIPEONFORK) != 0) {
+                error = pthread_atfork(NULL, NULL, forget_epoch);
+            }
+        }
+    }
+    pthread_mutex_unlock(&once);
+    return error;
+}
+
+uint32_t lock_epoch(void)
+{
+    uint32_t epoch = atomic_load(lock_epoch_word);
+    while (epoch == 0) {
+        uint32_t fresh = atomic_fetch_add(&epochs, 1) + 1;
+        if (fresh != 0 && atomic_compare_exchange_strong(lock_epoch_word, &epoch, fresh)) {
+            epoch = fresh;
+        }
+    }
+    return epoch;
+}
+
+struct self *lock_self_fill(void)
+{
+    struct self *self = &lock_thread_self;
+    size_t length = 0;
+    self->epoch = lock_epoch();
+    self->tid = (uint32_t)syscall(SYS_gettid);
+    self->robust = NULL;
+    if (syscall(SYS_get_robust_list, 0, &self->robust, &length) != 0 || self->robust == NULL) {
+        /* libc registered none for this thread (musl waits for a first use, a raw clone() skips it) */
+        own_head.list.next = &own_head.list;
+        own_head.futex_offset = 0;
+        own_head.list_op_pending = NULL;
+        syscall(SYS_set_robust_list, &own_head, sizeof own_head);
+        self->robust = &own_head;
+    }
+    self->offset = self->robust->futex_offset;
+    return self;
+}
+
+/* Is the thread gone, or a zombie that nobody has waited for yet? */
+static bool owner_is_dead(uint32_t tid)
+{
+    if (syscall(SYS_tkill, tid, 0) != 0) {
+        return errno == ESRCH;
+    }
+    char path[40], text[512];
+    snprintf(path, sizeof path, "/proc/%u/stat", tid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        return false;
+    }
+    ssize_t got = read(file, text, sizeof text - 1);
+    close(file);
+    if (got <= 0) {
+        return false;
+    }
+    text[got] = '\0';
+    const char *name_end = strrchr(text, ')'); /* the name in parentheses may hold anything */
+    return name_end != NULL && (name_end[2] == 'Z' || name_end[2] == 'X');
+}
+
+/* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered
+ * another robust list head behind our back, a kernel without robust futexes. */
+static void mark_if_dead(_Atomic uint32_t *word, uint32_t seen)
+{
+    uint32_t tid = seen & FUTEX_TID_MASK;
+    if (tid != 0 && atomic_load(word) == seen && owner_is_dead(tid)) {
+        atomic_compare_exchange_strong(word, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED);
+    }
+}
+
+enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t deadline, int64_t spin_ns)
+{
+    uint32_t waiters = 0; /* once we have slept others may sleep too: take the word with FUTEX_WAITERS set */
+    enum lock_result result;
+    lock_announce(self, word);
+    for (;;) {
+        uint32_t seen = atomic_load_explicit(word, memory_order_relaxed);
+        if ((seen & FUTEX_TID_MASK) == 0) {
+            uint32_t mine = self->tid | (seen & FUTEX_WAITERS) | waiters;
+            bool died = seen & FUTEX_OWNER_DIED;
+            if (atomic_compare_exchange_strong_explicit(word, &seen, mine, memory_order_acquire,
+                                                        memory_order_relaxed)) {
+                return died ? LOCK_RECOVERED : LOCK_TAKEN;
+            }
+            continue;
+        }
+        if (waiters == 0 && spin_while_equal(word, seen, spin_ns)) {
+            continue;
+        }
+        uint32_t marked = seen | FUTEX_WAITERS;
+        if (marked != seen && !atomic_compare_exchange_strong(word, &seen, marked)) {
+            continue;
+        }
+        waiters = FUTEX_WAITERS;
+        enum wait_result waited = futex_wait(word, marked, deadline);
+        if (waited == WAIT_WOKEN) {
+            continue;
+        }
+        if (waited == WAIT_SLICE_OVER) {
+            mark_if_dead(word, marked);
+        }
+        result = waited == WAIT_DEADLINE ? LOCK_DEADLINE : LOCK_INTERRUPTED;
+        break;
+    }
+    lock_announce(self, NULL);
+    return result;
+}

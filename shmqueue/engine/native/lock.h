@@ -1,0 +1,93 @@
+/* lock.h: a lock word in shared memory that outlives its owner.
+ *
+ * The word has the format of the kernel's robust futexes (linux/futex.h; Documentation/locking/robust-futex-ABI):
+ * the owner's thread id in the low 30 bits, FUTEX_WAITERS when somebody sleeps on it, FUTEX_OWNER_DIED when the kernel
+ * found its owner dead.  It is free when the thread id is 0.
+ *
+ * A thread tells the kernel which word it is busy with through `list_op_pending` of its robust list head, set before
+ * the word is touched and cleared after it is released.  Whatever ends the thread (a signal, exec, its return), the
+ * kernel then looks at that one word; if it carries the thread's id, it sets FUTEX_OWNER_DIED and wakes a sleeper.  No
+ * list is linked, so there is no pointer in shared memory that a dying process could leave half written.
+ *
+ * The head is the one that libc registered for the thread.  libc itself sets list_op_pending only for the moments in
+ * which it locks or unlocks a robust mutex; we never call it while we hold a word.
+ */
+#ifndef SHMQUEUE_LOCK_H
+#define SHMQUEUE_LOCK_H
+
+#include "wait.h"
+
+/* Who the calling thread is to the kernel.  Filled at a thread's first use, and again after a fork. */
+struct self {
+    uint32_t tid;
+    uint32_t epoch;                  /* lock_epoch() when this was filled; 0: never */
+    struct robust_list_head *robust; /* where the kernel looks when this thread ends */
+    long offset;                     /* from the address the kernel is given to the word */
+};
+
+enum lock_result {
+    LOCK_TAKEN,
+    LOCK_RECOVERED, /* taken over from an owner that died */
+    LOCK_BUSY,
+    LOCK_DEADLINE,
+    LOCK_INTERRUPTED, /* a signal, or a slice is over */
+};
+
+extern _Thread_local struct self lock_thread_self;
+extern _Atomic uint32_t *lock_epoch_word; /* in a page that the kernel wipes in a forked child */
+
+struct self *lock_self_fill(void);
+
+/* Once per process, before anything else here. 0, or an errno. */
+int lock_init(void);
+
+/* A number that differs in a forked child from what its parent had. */
+uint32_t lock_epoch(void);
+
+static inline struct self *lock_self(void)
+{
+    struct self *self = &lock_thread_self;
+    uint32_t epoch = atomic_load_explicit(lock_epoch_word, memory_order_relaxed);
+    return epoch != 0 && self->epoch == epoch ? self : lock_self_fill();
+}
+
+static inline void lock_announce(struct self *self, _Atomic uint32_t *word)
+{
+    *(void *volatile *)&self->robust->list_op_pending = word ? (char *)word - self->offset : NULL;
+    atomic_signal_fence(memory_order_seq_cst); /* only this thread's own death reads it: program order suffices */
+}
+
+/* Takes the lock if it is free; never waits. */
+static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *self)
+{
+    uint32_t seen = 0;
+    lock_announce(self, word);
+    if (atomic_compare_exchange_strong_explicit(word, &seen, self->tid, memory_order_acquire, memory_order_relaxed)) {
+        return LOCK_TAKEN;
+    }
+    while ((seen & FUTEX_TID_MASK) == 0) {
+        uint32_t mine = self->tid | (seen & FUTEX_WAITERS);
+        bool died = seen & FUTEX_OWNER_DIED;
+        if (atomic_compare_exchange_strong_explicit(word, &seen, mine, memory_order_acquire, memory_order_relaxed)) {
+            return died ? LOCK_RECOVERED : LOCK_TAKEN;
+        }
+    }
+    lock_announce(self, NULL);
+    return LOCK_BUSY;
+}
+
+/* Takes the lock, waiting until the deadline (monotonic, ns).  Returns LOCK_INTERRUPTED after a signal and after each
+ * slice, so that the caller may look around and come back; an owner found dead is marked before. */
+enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t deadline, int64_t spin_ns);
+
+/* A full barrier on x86; a release elsewhere. */
+static inline void lock_release(_Atomic uint32_t *word, struct self *self)
+{
+    uint32_t was = atomic_exchange_explicit(word, 0, memory_order_release);
+    if (was & FUTEX_WAITERS) {
+        futex_wake(word, 1); /* killed before this line: the kernel wakes one, for the word is still announced */
+    }
+    lock_announce(self, NULL);
+}
+
+#endif

@@ -1,0 +1,385 @@
+/* ring.c: put, get, and what follows from the rules in layout.h. */
+#define _GNU_SOURCE
+#include "ring.h"
+
+#include <sched.h>
+#include <string.h>
+
+#define SPIN_NS 20000      /* for an item or for room: about what waking a sleeper would cost */
+#define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
+
+/* Marks the handle: bytes in shared memory are not to be trusted twice. */
+static enum ring_status broken(struct ring *ring, const char *why)
+{
+    const char *none = NULL;
+    atomic_compare_exchange_strong(&ring->broken, &none, why);
+    return RING_BROKEN;
+}
+
+/* Rule 5, of two views of which `get` was read first or under its lock. */
+static const char *contradiction(const struct ring *ring, const struct view *put, const struct view *get)
+{
+    if (put->position < get->position || put->position - get->position > ring->capacity) {
+        return "the ledgers' positions contradict each other";
+    }
+    if (put->count < get->count) {
+        return "the ledgers' counts contradict each other";
+    }
+    return NULL;
+}
+
+/* ---- bytes ---- */
+
+static void copy_in(struct ring *ring, uint64_t offset, const void *bytes, size_t length)
+{
+    uint64_t to_end = ring->capacity - offset;
+    if (length <= to_end) {
+        memcpy(ring->data + offset, bytes, length);
+    } else {
+        memcpy(ring->data + offset, bytes, to_end);
+        memcpy(ring->data, (const char *)bytes + to_end, length - to_end);
+    }
+}
+
+static void copy_out(const struct ring *ring, uint64_t offset, void *bytes, size_t length)
+{
+    uint64_t to_end = ring->capacity - offset;
+    if (length <= to_end) {
+        memcpy(bytes, ring->data + offset, length);
+    } else {
+        memcpy(bytes, ring->data + offset, to_end);
+        memcpy((char *)bytes + to_end, ring->data, length - to_end);
+    }
+}
+
+static uint64_t advance(const struct ring *ring, uint64_t offset, uint64_t length)
+{
+    uint64_t next = offset + length; /* length <= capacity */
+    return next >= ring->capacity ? next - ring->capacity : next;
+}
+
+/* ---- locks and wake-ups ---- */
+
+static enum ring_status side_lock(struct ring *ring, struct side *side, struct self *self, struct patience patience)
+{
+    enum lock_result result = lock_try(&side->guard.lock, self);
+    if (result == LOCK_BUSY && patience.for_lock) {
+        int64_t spin = ring->spin_ns ? LOCK_SPIN_NS : 0;
+        result = lock_wait(&side->guard.lock, self, patience.deadline, spin);
+    }
+    switch (result) {
+    case LOCK_RECOVERED:
+        atomic_store_explicit(&side->guard.recoveries,
+                              atomic_load_explicit(&side->guard.recoveries, memory_order_relaxed) + 1,
+                              memory_order_relaxed);
+        return RING_OK;
+    case LOCK_TAKEN:
+        return RING_OK;
+    case LOCK_BUSY:
+        return RING_BUSY;
+    case LOCK_DEADLINE:
+        return RING_DEADLINE;
+    default:
+        return RING_INTERRUPTED;
+    }
+}
+
+/* Wakes up to `most` sleepers on the ledgers that the caller has just committed to (`committed` is the sequence that
+ * it stored).  The flag goes down before the wake: who comes later raises it himself.  If all the wakes found a taker,
+ * more may sleep, so the flag goes up again; and whoever committed while it was down relied on us. */
+static void wake_sleepers(struct ledgers *ledgers, uint32_t committed, int most)
+{
+    while (atomic_exchange(&ledgers->waiting, 0) != 0) {
+        if (futex_wake(&ledgers->sequence, most) < most) {
+            return;
+        }
+        atomic_exchange(&ledgers->waiting, 1);
+        if (atomic_load(&ledgers->sequence) == committed) {
+            return;
+        }
+        most = WAIT_EVERYONE;
+    }
+}
+
+/* After a commit: lets the next one in, then wakes the other side. */
+static void unlock_and_wake(struct side *side, struct self *self, int most)
+{
+    uint32_t committed = atomic_load_explicit(&side->ledgers.sequence, memory_order_relaxed);
+    lock_release(&side->guard.lock, self);
+    store_load_barrier_after_locked();
+    if (atomic_load_explicit(&side->ledgers.waiting, memory_order_relaxed) != 0) {
+        wake_sleepers(&side->ledgers, committed, most);
+    }
+}
+
+/* Sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing. */
+static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline)
+{
+    if (spin_while_equal(&ledgers->sequence, seen, ring->spin_ns)) {
+        return RING_OK;
+    }
+    if (atomic_load(&ring->closing)) {
+        return RING_CLOSED;
+    }
+    atomic_exchange(&ledgers->waiting, 1);
+    switch (futex_wait(&ledgers->sequence, seen, deadline)) {
+    case WAIT_WOKEN:
+        return RING_OK;
+    case WAIT_DEADLINE:
+        return RING_DEADLINE;
+    default:
+        return RING_INTERRUPTED;
+    }
+}
+
+/* ---- put ---- */
+
+static bool has_room(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
+{
+    const struct view *get = &ring->get_as_seen;
+    return put->position - get->position <= ring->capacity - bytes &&
+           (ring->maxsize == 0 || put->count - get->count + items <= ring->maxsize);
+}
+
+/* Under the put lock. */
+static enum ring_status find_room(struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
+{
+    if (has_room(ring, put, bytes, items)) {
+        return RING_OK;
+    }
+    ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+    const char *why = contradiction(ring, put, &ring->get_as_seen);
+    if (why != NULL) {
+        return broken(ring, why);
+    }
+    return has_room(ring, put, bytes, items) ? RING_OK : RING_FULL;
+}
+
+/* Under the put lock: most items that were ever in the queue at once. */
+static void note_high_water(struct ring *ring, uint64_t put_count)
+{
+    _Atomic uint64_t *mark = &ring->segment->put.guard.high_water;
+    uint64_t highest = atomic_load_explicit(mark, memory_order_relaxed);
+    if (put_count - ring->get_as_seen.count > highest) { /* perhaps: our view of the getters may be old */
+        ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+        if (put_count - ring->get_as_seen.count > highest && put_count >= ring->get_as_seen.count) {
+            atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);
+        }
+    }
+}
+
+static void write_records(struct ring *ring, uint64_t offset, const struct record_in *records, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct record_in *record = &records[i];
+        struct record_header head = {.length = record->length, .method = record->method};
+        copy_in(ring, offset, &head, sizeof head);
+        offset = advance(ring, offset, sizeof head);
+        for (size_t p = 0; p < record->part_count; p++) {
+            copy_in(ring, offset, record->parts[p].bytes, record->parts[p].length);
+            offset = advance(ring, offset, record->parts[p].length);
+        }
+    }
+}
+
+/* One attempt. RING_FULL leaves in *seen the getters' sequence from before the look. */
+static enum ring_status try_put(struct ring *ring, const struct record_in *records, size_t count, uint64_t bytes,
+                                struct patience patience, uint32_t *seen)
+{
+    struct side *side = &ring->segment->put;
+    struct self *self = lock_self();
+    enum ring_status status = side_lock(ring, side, self, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    *seen = atomic_load_explicit(&ring->segment->get.ledgers.sequence, memory_order_acquire);
+    struct view put = ledger_read(&side->ledgers);
+    status = find_room(ring, &put, bytes, count);
+    if (status != RING_OK) {
+        lock_release(&side->guard.lock, self);
+        return status;
+    }
+    write_records(ring, put.position % ring->capacity, records, count);
+    put.position += bytes;
+    put.count += count;
+    note_high_water(ring, put.count);
+    ledger_commit(&side->ledgers, &put);
+    unlock_and_wake(side, self, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    return RING_OK;
+}
+
+size_t ring_fitting(const struct ring *ring, const struct record_in *records, size_t count)
+{
+    uint64_t bytes = 0;
+    size_t most = ring->maxsize != 0 && ring->maxsize < count ? (size_t)ring->maxsize : count;
+    for (size_t i = 0; i < most; i++) {
+        bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
+        if (bytes > ring->capacity) {
+            return i;
+        }
+    }
+    return most;
+}
+
+enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < count; i++) {
+        bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
+    }
+    for (;;) {
+        uint32_t seen = 0;
+        if (atomic_load_explicit(&ring->broken, memory_order_relaxed) != NULL) {
+            return RING_BROKEN;
+        }
+        enum ring_status status = try_put(ring, records, count, bytes, patience, &seen);
+        if (status != RING_FULL || !patience.for_room) {
+            return status;
+        }
+        status = sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline);
+        if (status != RING_OK) {
+            return status;
+        }
+    }
+}
+
+/* ---- get ---- */
+
+/* Under the get lock: the record at take->next, which is checked before anybody uses it. */
+static enum ring_status look_at_record(struct ring *ring, struct take *take)
+{
+    if (ring->put_as_seen.position <= take->next.position) { /* none, as far as we know */
+        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers);
+        const char *why = contradiction(ring, &ring->put_as_seen, &take->next);
+        if (why != NULL) {
+            return broken(ring, why);
+        }
+        if (ring->put_as_seen.position == take->next.position) {
+            return RING_EMPTY;
+        }
+    }
+    uint64_t used = ring->put_as_seen.position - take->next.position;
+    struct record_header head;
+    if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
+        return broken(ring, "the get ledger contradicts the put ledger");
+    }
+    copy_out(ring, take->next.position % ring->capacity, &head, sizeof head);
+    if (head.length > used - sizeof head) {
+        return broken(ring, "a record is longer than the bytes in the queue");
+    }
+    take->length = head.length;
+    take->method = head.method;
+    return RING_OK;
+}
+
+enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
+{
+    struct side *side = &ring->segment->get;
+    if (atomic_load_explicit(&ring->broken, memory_order_relaxed) != NULL) {
+        return RING_BROKEN;
+    }
+    take->self = lock_self();
+    enum ring_status status = side_lock(ring, side, take->self, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    take->next = ledger_read(&side->ledgers);
+    status = look_at_record(ring, take);
+    if (status != RING_OK) {
+        lock_release(&side->guard.lock, take->self);
+    }
+    return status;
+}
+
+void ring_get_read(struct ring *ring, struct take *take, void *payload)
+{
+    uint64_t offset = take->next.position % ring->capacity;
+    copy_out(ring, advance(ring, offset, sizeof(struct record_header)), payload, take->length);
+    take->next.position += RECORD_HEADER_SIZE + (uint64_t)take->length;
+    take->next.count++;
+}
+
+enum ring_status ring_get_next(struct ring *ring, struct take *take) { return look_at_record(ring, take); }
+
+void ring_get_commit(struct ring *ring, struct take *take)
+{
+    struct side *side = &ring->segment->get;
+    ledger_commit(&side->ledgers, &take->next);
+    unlock_and_wake(side, take->self, WAIT_EVERYONE); /* putters' records differ in size: each must look for itself */
+}
+
+void ring_get_abort(struct ring *ring, struct take *take)
+{
+    lock_release(&ring->segment->get.guard.lock, take->self);
+}
+
+enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
+{
+    struct segment *segment = ring->segment;
+    uint32_t seen = atomic_load_explicit(&segment->put.ledgers.sequence, memory_order_acquire);
+    uint64_t taken = ledger_read(&segment->get.ledgers).position;
+    if (ledger_read(&segment->put.ledgers).position != taken) {
+        return RING_OK;
+    }
+    return sleep_on(ring, &segment->put.ledgers, seen, deadline);
+}
+
+enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience)
+{
+    struct side *side = &ring->segment->get;
+    struct self *self = lock_self();
+    enum ring_status status = side_lock(ring, side, self, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    struct view get = ledger_read(&side->ledgers);
+    struct view put = ledger_read(&ring->segment->put.ledgers);
+    const char *why = contradiction(ring, &put, &get);
+    if (why != NULL) {
+        lock_release(&side->guard.lock, self);
+        return broken(ring, why);
+    }
+    *dropped = put.count - get.count;
+    get = (struct view){.position = put.position, .count = put.count, .dropped = get.dropped + *dropped};
+    ledger_commit(&side->ledgers, &get);
+    unlock_and_wake(side, self, WAIT_EVERYONE);
+    tally_wake_if_finished(ring);
+    return RING_OK;
+}
+
+/* ---- the handle ---- */
+
+const char *ring_open(struct ring *ring, void *memory, size_t size)
+{
+    struct segment *segment = memory;
+    const struct header *header = memory;
+    if (size < LAYOUT_HEADER_SIZE || memcmp(header->magic, LAYOUT_MAGIC, sizeof header->magic) != 0 ||
+        memcmp(header->engine, LAYOUT_ENGINE, sizeof header->engine) != 0) {
+        return "not a segment of the native engine";
+    }
+    if (header->version != LAYOUT_VERSION || header->header_size != LAYOUT_HEADER_SIZE ||
+        header->byte_order != LAYOUT_BYTE_ORDER) {
+        return "a segment of another version or machine";
+    }
+    uint64_t capacity = header->capacity;
+    if (capacity <= RECORD_HEADER_SIZE || capacity != size - LAYOUT_HEADER_SIZE) {
+        return "the file's size is not what its header says";
+    }
+    cpu_set_t processors;
+    bool alone = sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) == 1;
+    memset(ring, 0, sizeof *ring);
+    ring->segment = segment;
+    ring->data = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
+    ring->capacity = capacity;
+    ring->maxsize = header->maxsize;
+    ring->spin_ns = alone ? 0 : SPIN_NS;
+    return NULL;
+}
+
+void ring_interrupt_all(struct ring *ring)
+{
+    atomic_store(&ring->closing, 1);
+    futex_wake(&ring->segment->put.ledgers.sequence, WAIT_EVERYONE);
+    futex_wake(&ring->segment->get.ledgers.sequence, WAIT_EVERYONE);
+    futex_wake(&ring->segment->tally.sequence, WAIT_EVERYONE);
+}

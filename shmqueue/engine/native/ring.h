@@ -1,0 +1,109 @@
+/* ring.h: records in, records out.  A plain C library: no Python, no files, no signals.
+ *
+ * Two sides, each under a lock of its own (Michael and Scott's two-lock queue, PODC 1996), so that a putter and a
+ * getter never wait for each other unless the ring is full or empty.
+ */
+#ifndef SHMQUEUE_RING_H
+#define SHMQUEUE_RING_H
+
+#include "ledger.h"
+#include "lock.h"
+
+enum ring_status {
+    RING_OK,
+    RING_EMPTY,       /* nothing to take */
+    RING_FULL,        /* no room now */
+    RING_BUSY,        /* the side's lock is taken, and the caller did not want to wait */
+    RING_DEADLINE,    /* the deadline came while waiting */
+    RING_INTERRUPTED, /* a signal, or a slice is over: look around and call again */
+    RING_MISMATCH,    /* the first record is not the one that was prepared for */
+    RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */
+    RING_CLOSED,      /* ring_interrupt_all() was called */
+};
+
+/* One process's handle on a segment. */
+struct ring {
+    struct segment *segment;
+    unsigned char *data;
+    uint64_t capacity;
+    uint64_t maxsize;
+    int64_t spin_ns;         /* how long to spin before sleeping; 0 on one processor */
+    struct view get_as_seen; /* by our putters; guarded by the put lock */
+    struct view put_as_seen; /* by our getters; guarded by the get lock */
+    const char *_Atomic broken;
+    _Atomic uint32_t closing;
+};
+
+struct part {
+    const void *bytes;
+    size_t length;
+};
+
+/* A record to put: the payload is its parts, one after the other. */
+struct record_in {
+    uint32_t method;
+    uint32_t length; /* of all parts together */
+    const struct part *parts;
+    size_t part_count;
+};
+
+/* Getting under way: the get lock is held from a successful ring_get_begin() to ring_get_commit() or _abort(). */
+struct take {
+    struct self *self;
+    struct view next; /* what the get ledger becomes on commit */
+    uint32_t length;  /* of the record at hand, in bytes */
+    uint32_t method;
+};
+
+/* What a call may wait for, and how long. */
+struct patience {
+    bool for_lock;    /* false: RING_BUSY when the lock is taken */
+    bool for_room;    /* false: RING_FULL when there is no room (ring_put only) */
+    int64_t deadline; /* monotonic, ns; or WAIT_FOREVER */
+};
+
+struct figures {
+    struct view put, get; /* of one moment */
+    uint64_t done;
+    uint64_t high_water;
+    uint64_t recoveries;
+    bool putters_waiting, getters_waiting;
+};
+
+/* Checks the header against the size of the mapping.  NULL, or what is wrong. */
+const char *ring_open(struct ring *ring, void *memory, size_t size);
+
+/* Puts all the records or none, in one commit.  The caller has made sure that they can fit an empty ring. */
+enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience);
+
+/* How many of the records, from the first, can fit an empty ring together; 0 when the first one never can. */
+size_t ring_fitting(const struct ring *ring, const struct record_in *records, size_t count);
+
+/* Takes the get lock and looks at the first record.  RING_EMPTY leaves the lock free. */
+enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience);
+/* Copies the payload at hand; moves on to the next record, RING_EMPTY if there is none. */
+void ring_get_read(struct ring *ring, struct take *take, void *payload);
+enum ring_status ring_get_next(struct ring *ring, struct take *take);
+void ring_get_commit(struct ring *ring, struct take *take);
+void ring_get_abort(struct ring *ring, struct take *take);
+
+/* Sleeps until there seems to be something to take: RING_OK says look, and promises nothing. */
+enum ring_status ring_wait_items(struct ring *ring, int64_t deadline);
+
+/* Takes and drops all records at once; they count as done. */
+enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience);
+
+/* RING_EMPTY: nothing is unfinished, task_done() was called too many times. */
+enum ring_status ring_task_done(struct ring *ring);
+/* Wakes the joiners if nothing is unfinished. */
+void tally_wake_if_finished(struct ring *ring);
+/* Sleeps until nothing is unfinished. */
+enum ring_status ring_join(struct ring *ring, int64_t deadline);
+
+/* A snapshot without a lock: both ledgers as they were at one moment. */
+void ring_figures(struct ring *ring, struct figures *figures);
+
+/* Makes this handle's sleepers return RING_CLOSED. */
+void ring_interrupt_all(struct ring *ring);
+
+#endif

@@ -1,0 +1,84 @@
+/* tally.c: task_done(), join() and the figures of a queue.  Nothing here takes a lock. */
+#define _GNU_SOURCE
+#include "ring.h"
+
+static uint64_t unfinished(uint64_t done, const struct view *put, const struct view *get)
+{
+    uint64_t over = get->dropped + done;
+    return put->count > over ? put->count - over : 0;
+}
+
+/* `done` is read first: it never passes the other two, so a 0 was true at the moment of the last read. */
+static uint64_t unfinished_now(struct segment *segment, uint64_t *done)
+{
+    *done = atomic_load(&segment->tally.done);
+    struct view get = ledger_read(&segment->get.ledgers);
+    struct view put = ledger_read(&segment->put.ledgers);
+    return unfinished(*done, &put, &get);
+}
+
+void tally_wake_if_finished(struct ring *ring)
+{
+    struct tally *tally = &ring->segment->tally;
+    uint64_t done;
+    if (unfinished_now(ring->segment, &done) == 0) {
+        atomic_fetch_add(&tally->sequence, 1);
+        if (atomic_exchange(&tally->waiting, 0) != 0) {
+            futex_wake(&tally->sequence, WAIT_EVERYONE);
+        }
+    }
+}
+
+enum ring_status ring_task_done(struct ring *ring)
+{
+    struct tally *tally = &ring->segment->tally;
+    uint64_t done;
+    do {
+        if (unfinished_now(ring->segment, &done) == 0) {
+            return RING_EMPTY;
+        }
+    } while (!atomic_compare_exchange_weak(&tally->done, &done, done + 1));
+    tally_wake_if_finished(ring); /* look anew: clear() may have dropped the rest meanwhile */
+    return RING_OK;
+}
+
+enum ring_status ring_join(struct ring *ring, int64_t deadline)
+{
+    struct tally *tally = &ring->segment->tally;
+    for (;;) {
+        uint64_t done;
+        uint32_t seen = atomic_load(&tally->sequence);
+        if (unfinished_now(ring->segment, &done) == 0) {
+            return RING_OK;
+        }
+        if (atomic_load(&ring->closing)) {
+            return RING_CLOSED;
+        }
+        atomic_exchange(&tally->waiting, 1);
+        enum wait_result waited = futex_wait(&tally->sequence, seen, deadline);
+        if (waited == WAIT_DEADLINE) {
+            return RING_DEADLINE;
+        }
+        if (waited != WAIT_WOKEN) {
+            return RING_INTERRUPTED;
+        }
+    }
+}
+
+void ring_figures(struct ring *ring, struct figures *figures)
+{
+    struct segment *segment = ring->segment;
+    _Atomic uint32_t *sequence = &segment->get.ledgers.sequence;
+    uint32_t before, after;
+    do {
+        before = atomic_load(sequence);
+        figures->get = ledger_read(&segment->get.ledgers);
+        figures->put = ledger_read(&segment->put.ledgers);
+        after = atomic_load(sequence);
+    } while (before != after);
+    figures->done = atomic_load(&segment->tally.done);
+    figures->high_water = atomic_load(&segment->put.guard.high_water);
+    figures->recoveries = atomic_load(&segment->put.guard.recoveries) + atomic_load(&segment->get.guard.recoveries);
+    figures->putters_waiting = atomic_load(&segment->get.ledgers.waiting);
+    figures->getters_waiting = atomic_load(&segment->put.ledgers.waiting);
+}

@@ -1,0 +1,112 @@
+/* wait.h: clocks, futexes and spinning.
+ *
+ * Every sleep is cut into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit and
+ * its wake, or the woken one is killed before it acts.  Both cost the others at most one slice.
+ */
+#ifndef SHMQUEUE_WAIT_H
+#define SHMQUEUE_WAIT_H
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WAIT_SLICE_NS INT64_C(100000000)
+#define WAIT_FOREVER INT64_MAX /* a deadline that never comes */
+#define WAIT_EVERYONE INT_MAX  /* for futex_wake() */
+
+enum wait_result {
+    WAIT_WOKEN,       /* woken, or the word had changed already: look again */
+    WAIT_SLICE_OVER,  /* a whole slice without news */
+    WAIT_DEADLINE,    /* the caller's deadline has come */
+    WAIT_INTERRUPTED, /* a signal */
+};
+
+static inline int64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb" ::: "memory");
+#endif
+}
+
+/* Orders the store before it against the load after it: what both partners of "publish, then see whether the other
+ * one sleeps" need.  On x86 every caller has a locked instruction (the lock's release, an exchange) in between already,
+ * which is a full barrier there. */
+static inline void store_load_barrier_after_locked(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    atomic_signal_fence(memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+/* Wakes up to `most` sleepers of any process; returns how many there were. */
+static inline int futex_wake(_Atomic uint32_t *word, int most)
+{
+    long woken = syscall(SYS_futex, word, FUTEX_WAKE, most, NULL, NULL, 0);
+    return woken < 0 ? 0 : (int)woken;
+}
+
+/* Sleeps while *word == seen, for one slice at most and not past the deadline (monotonic, ns). */
+static inline enum wait_result futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadline)
+{
+    int64_t length = WAIT_SLICE_NS;
+    if (deadline != WAIT_FOREVER) {
+        int64_t left = deadline - monotonic_ns();
+        if (left <= 0) {
+            return WAIT_DEADLINE;
+        }
+        if (left < length) {
+            length = left;
+        }
+    }
+    struct timespec timeout = {.tv_sec = 0, .tv_nsec = (long)length};
+    _Static_assert(WAIT_SLICE_NS < 1000000000, "a slice fits in tv_nsec");
+    if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0) == 0 || errno == EAGAIN) {
+        return WAIT_WOKEN;
+    }
+    if (errno == EINTR) {
+        return WAIT_INTERRUPTED;
+    }
+    return length < WAIT_SLICE_NS ? WAIT_DEADLINE : WAIT_SLICE_OVER;
+}
+
+/* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed. */
+static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64_t budget)
+{
+    if (budget <= 0) {
+        return false;
+    }
+    int64_t end = 0;
+    for (unsigned round = 0;; round++) {
+        if (atomic_load_explicit(word, memory_order_relaxed) != seen) {
+            return true;
+        }
+        cpu_relax();
+        if (round % 16 == 15) { /* a clock read costs as much as a few pauses */
+            int64_t now = monotonic_ns();
+            if (end == 0) {
+                end = now + budget;
+            } else if (now >= end) {
+                return false;
+            }
+        }
+    }
+}
+
+#endif

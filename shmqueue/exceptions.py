@@ -1,0 +1,99 @@
+"""Every error that shmqueue raises, each also an instance of the standard exception that a caller may be catching.
+
+Closed (``ShmQueueNotInitializedError``), broken (``ShmQueueCorruptedError``) and would-block (``ShmQueueEmpty``,
+``ShmQueueFull``) are three different things and never share a class below ``ShmQueueError``.
+"""
+
+from __future__ import annotations
+
+import pickle
+import queue
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "PortableEngineWarning",
+    "ShmQueueCorruptedError",
+    "ShmQueueDeserializationError",
+    "ShmQueueEmpty",
+    "ShmQueueError",
+    "ShmQueueExistsError",
+    "ShmQueueFull",
+    "ShmQueueNoSpaceError",
+    "ShmQueueNotFoundError",
+    "ShmQueueNotInitializedError",
+    "ShmQueueRefusedError",
+    "ShmQueueSerializationError",
+    "ShmQueueTypeError",
+    "ShmQueueValueError",
+]
+
+
+class ShmQueueError(Exception):
+    """The base of all errors of this package."""
+
+
+class ShmQueueEmpty(ShmQueueError, queue.Empty):
+    """There was nothing to get in the time that the caller allowed."""
+
+
+class ShmQueueFull(ShmQueueError, queue.Full):
+    """There was no room in the time that the caller allowed.
+
+    ``items_put`` says how many items of a ``put_many`` that is larger than the whole queue were put before; 0 elsewhere.
+    """
+
+    def __init__(self, *args: object, items_put: int = 0) -> None:
+        super().__init__(*args)
+        self.items_put = items_put
+
+
+class ShmQueueValueError(ShmQueueError, ValueError):
+    """An argument has the right type and an impossible value, or an item can never fit."""
+
+
+class ShmQueueTypeError(ShmQueueError, TypeError):
+    """An argument has the wrong type."""
+
+
+class ShmQueueNotInitializedError(ShmQueueError, RuntimeError):
+    """The handle was given up with ``shutdown()`` before the call."""
+
+
+class ShmQueueSerializationError(ShmQueueError, pickle.PicklingError):
+    """An item could not be turned into bytes; nothing was put."""
+
+
+class ShmQueueDeserializationError(ShmQueueError, pickle.UnpicklingError):
+    """An item could not be turned back into an object; it is consumed, those behind it are not affected.
+
+    ``items`` are those that a ``get_many`` could load beside it, in order; empty elsewhere.
+    """
+
+    def __init__(self, *args: object, items: Sequence[Any] = ()) -> None:
+        super().__init__(*args)
+        self.items = list(items)
+
+
+class ShmQueueExistsError(ShmQueueError, FileExistsError):
+    """``create=True`` and a queue of that name is in use."""
+
+
+class ShmQueueNotFoundError(ShmQueueError, FileNotFoundError):
+    """``create=False`` and there is no queue of that name, or not the one that was meant."""
+
+
+class ShmQueueRefusedError(ShmQueueError, PermissionError):
+    """What lies at the queue's path is not a segment that this process may or can use."""
+
+
+class ShmQueueNoSpaceError(ShmQueueError, OSError):
+    """The file system that holds the segments has not enough memory left."""
+
+
+class ShmQueueCorruptedError(ShmQueueError, RuntimeError):
+    """The bytes in shared memory contradict themselves; this handle does not touch them any more."""
+
+
+class PortableEngineWarning(RuntimeWarning):
+    """The compiled engine is missing, so queues are slower than they should be."""

@@ -1,0 +1,215 @@
+"""Objects to bytes and back.
+
+Each record carries the number of the method that made its payload, so a reader never guesses:
+
+====== ====================================================================================================
+0      msgpack, of what msgpack itself keeps exactly
+1      pickle, for everything else; refused on both sides with ``allow_pickle=False``
+2      msgpack in which tuples stand as an extension type
+>=1001 the caller's own, see ``ShmQueue.custom_serialize``
+====== ====================================================================================================
+
+What comes back equals what was put, and has the same type, with one exception: bytearray and memoryview arrive as
+bytes. Subclasses of msgpack's types (an OrderedDict, an IntEnum, a numpy float) go by pickle and stay what they are.
+This module knows nothing of queues or shared memory.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from shmqueue.exceptions import (
+    ShmQueueDeserializationError,
+    ShmQueueSerializationError,
+    ShmQueueTypeError,
+    ShmQueueValueError,
+)
+
+__all__ = ["SerializationMethods", "Serializer", "pack_plain", "unpack_plain"]
+
+
+class SerializationMethods(enum.IntEnum):
+    """The numbers that travel with each record."""
+
+    MSGPACK = 0
+    """The default: msgpack where it keeps the item's types, pickle otherwise."""
+    PICKLE = 1
+    MSGPACK_TUPLES = 2
+    """Chosen by ``MSGPACK`` for items with tuples in them."""
+    FIRST_PUBLIC_NUMBER = 1000
+    """Numbers above this one are the caller's own."""
+
+
+CustomSerialize = Callable[[int, Any], bytes]
+CustomDeserialize = Callable[[int, list[bytes]], Any]
+
+_LARGEST_NUMBER = 0xFFFFFFFF
+
+_MSGPACK = int(SerializationMethods.MSGPACK)
+_PICKLE = int(SerializationMethods.PICKLE)
+_MSGPACK_TUPLES = int(SerializationMethods.MSGPACK_TUPLES)
+
+# Extension codes below 0 are msgpack's own to give, and ExtType() refuses them: no item can hold one by accident.
+_TUPLE_CODE = -84
+_TUPLE_DEPTH_MAX = 32  # deeper nesting goes by pickle, since each level is packed once more inside the outer one
+
+pack_plain: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
+"""msgpack for what it keeps exactly; raises for all else. One packer serves all threads: without a ``default`` it runs
+no Python code, so the interpreter lock is held from its first byte to its last."""
+
+unpack_plain: Callable[[bytes], Any] = msgpack.unpackb
+"""The way back. Without options, which would cost more than a small item's unpacking: keys that are no strings raise
+ValueError and are left to ``Serializer.load``."""
+
+
+class _TupleDepth(ValueError):
+    """Tuples are nested too deeply for the extension type."""
+
+
+def _pack_tuples(data: Any, depth: int = 0) -> bytes:
+    def as_extension(value: Any) -> msgpack.ExtType:
+        if type(value) is not tuple:
+            raise TypeError(f"msgpack does not keep {type(value).__name__}")
+        if depth >= _TUPLE_DEPTH_MAX:
+            raise _TupleDepth
+        content = (_TUPLE_CODE, _pack_tuples(list(value), depth + 1))
+        return msgpack.ExtType._make(content)
+
+    packed: bytes = msgpack.packb(data, strict_types=True, default=as_extension)
+    return packed
+
+
+def _tuple_from_extension(code: int, data: bytes) -> Any:
+    if code == _TUPLE_CODE:
+        return tuple(_unpack_tuples(data))
+    return msgpack.ExtType(code, data)
+
+
+def _unpack_tuples(payload: bytes) -> Any:
+    return msgpack.unpackb(payload, ext_hook=_tuple_from_extension, strict_map_key=False)
+
+
+def _unpack_msgpack(payload: bytes) -> Any:
+    try:
+        return unpack_plain(payload)
+    except ValueError:  # keys that are no strings: allowed here, but the option would slow down all other items
+        return msgpack.unpackb(payload, strict_map_key=False)
+
+
+class Serializer:
+    """One handle's rules for turning items into (method, payload) and back.
+
+    Args:
+        allow_pickle: whether pickle may be used, in either direction.
+    """
+
+    def __init__(self, allow_pickle: bool) -> None:
+        self.allow_pickle = allow_pickle
+        self.custom_serialize: CustomSerialize | None = None
+        self.custom_deserialize: CustomDeserialize | None = None
+
+    def dump(self, data: Any, method: int) -> tuple[int, bytes]:
+        """Turn an item into the number that its record will carry, and its payload.
+
+        Raises:
+            ShmQueueSerializationError: it cannot be done with this method, or not without pickle.
+            ShmQueueTypeError, ShmQueueValueError: ``method`` is no number of a method.
+        """
+        if not isinstance(method, int):
+            raise ShmQueueTypeError(f"serialization_method must be an int, not {type(method).__name__}")
+        if method == _MSGPACK or method == _MSGPACK_TUPLES:
+            return self._dump_default(data)
+        if method == _PICKLE:
+            if not self.allow_pickle:
+                raise ShmQueueSerializationError("serialization_method is PICKLE and this queue has allow_pickle=False")
+            return _PICKLE, self._dump_pickle(data)
+        if SerializationMethods.FIRST_PUBLIC_NUMBER < method <= _LARGEST_NUMBER:
+            return int(method), self._dump_custom(data, method)
+        raise ShmQueueValueError(
+            f"there is no serialization method {method}: use 0 (msgpack), 1 (pickle), "
+            f"or one of your own from {SerializationMethods.FIRST_PUBLIC_NUMBER + 1} to {_LARGEST_NUMBER}"
+        )
+
+    def _dump_default(self, data: Any) -> tuple[int, bytes]:
+        try:
+            return _MSGPACK, pack_plain(data)
+        except Exception:
+            pass
+        try:
+            return _MSGPACK_TUPLES, _pack_tuples(data)
+        except Exception as error:
+            if not self.allow_pickle:
+                raise ShmQueueSerializationError(
+                    f"msgpack cannot keep this {type(data).__name__} ({error}) and this queue has allow_pickle=False"
+                ) from error
+        return _PICKLE, self._dump_pickle(data)
+
+    def _dump_pickle(self, data: Any) -> bytes:
+        try:
+            return pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise ShmQueueSerializationError(f"cannot pickle this {type(data).__name__}: {error}") from error
+
+    def _dump_custom(self, data: Any, method: int) -> bytes:
+        if self.custom_serialize is None:
+            raise ShmQueueSerializationError(
+                f"serialization method {method} is your own: set it up with custom_serialize() first"
+            )
+        try:
+            payload = self.custom_serialize(method, data)
+        except Exception as error:
+            raise ShmQueueSerializationError(f"custom_serialize failed with method {method}: {error!r}") from error
+        if not isinstance(payload, (bytes, bytearray, memoryview)):
+            raise ShmQueueSerializationError(
+                f"custom_serialize returned {type(payload).__name__} for method {method}, not bytes"
+            )
+        return bytes(payload)
+
+    def load(self, method: int, payload: bytes) -> Any:
+        """Turn a record back into the item.
+
+        Raises:
+            ShmQueueDeserializationError: it cannot be done, or not without pickle.
+        """
+        if method == _PICKLE and not self.allow_pickle:
+            raise ShmQueueDeserializationError("the item was pickled and this queue has allow_pickle=False")
+        try:
+            if method == _MSGPACK:
+                return _unpack_msgpack(payload)
+            if method == _PICKLE:
+                return pickle.loads(payload)
+            if method == _MSGPACK_TUPLES:
+                return _unpack_tuples(payload)
+            if self.custom_deserialize is not None and method > SerializationMethods.FIRST_PUBLIC_NUMBER:
+                return self.custom_deserialize(method, [payload])
+        except Exception as error:
+            raise ShmQueueDeserializationError(
+                f"cannot load an item of {len(payload)} bytes with serialization method {method}: {error!r}"
+            ) from error
+        raise ShmQueueDeserializationError(
+            f"the item was put with serialization method {method}, which is not known here: "
+            "set it up with custom_deserialize()"
+        )
+
+    def load_many(self, records: list[tuple[int, bytes]]) -> list[Any]:
+        """Turn records back into items.
+
+        Raises:
+            ShmQueueDeserializationError: it cannot be done with one of them; ``items`` are the others.
+        """
+        items: list[Any] = []
+        failed: ShmQueueDeserializationError | None = None
+        for method, payload in records:
+            try:
+                items.append(self.load(method, payload))
+            except ShmQueueDeserializationError as error:
+                failed = failed or error
+        if failed is not None:
+            failed.items = items
+            raise failed
+        return items
