@@ -22,6 +22,8 @@ import urllib.parse
 import uuid
 import weakref
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from shmqueue.exceptions import (
@@ -320,8 +322,22 @@ class Segment:
         _live.add(self)
 
     def fileno(self) -> int:
-        """The file descriptor to map; -1 when closed."""
+        """The descriptor that holds the lock; -1 when closed. Not for mapping, see ``descriptor_to_map``."""
         return self._fd
+
+    @contextmanager
+    def descriptor_to_map(self) -> Iterator[int]:
+        """A descriptor of the file for ``mmap``, closed at the end.
+
+        A mapping keeps its open file description alive, and a forked child inherits mappings: if it were the one with
+        the lock, a handle that its process gave up would go on counting as long as the child lives.
+        """
+        fresh = _fresh_description(self._fd, self.path)
+        try:
+            yield self._fd if fresh is None else fresh
+        finally:
+            if fresh is not None:
+                os.close(fresh)
 
     @property
     def file_size(self) -> int:

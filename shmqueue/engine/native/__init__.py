@@ -20,6 +20,11 @@ __all__ = ["Ring", "open_ring"]
 def _why_missing(error: ImportError) -> str:
     here = os.path.dirname(__file__)
     built = [entry for entry in os.listdir(here) if entry.startswith("_core.") and not entry.endswith(".pyi")]
+    if not built and os.path.exists(os.path.join(here, os.pardir, os.pardir, os.pardir, "pyproject.toml")):
+        return (
+            "this is the source tree and not the installed package: start Python in another directory, "
+            "or install with 'pip install -e .'"
+        )
     if not built:
         return (
             "its compiled module is not part of this installation: there was no C compiler, no Python.h, or the "
@@ -37,4 +42,5 @@ except ImportError as error:
 
 def open_ring(segment: Segment) -> Ring:
     """A handle on the records of a native segment."""
-    return Ring(segment.fileno(), segment.file_size, segment.name)
+    with segment.descriptor_to_map() as fd:
+        return Ring(fd, segment.file_size, segment.name)
