@@ -35,7 +35,7 @@ def close_on_signals(queue: _Closable) -> None:
     """
     for number in _SIGNALS:
         current = signal.getsignal(number)
-        if current is not _on_signal:
+        if current not in (_on_signal, signal.SIG_IGN):  # who ignores a signal (nohup) goes on, with its queues
             signal.signal(number, _on_signal)
             _earlier[number] = current
     if os.name == "nt":
@@ -53,7 +53,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     earlier = _earlier.get(number, signal.SIG_DFL)
     if callable(earlier):
         earlier(number, frame)
-    elif earlier != signal.SIG_IGN:
+    else:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
