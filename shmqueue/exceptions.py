@@ -40,7 +40,7 @@ class ShmQueueEmpty(ShmQueueError, queue.Empty):
 class ShmQueueFull(ShmQueueError, queue.Full):
     """There was no room in the time that the caller allowed.
 
-    ``items_put`` says how many items of a ``put_many`` that is larger than the whole queue were put before; 0 elsewhere.
+    ``items_put`` says how many items of a ``put_many`` larger than the whole queue were put before; 0 elsewhere.
     """
 
     def __init__(self, *args: object, items_put: int = 0) -> None:

@@ -382,7 +382,7 @@ class ShmQueue:
         self._close_once()
 
     def unlink(self) -> None:
-        """Take the name away now. Those who hold the queue go on with it; the next one to use the name makes a new one."""
+        """Take the name away now. Those who hold the queue go on; the next one to use the name makes a new one."""
         self._require_open()
         self._segment.unlink()
 
@@ -431,7 +431,9 @@ class ShmQueue:
     def __repr__(self) -> str:
         if not self._close_once.alive:
             return f"<ShmQueue {self._name!r}, shut down>"
-        return f"<ShmQueue {self._name!r}, {self.qsize()} items, {self.buffer_occupancy()} of {self.max_buffer_size()} bytes>"
+        counters = self._counters()
+        size = self._segment.header.capacity
+        return f"<ShmQueue {self._name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"
 
     # ---- inside ----
 
@@ -453,9 +455,7 @@ class ShmQueue:
             reflog.append(self._log_file, action, self._name, self.refs)
 
 
-def _give_up(
-    the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None
-) -> None:
+def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
     """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
     the_engine.close()
     if log_file is not None:

@@ -478,7 +478,9 @@ def _require_private_file(status: os.stat_result, path: str) -> None:
     if status.st_uid != os.geteuid():
         raise _refused(path, f"it belongs to user {status.st_uid}, this process runs as {os.geteuid()}")
     if status.st_mode & 0o077:
-        raise _refused(path, f"others may access it (mode {stat.filemode(status.st_mode)}), a queue is private to a user")
+        raise _refused(
+            path, f"others may access it (mode {stat.filemode(status.st_mode)}), a queue is private to a user"
+        )
 
 
 def _read_header(fd: int, status: os.stat_result, path: str) -> Header:

@@ -122,7 +122,7 @@ class Serializer:
         """
         if not isinstance(method, int):
             raise ShmQueueTypeError(f"serialization_method must be an int, not {type(method).__name__}")
-        if method == _MSGPACK or method == _MSGPACK_TUPLES:
+        if method in (_MSGPACK, _MSGPACK_TUPLES):
             return self._dump_default(data)
         if method == _PICKLE:
             if not self.allow_pickle:

@@ -180,7 +180,9 @@ for _ in range(25):
     assert q.unfinished_tasks == 0
 
 
-@pytest.mark.parametrize("call", ["q.get()", "q.get(timeout=1000)", "[q.put(b'x' * 1000) for _ in range(9)]", "q.join()"])
+@pytest.mark.parametrize(
+    "call", ["q.get()", "q.get(timeout=1000)", "[q.put(b'x' * 1000) for _ in range(9)]", "q.join()"]
+)
 def test_ctrl_c_ends_a_blocked_call_at_once_and_leaves_the_queue_untouched(make: Make, name: str, call: str) -> None:
     q = make()
     code = f"""
@@ -340,7 +342,14 @@ def survivors_work(q: ShmQueue, victim: str) -> bool:
 
 def test_a_stopped_peer_does_not_hold_up_timeouts(make: Make, name: str) -> None:
     q = make(buffer_size=1 << 16)
-    code = "import sys, shmqueue; q = shmqueue.ShmQueue(sys.argv[1]); print('up', flush=True)\nwhile True: q.put(1); q.get()"
+    code = """
+import sys, shmqueue
+q = shmqueue.ShmQueue(sys.argv[1])
+print("up", flush=True)
+while True:
+    q.put(1)
+    q.get()
+"""
     with python(code, name) as process:
         assert process.stdout is not None
         process.stdout.readline()

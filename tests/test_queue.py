@@ -426,8 +426,7 @@ def test_threads_of_one_process_share_a_handle(make: Make) -> None:
     got: list[tuple[int, int]] = []
 
     def consume() -> None:
-        for item in iter(q.get, None):
-            got.append(tuple(item))  # noqa: PERF401: other threads append too
+        got.extend((producer, number) for producer, number in iter(q.get, None))
 
     def produce(producer: int) -> None:
         for number in range(count):

@@ -265,9 +265,7 @@ class TestRefusals:
             (48, b"zz", "its header is damaged"),
         ],
     )
-    def test_a_header_that_was_tampered_with(
-        self, make: Make, name: str, offset: int, value: bytes, why: str
-    ) -> None:
+    def test_a_header_that_was_tampered_with(self, make: Make, name: str, offset: int, value: bytes, why: str) -> None:
         make()
         with open(segment.path_of(name), "r+b") as file:
             file.seek(offset)
@@ -340,6 +338,6 @@ for round in range(300):
 """
     with python(storm, name) as one, python(storm, name) as two, python(storm, name) as three:
         for process in (one, two, three):
-            output, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors
     assert os.listdir(segment_directory) == []

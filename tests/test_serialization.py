@@ -145,7 +145,7 @@ class TestThroughAQueue:
         q = make()
         q.put_many([1, Unloadable(), 2])
         assert q.get() == 1
-        with pytest.raises(shmqueue.ShmQueueDeserializationError, match=r"cannot load an item of \d+ bytes .*not a number"):
+        with pytest.raises(shmqueue.ShmQueueDeserializationError, match=r"cannot load an item of \d+ bytes .*a number"):
             q.get()
         assert q.get() == 2
 
@@ -172,7 +172,7 @@ class TestThroughAQueue:
         make().put({1, 2})
         careful = make(allow_pickle=False)
         monkeypatch.setattr("shmqueue.serialization.pickle.loads", lambda payload: pytest.fail("it was unpickled"))
-        with pytest.raises(shmqueue.ShmQueueDeserializationError, match="was pickled and .* allow_pickle=False"):
+        with pytest.raises(shmqueue.ShmQueueDeserializationError, match=r"was pickled and .* allow_pickle=False"):
             careful.get()
 
     def test_the_method_can_be_chosen_for_each_put(self, make: Make) -> None:

@@ -210,5 +210,3 @@ def __getattr__(attribute: str) -> str:
     if attribute == "NAME":
         return chosen()
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
-
-
