@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing.util
+import os
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,12 +20,11 @@ from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
-    ShmQueueNotFoundError,
     ShmQueueNotInitializedError,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
-from shmqueue.segment import SYSTEM_PAGESIZE, Segment, open_segment
+from shmqueue.segment import SYSTEM_PAGESIZE, Segment, attach_segment, open_segment
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -114,11 +114,7 @@ class ShmQueue:
         logger: logging.Logger | None = None,
         debug_ref_to_file_log: bool | str = False,
     ) -> None:
-        self._name = queue_name
-        self._log_file = reflog.path_for(queue_name, debug_ref_to_file_log)
-        self._logger = logger
-        self._serializer = Serializer(allow_pickle)
-        self._segment = open_segment(
+        segment = open_segment(
             queue_name,
             engine=engine.chosen(),
             capacity=_round_up(_require_int("buffer_size", buffer_size, least=1)),
@@ -126,11 +122,23 @@ class ShmQueue:
             create=create,
         )
         try:
-            engine.require_chosen(self._segment)
-            self._engine: Engine = engine.open_engine(self._segment)
+            engine.require_chosen(segment)
         except BaseException:
-            self._segment.close()
+            segment.close()
             raise
+        self._start(segment, Serializer(allow_pickle), logger, reflog.path_for(queue_name, debug_ref_to_file_log))
+
+    def _start(
+        self, segment: Segment, serializer: Serializer, logger: logging.Logger | None, log_file: str | None
+    ) -> None:
+        """Become the handle on a segment, and close it if that fails."""
+        try:
+            self._engine: Engine = engine.open_engine(segment)
+        except BaseException:
+            segment.close()
+            raise
+        self._name, self._segment, self._serializer = segment.name, segment, serializer
+        self._logger, self._log_file = logger, log_file
         self._put, self._get, self._load = self._engine.put, self._engine.get, self._serializer.load
         self._close_once = weakref.finalize(self, _give_up, self._engine, self._segment, self._log_file, logger)
         _close_at_exit_of_children(self)
@@ -418,15 +426,8 @@ class ShmQueue:
 
     def __reduce__(self) -> tuple[Any, ...]:
         self._require_open()
-        serializer = self._serializer
-        return _attach_pickled, (
-            self._name,
-            self._segment.header.uuid,
-            serializer.allow_pickle,
-            serializer.custom_serialize,
-            serializer.custom_deserialize,
-            self._log_file or False,
-        )
+        where = (self._name, os.path.dirname(self._segment.path), self._segment.header.uuid)
+        return _attach_pickled, (type(self), where, self._serializer, self._log_file)
 
     def __repr__(self) -> str:
         if not self._close_once.alive:
@@ -479,19 +480,11 @@ def _register_exit_finalizer(queue: ShmQueue) -> None:
 
 
 def _attach_pickled(
-    name: str,
-    incarnation: bytes,
-    allow_pickle: bool,
-    custom_serialize: CustomSerialize | None,
-    custom_deserialize: CustomDeserialize | None,
-    log_file: str | bool,
+    queue_type: type[ShmQueue], where: tuple[str, str, bytes], serializer: Serializer, log_file: str | None
 ) -> ShmQueue:
-    queue = ShmQueue(name, create=False, allow_pickle=allow_pickle, debug_ref_to_file_log=log_file)
-    if queue._segment.header.uuid != incarnation:
-        queue.shutdown()
-        raise ShmQueueNotFoundError(f"the queue that was pickled is gone; another one has its name {name!r}")
-    queue._serializer.custom_serialize = custom_serialize
-    queue._serializer.custom_deserialize = custom_deserialize
+    """Attach to the very queue that was pickled; its engine is used, whatever the environment says here."""
+    queue = queue_type.__new__(queue_type)
+    queue._start(attach_segment(*where), serializer, None, log_file)
     return queue
 
 

@@ -15,6 +15,7 @@ import mmap
 import os
 import stat
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -40,19 +41,33 @@ try:
 except ImportError:  # Windows, where an open file cannot be unlinked: that counts the holders instead
     fcntl = None  # type: ignore[assignment]
 
+try:
+    import _posixshmem  # type: ignore[import-not-found, unused-ignore]
+except ImportError:  # Windows, where a block of shared memory goes with its last handle
+    _posixshmem = None
+
 __all__ = [
+    "HAS_SIDECARS",
     "HEADER_SIZE",
     "SYSTEM_PAGESIZE",
     "Header",
     "Segment",
+    "attach_segment",
+    "block_has_room",
+    "block_of",
     "directory",
     "free_bytes",
     "holders_of",
     "list_names",
     "open_segment",
+    "open_sidecar",
     "path_of",
     "read_header",
+    "remove_block",
+    "sidecar_of",
     "sweep_orphans",
+    "try_lock_sidecar",
+    "unlock_sidecar",
 ]
 
 SYSTEM_PAGESIZE: int = mmap.PAGESIZE
@@ -155,8 +170,8 @@ def _unescape(escaped: str) -> str:
     return urllib.parse.unquote_to_bytes(escaped).decode("utf-8", "surrogatepass")
 
 
-def path_of(name: str) -> str:
-    """The path of the segment called ``name``.
+def path_of(name: str, within: str | None = None) -> str:
+    """The path of the segment called ``name``, in ``directory()`` or the directory that is given.
 
     Raises:
         ShmQueueTypeError: ``name`` is no str.
@@ -170,7 +185,7 @@ def path_of(name: str) -> str:
             f"queue_name must have 1 to {NAME_LENGTH_MAX} characters "
             f"(others than letters, digits, '.', '_' and '-' count three for each byte), this one has {len(escaped)}"
         )
-    return os.path.join(directory(), _prefix() + escaped)
+    return os.path.join(within or directory(), _prefix() + escaped)
 
 
 def list_names() -> list[str]:
@@ -246,6 +261,7 @@ def _unlink_if_unheld(fd: int, path: str) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    _remove_lock_files(fd, os.path.dirname(path))
     if not _same_file(fd, path):
         return False
     os.unlink(path)
@@ -259,7 +275,8 @@ def sweep_orphans() -> list[str]:
     """
     removed = []
     prefix = _prefix()
-    for entry in _entries():
+    entries = _entries()
+    for entry in entries:
         if entry.startswith(prefix):
             try:
                 gone = _sweep(os.path.join(directory(), entry), half_made=entry.startswith(prefix + _UNNAMED))
@@ -267,6 +284,7 @@ def sweep_orphans() -> list[str]:
                 continue  # somebody else's, or somebody else was faster
             if gone:
                 removed.append(_unescape(entry[len(prefix) :]))
+    _sweep_sidecars(entries)
     return removed
 
 
@@ -290,17 +308,218 @@ def holders_of(path: str) -> list[int]:
     """
     try:
         status = os.stat(path, follow_symlinks=False)
-        with open("/proc/locks", encoding="ascii") as table:
-            lines = table.readlines()
+        table = _lock_table()
     except OSError:
         return []
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     pids = []
-    for line in lines:
+    for line in table.splitlines():
         fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; who still waits has "->" after the 1:
         if len(fields) >= 6 and fields[1] == "FLOCK" and fields[3] == "READ" and fields[5] == file:
             pids.append(int(fields[4]))
     return sorted(pids)
+
+
+def _lock_table() -> str:
+    """/proc/locks as it was at one moment.
+
+    Only what one read() returns is of one moment, and that is a page at most; the next one goes on at an index that
+    others may have shifted. So a longer table is read until it comes out the same twice.
+    """
+    before = None
+    for _ in range(100):
+        with open("/proc/locks", "rb", buffering=0) as file:
+            chunks = [file.read(1 << 20)]
+            while len(chunks[-1]) > SYSTEM_PAGESIZE - 256:  # perhaps cut off: a line is shorter than that
+                chunks.append(file.read(1 << 20))
+        table = b"".join(chunks)
+        if len(chunks) == 1 or table == before:
+            break
+        before = table
+    return table.decode("ascii", "replace")
+
+
+# ---- sidecars: what the portable engine locks ----
+#
+# Its lock (engine/portable_lock.py) is an exclusive flock on a file beside the segment, the sidecar, and then a shmlock
+# block, which only the owner of that flock touches. Both carry the segment's uuid in their names.
+#
+#   1. Who has got the flock owns the lock only if the sidecar's path still names the file that he locked: he looks
+#      after locking, and opens the path anew if it does not.
+#   2. Only the owner removes a sidecar from its path, and the block before it.
+#
+# Two never own the lock at once: for that the path would have to change while the first one owns it, which rule 2
+# forbids. So a sidecar may be removed at any time, even that of a queue that has lost its name to unlink() and is still
+# used: its users make another one. And no block outlives its sidecar, so that sweeping sidecars sweeps all blocks; to
+# judge a block by itself would be wrong, for its segment may lie in another directory ($SHMQUEUE_DIR).
+
+HAS_SIDECARS = fcntl is not None
+
+_BLOCK = "shmqueue-block-"
+_BLOCK_NAME_LENGTH = 30 if sys.platform == "darwin" else 255  # macOS cuts the uuid to 60 bits, which is plenty
+_SIDECAR_PATIENCE = 50  # milliseconds that the last holder waits for somebody's short look at the sidecar
+
+
+def _sidecar_prefix() -> str:
+    return _prefix().replace("shmqueue-", "shmqueue-lock-", 1)
+
+
+def sidecar_of(segment: Segment) -> str:
+    """The path of a segment's sidecar, whether it exists or not."""
+    return os.path.join(os.path.dirname(segment.path), _sidecar_prefix() + segment.header.uuid.hex())
+
+
+def block_of(segment: Segment) -> str:
+    """The name of a segment's shmlock block."""
+    return _block_name(segment.header.uuid.hex())
+
+
+def _block_name(uuid_hex: str) -> str:
+    return (_BLOCK + uuid_hex)[:_BLOCK_NAME_LENGTH]
+
+
+def open_sidecar(path: str) -> int:
+    """Open the sidecar at ``path`` on a description of its own, and make it if there is none.
+
+    Raises:
+        ShmQueueRefusedError: what lies there is not a private file of this user.
+        ShmQueueNoSpaceError: there is no room to make it.
+    """
+    while True:
+        try:
+            fd = os.open(path, _OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except FileNotFoundError:
+            _make_sidecar(path)
+            continue
+        except OSError as error:
+            raise _refused(path, _cannot_open(error)) from error
+        try:
+            _require_private_file(os.fstat(fd), path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _make_sidecar(path: str) -> None:
+    fd, temporary = _nameless_file(path)  # complete, with its mode, before others can meet it, like a segment
+    try:
+        _give_name(fd, temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        if temporary is not None:
+            _remove_quietly(temporary)
+        os.close(fd)
+
+
+def try_lock_sidecar(fd: int, path: str) -> bool | None:
+    """Try to own the lock. False: another does. None: ``fd`` is no longer the sidecar at ``path``, open it anew."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True if _same_file(fd, path) else None
+
+
+def unlock_sidecar(fd: int) -> None:
+    """Give the lock up, or do nothing if ``fd`` does not have it."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def block_has_room() -> bool:
+    """Whether a shmlock block can be written to now: in a full /dev/shm that would be the death of the process."""
+    try:
+        return os.statvfs("/dev/shm").f_bavail > 0
+    except OSError:
+        return True
+
+
+def remove_block(name: str) -> None:
+    """Remove a shmlock block. One that was never given its size cannot be attached to first, so this does without."""
+    try:
+        if _posixshmem is not None:
+            _posixshmem.shm_unlink("/" + name)
+    except FileNotFoundError:
+        pass
+
+
+def _remove_lock_files(fd: int, parent: str) -> None:
+    """For who has the segment behind ``fd`` for himself: nobody is left to use its lock."""
+    data = os.pread(fd, _HEADER.size, 0)
+    if len(data) < _HEADER.size or not data.startswith(_MAGIC + b"portable"):
+        return
+    uuid_hex = _uuid_in(data).hex()
+    try:
+        remove_block(_block_name(uuid_hex))
+        _remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), uuid_hex, _SIDECAR_PATIENCE)
+    except OSError:
+        pass  # the segment's removal is more important, and the next sweep tries again
+
+
+def _uuid_in(data: bytes) -> bytes:
+    return bytes(_HEADER.unpack_from(data)[7])
+
+
+def _remove_sidecar(path: str, uuid_hex: str, patience: int) -> None:
+    """Remove a sidecar and its block, by rule 2; leave it if it is in use for longer than ``patience`` milliseconds."""
+    while True:
+        try:
+            fd = os.open(path, _OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except FileNotFoundError:
+            return
+        try:
+            owned = try_lock_sidecar(fd, path)
+            if owned:
+                remove_block(_block_name(uuid_hex))
+                os.unlink(path)
+                return
+        finally:
+            os.close(fd)
+        if owned is False:
+            if patience <= 0:
+                return
+            patience -= 1
+            time.sleep(0.001)
+
+
+def _sweep_sidecars(entries: list[str]) -> None:
+    """Remove the sidecars among ``entries`` that belong to no segment with a name.
+
+    ``entries`` were listed before this looks for segments, and a segment is there before its sidecar: so one that is
+    new cannot be taken for a stray.
+    """
+    prefix = _sidecar_prefix()
+    sidecars = [entry for entry in entries if entry.startswith(prefix)]
+    if not sidecars or fcntl is None:
+        return
+    alive = _uuids()
+    for entry in sidecars:
+        uuid_hex = entry[len(prefix) :]
+        if uuid_hex not in alive:
+            try:
+                _remove_sidecar(os.path.join(directory(), entry), uuid_hex, patience=0)
+            except OSError:
+                continue  # somebody else was faster
+
+
+def _uuids() -> set[str]:
+    """The uuids, in hexadecimal, of this user's segments that have a name and can be read."""
+    uuids = set()
+    for entry in _entries():
+        if entry.startswith(_prefix()):
+            try:
+                with open(os.path.join(directory(), entry), "rb", buffering=0, opener=_open_quietly) as file:
+                    data = file.read(_HEADER.size)
+            except OSError:
+                continue  # nobody can attach to it either
+            if data is not None and len(data) == _HEADER.size and data.startswith(_MAGIC):
+                uuids.add(_uuid_in(data).hex())
+    return uuids
+
+
+def _open_quietly(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
 
 
 # ---- the segment ----
@@ -434,6 +653,28 @@ def open_segment(name: str, *, engine: str, capacity: int, maxsize: int, create:
             return segment
         if create is True:
             raise ShmQueueExistsError(errno.EEXIST, f"a queue called {name!r} is in use", path)
+
+
+def attach_segment(name: str, within: str, incarnation: bytes) -> Segment:
+    """Attach to one incarnation of a name, in the directory where it was made.
+
+    Args:
+        name: the queue's name.
+        within: the directory, whatever ``directory()`` says here.
+        incarnation: the uuid that its header must have.
+
+    Raises:
+        ShmQueueNotFoundError: it is gone, or another one has its name.
+        ShmQueueRefusedError: as ``open_segment``.
+    """
+    path = path_of(name, within)
+    segment = _attach(name, path)
+    if segment is None:
+        raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
+    if segment.header.uuid != incarnation:
+        segment.close()
+        raise ShmQueueNotFoundError(errno.ENOENT, f"the queue {name!r} is gone; another one has its name", path)
+    return segment
 
 
 def _attach(name: str, path: str) -> Segment | None:

@@ -1,0 +1,260 @@
+"""The portable engine's lock: a shmlock lock that the death of its owner cannot keep.
+
+shmlock's lock is a named block of shared memory: whoever creates it owns the lock and removes it again. A process that
+is killed in between leaves the block, nobody can tell whose it was, and everybody waits for ever. So before the block
+each owner takes something that the kernel takes away from the dead: an exclusive flock on the segment's sidecar file
+(the rules about sidecars are in ``shmqueue.segment``). Whoever has the flock knows that a block he finds is a dead
+owner's, for the living one would have the flock: he removes it and goes on.
+
+What is guaranteed where there is flock:
+
+- One owner at a time, among all threads of all processes that use the segment's sidecar.
+- An owner that dies, by whatever signal and at whatever instruction, has released the lock. ``recovered`` tells the
+  next one. A forked child owns nothing, and the descriptors that it inherits do not keep its parent's lock.
+- Waiting for the lock ends at the deadline or when the caller's ``give_up`` says so.
+- A signal handler or finalizer that interrupts its own thread's hold of the lock does not deadlock: it overtakes. It
+  takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
+  Who was interrupted finds ``owner.hold is not hold`` and has to start over, so he looks at that in the same breath in
+  which he writes: CPython calls handlers where functions are called and return and where loops go back, so not within
+  a plain run of comparisons and assignments.
+
+Where there is none (Windows), shmlock is alone and waiting for it is polling. There the system removes a block
+together with the last process that has it open, so a dead owner does not keep that one either. But nobody can overtake
+there: a call that interrupts its own thread's hold raises ``ShmQueueError``.
+
+Nobody queues up: waiters poll, and the lock is not fair.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable
+
+from shmlock import ShmLock, remove_shm_from_resource_tracker
+from shmlock.shmlock_exceptions import ShmLockRuntimeError
+
+from shmqueue import segment as segments
+from shmqueue.exceptions import ShmQueueError
+from shmqueue.segment import Segment
+
+__all__ = ["DeathSafeLock", "Hold", "Owner"]
+
+SHORTEST_PAUSE = 20e-6
+LONGEST_PAUSE = 1e-3
+"""Seconds between two looks at a lock that is taken, at first and in the end."""
+
+# The resource tracker of multiprocessing would remove the block of a living owner when another process exits.
+if sys.version_info < (3, 13):
+    remove_shm_from_resource_tracker("shmqueue-block-", print_warning=False)
+
+# On Ctrl-C shmlock warns of a block that it may have left. The owner of the sidecar removes it: nothing to warn of.
+warnings.filterwarnings("ignore", message=r"KeyboardInterrupt: process interrupted .*shmqueue-block-")
+
+
+class _Block(ShmLock):  # type: ignore[misc, unused-ignore]
+    """A shmlock lock that may be forgotten in a forked child, or after a signal handler has raised in ``release``.
+
+    In both cases there is nothing left for it to do, and shmlock would complain. What a handler raises comes out as it
+    is, and not as shmlock's opinion of it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._owner_pid = os.getpid()
+        super().__init__(name, **({"track": False} if sys.version_info >= (3, 13) else {}))
+
+    def release(self, force: bool = False) -> bool:
+        if self._owner_pid != os.getpid():
+            return False
+        try:
+            return bool(super().release(force))
+        except BaseException as error:
+            self._owner_pid = -1
+            _interrupted.append(self)
+            if isinstance(error, ShmLockRuntimeError) and error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise
+
+
+# SharedMemory.close(), interrupted right after it closed its descriptor, closes it again when the object goes, and by
+# then that number may be somebody else's descriptor. So these objects stay.
+_interrupted: list[_Block] = []
+
+
+class DeathSafeLock:
+    """The lock of one segment, as one handle sees it."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._sidecar = segments.sidecar_of(segment)
+        self._block = segments.block_of(segment)
+        self._local = threading.local()
+
+    def owner(self) -> Owner:
+        """What the calling thread takes and releases the lock with."""
+        owner: Owner | None = getattr(self._local, "owner", None)
+        if owner is None or owner.pid != os.getpid():
+            owner = self._local.owner = _owner_of_this_thread(self._sidecar, self._block)
+        return owner
+
+    def close(self) -> None:
+        """Close the descriptors of all threads but those that are just using them."""
+        self._local = threading.local()
+
+
+class Hold:
+    """From one ``acquire`` to its ``release``.
+
+    ``recovered``: a dead owner's block was found when the lock was taken.
+    """
+
+    def __init__(self) -> None:
+        self.recovered = False
+        self.has_sidecar = False
+        self.shmlock: _Block | None = None
+        self.released = True
+
+
+class Owner:
+    """One thread of one process, which may own the lock of one segment, by whichever handle.
+
+    ``hold``: the one that owns the lock, or that is being acquired or released. Whoever has acquired the lock and finds
+    another one here, or None, has been overtaken.
+    """
+
+    def __init__(self, sidecar: str, block: str) -> None:
+        self.pid = os.getpid()
+        self.hold: Hold | None = None
+        self._sidecar = sidecar
+        self._block = block
+        self._fd = -1
+        self._opened: list[int] = []  # more than one only if an overtaker had to open the sidecar again
+        self._shmlock: _Block | None = None  # to be used again
+        _owners.add(self)
+
+    def acquire(self, hold: Hold, deadline: float | None, give_up: Callable[[], bool]) -> bool:
+        """Take the lock. False: not before the deadline (None: there is none), or ``give_up`` became true.
+
+        Whatever is raised here, the caller has to call ``release``.
+        """
+        pause = SHORTEST_PAUSE
+        while True:
+            overtaking = self.hold is not None
+            if overtaking and not segments.HAS_SIDECARS:
+                raise ShmQueueError("a signal handler or finalizer used a queue in the middle of a call on it")
+            hold.released = False
+            self.hold = hold
+            if self._try(hold, overtaking) and self.hold is hold:
+                return True
+            self.release(hold)
+            if give_up():
+                return False
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                pause = min(pause, left)
+            time.sleep(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE)
+
+    def release(self, hold: Hold) -> None:
+        """Release the lock, or as much of it as was taken. Releasing twice is harmless.
+
+        If this raises, a KeyboardInterrupt for instance, call it again: it goes on where it was. As long as ``hold`` is
+        the current one, nobody else has owned the lock since ``acquire``.
+        """
+        if hold.released:
+            return
+        if segments.HAS_SIDECARS:
+            self._release_block(hold)
+            self.hold = None
+            if self._fd >= 0:
+                segments.unlock_sidecar(self._fd)
+        else:
+            self.hold = None
+            self._release_block(hold)
+        hold.has_sidecar = False
+        hold.released = True
+
+    def _try(self, hold: Hold, overtaking: bool) -> bool:
+        if not segments.HAS_SIDECARS:
+            return self._take_block(hold)
+        if not self._take_sidecar(overtaking):
+            return False
+        hold.has_sidecar = True
+        if not segments.block_has_room():
+            return True  # the sidecar is enough to keep the others out
+        if self._take_block(hold):
+            return True
+        segments.remove_block(self._block)  # a dead owner's, for the living one would have the sidecar
+        hold.recovered = not overtaking
+        return self._take_block(hold)
+
+    def _take_sidecar(self, overtaking: bool) -> bool:
+        while True:
+            if self._fd < 0:
+                self._opened.append(segments.open_sidecar(self._sidecar))
+                self._fd = self._opened[-1]
+            owned = segments.try_lock_sidecar(self._fd, self._sidecar)
+            if owned is not None:
+                return owned
+            self._fd = -1
+            if not overtaking:  # else the one who was interrupted may be about to use it
+                self._close()
+
+    def _take_block(self, hold: Hold) -> bool:
+        if hold.shmlock is None:
+            hold.shmlock, self._shmlock = self._shmlock, None
+        if hold.shmlock is None:
+            hold.shmlock = _Block(self._block)
+        try:
+            return bool(hold.shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
+        except OSError as error:
+            raise error.__cause__ or error from None  # shmlock's own words speak of an exit event, which is not there
+
+    def _release_block(self, hold: Hold) -> None:
+        shmlock, hold.shmlock = hold.shmlock, None
+        if shmlock is not None and shmlock.release():
+            self._shmlock = shmlock
+        elif hold.has_sidecar and self.hold is hold:  # acquire or release was interrupted: shmlock may have left it
+            segments.remove_block(self._block)
+
+    def _close(self) -> None:
+        self._fd = -1
+        while self._opened:
+            os.close(self._opened.pop())
+
+    def _abandon(self) -> None:
+        """In a forked child: close the inherited description, without unlocking, which would unlock the parent's."""
+        self.hold = self._shmlock = None
+        self._close()
+
+    def __del__(self) -> None:
+        self._close()
+
+
+_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+_this_thread = threading.local()
+
+
+def _owner_of_this_thread(sidecar: str, block: str) -> Owner:
+    """One for all handles on a segment, so that a signal handler that uses another one can overtake as well."""
+    known: weakref.WeakValueDictionary[str, Owner] | None = getattr(_this_thread, "owners", None)
+    if known is None:
+        known = _this_thread.owners = weakref.WeakValueDictionary()
+    owner = known.get(sidecar)
+    if owner is None or owner.pid != os.getpid():
+        owner = known[sidecar] = Owner(sidecar, block)
+    return owner
+
+
+def _after_fork_in_child() -> None:
+    for owner in list(_owners):
+        owner._abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

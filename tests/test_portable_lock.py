@@ -1,0 +1,612 @@
+"""The portable engine's lock: no death of its owner wedges the others, and nothing is left behind."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NamedTuple
+
+import pytest
+from support import python, run_python, wait_until
+
+from shmqueue import segment
+from shmqueue.engine import Counters
+from shmqueue.engine import portable_lock as lock_module
+from shmqueue.engine.portable import PortableEngine
+from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
+from shmqueue.segment import Segment
+
+CAPACITY = 4096
+
+OPEN = """
+import os, sys, signal, struct, time
+from shmqueue import segment
+from shmqueue.engine.portable import PortableEngine
+s = segment.open_segment(sys.argv[1], engine="portable", capacity=4096, maxsize=0, create=False)
+e = PortableEngine(s)
+"""
+
+HOLD_THE_LOCK = OPEN + """
+def hold(state):
+    print("held", flush=True)
+    sys.stdin.read()
+    return None, None, b""
+e._locked(hold, None)
+"""
+
+PUT_NUMBERED = OPEN + """
+me, count = int(sys.argv[2]), int(sys.argv[3])
+print("ready", flush=True)
+for number in range(count):
+    e.put(me, struct.pack("=Q", number) * (1 + number % 40), True, None)
+e.close(); s.close()
+"""
+
+EVERYTHING = OPEN + """
+me = int(sys.argv[2])
+theirs = {}
+for number in range(2000):
+    e.put(me, struct.pack("=Q", number), True, None)
+    method, payload = e.get(True, None)
+    theirs.setdefault(method, []).append(struct.unpack("=Q", payload)[0])
+assert all(numbers == sorted(numbers) for numbers in theirs.values())
+print(*(f"{method}:{number}" for method, numbers in theirs.items() for number in numbers))
+e.close(); s.close()
+"""
+
+
+class Opened(NamedTuple):
+    segment: Segment
+    engine: PortableEngine
+
+    def close(self) -> None:
+        self.engine.close()
+        self.segment.close()
+
+    def figures(self) -> Counters:
+        return Counters(*self.engine.counters())
+
+
+Open = Callable[..., Opened]
+
+
+@pytest.fixture
+def opened(name: str) -> Iterator[Open]:
+    """Opens handles on one portable queue; closes them when the test is over, after which nothing may be left."""
+    handles: list[Opened] = []
+
+    def open_handle(capacity: int = CAPACITY, maxsize: int = 0) -> Opened:
+        held = segment.open_segment(name, engine="portable", capacity=capacity, maxsize=maxsize, create=None)
+        handles.append(Opened(held, PortableEngine(held)))
+        return handles[-1]
+
+    yield open_handle
+    uuids = {handle.segment.header.uuid.hex() for handle in handles}
+    for handle in handles:
+        handle.close()
+    assert left_of(uuids) == []
+
+
+def left_of(uuids: set[str]) -> list[str]:
+    """What is left of the locks of these segments, sidecars and blocks."""
+    places = {segment.directory(), "/dev/shm"}
+    entries = [entry for place in places if os.path.isdir(place) for entry in os.listdir(place)]
+    return [entry for entry in entries if any(uuid_hex in entry for uuid_hex in uuids)]
+
+
+def block_path(held: Segment) -> str:
+    return os.path.join("/dev/shm", segment.block_of(held))
+
+
+@contextmanager
+def lock_held_elsewhere(name: str) -> Iterator[subprocess.Popen[str]]:
+    with python(HOLD_THE_LOCK, name) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Fork, run the action in the child, and return the child's pid; its exit status is 0 if nothing was raised."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        except BaseException as error:
+            print(f"in the child: {error!r}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    return pid
+
+
+def at_line(number: int, action: Callable[[], object], interrupt: Callable[[], object]) -> bool:
+    """Run the action, and ``interrupt`` before its line of that number in the engine. False: it has fewer lines.
+
+    The lines of the commit, in which CPython calls no signal handlers, are left out.
+    """
+    source, first = inspect.getsourcelines(PortableEngine._commit)
+    commit = range(first + next(i for i, line in enumerate(source) if "nothing is called" in line), first + len(source))
+    files = {sys.modules[PortableEngine.__module__].__file__, lock_module.__file__, segment.__file__}
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal lines
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line" and not (frame.f_code is PortableEngine._commit.__code__ and frame.f_lineno in commit):
+            lines += 1
+            if lines == number:
+                interrupt()  # which is not traced itself
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(None)
+    return lines >= number
+
+
+def exit_status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+class TestDeath:
+    def test_a_killed_owner_delays_nobody(self, opened: Open, name: str) -> None:
+        queue = opened()
+        with lock_held_elsewhere(name) as process:
+            assert not queue.engine.put(0, b"too early", True, 0.02)
+            assert os.path.exists(block_path(queue.segment))
+            kill(process)
+            started = time.monotonic()
+            assert queue.engine.put(7, b"at once", True, 5.0)
+            assert time.monotonic() - started < 1.0
+        assert queue.engine.get(False, None) == (7, b"at once")
+        assert queue.figures().recoveries == 1
+
+    def test_who_waits_while_the_owner_is_killed_goes_on(self, opened: Open, name: str) -> None:
+        queue = opened()
+        with lock_held_elsewhere(name) as process:
+            waiter = threading.Thread(target=queue.engine.put, args=(7, b"patient", True, None))
+            waiter.start()
+            kill(process)
+            waiter.join(5.0)
+            assert not waiter.is_alive()
+        assert queue.engine.get(False, None) == (7, b"patient")
+
+    def test_a_block_that_was_never_given_its_size_does_not_block(self, opened: Open) -> None:
+        queue = opened()
+        with open(block_path(queue.segment), "wb"):
+            pass
+        assert queue.engine.put(7, b"x", True, 1.0)
+        assert queue.figures().recoveries == 1
+
+    def test_an_owner_that_died_before_its_commit_has_changed_nothing(self, opened: Open, name: str) -> None:
+        queue = opened()
+        queue.engine.put(1, b"first", True, None)
+        code = OPEN + """
+def die(state):
+    memory = e._memory
+    memory[4096 + state.put_position : 6096] = b"half" * ((2000 - state.put_position) // 4 + 1)
+    memory[192:272] = b"prepared" * 10  # the state that is not current
+    os.kill(os.getpid(), signal.SIGKILL)
+e._locked(die, None)
+"""
+        with python(code, name) as process:
+            process.wait()
+        assert queue.engine.put(2, b"second", True, 1.0)
+        assert queue.engine.get_many(9, True, 1.0) == [(1, b"first"), (2, b"second")]
+
+    def test_producers_killed_at_any_moment_leave_whole_items_in_order(self, opened: Open, name: str) -> None:
+        queue = opened()
+        chance = random.Random(1)
+        taken: dict[int, int] = {}
+
+        def take(record: tuple[int, bytes] | None) -> bool:
+            if record is None:
+                return False
+            producer, payload = record
+            number = taken.get(producer, -1) + 1
+            assert payload == number.to_bytes(8, sys.byteorder) * (1 + number % 40)
+            taken[producer] = number
+            return True
+
+        for producer in range(30):
+            with python(PUT_NUMBERED, name, producer, 1_000_000) as process:
+                assert process.stdout is not None
+                process.stdout.readline()
+                until = time.monotonic() + chance.uniform(0, 0.05)
+                while time.monotonic() < until:
+                    take(queue.engine.get(True, 0.01))
+                kill(process)
+            while take(queue.engine.get(False, None)):
+                pass
+            assert queue.engine.put(99, b"", True, 1.0)
+            assert queue.engine.get(True, 1.0) == (99, b"")
+        assert len(taken) > 15, "hardly any producer got to put before it was killed"
+
+    def test_a_consumer_killed_while_it_holds_the_lock_takes_nothing(self, opened: Open, name: str) -> None:
+        queue = opened()
+        queue.engine.put(1, b"stays", True, None)
+        with lock_held_elsewhere(name) as process:
+            kill(process)
+        assert queue.engine.get(True, 1.0) == (1, b"stays")
+
+
+class TestFork:
+    def test_parent_and_child_both_go_on(self, opened: Open) -> None:
+        queue = opened()
+        queue.engine.put(1, b"parent", True, None)
+
+        def use() -> None:
+            for _ in range(200):
+                assert queue.engine.put(2, b"child", True, 5.0)
+                assert queue.engine.get(True, 5.0) is not None
+            queue.close()
+
+        pid = in_child(use)
+        for _ in range(200):
+            assert queue.engine.put(3, b"parent", True, 5.0)
+            assert queue.engine.get(True, 5.0) is not None
+        assert exit_status(pid) == 0
+        assert queue.engine.qsize() == 1
+
+    def test_a_child_forked_while_another_thread_owns_the_lock_waits_for_it(self, opened: Open) -> None:
+        queue = opened()
+        owned, may_go = threading.Event(), threading.Event()
+
+        def hold(state: object) -> tuple[None, None, bytes]:
+            owned.set()
+            may_go.wait(20)
+            return None, None, b""
+
+        holder = threading.Thread(target=queue.engine._locked, args=(hold, None))
+        holder.start()
+        assert owned.wait(20)
+
+        def use() -> None:
+            assert not queue.engine.put(2, b"too early", True, 0.02)
+            os.write(write_end, b".")
+            assert queue.engine.put(2, b"child", True, 20.0)
+            queue.close()
+
+        read_end, write_end = os.pipe()
+        pid = in_child(use)
+        assert os.read(read_end, 1) == b"."
+        may_go.set()
+        holder.join()
+        assert exit_status(pid) == 0
+        os.close(read_end)
+        os.close(write_end)
+        assert queue.engine.get(True, 1.0) == (2, b"child")
+        assert queue.figures().recoveries == 0
+
+    def test_a_child_does_not_keep_its_dead_parents_lock(self, opened: Open, name: str) -> None:
+        queue = opened()
+        code = OPEN + """
+import threading
+owned = threading.Event()
+def hold(state):
+    owned.set()
+    time.sleep(100)
+threading.Thread(target=e._locked, args=(hold, None), daemon=True).start()
+owned.wait()
+read_end, write_end = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.write(write_end, b".")
+    time.sleep(100)
+os.read(read_end, 1)
+print(pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        with python(code, name) as process:
+            assert process.stdout is not None
+            child = int(process.stdout.readline())
+            try:
+                process.wait()
+                assert queue.engine.put(7, b"x", True, 5.0)
+            finally:
+                os.kill(child, signal.SIGKILL)
+            wait_until(lambda: len(queue.segment.holders()) == 1, "the child is gone")
+        assert queue.figures().recoveries == 1
+
+    def test_a_child_counts_as_a_holder_once_and_in_its_own_name(self, opened: Open) -> None:
+        queue, other = opened(), opened()
+        read_end, write_end = os.pipe()
+        pid = in_child(lambda: os.read(read_end, 1))
+        queue.close()
+        try:  # what the child inherited counts as its own, not as its parent's
+            expected = sorted([os.getpid(), pid, pid])
+            wait_until(lambda: other.segment.holders() == expected, "one holder here, two in the child")
+        finally:
+            os.write(write_end, b".")
+            assert exit_status(pid) == 0
+            os.close(read_end)
+            os.close(write_end)
+
+    def test_after_a_fork_in_the_middle_of_a_put_both_have_put(self, opened: Open, name: str) -> None:
+        queue = opened()
+        code = OPEN + """
+looks = []
+def room(state):
+    looks.append(1)
+    if len(looks) == 2:  # the first look is without the lock, the second with it
+        looks.append(os.fork())
+    return True
+e._room_for = lambda data, count: room
+assert e.put(7, b"x", True, 5.0)
+if 0 not in looks:
+    assert os.waitstatus_to_exitcode(os.waitpid(looks[2], 0)[1]) == 0
+"""
+        assert run_python(code, name) == ""
+        assert queue.engine.get_many(3, True, 1.0) == [(7, b"x")] * 2
+        assert queue.figures().recoveries == 0
+
+    def test_a_child_that_forgets_the_queue_says_nothing(self, opened: Open, name: str) -> None:
+        opened()
+        code = OPEN + """
+e.put(1, b"x", True, None)
+pid = os.fork()
+if pid:
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+        with python(code, name) as process:
+            assert process.communicate(timeout=30) == ("", "")
+
+
+class TestExclusion:
+    def test_two_processes_that_put_and_get_lose_and_double_nothing(self, opened: Open, name: str) -> None:
+        queue = opened()
+        with python(EVERYTHING, name, 1) as one, python(EVERYTHING, name, 2) as two:
+            outputs = [process.communicate(timeout=100) for process in (one, two)]
+            assert (one.returncode, two.returncode) == (0, 0), outputs
+        taken = Counter(word for output, _ in outputs for word in output.split())
+        assert taken == Counter(f"{method}:{number}" for method in (1, 2) for number in range(2000))
+        figures = queue.figures()
+        assert (figures.put_count, figures.get_count, figures.recoveries) == (4000, 4000, 0)
+
+    def test_it_holds_when_the_sidecar_is_swept_all_the_time(self, opened: Open) -> None:
+        queue = opened()
+        handles = [queue, opened()]
+        queue.segment.unlink()  # now its sidecar looks like a stray to every sweep
+        inside: list[int] = []
+        stop = threading.Event()
+
+        def work(handle: Opened) -> None:
+            for _ in range(300):
+                assert handle.engine._locked(alone, None)
+
+        def alone(state: object) -> tuple[None, bool, bytes]:
+            inside.append(1)
+            time.sleep(0)
+            return None, len(inside) == 1 and inside.pop() == 1, b""
+
+        def sweep() -> None:
+            while not stop.is_set():
+                segment.sweep_orphans()
+
+        workers = [threading.Thread(target=work, args=(handle,)) for handle in handles]
+        sweeper = threading.Thread(target=sweep)
+        sweeper.start()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        stop.set()
+        sweeper.join()
+        assert inside == []
+        assert queue.figures().recoveries == 0
+
+    @pytest.mark.parametrize("same_handle", [True, False])
+    def test_a_put_that_interrupts_a_put_does_not_wait_for_it(self, opened: Open, same_handle: bool) -> None:
+        """As a signal handler does that runs while its thread owns the lock."""
+        queue = opened()
+        other = queue if same_handle else opened()
+        looks = []
+
+        def room(state: object) -> bool:
+            looks.append(1)
+            if len(looks) == 2:
+                del queue.engine._room_for
+                assert other.engine.put(2, b"from the handler", True, 5.0)
+            return True
+
+        queue.engine._room_for = lambda data, count: room  # type: ignore[method-assign, assignment]
+        assert queue.engine.put(1, b"interrupted", True, 5.0)
+        assert queue.engine.get_many(9, True, 1.0) == [(2, b"from the handler"), (1, b"interrupted")]
+        assert queue.figures().recoveries == 0
+
+    def test_puts_of_a_handler_that_interrupts_puts_at_any_line(self, opened: Open) -> None:
+        queue = opened()
+        for line in range(1, 1000):
+            reached = at_line(
+                line, lambda: queue.engine.put(1, b"outer", True, 5.0), lambda: queue.engine.put(2, b"inner", True, 5.0)
+            )
+            assert sorted(queue.engine.get_many(9, True, 1.0)) == [(1, b"outer"), (2, b"inner")][: 1 + reached]
+            if not reached:
+                break
+        else:
+            pytest.fail("the call never came to its end")
+        assert line > 50
+        assert queue.figures().recoveries == 0
+
+
+class TestInterruption:
+    def test_an_exception_at_any_line_leaves_the_queue_usable_and_no_item_lost(self, opened: Open) -> None:
+        queue = opened(capacity=64)
+        records: list[tuple[int, bytes] | None] = []
+        lost = []
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        for line in range(1, 1000):
+            expected = (line % 7, str(line).encode())
+            assert queue.engine.put(*expected, True, 1.0)
+            records.clear()
+            try:
+                reached = at_line(line, lambda: records.append(queue.engine.get(True, 1.0)), interrupt)
+            except KeyboardInterrupt:
+                reached = True
+                records.append(queue.engine.get(False, None))
+            if records == [None]:
+                lost.append(line)
+            else:
+                assert records == [expected]
+            if not reached:
+                break
+        else:
+            pytest.fail("the call never came to its end")
+        assert line > 50
+        assert lost == [] or lost[0] >= line - 15, "an item was lost before the lock was released"
+        assert queue.figures().recoveries == 0
+
+    def test_ctrl_c_ends_a_waiting_get_at_once(self, name: str, opened: Open) -> None:
+        queue = opened()
+        with python(OPEN + "print('ready', flush=True)\ne.get(True, None)", name) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            wait_until(lambda: queue.figures().getters_waiting, "the getter sleeps")
+            process.send_signal(signal.SIGINT)
+            process.wait(5.0)
+            assert process.returncode not in (0, None)
+        assert queue.engine.put(1, b"x", True, 1.0)
+
+    def test_close_ends_calls_that_wait_in_other_threads(self, opened: Open, name: str) -> None:
+        queue = opened()
+        with lock_held_elsewhere(name) as process:
+            ends: list[type[BaseException]] = []
+
+            def call(action: Callable[[], object]) -> None:
+                try:
+                    action()
+                except BaseException as error:
+                    ends.append(type(error))
+
+            actions = [lambda: queue.engine.get(True, None), lambda: queue.engine.put(1, b"x", True, None)]
+            threads = [threading.Thread(target=call, args=(action,)) for action in actions]
+            for thread in threads:
+                thread.start()
+            wait_until(lambda: len(queue.engine._calls) == 2, "both calls wait")
+            queue.close()
+            for thread in threads:
+                thread.join()
+            assert ends == [ShmQueueNotInitializedError] * 2
+            kill(process)
+        segment.sweep_orphans()
+
+    def test_close_in_a_signal_handler_that_interrupts_a_get(self, opened: Open) -> None:
+        queue = opened()
+        before = signal.signal(signal.SIGUSR1, lambda *_: queue.close())
+        try:
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            with pytest.raises(ShmQueueNotInitializedError):
+                queue.engine.get(True, None)
+            timer.join()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert queue.engine._memory.closed
+
+
+class TestLeftovers:
+    def test_all_holders_killed_leaves_nothing_after_a_sweep(self, opened: Open, name: str) -> None:
+        queue = opened()
+        uuids = {queue.segment.header.uuid.hex()}
+        with lock_held_elsewhere(name) as process:
+            queue.close()
+            kill(process)
+        assert len(left_of(uuids)) == 2, "a sidecar and a block"
+        assert name in segment.sweep_orphans()
+        assert left_of(uuids) == []
+
+    def test_a_stray_sidecar_goes_with_its_block(self, opened: Open, name: str) -> None:
+        queue = opened()
+        uuids = {queue.segment.header.uuid.hex()}
+        with lock_held_elsewhere(name) as process:
+            queue.segment.unlink()
+            queue.close()
+            assert len(left_of(uuids)) == 2
+            segment.sweep_orphans()
+            assert len(left_of(uuids)) == 2, "swept a lock that is owned"
+            kill(process)
+        segment.sweep_orphans()
+        assert left_of(uuids) == []
+
+    def test_the_last_holder_of_an_unlinked_queue_removes_its_sidecar(self, opened: Open) -> None:
+        queue = opened()
+        queue.segment.unlink()
+        assert queue.engine.put(1, b"x", True, None)
+        assert len(left_of({queue.segment.header.uuid.hex()})) == 1
+
+    def test_sidecars_in_use_are_not_swept(self, opened: Open) -> None:
+        queue = opened()
+        queue.engine.put(1, b"x", True, None)
+        before = os.stat(segment.sidecar_of(queue.segment)).st_ino
+        segment.sweep_orphans()
+        assert os.stat(segment.sidecar_of(queue.segment)).st_ino == before
+
+    def test_a_strict_umask_does_not_lock_others_out(self, opened: Open) -> None:
+        old = os.umask(0o777)
+        try:
+            queue = opened()
+            queue.engine.put(1, b"x", True, None)
+        finally:
+            os.umask(old)
+        assert os.stat(segment.sidecar_of(queue.segment)).st_mode & 0o777 == 0o600
+
+
+class TestWithoutSidecars:
+    def test_shmlock_alone_excludes(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(segment, "HAS_SIDECARS", False)
+        queue = opened()
+        other = opened()
+        threads = [
+            threading.Thread(target=lambda engine=handle.engine: [engine.put(1, b"x", True, None) for _ in range(20)])
+            for handle in (queue, other)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert queue.engine.qsize() == 40
+        assert not os.path.exists(segment.sidecar_of(queue.segment))
+
+
+class TestDamage:
+    @pytest.mark.parametrize("offset", [128, 192, 200, 232, 264])
+    def test_a_state_that_contradicts_itself_poisons_the_handle(self, opened: Open, offset: int) -> None:
+        queue = opened()
+        for number in range(2):
+            queue.engine.put(number, b"x", True, None)
+        queue.engine._memory[offset] ^= 0x50
+        for _ in range(2):
+            with pytest.raises(ShmQueueCorruptedError, match=r"is damaged: .*; this handle will not touch it any more"):
+                queue.engine.get(True, None)
+        with pytest.raises(ShmQueueCorruptedError):
+            queue.engine.qsize()
+
+    def test_a_record_longer_than_the_bytes_in_the_queue_poisons_the_handle(self, opened: Open) -> None:
+        queue = opened()
+        queue.engine.put(1, b"x", True, None)
+        queue.engine._memory[segment.HEADER_SIZE + 3] = 0x7F
+        with pytest.raises(ShmQueueCorruptedError, match="a record of"):
+            queue.engine.get(True, None)
