@@ -1,0 +1,23 @@
+"""The ``shmqueue`` command: try the package, look at queues, use them from a shell.
+
+It needs what the extra ``cli`` installs. This module itself needs nothing, so that it can say what is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command with the arguments of this process, and end the process with its exit status."""
+    try:
+        from shmqueue.cli.commands import commands
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
+            raise
+        print(f"the shmqueue command needs {missing}: pip install 'shmqueue[cli]'", file=sys.stderr)
+        sys.exit(1)
+    commands(prog_name="shmqueue")

@@ -1,0 +1,316 @@
+"""What the commands tell about queues and about the installation, as plain data.
+
+Looking at a queue attaches to it for a moment, whichever engine it belongs to. The holders are looked up before that,
+so that the one who looks is not among them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import stat
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import shmqueue
+from shmqueue import PortableEngineWarning, ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, segment
+from shmqueue import engine as engines
+from shmqueue.engine import Counters
+
+__all__ = [
+    "Doctor",
+    "Listed",
+    "Look",
+    "can_see_holders",
+    "examine_installation",
+    "list_queues",
+    "look_at",
+    "one_line",
+    "remove_name",
+]
+
+COMFORTABLE_FREE_BYTES = 64 << 20
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line and without its number."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+    return " ".join(text.split())
+
+
+def can_see_holders() -> bool:
+    """Whether this platform tells who holds a segment; where it does not, holders are always an empty list."""
+    return os.access("/proc/locks", os.R_OK)
+
+
+# ---- one queue ----
+
+
+@dataclass(frozen=True)
+class Look:
+    """A queue at one moment. ``age`` is in seconds, ``created`` in seconds since the epoch, ``holders`` are pids."""
+
+    name: str
+    path: str
+    engine: str
+    created: float
+    age: float
+    holders: list[int]
+    buffer_size: int
+    maxsize: int
+    counters: Counters
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything about the queue; positions in the buffer as ``ShmQueue.snapshot()`` gives them."""
+        counters = self.counters
+        put_lap, put_pos = divmod(counters.put_position, self.buffer_size)
+        get_lap, get_pos = divmod(counters.get_position, self.buffer_size)
+        return {
+            "name": self.name,
+            "path": self.path,
+            "engine": self.engine,
+            "created": _utc(self.created),
+            "age": round(self.age, 3),
+            "holders": self.holders,
+            "items": counters.qsize,
+            "occupancy": counters.occupancy,
+            "buffer_size": self.buffer_size,
+            "maxsize": self.maxsize,
+            "unfinished_tasks": counters.unfinished,
+            "put_pos": put_pos,
+            "get_pos": get_pos,
+            "same_lap": int(put_lap == get_lap),
+            "statistics": {
+                "puts": counters.put_count,
+                "gets": counters.get_count - counters.dropped,
+                "dropped": counters.dropped,
+                "bytes": counters.put_position,
+                "high_water": counters.high_water,
+                "recoveries": counters.recoveries,
+                "putters_waiting": counters.putters_waiting,
+                "getters_waiting": counters.getters_waiting,
+            },
+        }
+
+
+def look_at(name: str) -> Look:
+    """Look at a queue. If all its holders were killed it is freed by this, as by any other use of the package.
+
+    Raises:
+        ShmQueueNotFoundError: there is none of that name.
+        ShmQueueRefusedError, ShmQueueCorruptedError: it cannot be read here; the message says why.
+    """
+    path = segment.path_of(name)
+    holders = segment.holders_of(path)
+    # Engine and capacity are those of a new segment, and this never makes one.
+    attached = segment.open_segment(name, engine="native", capacity=0, maxsize=0, create=False)
+    try:
+        opened = engines.open_engine(attached)
+        try:
+            counters = Counters(*opened.counters())
+        finally:
+            opened.close()
+    finally:
+        attached.close()
+    header = attached.header
+    created = header.created / 1e9
+    return Look(
+        name=name,
+        path=path,
+        engine=header.engine,
+        created=created,
+        age=max(0.0, time.time() - created),
+        holders=holders,
+        buffer_size=header.capacity,
+        maxsize=header.maxsize,
+        counters=counters,
+    )
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+# ---- all queues ----
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A name and what could be seen of its queue: either ``look``, or a ``problem`` that says why not."""
+
+    name: str
+    holders: list[int]
+    look: Look | None = None
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures of the list; those that could not be read are None."""
+        look = self.look
+        return {
+            "name": self.name,
+            "items": look.counters.qsize if look else None,
+            "occupancy": look.counters.occupancy if look else None,
+            "buffer_size": look.buffer_size if look else None,
+            "holders": self.holders,
+            "age": round(look.age, 3) if look else None,
+            "engine": look.engine if look else None,
+            "problem": self.problem,
+        }
+
+
+def list_queues() -> list[Listed]:
+    """This user's queues, after those that nobody holds were swept away."""
+    segment.sweep_orphans()
+    found = []
+    for name in segment.list_names():
+        try:
+            look = look_at(name)
+            found.append(Listed(name, look.holders, look=look))
+        except ShmQueueNotFoundError:
+            continue  # freed just now
+        except ShmQueueError as error:
+            found.append(Listed(name, _holders(name), problem=_reason(error)))
+    return found
+
+
+def _holders(name: str) -> list[int]:
+    try:
+        return segment.holders_of(segment.path_of(name))
+    except ShmQueueError:
+        return []
+
+
+def _reason(error: ShmQueueError) -> str:
+    text = error.strerror if isinstance(error, ShmQueueRefusedError) and error.strerror else str(error)
+    return text.removeprefix("refusing to attach: ")
+
+
+def remove_name(name: str) -> None:
+    """Take a queue's name away, whatever state its segment is in. Those who hold it go on.
+
+    Raises:
+        ShmQueueNotFoundError: there is none.
+        ShmQueueRefusedError: what is there is not a regular file of this user's own.
+    """
+    path = segment.path_of(name)
+    try:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ShmQueueRefusedError(f"refusing to remove {path}: it is not a regular file")
+        if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            raise ShmQueueRefusedError(f"refusing to remove {path}: it belongs to user {status.st_uid}")
+        os.unlink(path)
+    except FileNotFoundError:
+        raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
+    except PermissionError as error:
+        if isinstance(error, ShmQueueError):
+            raise
+        raise ShmQueueRefusedError(f"cannot remove {path}: {error.strerror}") from error
+    segment.sweep_orphans()  # with its name gone, nothing else would remove what the portable engine kept beside it
+
+
+# ---- the installation ----
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What an installation is like. ``free`` is in bytes, None where it cannot be told; so is ``engine``."""
+
+    engine: str | None
+    reason: str | None
+    python: str
+    platform: str
+    directory: str
+    free: int | None
+    orphans: list[str]
+    swept: list[str]
+    versions: dict[str, str]
+    warnings: list[str]
+
+
+def examine_installation(sweep: bool) -> Doctor:
+    """Find out which engine serves and why, where segments lie, and what lies there that nobody holds.
+
+    Args:
+        sweep: whether to remove the latter.
+    """
+    engine, reason = _engine()
+    free, no_memory = _free_bytes()
+    swept = segment.sweep_orphans() if sweep else []
+    orphans = _orphans()
+    concerns = [no_memory] if no_memory else []
+    if engine is None:
+        concerns.append(f"no queue can be opened: {reason}")
+    elif reason is not None and engine != "native":
+        concerns.append(f"queues are much slower than they could be: {reason}")
+    if orphans:
+        concerns.append(f"{len(orphans)} queues are held by nobody; the next queue that is made removes them")
+    return Doctor(
+        engine=engine,
+        reason=reason,
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        platform=platform.platform(),
+        directory=segment.directory(),
+        free=free,
+        orphans=orphans,
+        swept=swept,
+        versions={"shmqueue": shmqueue.__version__, "msgpack": _version("msgpack"), "shmlock": _version("shmlock")},
+        warnings=concerns,
+    )
+
+
+def _engine() -> tuple[str | None, str | None]:
+    """The engine that new queues get, and why it is not the native one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PortableEngineWarning)  # the same is said in what is returned
+            engine = engines.chosen()
+    except ShmQueueError as error:
+        return None, one_line(error)
+    if engine == "native":
+        return engine, None
+    return engine, engines.REASON or "the environment variable SHMQUEUE_ENGINE asks for it"
+
+
+def _free_bytes() -> tuple[int | None, str | None]:
+    """Bytes free for segments, and what is wrong with them."""
+    try:
+        free = segment.free_bytes()
+    except OSError as error:
+        return None, f"there is no place for segments: {one_line(error)}"
+    if free < 0:
+        return None, None
+    if free < COMFORTABLE_FREE_BYTES:
+        return free, (
+            f"{segment.directory()} has only {free} bytes free: large queues will not fit "
+            "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)"
+        )
+    return free, None
+
+
+def _orphans() -> list[str]:
+    """Names of the segments that nobody holds; none where holders cannot be seen."""
+    if not can_see_holders():
+        return []
+    orphans = []
+    for name in segment.list_names():
+        try:
+            path = segment.path_of(name)
+            segment.read_header(path)  # a file that is no segment is nobody's orphan
+        except ShmQueueError:
+            continue
+        if not segment.holders_of(path):
+            orphans.append(name)
+    return orphans
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
