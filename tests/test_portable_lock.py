@@ -36,23 +36,31 @@ s = segment.open_segment(sys.argv[1], engine="portable", capacity=4096, maxsize=
 e = PortableEngine(s)
 """
 
-HOLD_THE_LOCK = OPEN + """
+HOLD_THE_LOCK = (
+    OPEN
+    + """
 def hold(state):
     print("held", flush=True)
     sys.stdin.read()
     return None, None, b""
 e._locked(hold, None)
 """
+)
 
-PUT_NUMBERED = OPEN + """
+PUT_NUMBERED = (
+    OPEN
+    + """
 me, count = int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
 for number in range(count):
     e.put(me, struct.pack("=Q", number) * (1 + number % 40), True, None)
 e.close(); s.close()
 """
+)
 
-EVERYTHING = OPEN + """
+EVERYTHING = (
+    OPEN
+    + """
 me = int(sys.argv[2])
 theirs = {}
 for number in range(2000):
@@ -63,6 +71,7 @@ assert all(numbers == sorted(numbers) for numbers in theirs.values())
 print(*(f"{method}:{number}" for method, numbers in theirs.items() for number in numbers))
 e.close(); s.close()
 """
+)
 
 
 class Opened(NamedTuple):
@@ -105,7 +114,7 @@ def left_of(uuids: set[str]) -> list[str]:
 
 
 def block_path(held: Segment) -> str:
-    return os.path.join("/dev/shm", segment.block_of(held))
+    return os.path.join("/dev/shm", segment.sidecar.block_of(held))
 
 
 @contextmanager
@@ -143,7 +152,12 @@ def at_line(number: int, action: Callable[[], object], interrupt: Callable[[], o
     """
     source, first = inspect.getsourcelines(PortableEngine._commit)
     commit = range(first + next(i for i, line in enumerate(source) if "nothing is called" in line), first + len(source))
-    files = {sys.modules[PortableEngine.__module__].__file__, lock_module.__file__, segment.__file__}
+    files = {
+        sys.modules[PortableEngine.__module__].__file__,
+        lock_module.__file__,
+        segment.sidecar.__file__,
+        segment.files.__file__,
+    }
     lines = 0
 
     def trace(frame: FrameType, event: str, argument: object) -> object:
@@ -201,7 +215,9 @@ class TestDeath:
     def test_an_owner_that_died_before_its_commit_has_changed_nothing(self, opened: Open, name: str) -> None:
         queue = opened()
         queue.engine.put(1, b"first", True, None)
-        code = OPEN + """
+        code = (
+            OPEN
+            + """
 def die(state):
     memory = e._memory
     memory[4096 + state.put_position : 6096] = b"half" * ((2000 - state.put_position) // 4 + 1)
@@ -209,6 +225,7 @@ def die(state):
     os.kill(os.getpid(), signal.SIGKILL)
 e._locked(die, None)
 """
+        )
         with python(code, name) as process:
             process.wait()
         assert queue.engine.put(2, b"second", True, 1.0)
@@ -300,7 +317,9 @@ class TestFork:
 
     def test_a_child_does_not_keep_its_dead_parents_lock(self, opened: Open, name: str) -> None:
         queue = opened()
-        code = OPEN + """
+        code = (
+            OPEN
+            + """
 import threading
 owned = threading.Event()
 def hold(state):
@@ -317,6 +336,7 @@ os.read(read_end, 1)
 print(pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
+        )
         with python(code, name) as process:
             assert process.stdout is not None
             child = int(process.stdout.readline())
@@ -344,7 +364,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
     def test_after_a_fork_in_the_middle_of_a_put_both_have_put(self, opened: Open, name: str) -> None:
         queue = opened()
-        code = OPEN + """
+        code = (
+            OPEN
+            + """
 looks = []
 def room(state):
     looks.append(1)
@@ -356,18 +378,22 @@ assert e.put(7, b"x", True, 5.0)
 if 0 not in looks:
     assert os.waitstatus_to_exitcode(os.waitpid(looks[2], 0)[1]) == 0
 """
+        )
         assert run_python(code, name) == ""
         assert queue.engine.get_many(3, True, 1.0) == [(7, b"x")] * 2
         assert queue.figures().recoveries == 0
 
     def test_a_child_that_forgets_the_queue_says_nothing(self, opened: Open, name: str) -> None:
         opened()
-        code = OPEN + """
+        code = (
+            OPEN
+            + """
 e.put(1, b"x", True, None)
 pid = os.fork()
 if pid:
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 """
+        )
         with python(code, name) as process:
             assert process.communicate(timeout=30) == ("", "")
 
@@ -560,9 +586,9 @@ class TestLeftovers:
     def test_sidecars_in_use_are_not_swept(self, opened: Open) -> None:
         queue = opened()
         queue.engine.put(1, b"x", True, None)
-        before = os.stat(segment.sidecar_of(queue.segment)).st_ino
+        before = os.stat(segment.sidecar.sidecar_of(queue.segment)).st_ino
         segment.sweep_orphans()
-        assert os.stat(segment.sidecar_of(queue.segment)).st_ino == before
+        assert os.stat(segment.sidecar.sidecar_of(queue.segment)).st_ino == before
 
     def test_a_strict_umask_does_not_lock_others_out(self, opened: Open) -> None:
         old = os.umask(0o777)
@@ -571,12 +597,12 @@ class TestLeftovers:
             queue.engine.put(1, b"x", True, None)
         finally:
             os.umask(old)
-        assert os.stat(segment.sidecar_of(queue.segment)).st_mode & 0o777 == 0o600
+        assert os.stat(segment.sidecar.sidecar_of(queue.segment)).st_mode & 0o777 == 0o600
 
 
 class TestWithoutSidecars:
     def test_shmlock_alone_excludes(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(segment, "HAS_SIDECARS", False)
+        monkeypatch.setattr(segment.sidecar, "HAS_SIDECARS", False)
         queue = opened()
         other = opened()
         threads = [
@@ -588,7 +614,7 @@ class TestWithoutSidecars:
         for thread in threads:
             thread.join()
         assert queue.engine.qsize() == 40
-        assert not os.path.exists(segment.sidecar_of(queue.segment))
+        assert not os.path.exists(segment.sidecar.sidecar_of(queue.segment))
 
 
 class TestDamage:

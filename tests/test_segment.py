@@ -38,7 +38,7 @@ class TestNames:
         prefix = f"shmqueue-{os.geteuid()}-"
         assert file.startswith(prefix)
         assert set(file) <= set(string.ascii_letters + string.digits + "._-%")
-        assert segment._unescape(file[len(prefix) :]) == name
+        assert segment.naming.unescape(file[len(prefix) :]) == name
 
     def test_ordinary_names_stay_readable(self) -> None:
         assert segment.path_of("my_queue-1.a").endswith(f"/shmqueue-{os.geteuid()}-my_queue-1.a")
@@ -279,7 +279,7 @@ class TestRefusals:
 
     def test_a_segment_of_another_pid_namespace(self, make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(segment, "_pid_namespace", lambda: 4711)
+            elsewhere.setattr("shmqueue.segment.life.pid_namespace", lambda: 4711)
             make()
         self.refused(name, r"it was made in another pid namespace \(4711, ours is \d+\)")
 

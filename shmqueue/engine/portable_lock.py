@@ -3,8 +3,8 @@
 shmlock's lock is a named block of shared memory: whoever creates it owns the lock and removes it again. A process that
 is killed in between leaves the block, nobody can tell whose it was, and everybody waits for ever. So before the block
 each owner takes something that the kernel takes away from the dead: an exclusive flock on the segment's sidecar file
-(the rules about sidecars are in ``shmqueue.segment``). Whoever has the flock knows that a block he finds is a dead
-owner's, for the living one would have the flock: he removes it and goes on.
+(the rules are in ``shmqueue.segment.sidecar``). Whoever has the flock knows that a block he finds is a dead owner's,
+for the living one would have the flock: he removes it and goes on.
 
 What is guaranteed where there is flock:
 
@@ -38,9 +38,9 @@ from collections.abc import Callable
 from shmlock import ShmLock, remove_shm_from_resource_tracker
 from shmlock.shmlock_exceptions import ShmLockRuntimeError
 
-from shmqueue import segment as segments
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
+from shmqueue.segment import sidecar as sidecars
 
 __all__ = ["DeathSafeLock", "Hold", "Owner"]
 
@@ -89,8 +89,8 @@ class DeathSafeLock:
     """The lock of one segment, as one handle sees it."""
 
     def __init__(self, segment: Segment) -> None:
-        self._sidecar = segments.sidecar_of(segment)
-        self._block = segments.block_of(segment)
+        self._sidecar = sidecars.sidecar_of(segment)
+        self._block = sidecars.block_of(segment)
         self._local = threading.local()
 
     def owner(self) -> Owner:
@@ -143,7 +143,7 @@ class Owner:
         pause = SHORTEST_PAUSE
         while True:
             overtaking = self.hold is not None
-            if overtaking and not segments.HAS_SIDECARS:
+            if overtaking and not sidecars.HAS_SIDECARS:
                 raise ShmQueueError("a signal handler or finalizer used a queue in the middle of a call on it")
             hold.released = False
             self.hold = hold
@@ -168,11 +168,11 @@ class Owner:
         """
         if hold.released:
             return
-        if segments.HAS_SIDECARS:
+        if sidecars.HAS_SIDECARS:
             self._release_block(hold)
             self.hold = None
             if self._fd >= 0:
-                segments.unlock_sidecar(self._fd)
+                sidecars.unlock_sidecar(self._fd)
         else:
             self.hold = None
             self._release_block(hold)
@@ -180,25 +180,25 @@ class Owner:
         hold.released = True
 
     def _try(self, hold: Hold, overtaking: bool) -> bool:
-        if not segments.HAS_SIDECARS:
+        if not sidecars.HAS_SIDECARS:
             return self._take_block(hold)
         if not self._take_sidecar(overtaking):
             return False
         hold.has_sidecar = True
-        if not segments.block_has_room():
+        if not sidecars.block_has_room():
             return True  # the sidecar is enough to keep the others out
         if self._take_block(hold):
             return True
-        segments.remove_block(self._block)  # a dead owner's, for the living one would have the sidecar
+        sidecars.remove_block(self._block)  # a dead owner's, for the living one would have the sidecar
         hold.recovered = not overtaking
         return self._take_block(hold)
 
     def _take_sidecar(self, overtaking: bool) -> bool:
         while True:
             if self._fd < 0:
-                self._opened.append(segments.open_sidecar(self._sidecar))
+                self._opened.append(sidecars.open_sidecar(self._sidecar))
                 self._fd = self._opened[-1]
-            owned = segments.try_lock_sidecar(self._fd, self._sidecar)
+            owned = sidecars.try_lock_sidecar(self._fd, self._sidecar)
             if owned is not None:
                 return owned
             self._fd = -1
@@ -220,7 +220,7 @@ class Owner:
         if shmlock is not None and shmlock.release():
             self._shmlock = shmlock
         elif hold.has_sidecar and self.hold is hold:  # acquire or release was interrupted: shmlock may have left it
-            segments.remove_block(self._block)
+            sidecars.remove_block(self._block)
 
     def _close(self) -> None:
         self._fd = -1

@@ -1,0 +1,91 @@
+"""The first bytes of every segment, of either engine; ``struct header`` in engine/native/layout.h is the same in C."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import zlib
+from typing import NamedTuple
+
+from shmqueue.exceptions import ShmQueueRefusedError
+
+__all__ = ["CRC", "FIELDS", "HEADER_SIZE", "MAGIC", "SYSTEM_PAGESIZE", "Header", "pid_namespace", "refused", "uuid_in"]
+
+SYSTEM_PAGESIZE: int = mmap.PAGESIZE
+HEADER_SIZE = 4096
+"""Bytes before the data: the header and whatever an engine keeps beside it."""
+MAGIC = b"shmqueue"
+_VERSION = 1
+_BYTE_ORDER = 0x01020304
+FIELDS = struct.Struct("=8s8sIIQQQ16sQI")  # the first 76 bytes of struct header in engine/native/layout.h
+CRC = struct.Struct("=I")
+
+
+class Header(NamedTuple):
+    """What is written into a segment once, before anyone can see it.
+
+    ``capacity`` is in bytes of records, ``maxsize`` in items (0: as many as fit), ``pid_namespace`` an inode number (0
+    where there are none), ``created`` in nanoseconds since the epoch.
+    """
+
+    engine: str
+    capacity: int
+    maxsize: int
+    pid_namespace: int
+    uuid: bytes
+    created: int
+
+    def pack(self) -> bytes:
+        """The header's bytes, checksum included. ``unpack`` reads them back."""
+        fields = FIELDS.pack(
+            MAGIC,
+            self.engine.encode(),
+            _VERSION,
+            HEADER_SIZE,
+            self.capacity,
+            self.maxsize,
+            self.pid_namespace,
+            self.uuid,
+            self.created,
+            _BYTE_ORDER,
+        )
+        return fields + CRC.pack(zlib.crc32(fields))
+
+    @classmethod
+    def unpack(cls, data: bytes, file_size: int, path: str) -> Header:
+        """Read a header and check everything about it that does not depend on who attaches.
+
+        Raises:
+            ShmQueueRefusedError: it is not a whole, undamaged header of this version; the message says in which way.
+        """
+        if len(data) < FIELDS.size + CRC.size or file_size < HEADER_SIZE:
+            raise refused(path, f"the file has only {file_size} bytes, a segment at least {HEADER_SIZE}")
+        magic, engine, version, header_size, *numbers, byte_order = FIELDS.unpack_from(data)
+        if magic != MAGIC:
+            raise refused(path, "it is not a shmqueue segment (wrong magic)")
+        if version != _VERSION or header_size != HEADER_SIZE:
+            raise refused(path, f"it has layout version {version}, this installation uses version {_VERSION}")
+        if byte_order != _BYTE_ORDER or CRC.unpack_from(data, FIELDS.size)[0] != zlib.crc32(data[: FIELDS.size]):
+            raise refused(path, "its header is damaged (wrong checksum)")
+        header = cls(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers)
+        if file_size != HEADER_SIZE + header.capacity:
+            expected = HEADER_SIZE + header.capacity
+            raise refused(path, f"the file has {file_size} bytes and its header says {expected} (truncated?)")
+        return header
+
+
+def uuid_in(data: bytes) -> bytes:
+    return bytes(FIELDS.unpack_from(data)[7])
+
+
+def refused(path: str, why: str) -> ShmQueueRefusedError:
+    return ShmQueueRefusedError(errno.EACCES, f"refusing to attach: {why}", path)
+
+
+def pid_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0

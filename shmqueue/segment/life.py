@@ -1,0 +1,202 @@
+"""Creating, attaching, and sweeping what killed processes left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+import uuid
+
+from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
+from shmqueue.segment.files import (
+    OPEN_FLAGS,
+    cannot_open,
+    fcntl,
+    give_name,
+    lock_shared,
+    nameless_file,
+    remove_quietly,
+    require_private_file,
+    reserve,
+)
+from shmqueue.segment.handle import Segment, unlink_if_unheld
+from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, pid_namespace, refused
+from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, path_of, unescape
+from shmqueue.segment.sidecar import sweep_sidecars
+
+__all__ = ["attach_segment", "open_segment", "read_header", "sweep_orphans"]
+
+
+def open_segment(name: str, *, engine: str, capacity: int, maxsize: int, create: bool | None) -> Segment:
+    """Create the segment called ``name``, or attach to it.
+
+    Args:
+        name: the queue's name.
+        engine: whose layout a new segment gets, ``"native"`` or ``"portable"``. An existing one may have another: look
+            at ``Segment.header.engine``.
+        capacity: bytes of records in a new segment.
+        maxsize: most items in a new segment, 0 for no limit.
+        create: True, it must not be in use; False, it must exist; None, either.
+
+    Raises:
+        ShmQueueExistsError, ShmQueueNotFoundError: as ``create`` says.
+        ShmQueueRefusedError: what lies at the path is not a segment that this process may or can use.
+        ShmQueueNoSpaceError: there is not enough memory for a new one.
+    """
+    path = path_of(name)
+    while True:
+        if create is not True:
+            segment = _attach(name, path)
+            if segment is not None:
+                sweep_orphans()
+                return segment
+            if create is False:
+                raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
+        sweep_orphans()
+        header = Header(engine, capacity, maxsize, pid_namespace(), uuid.uuid4().bytes, time.time_ns())
+        segment = _create(name, path, header)
+        if segment is not None:
+            return segment
+        if create is True:
+            raise ShmQueueExistsError(errno.EEXIST, f"a queue called {name!r} is in use", path)
+
+
+def attach_segment(name: str, within: str, incarnation: bytes) -> Segment:
+    """Attach to one incarnation of a name, in the directory where it was made.
+
+    Args:
+        name: the queue's name.
+        within: the directory, whatever ``directory()`` says here.
+        incarnation: the uuid that its header must have.
+
+    Raises:
+        ShmQueueNotFoundError: it is gone, or another one has its name.
+        ShmQueueRefusedError: as ``open_segment``.
+    """
+    path = path_of(name, within)
+    segment = _attach(name, path)
+    if segment is None:
+        raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
+    if segment.header.uuid != incarnation:
+        segment.close()
+        raise ShmQueueNotFoundError(errno.ENOENT, f"the queue {name!r} is gone; another one has its name", path)
+    return segment
+
+
+def _attach(name: str, path: str) -> Segment | None:
+    """Attach to the segment at ``path``; None when there is none."""
+    while True:
+        try:
+            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refused(path, cannot_open(error)) from error
+        try:
+            if fcntl is not None:
+                require_private_file(os.fstat(fd), path)
+            lock_shared(fd)
+            status = os.fstat(fd)
+            if status.st_nlink > 0:
+                header = _header_of(fd, status, path)
+                _require_own_pid_namespace(header, path)
+                segment = Segment(name, path, fd, header, created=False)
+                fd = -1
+                return segment
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _require_own_pid_namespace(header: Header, path: str) -> None:
+    ours = pid_namespace()
+    if header.pid_namespace != ours:
+        raise refused(
+            path,
+            f"it was made in another pid namespace ({header.pid_namespace}, ours is {ours}): "
+            "the death of a process there could not be seen here",
+        )
+
+
+def read_header(path: str) -> Header:
+    """The header of the segment at ``path``, without becoming a holder.
+
+    Raises:
+        ShmQueueNotFoundError: there is none.
+        ShmQueueRefusedError: as for attaching, except that any pid namespace will do.
+    """
+    try:
+        fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        raise ShmQueueNotFoundError(errno.ENOENT, "there is no segment", path) from None
+    except OSError as error:
+        raise refused(path, cannot_open(error)) from error
+    try:
+        status = os.fstat(fd)
+        if fcntl is not None:
+            require_private_file(status, path)
+        return _header_of(fd, status, path)
+    finally:
+        os.close(fd)
+
+
+def _header_of(fd: int, status: os.stat_result, path: str) -> Header:
+    os.lseek(fd, 0, os.SEEK_SET)
+    return Header.unpack(os.read(fd, FIELDS.size + CRC.size), status.st_size, path)
+
+
+def _create(name: str, path: str, header: Header) -> Segment | None:
+    """Make a complete segment and give it its name; None when somebody else was faster."""
+    size = HEADER_SIZE + header.capacity
+    fd, temporary = nameless_file(path)
+    try:
+        reserve(fd, size, path)
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, header.pack())
+        lock_shared(fd)
+        try:
+            give_name(fd, temporary, path)
+        except FileExistsError:
+            return None
+        segment = Segment(name, path, fd, header, created=True)
+        fd = -1
+        return segment
+    finally:
+        if temporary is not None:
+            remove_quietly(temporary)
+        if fd >= 0:
+            os.close(fd)
+
+
+def sweep_orphans() -> list[str]:
+    """Remove this user's segments that nobody holds, and return their names.
+
+    They are left behind when all holders of a queue were killed. A file that is no segment is left alone.
+    """
+    removed = []
+    prefix = file_prefix()
+    entries = list_entries()
+    for entry in entries:
+        if entry.startswith(prefix):
+            try:
+                gone = _sweep(os.path.join(directory(), entry), half_made=entry.startswith(prefix + UNNAMED))
+            except OSError:
+                continue  # somebody else's, or somebody else was faster
+            if gone:
+                removed.append(unescape(entry[len(prefix) :]))
+    sweep_sidecars(entries)
+    return removed
+
+
+def _sweep(path: str, half_made: bool) -> bool:
+    fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid()):
+            return False
+        if not half_made and os.read(fd, len(MAGIC)) != MAGIC:
+            return False
+        return unlink_if_unheld(fd, path)
+    finally:
+        os.close(fd)

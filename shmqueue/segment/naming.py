@@ -1,0 +1,91 @@
+"""Where a queue's segment lies: its name, escaped, in the directory of segments."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import urllib.parse
+
+from shmqueue.exceptions import ShmQueueTypeError, ShmQueueValueError
+
+__all__ = [
+    "NAME_LENGTH_MAX",
+    "UNNAMED",
+    "directory",
+    "file_prefix",
+    "free_bytes",
+    "list_entries",
+    "list_names",
+    "path_of",
+    "unescape",
+]
+
+NAME_LENGTH_MAX = 180
+"""Characters of an escaped name."""
+UNNAMED = "%new-"  # no escaped name begins like this
+
+
+def directory() -> str:
+    """The directory that holds the segments: ``$SHMQUEUE_DIR``, else /dev/shm, else the temporary directory."""
+    chosen = os.environ.get("SHMQUEUE_DIR")
+    if chosen:
+        return chosen
+    return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
+
+
+def file_prefix() -> str:
+    user = str(os.geteuid()) if hasattr(os, "geteuid") else os.environ.get("USERNAME", "user")
+    return f"shmqueue-{user}-"
+
+
+def _escape(name: str) -> str:
+    """Letters, digits, ``.``, ``_`` and ``-`` stay (a leading dot does not), all else becomes %XX of its UTF-8."""
+    escaped = urllib.parse.quote(name.encode("utf-8", "surrogatepass"), safe="").replace("~", "%7E")
+    return "%2E" + escaped[1:] if escaped.startswith(".") else escaped
+
+
+def unescape(escaped: str) -> str:
+    return urllib.parse.unquote_to_bytes(escaped).decode("utf-8", "surrogatepass")
+
+
+def path_of(name: str, within: str | None = None) -> str:
+    """The path of the segment called ``name``, in ``directory()`` or the directory that is given.
+
+    Raises:
+        ShmQueueTypeError: ``name`` is no str.
+        ShmQueueValueError: it is empty, or longer than 180 characters once escaped.
+    """
+    if not isinstance(name, str):
+        raise ShmQueueTypeError(f"queue_name must be a str, not {type(name).__name__}")
+    escaped = _escape(name)
+    if not 0 < len(escaped) <= NAME_LENGTH_MAX:
+        raise ShmQueueValueError(
+            f"queue_name must have 1 to {NAME_LENGTH_MAX} characters "
+            f"(others than letters, digits, '.', '_' and '-' count three for each byte), this one has {len(escaped)}"
+        )
+    return os.path.join(within or directory(), file_prefix() + escaped)
+
+
+def list_names() -> list[str]:
+    """The names of this user's segments, sorted, whether somebody holds them or not."""
+    prefix = file_prefix()
+    return sorted(
+        unescape(entry[len(prefix) :])
+        for entry in list_entries()
+        if entry.startswith(prefix) and not entry.startswith(prefix + UNNAMED)
+    )
+
+
+def list_entries() -> list[str]:
+    try:
+        return os.listdir(directory())
+    except OSError:
+        return []
+
+
+def free_bytes() -> int:
+    """Bytes that are free in the file system that holds the segments; -1 where it cannot be asked."""
+    if not hasattr(os, "statvfs"):
+        return -1
+    figures = os.statvfs(directory())
+    return figures.f_bavail * figures.f_frsize
