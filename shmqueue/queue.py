@@ -6,6 +6,7 @@ This is the storey where names, serialization, and bytes meet: ``shmqueue.segmen
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import multiprocessing.util
@@ -141,7 +142,8 @@ class ShmQueue:
         self._logger, self._log_file = logger, log_file
         self._put, self._get, self._load = self._engine.put, self._engine.get, self._serializer.load
         self._close_once = weakref.finalize(self, _give_up, self._engine, self._segment, self._log_file, logger)
-        _close_at_exit_of_children(self)
+        self._close_once.atexit = False  # see _leave_all
+        _open_queues.add(self)
         self._note(reflog.DebugRefLogAction.CREATE if self._segment.created else reflog.DebugRefLogAction.ATTACH)
 
     # ---- put and get ----
@@ -449,6 +451,11 @@ class ShmQueue:
         what = "another item" if items == 1 else f"{items} items together"
         return f"queue {self._name!r} has no room for {what}" + _in_time(block, timeout)
 
+    def _leave(self) -> None:
+        """Give up the handle and keep the memory mapped, which ends with the process."""
+        if self._close_once.detach() is not None:
+            _let_go(self._segment, self._log_file, self._logger)
+
     def _note(self, action: reflog.DebugRefLogAction) -> None:
         if self._logger is not None:
             self._logger.debug("queue %r: %s, engine %s", self._name, action.value, self._segment.header.engine)
@@ -459,6 +466,10 @@ class ShmQueue:
 def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
     """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
     the_engine.close()
+    _let_go(segment, log_file, logger)
+
+
+def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
     if log_file is not None:
         reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
     if logger is not None:
@@ -466,17 +477,24 @@ def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger:
     segment.close()
 
 
-def _close_at_exit_of_children(queue: ShmQueue) -> None:
-    """Children of multiprocessing end without running atexit; they run these finalizers instead.
+# ---- the end of the process ----
 
-    A child forgets all finalizers when it starts, so it registers its own then.
-    """
-    multiprocessing.util.register_after_fork(queue, _register_exit_finalizer)
-    _register_exit_finalizer(queue)
+_open_queues: weakref.WeakSet[ShmQueue] = weakref.WeakSet()
 
 
-def _register_exit_finalizer(queue: ShmQueue) -> None:
-    multiprocessing.util.Finalize(None, queue._close_once, exitpriority=0)
+def _leave_all() -> None:
+    """Give up what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
+    for queue in list(_open_queues):
+        queue._leave()
+
+
+def _leave_at_exit_of_child(_: object = None) -> None:
+    """Children of multiprocessing end without running atexit; they run these finalizers, forgotten at their start."""
+    multiprocessing.util.Finalize(None, _leave_all, exitpriority=0)
+
+
+atexit.register(_leave_all)
+multiprocessing.util.register_after_fork(_open_queues, _leave_at_exit_of_child)
 
 
 def _attach_pickled(

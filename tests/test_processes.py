@@ -228,22 +228,23 @@ print(q.get())
 
 def test_a_put_in_a_handler_that_interrupted_a_put_does_not_deadlock(make: Make, name: str) -> None:
     code = """
-import signal, sys, shmqueue
+import random, signal, sys, shmqueue
 q = shmqueue.ShmQueue(sys.argv[1], buffer_size=1 << 22)
 handled = 0
 def handler(*_):
     global handled
-    handled += 1
     q.put("handler")
+    handled += 1
+    if handled < 200:  # the next one when this one is over, else a slow machine would nest them without end
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00005, 0.0005))
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+signal.setitimer(signal.ITIMER_REAL, 0.0003)
 put = 0
 while handled < 200:
     q.put(put)
     put += 1
     if q.full():
         q.clear()
-signal.setitimer(signal.ITIMER_REAL, 0)
 print(q.statistics().puts == put + handled)
 """
     assert run_python(code, name) == "True\n"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import socket
 import string
+import weakref
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import python, run_python
+from support import PATIENCE, python, run_python
 
 import shmqueue
 from shmqueue import SYSTEM_PAGESIZE, ShmQueue, segment
@@ -89,6 +91,25 @@ class TestLife:
     def test_an_interpreter_that_just_ends_frees_it_too(self, name: str, segment_directory: str) -> None:
         run_python("import sys, shmqueue; q = shmqueue.ShmQueue(sys.argv[1]); q.put(1)", name)
         assert os.listdir(segment_directory) == []
+
+    def test_a_daemon_thread_that_still_waits_at_the_end_is_no_matter(self, name: str, segment_directory: str) -> None:
+        code = """
+import sys, threading, shmqueue
+q = shmqueue.ShmQueue(sys.argv[1])
+for call in (q.get, q.join, lambda: [q.put(b"x" * 999) for _ in range(9)]):
+    threading.Thread(target=call, daemon=True).start()
+q.put(1)
+"""
+        with python(code, name) as process:
+            assert process.communicate(timeout=PATIENCE) == ("", "")
+        assert os.listdir(segment_directory) == []
+
+    def test_handles_given_up_leave_nothing_registered(self, name: str) -> None:
+        before = len(multiprocessing.util._finalizer_registry), len(weakref.finalize._registry)  # type: ignore[attr-defined]
+        for _ in range(5):
+            ShmQueue(name).shutdown()
+        after = len(multiprocessing.util._finalizer_registry), len(weakref.finalize._registry)  # type: ignore[attr-defined]
+        assert after == before
 
     def test_an_interpreter_that_dies_of_an_exception_frees_it_too(self, name: str, segment_directory: str) -> None:
         with python("import sys, shmqueue; q = shmqueue.ShmQueue(sys.argv[1]); q.put(1); 1/0", name) as process:
