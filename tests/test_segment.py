@@ -52,6 +52,20 @@ class TestNames:
         assert segment.list_names() == [name]
         assert make(name, create=False).get() == 1
 
+    def test_files_that_no_name_leads_to_are_passed_over(self, make: Make, name: str) -> None:
+        make()
+        strange = [
+            os.path.dirname(segment.path_of(name)) + f"/shmqueue-{os.geteuid()}-" + end for end in ("%FF", "a b", "")
+        ]
+        for path in strange:
+            open(path, "w").close()
+        try:
+            assert segment.list_names() == [name]
+            assert segment.sweep_orphans() == []
+        finally:
+            for path in strange:
+                os.unlink(path)
+
     @pytest.mark.parametrize("name", ["", "a" * 181, "ü" * 31])
     def test_an_empty_or_too_long_name_is_refused(self, name: str) -> None:
         with pytest.raises(shmqueue.ShmQueueValueError, match="queue_name must have 1 to 180 characters"):

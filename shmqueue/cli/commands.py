@@ -10,7 +10,7 @@ import click
 import shmqueue
 from shmqueue import ShmQueueError
 from shmqueue.cli import demo as demonstration
-from shmqueue.cli import inspection, output, transfer
+from shmqueue.cli import inspection, installation, output, transfer
 from shmqueue.cli.demo_view import print_report, view_for
 
 __all__ = ["commands"]
@@ -66,8 +66,8 @@ def commands() -> None:
 @click.option(
     "--items",
     type=click.IntRange(min=2),
-    help="How many items go through in each round (multiprocessing.Queue gets a tenth of what exceeds 200000). "
-    "Without this, as many as take --seconds.",
+    help="Items in each round; multiprocessing.Queue gets a tenth of them, or 200000 if that is more and there are as "
+    "many. Without this, as many as take --seconds.",
 )
 @click.option(
     "--seconds",
@@ -194,7 +194,7 @@ def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
 @_json_option
 def doctor(sweep: bool, as_json: bool) -> None:
     """Tell which engine serves and why, where queues lie, and what was left behind there."""
-    findings = inspection.examine_installation(sweep)
+    findings = installation.examine_installation(sweep)
     if as_json:
         output.print_json(findings)
     else:

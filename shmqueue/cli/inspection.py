@@ -1,4 +1,4 @@
-"""What the commands tell about queues and about the installation, as plain data.
+"""What the commands tell about queues, as plain data.
 
 Looking at a queue attaches to it for a moment, whichever engine it belongs to. The holders are looked up before that,
 so that the one who looks is not among them.
@@ -6,33 +6,25 @@ so that the one who looks is not among them.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import stat
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import shmqueue
-from shmqueue import PortableEngineWarning, ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, segment
+from shmqueue import ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, segment
 from shmqueue import engine as engines
 from shmqueue.engine import Counters
 
 __all__ = [
-    "Doctor",
     "Listed",
     "Look",
     "can_see_holders",
-    "examine_installation",
     "list_queues",
     "look_at",
     "one_line",
     "remove_name",
 ]
-
-COMFORTABLE_FREE_BYTES = 64 << 20
 
 
 def one_line(error: Exception) -> str:
@@ -107,8 +99,10 @@ def look_at(name: str) -> Look:
     """
     path = segment.path_of(name)
     holders = segment.holders_of(path)
-    # Engine and capacity are those of a new segment, and this never makes one.
-    attached = segment.open_segment(name, engine="native", capacity=0, maxsize=0, create=False)
+    try:
+        attached = segment.attach_segment(name, segment.directory(), segment.read_header(path).uuid)
+    except ShmQueueNotFoundError:
+        raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
     try:
         opened = engines.open_engine(attached)
         try:
@@ -212,105 +206,3 @@ def remove_name(name: str) -> None:
             raise
         raise ShmQueueRefusedError(f"cannot remove {path}: {error.strerror}") from error
     segment.sweep_orphans()  # with its name gone, nothing else would remove what the portable engine kept beside it
-
-
-# ---- the installation ----
-
-
-@dataclass(frozen=True)
-class Doctor:
-    """What an installation is like. ``free`` is in bytes, None where it cannot be told; so is ``engine``."""
-
-    engine: str | None
-    reason: str | None
-    python: str
-    platform: str
-    directory: str
-    free: int | None
-    orphans: list[str]
-    swept: list[str]
-    versions: dict[str, str]
-    warnings: list[str]
-
-
-def examine_installation(sweep: bool) -> Doctor:
-    """Find out which engine serves and why, where segments lie, and what lies there that nobody holds.
-
-    Args:
-        sweep: whether to remove the latter.
-    """
-    engine, reason = _engine()
-    free, no_memory = _free_bytes()
-    swept = segment.sweep_orphans() if sweep else []
-    orphans = _orphans()
-    concerns = [no_memory] if no_memory else []
-    if engine is None:
-        concerns.append(f"no queue can be opened: {reason}")
-    elif reason is not None and engine != "native":
-        concerns.append(f"queues are much slower than they could be: {reason}")
-    if orphans:
-        concerns.append(f"{len(orphans)} queues are held by nobody; the next queue that is made removes them")
-    return Doctor(
-        engine=engine,
-        reason=reason,
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        platform=platform.platform(),
-        directory=segment.directory(),
-        free=free,
-        orphans=orphans,
-        swept=swept,
-        versions={"shmqueue": shmqueue.__version__, "msgpack": _version("msgpack"), "shmlock": _version("shmlock")},
-        warnings=concerns,
-    )
-
-
-def _engine() -> tuple[str | None, str | None]:
-    """The engine that new queues get, and why it is not the native one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PortableEngineWarning)  # the same is said in what is returned
-            engine = engines.chosen()
-    except ShmQueueError as error:
-        return None, one_line(error)
-    if engine == "native":
-        return engine, None
-    return engine, engines.REASON or "the environment variable SHMQUEUE_ENGINE asks for it"
-
-
-def _free_bytes() -> tuple[int | None, str | None]:
-    """Bytes free for segments, and what is wrong with them."""
-    try:
-        free = segment.free_bytes()
-    except OSError as error:
-        return None, f"there is no place for segments: {one_line(error)}"
-    if free < 0:
-        return None, None
-    if free < COMFORTABLE_FREE_BYTES:
-        return free, (
-            f"{segment.directory()} has only {free} bytes free: large queues will not fit "
-            "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)"
-        )
-    return free, None
-
-
-def _orphans() -> list[str]:
-    """Names of the segments that nobody holds; none where holders cannot be seen."""
-    if not can_see_holders():
-        return []
-    orphans = []
-    for name in segment.list_names():
-        try:
-            path = segment.path_of(name)
-            segment.read_header(path)  # a file that is no segment is nobody's orphan
-        except ShmQueueError:
-            continue
-        if not segment.holders_of(path):
-            orphans.append(name)
-    return orphans
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"

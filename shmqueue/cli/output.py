@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shmqueue.cli.inspection import Doctor, Listed, Look
+from shmqueue.cli.inspection import Listed, Look
+from shmqueue.cli.installation import Doctor
 
 __all__ = ["print_doctor", "print_json", "print_list", "print_look", "readable_bytes"]
 
@@ -115,14 +116,10 @@ def _pids(holders: Sequence[int]) -> str:
 
 def readable_bytes(size: int) -> str:
     """A number of bytes in the largest binary unit of which there is at least one."""
-    amount = float(size)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            break
-        amount /= 1024
-    else:
-        unit = "TiB"
-    return f"{amount:.0f} {unit}" if amount == int(amount) else f"{amount:.1f} {unit}"
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    power = min(max(0, size.bit_length() - 1) // 10, len(units) - 1)
+    amount = size / 1024**power
+    return f"{amount:.0f} {units[power]}" if amount == int(amount) else f"{amount:.1f} {units[power]}"
 
 
 def _readable_seconds(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from shmqueue import ShmQueue, ShmQueueDeserializationError, ShmQueueEmpty, segment
+from shmqueue import ShmQueue, ShmQueueDeserializationError, ShmQueueEmpty, ShmQueueError, engine, segment
 from shmqueue.cli.inspection import can_see_holders, one_line
 
 __all__ = ["get_items", "parse_json", "put_items", "to_json"]
@@ -75,6 +75,7 @@ def put_items(name: str, items: Sequence[Any], *, wait: bool, buffer_size: int) 
             f"nobody holds queue {name!r}: the items would be gone when this command ends; "
             "use --wait to keep it open until they are taken"
         )
+    _use_engine_of(name)
     with ShmQueue(name, create=None if wait else False, buffer_size=buffer_size) as queue:
         queue.set_console_handlers()
         queue.put_many(items)
@@ -110,6 +111,7 @@ def get_items(
     Raises:
         click.ClickException: an item did not come in time.
     """
+    _use_engine_of(name)
     with ShmQueue(name, allow_pickle=allow_pickle, buffer_size=buffer_size) as queue:
         queue.set_console_handlers()
         taken = 0
@@ -127,6 +129,16 @@ def get_items(
             show(to_json(item))
         if _left_alone_with_items(queue):
             complain(f"nobody else holds queue {name!r}: its other {queue.qsize()} items go with this command")
+
+
+def _use_engine_of(name: str) -> None:
+    """Let this process use the engine of an existing queue: the programs that share it have chosen already."""
+    try:
+        name_of_engine = segment.read_header(segment.path_of(name)).engine
+    except ShmQueueError:
+        return  # opening it will say what is wrong, if anything is
+    if name_of_engine == "portable" or engine.REASON is None:
+        os.environ["SHMQUEUE_ENGINE"] = name_of_engine
 
 
 def _left_alone_with_items(queue: ShmQueue) -> bool:

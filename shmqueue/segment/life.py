@@ -22,7 +22,7 @@ from shmqueue.segment.files import (
 )
 from shmqueue.segment.handle import Segment, unlink_if_unheld
 from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, pid_namespace, refused
-from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, path_of, unescape
+from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of, path_of
 from shmqueue.segment.sidecar import sweep_sidecars
 
 __all__ = ["attach_segment", "open_segment", "read_header", "sweep_orphans"]
@@ -183,8 +183,9 @@ def sweep_orphans() -> list[str]:
                 gone = _sweep(os.path.join(directory(), entry), half_made=entry.startswith(prefix + UNNAMED))
             except OSError:
                 continue  # somebody else's, or somebody else was faster
-            if gone:
-                removed.append(unescape(entry[len(prefix) :]))
+            name = name_of(entry)
+            if gone and name is not None:
+                removed.append(name)
     sweep_sidecars(entries)
     return removed
 

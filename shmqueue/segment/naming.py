@@ -16,6 +16,7 @@ __all__ = [
     "free_bytes",
     "list_entries",
     "list_names",
+    "name_of",
     "path_of",
     "unescape",
 ]
@@ -68,12 +69,17 @@ def path_of(name: str, within: str | None = None) -> str:
 
 def list_names() -> list[str]:
     """The names of this user's segments, sorted, whether somebody holds them or not."""
+    return sorted(name for name in map(name_of, list_entries()) if name is not None)
+
+
+def name_of(entry: str) -> str | None:
+    """The name of the segment whose file is called ``entry``; None if no segment's would be."""
     prefix = file_prefix()
-    return sorted(
-        unescape(entry[len(prefix) :])
-        for entry in list_entries()
-        if entry.startswith(prefix) and not entry.startswith(prefix + UNNAMED)
-    )
+    try:
+        name = unescape(entry[len(prefix) :])
+    except UnicodeDecodeError:
+        return None
+    return name if name and entry == prefix + _escape(name) else None
 
 
 def list_entries() -> list[str]:
