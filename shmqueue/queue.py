@@ -27,11 +27,13 @@ from shmqueue.exceptions import (
 )
 from shmqueue.segment import SYSTEM_PAGESIZE, Segment, attach_segment, open_segment
 from shmqueue.serialization import (
+    SCALARS,
     CustomDeserialize,
     CustomSerialize,
     SerializationMethods,
     Serializer,
     pack_plain,
+    pack_scalar,
     unpack_plain,
 )
 
@@ -171,7 +173,7 @@ class ShmQueue:
         """
         if not serialization_method:
             try:
-                payload, method = pack_plain(data), 0
+                payload, method = (pack_scalar if type(data) in SCALARS else pack_plain)(data), 0
             except Exception:
                 method, payload = self._serializer.dump(data, 0)
         else:

@@ -30,7 +30,7 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 
-__all__ = ["SerializationMethods", "Serializer", "pack_plain", "unpack_plain"]
+__all__ = ["SCALARS", "SerializationMethods", "Serializer", "pack_plain", "pack_scalar", "unpack_plain"]
 
 
 class SerializationMethods(enum.IntEnum):
@@ -58,9 +58,33 @@ _MSGPACK_TUPLES = int(SerializationMethods.MSGPACK_TUPLES)
 _TUPLE_CODE = -84
 _TUPLE_DEPTH_MAX = 32  # deeper nesting goes by pickle, since each level is packed once more inside the outer one
 
-pack_plain: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
-"""msgpack for what it keeps exactly; raises for all else. One packer serves all threads: without a ``default`` it runs
-no Python code, so the interpreter lock is held from its first byte to its last."""
+SCALARS = frozenset({int, float, bool, type(None)})
+"""Types that ``pack_scalar`` is for."""
+
+pack_scalar: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
+"""msgpack for one number or nothing. It refuses such an item before it has written anything, so one packer serves all
+threads, and a finalizer or signal handler that interrupts it."""
+
+_KEPT_PAYLOAD = 1 << 18  # bytes: a packer keeps the memory of the largest item it has packed
+
+_idle_packers: list[Callable[[Any], bytes]] = []
+
+
+def pack_plain(data: Any) -> bytes:
+    """msgpack for what it keeps exactly; raises for all else.
+
+    Each call has a packer for itself. Half-way through an item that msgpack refuses, the garbage collector may run any
+    code, which may put; a packer in that state is not used again.
+    """
+    try:
+        pack = _idle_packers.pop()
+    except IndexError:
+        pack = msgpack.Packer(strict_types=True).pack
+    payload = pack(data)
+    if len(payload) <= _KEPT_PAYLOAD:
+        _idle_packers.append(pack)
+    return payload
+
 
 unpack_plain: Callable[[bytes], Any] = msgpack.unpackb
 """The way back. Without options, which would cost more than a small item's unpacking: keys that are no strings raise

@@ -149,8 +149,9 @@ def test_a_record_longer_than_the_queue_is_never_read(make: Make, name: str, nat
         file.write(struct.pack("I", 4000))
     with pytest.raises(shmqueue.ShmQueueCorruptedError, match="a record is longer than the bytes in the queue"):
         q.get()
-    with pytest.raises(shmqueue.ShmQueueCorruptedError, match="this handle will not touch it any more"):
-        q.put(1)
+    for attempt in (lambda: q.put(1), q.clear, q.qsize, q.join, q.task_done, q.snapshot, lambda: q.get_many(2)):
+        with pytest.raises(shmqueue.ShmQueueCorruptedError, match="this handle will not touch it any more"):
+            attempt()
 
 
 def test_the_ring_itself_refuses_what_is_no_native_segment(make: Make, name: str, native: None) -> None:

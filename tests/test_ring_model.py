@@ -121,7 +121,7 @@ class RingMachine(RuleBasedStateMachine):
     @rule()
     def clear(self) -> None:
         assert self.engine.clear() == len(self.model)
-        self.dropped += len(self.model)
+        self.dropped += min(len(self.model), self.put_ever - self.dropped - self.done)
         self.model.clear()
 
     @rule()

@@ -144,19 +144,23 @@ class PortableEngine:
     # ---- the protocol ----
 
     def put(self, method: int, payload: Buffer, block: bool, timeout: float | None, /) -> bool:
+        block = bool(block)  # which may run any code, as in the three below
         self._require_usable()
         return self._put(self._record(method, payload), 1, block, timeout)
 
     def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:
+        block = bool(block)
         self._require_usable()
         encoded = [self._record(method, payload) for method, payload in records]
         count = self._fitting(encoded)
         return count if count and self._put(b"".join(encoded[:count]), count, block, timeout) else 0
 
     def get(self, block: bool, timeout: float | None, /) -> tuple[int, bytes] | None:
+        block = bool(block)
         return self._counted(lambda: self._until(_has_items, self._take_one, _GETTERS, block, timeout))
 
     def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
+        block = bool(block)
         if most < 1:
             raise ValueError("get_many() takes at least one record")
 
@@ -482,9 +486,8 @@ def _has_items(state: _State) -> bool:
 
 def _drop_all(state: _State) -> _Step[int]:
     count = state.items
-    following = state._replace(
-        get_position=state.put_position, get_count=state.put_count, dropped=state.dropped + count
-    )
+    dropped = state.dropped + min(count, state.unfinished)  # fewer, if task_done() was called before there was an item
+    following = state._replace(get_position=state.put_position, get_count=state.put_count, dropped=dropped)
     return following, count, b""
 
 

@@ -81,8 +81,9 @@ struct guard {
  *
  * dropped: items that clear() took, which nobody will call task_done() for (get side only; 0 on the put side).
  * arena:   which arena the position lies in; 0 in a ring of fixed size.
- * waiting: set by sleepers of the other side under no lock, cleared by the committer that is going to wake them.  A
- *          committer killed in between leaves them asleep for the rest of their slice (wait.h), not longer. */
+ * waiting: raised by sleepers of the other side under no lock, taken down by a committer that is going to wake them,
+ *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (wait.h),
+ *          not longer. */
 struct ledgers {
     _Atomic uint32_t sequence;
     _Atomic uint32_t waiting;
@@ -97,7 +98,7 @@ struct side {
     alignas(LAYOUT_APART) struct ledgers ledgers;
 };
 
-/* done:     task_done() calls; raised by compare-and-swap, never past what was put and not dropped.
+/* done:     task_done() calls; raised by compare-and-swap, while fewer than what was put and not dropped.
  * sequence: moves whenever unfinished has reached 0; joiners sleep on it.
  * waiting:  somebody may sleep in join().
  * A death between the count and the wake leaves joiners asleep for the rest of their slice. */

@@ -29,8 +29,20 @@ static inline struct view ledger_read(struct ledgers *ledgers)
     return view;
 }
 
-/* Rule 2: under the lock. */
-static inline void ledger_commit(struct ledgers *ledgers, const struct view *view)
+/* Rule 5, for who owns one side's lock and read the other side afterwards, or saw both at one moment.  NULL: it holds. */
+static inline const char *ledgers_contradict(const struct view *put, const struct view *get, uint64_t capacity)
+{
+    if (put->position < get->position || put->position - get->position > capacity) {
+        return "the ledgers' positions contradict each other";
+    }
+    if (put->count < get->count) {
+        return "the ledgers' counts contradict each other";
+    }
+    return NULL;
+}
+
+/* Rule 2: under the lock.  Returns the new sequence. */
+static inline uint32_t ledger_commit(struct ledgers *ledgers, const struct view *view)
 {
     uint32_t next = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed) + 1;
     unsigned slot = next & 1;
@@ -38,6 +50,7 @@ static inline void ledger_commit(struct ledgers *ledgers, const struct view *vie
     atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
     atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
+    return next;
 }
 
 #endif

@@ -4,9 +4,11 @@
  *
  *   1. Never wait for a shared lock with the GIL held: try it, or release the GIL first.
  *   2. Never wait for the GIL with a shared lock held.
- *   3. Small records are copied with both held: releasing the GIL costs more than the copy.
+ *   3. Small records are copied with both held: releasing the GIL costs more than the copy.  No Python code may run
+ *      then, so before 3.12, where an allocation can run the garbage collector, it is switched off meanwhile.
  *   4. All memory that a get needs is allocated before its commit: an item taken is an item delivered.
  *   5. Signal handlers run between attempts only, so a handler may use or close the very queue it interrupted.
+ *   6. Arguments are converted first, which may run any code, and then is_open() is asked.
  *
  * `users` counts the calls that run without the GIL; close() waits for them before it unmaps.
  */
@@ -38,8 +40,8 @@ typedef struct {
     bool closing;
     _Atomic uint32_t users; /* changed with the GIL held; atomic because close() sleeps on it */
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
-    uint32_t last_length;   /* of the record taken last: a guess at the next one */
-    uint32_t last_method;
+    _Atomic uint32_t last_length; /* of the record seen last: a guess at the next one */
+    _Atomic uint32_t last_method;
 } RingObject;
 
 /* ---- errors and arguments ---- */
@@ -86,7 +88,7 @@ static bool count_is(const char *method, Py_ssize_t given, Py_ssize_t wanted)
     return true;
 }
 
-/* Seconds or None to a deadline on the monotonic clock. */
+/* Seconds or None to a deadline on the monotonic clock.  May run any code. */
 static bool deadline_from(PyObject *timeout, int64_t *deadline)
 {
     if (timeout == Py_None) {
@@ -109,6 +111,23 @@ static bool deadline_from(PyObject *timeout, int64_t *deadline)
     return true;
 }
 
+/* How a call waits, by its arguments.  One that must not block, or has no time, still waits for a lock for NOWAIT_NS:
+ * that its peer is in the middle of a copy does not make a queue empty or full.  False: an exception is set. */
+static bool patience_from(RingObject *self, bool *block, PyObject *timeout, struct patience *patience)
+{
+    int64_t now = monotonic_ns();
+    *patience = (struct patience){.for_lock = true, .deadline = now};
+    if (*block && !deadline_from(timeout, &patience->deadline)) {
+        return false;
+    }
+    if (patience->deadline <= monotonic_ns()) {
+        *block = false;
+        patience->deadline = now + NOWAIT_NS;
+    }
+    patience->for_room = *block;
+    return is_open(self);
+}
+
 static bool method_from(PyObject *number, uint32_t *method)
 {
     unsigned long value = PyLong_AsUnsignedLong(number);
@@ -121,6 +140,26 @@ static bool method_from(PyObject *number, uint32_t *method)
     }
     *method = (uint32_t)value;
     return true;
+}
+
+static int collector_off(void)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    return PyGC_Disable();
+#else
+    return 0; /* it runs between bytecodes only */
+#endif
+}
+
+static void collector_back(int was)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (was) {
+        PyGC_Enable();
+    }
+#else
+    (void)was;
+#endif
 }
 
 /* block: any truth value; -1 with an exception set. */
@@ -161,19 +200,15 @@ static void leave(RingObject *self)
  * exception is set. */
 static int after(RingObject *self, enum ring_status status)
 {
-    switch (status) {
-    case RING_INTERRUPTED:
-        if (PyErr_CheckSignals() != 0) {
-            return -1;
-        }
-        break;
-    case RING_BROKEN:
+    if (status == RING_BROKEN) {
         raise_broken(self);
         return -1;
-    case RING_DEADLINE:
+    }
+    if (status == RING_DEADLINE) {
         return 0;
-    default:
-        break;
+    }
+    if (PyErr_CheckSignals() != 0) {
+        return -1;
     }
     return is_open(self) ? 1 : -1;
 }
@@ -199,7 +234,7 @@ static bool payload_add(struct payload *payload, PyObject *object)
             return false;
         }
         payload->buffer_count++;
-        *part = (struct part){buffer->buf, (size_t)buffer->len};
+        *part = (struct part){buffer->len ? buffer->buf : "", (size_t)buffer->len}; /* an empty one may have no memory */
     }
     payload->part_count++;
     payload->length += part->length;
@@ -251,10 +286,8 @@ static int put_records(RingObject *self, const struct record_in *records, size_t
             return 0;
         }
     }
-    struct patience patience = {.for_lock = true, .for_room = block};
-    if (!block) {
-        patience.deadline = monotonic_ns() + NOWAIT_NS;
-    } else if (!deadline_from(timeout, &patience.deadline)) {
+    struct patience patience;
+    if (!patience_from(self, &block, timeout, &patience)) {
         return -1;
     }
     for (;;) {
@@ -277,12 +310,14 @@ static PyObject *Ring_put(RingObject *self, PyObject *const *args, Py_ssize_t co
     struct payload payload;
     struct record_in record;
     int block;
-    if (!count_is("put", count, 4) || !is_open(self) || !method_from(args[0], &record.method) ||
-        (block = truth(args[2])) < 0 || !payload_from(&payload, args[1])) {
+    if (!count_is("put", count, 4) || !method_from(args[0], &record.method) || (block = truth(args[2])) < 0 ||
+        !payload_from(&payload, args[1])) {
         return NULL;
     }
     int done = -1;
-    if (!can_ever_fit(self, payload.length)) {
+    if (!is_open(self)) {
+        /* an exception is set */
+    } else if (!can_ever_fit(self, payload.length)) {
         raise_never_fits(self, payload.length);
     } else {
         record.length = (uint32_t)payload.length;
@@ -329,7 +364,7 @@ static bool batch_add(RingObject *self, struct batch *batch, PyObject *item)
         raise_never_fits(self, (size_t)buffer->len);
         return false;
     }
-    *part = (struct part){buffer->buf, (size_t)buffer->len};
+    *part = (struct part){buffer->len ? buffer->buf : "", (size_t)buffer->len};
     record->length = (uint32_t)buffer->len;
     record->parts = part;
     record->part_count = 1;
@@ -338,7 +373,7 @@ static bool batch_add(RingObject *self, struct batch *batch, PyObject *item)
 
 static bool batch_from(RingObject *self, struct batch *batch, PyObject *sequence)
 {
-    size_t count = (size_t)PySequence_Fast_GET_SIZE(sequence);
+    size_t count = (size_t)PyTuple_GET_SIZE(sequence);
     batch->count = 0;
     batch->records = PyMem_Calloc(count, sizeof *batch->records);
     batch->parts = PyMem_Calloc(count, sizeof *batch->parts);
@@ -348,7 +383,7 @@ static bool batch_from(RingObject *self, struct batch *batch, PyObject *sequence
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        if (!batch_add(self, batch, PySequence_Fast_GET_ITEM(sequence, (Py_ssize_t)i))) {
+        if (!batch_add(self, batch, PyTuple_GET_ITEM(sequence, (Py_ssize_t)i))) {
             return false;
         }
     }
@@ -359,16 +394,16 @@ static PyObject *Ring_put_many(RingObject *self, PyObject *const *args, Py_ssize
 {
     struct batch batch = {0};
     int block;
-    if (!count_is("put_many", count, 3) || !is_open(self) || (block = truth(args[1])) < 0) {
+    if (!count_is("put_many", count, 3) || (block = truth(args[1])) < 0) {
         return NULL;
     }
-    PyObject *sequence = PySequence_Fast(args[0], "put_many() takes a sequence of (method, payload)");
+    PyObject *sequence = PySequence_Tuple(args[0]); /* which nobody else can change */
     if (sequence == NULL) {
         return NULL;
     }
     int done = -1;
     size_t fitting = 0;
-    if (batch_from(self, &batch, sequence)) {
+    if (batch_from(self, &batch, sequence) && is_open(self)) {
         size_t bytes = 0;
         fitting = ring_fitting(&self->ring, batch.records, batch.count);
         for (size_t i = 0; i < fitting; i++) {
@@ -414,7 +449,7 @@ static enum ring_status read_many(RingObject *self, struct take *take, PyObject 
         PyObject *record = new_record(take->method, take->length, &fill);
         if (record == NULL || PyList_Append(list, record) != 0) {
             Py_XDECREF(record);
-            return RING_CLOSED; /* an exception is set */
+            return RING_INTERRUPTED; /* an exception is set */
         }
         Py_DECREF(record);
         bytes += take->length;
@@ -426,7 +461,7 @@ static enum ring_status read_many(RingObject *self, struct take *take, PyObject 
 
 /* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
  * first record is too large to be copied like this. */
-static enum ring_status try_get(RingObject *self, Py_ssize_t most, PyObject **result)
+static enum ring_status try_get_locked(RingObject *self, Py_ssize_t most, PyObject **result)
 {
     struct take take;
     void *fill = NULL;
@@ -463,6 +498,14 @@ static enum ring_status try_get(RingObject *self, Py_ssize_t most, PyObject **re
     return RING_OK;
 }
 
+static enum ring_status try_get(RingObject *self, Py_ssize_t most, PyObject **result)
+{
+    int collector = collector_off();
+    enum ring_status status = try_get_locked(self, most, result);
+    collector_back(collector);
+    return status;
+}
+
 /* One attempt without the GIL: takes the first record if it is as long, and of the method, as foreseen. */
 static enum ring_status take_foreseen(RingObject *self, uint32_t length, uint32_t method, void *fill,
                                       struct patience patience)
@@ -483,12 +526,15 @@ static enum ring_status take_foreseen(RingObject *self, uint32_t length, uint32_
     return RING_OK;
 }
 
-/* For a large record, or when the lock was taken: prepares for a record like the one seen last, then waits. */
-static enum ring_status patient_get(RingObject *self, Py_ssize_t most, int64_t deadline, PyObject **result)
+/* For a large record (`status` RING_MISMATCH), or when the lock was taken: prepares for a record like the one seen last,
+ * then waits for the lock. */
+static enum ring_status patient_get(RingObject *self, enum ring_status status, Py_ssize_t most,
+                                    struct patience patience, PyObject **result)
 {
-    struct patience patience = {.for_lock = true, .deadline = deadline};
     uint32_t length = self->last_length, method = self->last_method;
-    enum ring_status status;
+    if (status != RING_MISMATCH && length >= LARGE) {
+        length = 0; /* no need to prepare so much on a mere guess */
+    }
     void *fill;
     PyObject *record = new_record(method, length, &fill);
     *result = record;
@@ -514,25 +560,20 @@ static enum ring_status patient_get(RingObject *self, Py_ssize_t most, int64_t d
 static PyObject *get_records(RingObject *self, Py_ssize_t most, bool block, PyObject *timeout)
 {
     PyObject *result;
+    struct patience patience;
+    int again = 1;
     enum ring_status status = try_get(self, most, &result);
     if (status == RING_OK) {
         return result;
     }
-    int again = 1;
-    int64_t deadline = 0;
-    if (!block) {
-        deadline = monotonic_ns() + NOWAIT_NS;
-    } else if (!deadline_from(timeout, &deadline)) {
+    if (!patience_from(self, &block, timeout, &patience)) {
         return NULL;
     }
-    while (again == 1) {
+    while (again == 1 && (status != RING_EMPTY || block)) {
         if (status == RING_EMPTY) {
-            if (!block) {
-                break;
-            }
-            WITHOUT_GIL(self, status = ring_wait_items(&self->ring, deadline));
+            WITHOUT_GIL(self, status = ring_wait_items(&self->ring, patience.deadline));
         } else {
-            status = patient_get(self, most, deadline, &result);
+            status = patient_get(self, status, most, patience, &result);
             if (status == RING_OK) {
                 return result;
             }
@@ -545,9 +586,6 @@ static PyObject *get_records(RingObject *self, Py_ssize_t most, bool block, PyOb
             status = try_get(self, most, &result);
             if (status == RING_OK) {
                 return result;
-            }
-            if (status == RING_BROKEN) {
-                again = after(self, status);
             }
         }
     }
@@ -563,7 +601,7 @@ static PyObject *get_records(RingObject *self, Py_ssize_t most, bool block, PyOb
 static PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int block;
-    if (!count_is("get", count, 2) || !is_open(self) || (block = truth(args[0])) < 0) {
+    if (!count_is("get", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
         return NULL;
     }
     return get_records(self, 0, block, args[1]);
@@ -572,7 +610,7 @@ static PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t co
 static PyObject *Ring_get_many(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int block;
-    if (!count_is("get_many", count, 3) || !is_open(self) || (block = truth(args[1])) < 0) {
+    if (!count_is("get_many", count, 3) || (block = truth(args[1])) < 0) {
         return NULL;
     }
     Py_ssize_t most = PyNumber_AsSsize_t(args[0], PyExc_OverflowError);
@@ -583,7 +621,7 @@ static PyObject *Ring_get_many(RingObject *self, PyObject *const *args, Py_ssize
         PyErr_SetString(PyExc_ValueError, "get_many() takes at least one record");
         return NULL;
     }
-    return get_records(self, most, block, args[2]);
+    return is_open(self) ? get_records(self, most, block, args[2]) : NULL;
 }
 
 /* ---- the rest ---- */
@@ -609,7 +647,11 @@ static PyObject *Ring_clear(RingObject *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *Ring_task_done(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return is_open(self) ? PyBool_FromLong(ring_task_done(&self->ring) == RING_OK) : NULL;
+    if (!is_open(self)) {
+        return NULL;
+    }
+    enum ring_status status = ring_task_done(&self->ring);
+    return status == RING_BROKEN ? raise_broken(self) : PyBool_FromLong(status == RING_OK);
 }
 
 static PyObject *Ring_join(RingObject *self, PyObject *timeout)
@@ -639,7 +681,9 @@ static PyObject *Ring_qsize(RingObject *self, PyObject *Py_UNUSED(ignored))
     if (!is_open(self)) {
         return NULL;
     }
-    ring_figures(&self->ring, &figures);
+    if (ring_figures(&self->ring, &figures) != RING_OK) {
+        return raise_broken(self);
+    }
     return PyLong_FromUnsignedLongLong(figures.put.count - figures.get.count);
 }
 
@@ -649,7 +693,9 @@ static PyObject *Ring_counters(RingObject *self, PyObject *Py_UNUSED(ignored))
     if (!is_open(self)) {
         return NULL;
     }
-    ring_figures(&self->ring, &figures);
+    if (ring_figures(&self->ring, &figures) != RING_OK) {
+        return raise_broken(self);
+    }
     return Py_BuildValue("KKKKKKKKNN", (unsigned long long)figures.put.position, (unsigned long long)figures.put.count,
                          (unsigned long long)figures.get.position, (unsigned long long)figures.get.count,
                          (unsigned long long)figures.get.dropped, (unsigned long long)figures.done,
@@ -699,8 +745,9 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     self->size = (size_t)size;
     void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (memory == MAP_FAILED) {
+        PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
-        return PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
     }
     self->memory = memory;
     const char *wrong = ring_open(&self->ring, memory, self->size);

@@ -7,25 +7,13 @@
 
 #define SPIN_NS 20000      /* for an item or for room: about what waking a sleeper would cost */
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
+#define ATTEMPTS 16        /* of a put that is woken and finds no room, before its caller may look at signals */
 
-/* Marks the handle: bytes in shared memory are not to be trusted twice. */
-static enum ring_status broken(struct ring *ring, const char *why)
+enum ring_status ring_poison(struct ring *ring, const char *why)
 {
     const char *none = NULL;
     atomic_compare_exchange_strong(&ring->broken, &none, why);
     return RING_BROKEN;
-}
-
-/* Rule 5, of two views of which `get` was read first or under its lock. */
-static const char *contradiction(const struct ring *ring, const struct view *put, const struct view *get)
-{
-    if (put->position < get->position || put->position - get->position > ring->capacity) {
-        return "the ledgers' positions contradict each other";
-    }
-    if (put->count < get->count) {
-        return "the ledgers' counts contradict each other";
-    }
-    return NULL;
 }
 
 /* ---- bytes ---- */
@@ -84,42 +72,42 @@ static enum ring_status side_lock(struct ring *ring, struct side *side, struct s
     }
 }
 
-/* Wakes up to `most` sleepers on the ledgers that the caller has just committed to (`committed` is the sequence that
- * it stored).  The flag goes down before the wake: who comes later raises it himself.  If all the wakes found a taker,
- * more may sleep, so the flag goes up again; and whoever committed while it was down relied on us. */
-static void wake_sleepers(struct ledgers *ledgers, uint32_t committed, int most)
+/* Commits, lets the next one in, then wakes up to `most` sleepers of the other side.
+ *
+ * The flag goes down before the commit: whoever raised it has read an older sequence, so he is either asleep and is
+ * woken here, or his futex_wait fails.  It is never taken down after the commit, when it may belong to somebody who has
+ * already seen the new sequence.  If every wake found a taker more may sleep, so the flag goes up again, and whoever
+ * committed while it was down relied on us. */
+static void commit_and_wake(struct side *side, struct self *self, const struct view *view, int most)
 {
-    while (atomic_exchange(&ledgers->waiting, 0) != 0) {
-        if (futex_wake(&ledgers->sequence, most) < most) {
-            return;
-        }
-        atomic_exchange(&ledgers->waiting, 1);
-        if (atomic_load(&ledgers->sequence) == committed) {
-            return;
-        }
-        most = WAIT_EVERYONE;
-    }
-}
-
-/* After a commit: lets the next one in, then wakes the other side. */
-static void unlock_and_wake(struct side *side, struct self *self, int most)
-{
-    uint32_t committed = atomic_load_explicit(&side->ledgers.sequence, memory_order_relaxed);
+    struct ledgers *ledgers = &side->ledgers;
+    bool asleep = atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) != 0 &&
+                  atomic_exchange(&ledgers->waiting, 0) != 0;
+    uint32_t committed = ledger_commit(ledgers, view);
     lock_release(&side->guard.lock, self);
     store_load_barrier_after_locked();
-    if (atomic_load_explicit(&side->ledgers.waiting, memory_order_relaxed) != 0) {
-        wake_sleepers(&side->ledgers, committed, most);
+    if (!asleep && atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) == 0) {
+        return;
+    }
+    if (futex_wake(&ledgers->sequence, most) == most) {
+        atomic_exchange(&ledgers->waiting, 1);
+        if (atomic_load(&ledgers->sequence) != committed) {
+            futex_wake(&ledgers->sequence, WAIT_EVERYONE);
+        }
     }
 }
 
 /* Sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing. */
 static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline)
 {
-    if (spin_while_equal(&ledgers->sequence, seen, ring->spin_ns)) {
-        return RING_OK;
-    }
     if (atomic_load(&ring->closing)) {
         return RING_CLOSED;
+    }
+    if (deadline != WAIT_FOREVER && monotonic_ns() >= deadline) {
+        return RING_DEADLINE;
+    }
+    if (spin_while_equal(&ledgers->sequence, seen, ring->spin_ns)) {
+        return RING_OK;
     }
     atomic_exchange(&ledgers->waiting, 1);
     switch (futex_wait(&ledgers->sequence, seen, deadline)) {
@@ -148,9 +136,9 @@ static enum ring_status find_room(struct ring *ring, const struct view *put, uin
         return RING_OK;
     }
     ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
-    const char *why = contradiction(ring, put, &ring->get_as_seen);
+    const char *why = ledgers_contradict(put, &ring->get_as_seen, ring->capacity);
     if (why != NULL) {
-        return broken(ring, why);
+        return ring_poison(ring, why);
     }
     return has_room(ring, put, bytes, items) ? RING_OK : RING_FULL;
 }
@@ -192,6 +180,10 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     if (status != RING_OK) {
         return status;
     }
+    if (ring->put_epoch != self->epoch) {
+        ring->put_epoch = self->epoch;
+        ring->get_as_seen = (struct view){0};
+    }
     *seen = atomic_load_explicit(&ring->segment->get.ledgers.sequence, memory_order_acquire);
     struct view put = ledger_read(&side->ledgers);
     status = find_room(ring, &put, bytes, count);
@@ -203,8 +195,7 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    ledger_commit(&side->ledgers, &put);
-    unlock_and_wake(side, self, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
     return RING_OK;
 }
 
@@ -227,9 +218,9 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
     for (size_t i = 0; i < count; i++) {
         bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
     }
-    for (;;) {
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         uint32_t seen = 0;
-        if (atomic_load_explicit(&ring->broken, memory_order_relaxed) != NULL) {
+        if (ring_is_poisoned(ring)) {
             return RING_BROKEN;
         }
         enum ring_status status = try_put(ring, records, count, bytes, patience, &seen);
@@ -241,6 +232,7 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             return status;
         }
     }
+    return RING_INTERRUPTED;
 }
 
 /* ---- get ---- */
@@ -250,9 +242,9 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
 {
     if (ring->put_as_seen.position <= take->next.position) { /* none, as far as we know */
         ring->put_as_seen = ledger_read(&ring->segment->put.ledgers);
-        const char *why = contradiction(ring, &ring->put_as_seen, &take->next);
+        const char *why = ledgers_contradict(&ring->put_as_seen, &take->next, ring->capacity);
         if (why != NULL) {
-            return broken(ring, why);
+            return ring_poison(ring, why);
         }
         if (ring->put_as_seen.position == take->next.position) {
             return RING_EMPTY;
@@ -261,11 +253,11 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
     uint64_t used = ring->put_as_seen.position - take->next.position;
     struct record_header head;
     if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
-        return broken(ring, "the get ledger contradicts the put ledger");
+        return ring_poison(ring, "the get ledger contradicts the put ledger");
     }
     copy_out(ring, take->next.position % ring->capacity, &head, sizeof head);
     if (head.length > used - sizeof head) {
-        return broken(ring, "a record is longer than the bytes in the queue");
+        return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
     take->length = head.length;
     take->method = head.method;
@@ -275,13 +267,17 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
 enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
 {
     struct side *side = &ring->segment->get;
-    if (atomic_load_explicit(&ring->broken, memory_order_relaxed) != NULL) {
+    if (ring_is_poisoned(ring)) {
         return RING_BROKEN;
     }
     take->self = lock_self();
     enum ring_status status = side_lock(ring, side, take->self, patience);
     if (status != RING_OK) {
         return status;
+    }
+    if (ring->get_epoch != take->self->epoch) {
+        ring->get_epoch = take->self->epoch;
+        ring->put_as_seen = (struct view){0};
     }
     take->next = ledger_read(&side->ledgers);
     status = look_at_record(ring, take);
@@ -303,9 +299,8 @@ enum ring_status ring_get_next(struct ring *ring, struct take *take) { return lo
 
 void ring_get_commit(struct ring *ring, struct take *take)
 {
-    struct side *side = &ring->segment->get;
-    ledger_commit(&side->ledgers, &take->next);
-    unlock_and_wake(side, take->self, WAIT_EVERYONE); /* putters' records differ in size: each must look for itself */
+    /* putters' records differ in size: each must look for itself */
+    commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);
 }
 
 void ring_get_abort(struct ring *ring, struct take *take)
@@ -316,6 +311,9 @@ void ring_get_abort(struct ring *ring, struct take *take)
 enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
 {
     struct segment *segment = ring->segment;
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
     uint32_t seen = atomic_load_explicit(&segment->put.ledgers.sequence, memory_order_acquire);
     uint64_t taken = ledger_read(&segment->get.ledgers).position;
     if (ledger_read(&segment->put.ledgers).position != taken) {
@@ -328,21 +326,26 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
 {
     struct side *side = &ring->segment->get;
     struct self *self = lock_self();
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
     enum ring_status status = side_lock(ring, side, self, patience);
     if (status != RING_OK) {
         return status;
     }
     struct view get = ledger_read(&side->ledgers);
     struct view put = ledger_read(&ring->segment->put.ledgers);
-    const char *why = contradiction(ring, &put, &get);
+    const char *why = ledgers_contradict(&put, &get, ring->capacity);
     if (why != NULL) {
         lock_release(&side->guard.lock, self);
-        return broken(ring, why);
+        return ring_poison(ring, why);
     }
     *dropped = put.count - get.count;
-    get = (struct view){.position = put.position, .count = put.count, .dropped = get.dropped + *dropped};
-    ledger_commit(&side->ledgers, &get);
-    unlock_and_wake(side, self, WAIT_EVERYONE);
+    uint64_t left = tally_unfinished(ring, &put, &get); /* fewer, if somebody called task_done() before he had an item */
+    get.position = put.position;
+    get.count = put.count;
+    get.dropped += *dropped < left ? *dropped : left;
+    commit_and_wake(side, self, &get, WAIT_EVERYONE);
     tally_wake_if_finished(ring);
     return RING_OK;
 }

@@ -15,7 +15,7 @@ enum ring_status {
     RING_FULL,        /* no room now */
     RING_BUSY,        /* the side's lock is taken, and the caller did not want to wait */
     RING_DEADLINE,    /* the deadline came while waiting */
-    RING_INTERRUPTED, /* a signal, or a slice is over: look around and call again */
+    RING_INTERRUPTED, /* a signal, a slice is over, or it took many attempts: look around and call again */
     RING_MISMATCH,    /* the first record is not the one that was prepared for */
     RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */
     RING_CLOSED,      /* ring_interrupt_all() was called */
@@ -28,8 +28,10 @@ struct ring {
     uint64_t capacity;
     uint64_t maxsize;
     int64_t spin_ns;         /* how long to spin before sleeping; 0 on one processor */
-    struct view get_as_seen; /* by our putters; guarded by the put lock */
-    struct view put_as_seen; /* by our getters; guarded by the get lock */
+    struct view get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
+    struct view put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
+    uint32_t put_epoch;      /* in which get_as_seen was read: a fork may have copied it half written */
+    uint32_t get_epoch;
     const char *_Atomic broken;
     _Atomic uint32_t closing;
 };
@@ -95,13 +97,22 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
 
 /* RING_EMPTY: nothing is unfinished, task_done() was called too many times. */
 enum ring_status ring_task_done(struct ring *ring);
+/* Items put, by these ledgers, that are neither dropped nor done. */
+uint64_t tally_unfinished(struct ring *ring, const struct view *put, const struct view *get);
 /* Wakes the joiners if nothing is unfinished. */
 void tally_wake_if_finished(struct ring *ring);
 /* Sleeps until nothing is unfinished. */
 enum ring_status ring_join(struct ring *ring, int64_t deadline);
 
-/* A snapshot without a lock: both ledgers as they were at one moment. */
-void ring_figures(struct ring *ring, struct figures *figures);
+/* A snapshot without a lock: both ledgers as they were at one moment.  RING_OK or RING_BROKEN. */
+enum ring_status ring_figures(struct ring *ring, struct figures *figures);
+
+/* Marks the handle, for good: bytes in shared memory that lied once are not touched again.  Returns RING_BROKEN. */
+enum ring_status ring_poison(struct ring *ring, const char *why);
+static inline bool ring_is_poisoned(struct ring *ring)
+{
+    return atomic_load_explicit(&ring->broken, memory_order_relaxed) != NULL;
+}
 
 /* Makes this handle's sleepers return RING_CLOSED. */
 void ring_interrupt_all(struct ring *ring);

@@ -8,6 +8,11 @@ static uint64_t unfinished(uint64_t done, const struct view *put, const struct v
     return put->count > over ? put->count - over : 0;
 }
 
+uint64_t tally_unfinished(struct ring *ring, const struct view *put, const struct view *get)
+{
+    return unfinished(atomic_load(&ring->segment->tally.done), put, get);
+}
+
 /* `done` is read first: it never passes the other two, so a 0 was true at the moment of the last read. */
 static uint64_t unfinished_now(struct segment *segment, uint64_t *done)
 {
@@ -17,13 +22,15 @@ static uint64_t unfinished_now(struct segment *segment, uint64_t *done)
     return unfinished(*done, &put, &get);
 }
 
+/* The flag goes down before the sequence moves, as in commit_and_wake(). */
 void tally_wake_if_finished(struct ring *ring)
 {
     struct tally *tally = &ring->segment->tally;
     uint64_t done;
     if (unfinished_now(ring->segment, &done) == 0) {
+        bool asleep = atomic_load(&tally->waiting) != 0 && atomic_exchange(&tally->waiting, 0) != 0;
         atomic_fetch_add(&tally->sequence, 1);
-        if (atomic_exchange(&tally->waiting, 0) != 0) {
+        if (asleep || atomic_load(&tally->waiting) != 0) {
             futex_wake(&tally->sequence, WAIT_EVERYONE);
         }
     }
@@ -34,6 +41,9 @@ enum ring_status ring_task_done(struct ring *ring)
     struct tally *tally = &ring->segment->tally;
     uint64_t done;
     do {
+        if (ring_is_poisoned(ring)) {
+            return RING_BROKEN;
+        }
         if (unfinished_now(ring->segment, &done) == 0) {
             return RING_EMPTY;
         }
@@ -48,6 +58,9 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline)
     for (;;) {
         uint64_t done;
         uint32_t seen = atomic_load(&tally->sequence);
+        if (ring_is_poisoned(ring)) {
+            return RING_BROKEN;
+        }
         if (unfinished_now(ring->segment, &done) == 0) {
             return RING_OK;
         }
@@ -65,20 +78,28 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline)
     }
 }
 
-void ring_figures(struct ring *ring, struct figures *figures)
+enum ring_status ring_figures(struct ring *ring, struct figures *figures)
 {
     struct segment *segment = ring->segment;
     _Atomic uint32_t *sequence = &segment->get.ledgers.sequence;
     uint32_t before, after;
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
     do {
         before = atomic_load(sequence);
         figures->get = ledger_read(&segment->get.ledgers);
         figures->put = ledger_read(&segment->put.ledgers);
         after = atomic_load(sequence);
     } while (before != after);
+    const char *why = ledgers_contradict(&figures->put, &figures->get, ring->capacity);
+    if (why != NULL) {
+        return ring_poison(ring, why);
+    }
     figures->done = atomic_load(&segment->tally.done);
     figures->high_water = atomic_load(&segment->put.guard.high_water);
     figures->recoveries = atomic_load(&segment->put.guard.recoveries) + atomic_load(&segment->get.guard.recoveries);
     figures->putters_waiting = atomic_load(&segment->get.ledgers.waiting);
     figures->getters_waiting = atomic_load(&segment->put.ledgers.waiting);
+    return RING_OK;
 }

@@ -1,7 +1,7 @@
 /* wait.h: clocks, futexes and spinning.
  *
  * Every sleep is cut into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit and
- * its wake, or the woken one is killed before it acts.  Both cost the others at most one slice.
+ * its wake, or the woken one is killed, or closes its handle, before it acts.  Both cost the others at most one slice.
  */
 #ifndef SHMQUEUE_WAIT_H
 #define SHMQUEUE_WAIT_H
