@@ -457,6 +457,8 @@ class ShmQueue:
         """Give up the handle and keep the memory mapped, which ends with the process."""
         if self._close_once.detach() is not None:
             _let_go(self._segment, self._log_file, self._logger)
+        else:  # a daemon thread may be in the middle of it, and would not come to the end
+            self._segment.close()
 
     def _note(self, action: reflog.DebugRefLogAction) -> None:
         if self._logger is not None:

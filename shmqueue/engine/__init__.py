@@ -46,8 +46,9 @@ class Counters(NamedTuple):
     """A segment's figures, both sides as they were at one moment.
 
     Positions count bytes and counts count items since the segment was made. ``dropped`` are the items that ``clear``
-    took and that were not done yet, ``done`` the calls of ``task_done``, ``high_water`` the most items that were queued at once, ``recoveries``
-    how often a dead owner's lock was taken over. The flags say whether somebody may be asleep on that side.
+    took and that were not done, ``done`` the calls of ``task_done``, ``high_water`` the most items queued at once,
+    ``recoveries`` how often a dead owner's lock was taken over. The flags say whether somebody may be asleep on that
+    side.
     """
 
     put_position: int

@@ -43,7 +43,7 @@ class Segment:
         self.header = header
         self.created = created
         self._fd = fd
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # held to the end: who closes again knows it is done
         _live.add(self)
 
     def fileno(self) -> int:
@@ -87,8 +87,10 @@ class Segment:
         with self._closing:
             fd, self._fd = self._fd, -1
             _live.discard(self)
-        if fd < 0:
-            return
+            if fd >= 0:
+                self._release(fd)
+
+    def _release(self, fd: int) -> None:
         fresh = fresh_description(fd, self.path) if fcntl is not None else None
         os.close(fd)
         if fcntl is None:
@@ -101,7 +103,7 @@ class Segment:
 
     def _after_fork_in_child(self) -> None:
         """Become a holder in one's own right: until now the child only shares its parent's description."""
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         fresh = fresh_description(self._fd, self.path) if self._fd >= 0 else None
         if fresh is not None:
             lock_shared(fresh)
