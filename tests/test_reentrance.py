@@ -63,7 +63,7 @@ def test_a_finalizer_may_use_the_queue_that_is_being_read(make: Make, call: str,
     assert sorted(got) == list(range(len(got)))
 
 
-@pytest.mark.parametrize("call", ["q.get()", "q.get_many(500)", "q.put([1, (2,)])", "q.put_many([1, (2,)] * 50)"])
+@pytest.mark.parametrize("call", ["q.get()", "q.get_many(40)", "q.put([1, (2,)])", "q.put_many([1, (2,)] * 50)"])
 def test_a_finalizer_may_shut_the_queue_down_at_any_moment(name: str, call: str) -> None:
     code = f"""
 import gc, sys, shmqueue

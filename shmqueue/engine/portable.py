@@ -9,6 +9,7 @@ is under one lock (``shmqueue.engine.portable_lock``, a shmlock lock that surviv
        128       1  selector    low byte of the current state's serial number
        129       1  putters     somebody may be asleep in a put: raised before each sleep, taken down by each commit
        130       1  getters     the same for a get
+       131       1  nowhere     where stores go that must have no effect
        192      80  state[0]    what the queue holds: struct _State, then a CRC-32
        320      80  state[1]
       4096       -  data        ``capacity`` bytes of records, a ring
@@ -61,7 +62,17 @@ LONGEST_PAUSE = 10e-3
 LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
-_SELECTOR, _PUTTERS, _GETTERS = 128, 129, 130
+_SELECTOR, _PUTTERS, _GETTERS, _NOWHERE = 128, 129, 130, 131
+_NO_BYTES = slice(0, 0)
+_WRITE_NOTHING = (
+    _NO_BYTES,
+    b"",
+    _NO_BYTES,
+    b"",
+    _NO_BYTES,
+    b"",
+    _NOWHERE,
+)  # the plan of who was overtaken, see _commit
 _SLOTS = (192, 320)
 _PEEKS = 8  # attempts to read the state without the lock
 
@@ -340,8 +351,8 @@ class PortableEngine:
             except BaseException as error:
                 try:
                     overtaken = owner.hold is not hold
-                    if selector is not None and owner.hold is hold:
-                        self._memory[_SELECTOR] = selector
+                    if selector is not None:  # no jump between the look at the hold and the store, as in _commit
+                        self._memory[(_NOWHERE, _SELECTOR)[owner.hold is hold]] = selector
                 finally:
                     try:
                         owner.release(hold)
@@ -381,16 +392,16 @@ class PortableEngine:
         first, rest = data[: end - start], data[end - start :]
         at_first, at_rest = slice(start, end), slice(HEADER_SIZE, HEADER_SIZE + len(rest))
         memory = self._memory
-        if owner.hold is not hold:
-            return False
-        # From here on nothing is called and nothing loops, so that no signal handler can overtake; see portable_lock.
+        plans = (_WRITE_NOTHING, (at_first, first, at_rest, rest, at, slot, _SELECTOR))
+        # From here on nothing is called and nothing jumps, so that no signal handler can overtake; see portable_lock.
+        at_first, first, at_rest, rest, at, slot, at_selector = plans[owner.hold is hold]
         memory[at_first] = first
         memory[at_rest] = rest
         memory[at] = slot
         memory[_PUTTERS] = 0
         memory[_GETTERS] = 0
-        memory[_SELECTOR] = new_selector
-        return True
+        memory[at_selector] = new_selector
+        return at_selector == _SELECTOR
 
     # ---- put ----
 

@@ -15,8 +15,8 @@ What is guaranteed where there is flock:
 - A signal handler or finalizer that interrupts its own thread's hold of the lock does not deadlock: it overtakes. It
   takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
   Who was interrupted finds ``owner.hold is not hold`` and has to start over, so he looks at that in the same breath in
-  which he writes: CPython calls handlers where functions are called and return and where loops go back, so not within
-  a plain run of comparisons and assignments.
+  which he writes: CPython calls handlers where functions are called and return and at jumps (before 3.11 at each
+  conditional one), so not within a plain run of comparisons, subscripts and assignments.
 
 Where there is none (Windows), shmlock is alone and waiting for it is polling. There the system removes a block
 together with the last process that has it open, so a dead owner does not keep that one either. But nobody can overtake
