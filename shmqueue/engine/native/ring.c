@@ -7,6 +7,7 @@
 
 #define SPIN_NS 20000      /* for an item or for room: about what waking a sleeper would cost */
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
+#define PAUSES_WHEN_FULL 256 /* a few microseconds */
 #define ATTEMPTS 16        /* of a put that is woken and finds no room, before its caller may look at signals */
 
 enum ring_status ring_poison(struct ring *ring, const char *why)
@@ -212,6 +213,15 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
     return most;
 }
 
+/* A ring that is full stays so for one item at a time: looking at once would make getter and putter fetch each other's
+ * lines for every single item.  A moment without looking lets several be taken. */
+static void let_some_be_taken(const struct ring *ring)
+{
+    for (int i = 0; ring->spin_ns != 0 && i < PAUSES_WHEN_FULL; i++) {
+        cpu_relax();
+    }
+}
+
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience)
 {
     uint64_t bytes = 0;
@@ -227,6 +237,7 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
         if (status != RING_FULL || !patience.for_room) {
             return status;
         }
+        let_some_be_taken(ring);
         status = sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline);
         if (status != RING_OK) {
             return status;
