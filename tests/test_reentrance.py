@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from support import python, run_python
 
 import shmqueue
-from shmqueue import ShmQueue
+from shmqueue import SYSTEM_PAGESIZE, ShmQueue
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -129,9 +130,22 @@ def test_an_argument_that_shuts_the_queue_down_is_an_error_and_no_crash(make: Ma
         calls[what]()
 
 
+class Interrupted(Exception):
+    """Raised by a signal handler."""
+
+
+def interrupt(*_: object) -> None:
+    raise Interrupted
+
+
+def put_whole_buffers(q: ShmQueue) -> None:
+    while True:
+        q.put(b"x" * (SYSTEM_PAGESIZE - 11))  # hardly ever is the whole buffer free
+        q.get()
+
+
 def test_a_put_that_waits_for_room_in_a_busy_queue_sees_signals(make: Make) -> None:
     q = make()
-    handled: list[float] = []
     code = """
 import sys, shmqueue
 q = shmqueue.ShmQueue(sys.argv[1])
@@ -140,23 +154,19 @@ while True:
     q.put(b"x" * 100)
     q.get()
 """
-    with python(code, q.identifier) as busy, python(code, q.identifier) as busier:
-        for process in (busy, busier):
-            assert process.stdout is not None
-            process.stdout.readline()
-        before = signal.signal(signal.SIGALRM, lambda *_: handled.append(time.monotonic()))
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0.1)
-            while not handled:
-                try:
-                    q.put(b"x" * (4096 - 11), timeout=10)  # needs the whole buffer, which is hardly ever empty
-                    q.get(timeout=10)
-                except (shmqueue.ShmQueueFull, shmqueue.ShmQueueEmpty):
-                    break
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-    assert handled
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        with python(code, q.identifier) as one, python(code, q.identifier) as two:
+            for process in (one, two):
+                assert process.stdout is not None
+                process.stdout.readline()
+            timer.start()
+            with pytest.raises(Interrupted):
+                put_whole_buffers(q)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_an_early_task_done_and_clear_keep_the_count(make: Make) -> None:
