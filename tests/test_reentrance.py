@@ -138,14 +138,9 @@ def interrupt(*_: object) -> None:
     raise Interrupted
 
 
-def put_whole_buffers(q: ShmQueue) -> None:
-    while True:
-        q.put(b"x" * (SYSTEM_PAGESIZE - 11))  # hardly ever is the whole buffer free
-        q.get()
-
-
 def test_a_put_that_waits_for_room_in_a_busy_queue_sees_signals(make: Make) -> None:
     q = make()
+    q.put_many([b"x" * 100] * 20)
     code = """
 import sys, shmqueue
 q = shmqueue.ShmQueue(sys.argv[1])
@@ -163,7 +158,7 @@ while True:
                 process.stdout.readline()
             timer.start()
             with pytest.raises(Interrupted):
-                put_whole_buffers(q)
+                q.put(b"x" * (SYSTEM_PAGESIZE - 11))  # needs the whole buffer, which is never free
     finally:
         timer.cancel()
         signal.signal(signal.SIGUSR1, before)
