@@ -6,29 +6,37 @@
 >>> q.get()
 {'hello': 'world'}
 >>> q.shutdown()
+
+Names are loaded when they are first used: a program that only imports ``shmqueue.compat.multiprocessing`` pays for
+queues when it makes one.
 """
 
-from shmqueue import exceptions
-from shmqueue.exceptions import (
-    PortableEngineWarning,
-    ShmQueueCorruptedError,
-    ShmQueueDeserializationError,
-    ShmQueueEmpty,
-    ShmQueueError,
-    ShmQueueExistsError,
-    ShmQueueFull,
-    ShmQueueNoSpaceError,
-    ShmQueueNotFoundError,
-    ShmQueueNotInitializedError,
-    ShmQueueRefusedError,
-    ShmQueueSerializationError,
-    ShmQueueTypeError,
-    ShmQueueValueError,
-)
-from shmqueue.queue import ShmQueue, ShmRefDataSnapshot, Statistics
-from shmqueue.reflog import DebugRefLogAction
-from shmqueue.segment import SYSTEM_PAGESIZE
-from shmqueue.serialization import SerializationMethods
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shmqueue import exceptions
+    from shmqueue.exceptions import (
+        PortableEngineWarning,
+        ShmQueueCorruptedError,
+        ShmQueueDeserializationError,
+        ShmQueueEmpty,
+        ShmQueueError,
+        ShmQueueExistsError,
+        ShmQueueFull,
+        ShmQueueNoSpaceError,
+        ShmQueueNotFoundError,
+        ShmQueueNotInitializedError,
+        ShmQueueRefusedError,
+        ShmQueueSerializationError,
+        ShmQueueShutDown,
+        ShmQueueTypeError,
+        ShmQueueValueError,
+    )
+    from shmqueue.queue import ShmQueue, ShmRefDataSnapshot, Statistics
+    from shmqueue.reflog import DebugRefLogAction
+    from shmqueue.segment import SYSTEM_PAGESIZE
+    from shmqueue.serialization import SerializationMethods
 
 __version__ = "0.1.0"
 
@@ -49,9 +57,34 @@ __all__ = [
     "ShmQueueNotInitializedError",
     "ShmQueueRefusedError",
     "ShmQueueSerializationError",
+    "ShmQueueShutDown",
     "ShmQueueTypeError",
     "ShmQueueValueError",
     "ShmRefDataSnapshot",
     "Statistics",
     "exceptions",
 ]
+
+_ELSEWHERE = {
+    "SYSTEM_PAGESIZE": "segment",
+    "DebugRefLogAction": "reflog",
+    "SerializationMethods": "serialization",
+    "ShmQueue": "queue",
+    "ShmRefDataSnapshot": "queue",
+    "Statistics": "queue",
+}
+_SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"shmqueue.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'shmqueue' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"shmqueue.{_ELSEWHERE.get(name, 'exceptions')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES})

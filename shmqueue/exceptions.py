@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import queue
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,9 +25,19 @@ __all__ = [
     "ShmQueueNotInitializedError",
     "ShmQueueRefusedError",
     "ShmQueueSerializationError",
+    "ShmQueueShutDown",
     "ShmQueueTypeError",
     "ShmQueueValueError",
+    "ShutDown",
 ]
+
+
+if sys.version_info >= (3, 13):
+    from queue import ShutDown
+else:
+
+    class ShutDown(Exception):
+        """Stands in for ``queue.ShutDown``, which came with Python 3.13."""
 
 
 class ShmQueueError(Exception):
@@ -46,6 +57,10 @@ class ShmQueueFull(ShmQueueError, queue.Full):
     def __init__(self, *args: object, items_put: int = 0) -> None:
         super().__init__(*args)
         self.items_put = items_put
+
+
+class ShmQueueShutDown(ShmQueueError, ShutDown):
+    """The queue was shut down for all: nothing can be put any more, and what there was to get is taken or dropped."""
 
 
 class ShmQueueValueError(ShmQueueError, ValueError):

@@ -6,26 +6,22 @@ This is the storey where names, serialization, and bytes meet: ``shmqueue.segmen
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
-import multiprocessing.util
-import os
-import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shmqueue import console, engine, reflog
-from shmqueue.engine import Counters, Engine
+from shmqueue.engine import Counters
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
-    ShmQueueNotInitializedError,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
-from shmqueue.segment import SYSTEM_PAGESIZE, Segment, attach_segment, open_segment
+from shmqueue.handle import Handle, Travel, open_handle, require_int
+from shmqueue.segment import SYSTEM_PAGESIZE
 from shmqueue.serialization import (
     SCALARS,
     CustomDeserialize,
@@ -87,6 +83,8 @@ class ShmQueue:
             at most.
         buffer_size: bytes for items, rounded up to a multiple of ``SYSTEM_PAGESIZE``. An item takes 8 bytes and its
             serialized form. The first creator's size holds for all.
+        max_bytes: makes the queue elastic: it starts with ``buffer_size`` bytes, grows up to so many, and gives memory
+            back when it runs empty; 0, up to all that the machine has for it. None, it is ``buffer_size`` and no more.
         maxsize: most items in the queue; 0, as many as fit. The first creator's holds for all.
         create: True, the queue must not be in use yet; False, it must exist; None, either.
         allow_pickle: False refuses pickle in both directions, for queues on which not everybody is trusted.
@@ -110,6 +108,7 @@ class ShmQueue:
         queue_name: str,
         *,
         buffer_size: int = SYSTEM_PAGESIZE,
+        max_bytes: int | None = None,
         maxsize: int = 0,
         create: bool | None = None,
         allow_pickle: bool = True,
@@ -117,36 +116,21 @@ class ShmQueue:
         logger: logging.Logger | None = None,
         debug_ref_to_file_log: bool | str = False,
     ) -> None:
-        segment = open_segment(
+        handle = open_handle(
             queue_name,
-            engine=engine.chosen(),
-            capacity=_round_up(_require_int("buffer_size", buffer_size, least=1)),
-            maxsize=_require_int("maxsize", maxsize, least=None),
+            buffer_size=buffer_size,
+            max_bytes=max_bytes,
+            maxsize=maxsize,
             create=create,
+            logger=logger,
+            log_file=reflog.path_for(queue_name, debug_ref_to_file_log),
         )
-        try:
-            engine.require_chosen(segment)
-        except BaseException:
-            segment.close()
-            raise
-        self._start(segment, Serializer(allow_pickle), logger, reflog.path_for(queue_name, debug_ref_to_file_log))
+        self._start(handle, Serializer(allow_pickle))
 
-    def _start(
-        self, segment: Segment, serializer: Serializer, logger: logging.Logger | None, log_file: str | None
-    ) -> None:
-        """Become the handle on a segment, and close it if that fails."""
-        try:
-            self._engine: Engine = engine.open_engine(segment)
-        except BaseException:
-            segment.close()
-            raise
-        self._name, self._segment, self._serializer = segment.name, segment, serializer
-        self._logger, self._log_file = logger, log_file
-        self._put, self._get, self._load = self._engine.put, self._engine.get, self._serializer.load
-        self._close_once = weakref.finalize(self, _give_up, self._engine, self._segment, self._log_file, logger)
-        self._close_once.atexit = False  # see _leave_all
-        _open_queues.add(self)
-        self._note(reflog.DebugRefLogAction.CREATE if self._segment.created else reflog.DebugRefLogAction.ATTACH)
+    def _start(self, handle: Handle, serializer: Serializer) -> None:
+        self._handle, self._serializer = handle, serializer
+        self._name, self._engine, self._segment = handle.name, handle.engine, handle.segment
+        self._put, self._get, self._load = self._engine.put, self._engine.get, serializer.load
 
     # ---- put and get ----
 
@@ -168,6 +152,7 @@ class ShmQueue:
 
         Raises:
             ShmQueueFull: there was no room in time.
+            ShmQueueShutDown: the queue was shut down for all.
             ShmQueueValueError: the item is larger than the whole buffer, or ``timeout`` is negative.
             ShmQueueSerializationError: the item cannot be serialized. Nothing was put, as with the others.
         """
@@ -181,7 +166,7 @@ class ShmQueue:
         if timeout is not None:
             timeout = _seconds(timeout, block)
         if not self._put(method, payload, block, timeout):
-            raise ShmQueueFull(self._no_room(1, block, timeout))
+            raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item.
@@ -192,6 +177,7 @@ class ShmQueue:
 
         Raises:
             ShmQueueEmpty: there was none in time.
+            ShmQueueShutDown: there is none, and the queue was shut down for all.
             ShmQueueDeserializationError: the item could not be loaded; it is consumed, the next one comes next.
         """
         if timeout is not None:
@@ -238,7 +224,8 @@ class ShmQueue:
         while done < len(records):
             put = self._engine.put_many(records[done:] if done else records, block, engine.seconds_until(deadline))
             if put == 0:
-                raise ShmQueueFull(self._no_room(len(records) - done, block, timeout), items_put=done)
+                why = self._handle.why_full(len(records) - done) + _in_time(block, timeout)
+                raise ShmQueueFull(why, items_put=done)
             done += put
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
@@ -253,7 +240,7 @@ class ShmQueue:
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
                 are consumed.
         """
-        _require_int("max_items", max_items, least=1)
+        require_int("max_items", max_items, least=1)
         if timeout is not None:
             timeout = _seconds(timeout, True)
         records = self._engine.get_many(max_items, True, timeout)
@@ -290,7 +277,7 @@ class ShmQueue:
     @property
     def unfinished_tasks(self) -> int:
         """Items put for which ``task_done`` was not called yet."""
-        return self._counters().unfinished
+        return self._handle.counters().unfinished
 
     # ---- how it stands ----
 
@@ -304,28 +291,28 @@ class ShmQueue:
 
     def full(self) -> bool:
         """Whether there is no room even for the smallest item."""
-        counters = self._counters()
-        maxsize, free = self._segment.header.maxsize, self.max_buffer_size() - counters.occupancy
+        counters = self._handle.counters()
+        maxsize, free = self._handle.shape.maxsize, self.max_buffer_size() - counters.occupancy
         return free < _SMALLEST_ITEM or 0 < maxsize <= counters.qsize
 
     def buffer_occupancy(self) -> int:
         """Bytes in use: for each item, 8 and its serialized form."""
-        return self._counters().occupancy
+        return self._handle.counters().occupancy
 
     def max_buffer_size(self) -> int:
-        """Bytes for items, as the queue's creator chose them, rounded up to whole pages."""
-        self._require_open()
-        return self._segment.header.capacity
+        """Most bytes of items, as the queue's creator chose it, rounded up to whole pages."""
+        self._handle.require_open()
+        return self._handle.shape.capacity
 
     @property
     def maxsize(self) -> int:
         """Most items in the queue, 0 for as many as fit; as the queue's creator chose it."""
-        self._require_open()
-        return self._segment.header.maxsize
+        self._handle.require_open()
+        return self._handle.shape.maxsize
 
     def snapshot(self) -> ShmRefDataSnapshot:
         """Positions, size and holders at one moment."""
-        counters = self._counters()
+        counters = self._handle.counters()
         size = self.max_buffer_size()
         put_lap, put_pos = divmod(counters.put_position, size)
         get_lap, get_pos = divmod(counters.get_position, size)
@@ -338,7 +325,7 @@ class ShmQueue:
 
     def statistics(self) -> Statistics:
         """What has gone through the queue since it was made."""
-        counters = self._counters()
+        counters = self._handle.counters()
         return Statistics(
             puts=counters.put_count,
             gets=counters.get_count - counters.dropped,
@@ -356,13 +343,13 @@ class ShmQueue:
     @property
     def refs(self) -> int:
         """How many handles there are on the queue, in all processes; the kernel counts them."""
-        self._require_open()
+        self._handle.require_open()
         return len(self._segment.holders())
 
     @property
     def debug_ref_log_path(self) -> str | None:
         """Where ``debug_ref_to_file_log`` writes; None when it was not asked for."""
-        return self._log_file
+        return self._handle.log_file
 
     # ---- serialization of one's own ----
 
@@ -391,15 +378,31 @@ class ShmQueue:
 
         Calls of other threads that wait in this handle end with ``ShmQueueNotInitializedError``, as later ones do.
         """
-        self._close_once()
+        self._handle.close()
+
+    def shutdown_all(self, immediate: bool = False) -> None:
+        """Shut the queue down for all processes, as ``queue.Queue.shutdown`` does since Python 3.13.
+
+        Every put raises ``ShmQueueShutDown`` from now on; a get takes what is left and raises then, waiting ones too.
+        The handles stay open: this is about the queue, ``shutdown`` about one handle.
+
+        Args:
+            immediate: also drop the items that are queued; they count as done.
+        """
+        self._engine.shut_down(immediate)
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether the queue was shut down for all."""
+        return self._handle.counters().is_shut_down
 
     def unlink(self) -> None:
         """Take the name away now. Those who hold the queue go on; the next one to use the name makes a new one."""
-        self._require_open()
+        self._handle.require_open()
         self._segment.unlink()
 
     def __enter__(self) -> ShmQueue:
-        self._require_open()
+        self._handle.require_open()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -414,116 +417,39 @@ class ShmQueue:
         Args:
             register_atexit: also at the interpreter's exit; handles do that by themselves, so it changes nothing.
         """
-        self._require_open()
+        self._handle.require_open()
         console.close_on_signals(self)
 
     def add_ref_manually(self, pid: int) -> None:
         """Does nothing: kept for programs that counted a process in by hand. The kernel counts the holders."""
-        _require_int("pid", pid, least=0)
-        self._require_open()
+        require_int("pid", pid, least=0)
+        self._handle.require_open()
 
     def reduce_ref_counter(self) -> None:
         """Does nothing: kept for programs that counted a killed process out by hand. The kernel counts the holders."""
-        self._require_open()
+        self._handle.require_open()
 
     # ---- travelling ----
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._require_open()
-        where = (self._name, os.path.dirname(self._segment.path), self._segment.header.uuid)
-        return _attach_pickled, (type(self), where, self._serializer, self._log_file)
+        return _arrive, (type(self), self._handle.travel(), self._serializer, self._handle.log_file)
 
     def __repr__(self) -> str:
-        if not self._close_once.alive:
+        if not self._handle.is_open:
             return f"<ShmQueue {self._name!r}, shut down>"
-        counters = self._counters()
-        size = self._segment.header.capacity
+        counters = self._handle.counters()
+        size = self._handle.shape.capacity
         return f"<ShmQueue {self._name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"
 
-    # ---- inside ----
 
-    def _counters(self) -> Counters:
-        return Counters(*self._engine.counters())
-
-    def _require_open(self) -> None:
-        if not self._close_once.alive:
-            raise ShmQueueNotInitializedError(f"queue {self._name!r} was shut down")
-
-    def _no_room(self, items: int, block: bool, timeout: float | None) -> str:
-        what = "another item" if items == 1 else f"{items} items together"
-        return f"queue {self._name!r} has no room for {what}" + _in_time(block, timeout)
-
-    def _leave(self) -> None:
-        """Give up the handle and keep the memory mapped, which ends with the process."""
-        if self._close_once.detach() is not None:
-            _let_go(self._segment, self._log_file, self._logger)
-        else:  # a daemon thread may be in the middle of it, and would not come to the end
-            self._segment.close()
-
-    def _note(self, action: reflog.DebugRefLogAction) -> None:
-        if self._logger is not None:
-            self._logger.debug("queue %r: %s, engine %s", self._name, action.value, self._segment.header.engine)
-        if self._log_file is not None:
-            reflog.append(self._log_file, action, self._name, self.refs)
-
-
-def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
-    """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
-    the_engine.close()
-    _let_go(segment, log_file, logger)
-
-
-def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
-    if log_file is not None:
-        reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
-    if logger is not None:
-        logger.debug("queue %r: shutdown", segment.name)
-    segment.close()
-
-
-# ---- the end of the process ----
-
-_open_queues: weakref.WeakSet[ShmQueue] = weakref.WeakSet()
-
-
-def _leave_all() -> None:
-    """Give up what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
-    for queue in list(_open_queues):
-        queue._leave()
-
-
-def _leave_at_exit_of_child(_: object = None) -> None:
-    """Children of multiprocessing end without running atexit; they run these finalizers, forgotten at their start."""
-    multiprocessing.util.Finalize(None, _leave_all, exitpriority=0)
-
-
-atexit.register(_leave_all)
-multiprocessing.util.register_after_fork(_open_queues, _leave_at_exit_of_child)
-
-
-def _attach_pickled(
-    queue_type: type[ShmQueue], where: tuple[str, str, bytes], serializer: Serializer, log_file: str | None
-) -> ShmQueue:
-    """Attach to the very queue that was pickled; its engine is used, whatever the environment says here."""
+def _arrive(queue_type: type[ShmQueue], travel: Travel, serializer: Serializer, log_file: str | None) -> ShmQueue:
+    """Attach to the very queue that was pickled."""
     queue = queue_type.__new__(queue_type)
-    queue._start(attach_segment(*where), serializer, None, log_file)
+    queue._start(Handle.arrive(travel, log_file), serializer)
     return queue
 
 
 # ---- arguments ----
-
-
-def _require_int(name: str, value: int, least: int | None) -> int:
-    """The value, checked; with ``least`` None negative numbers count as 0."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ShmQueueTypeError(f"{name} must be an int, not {type(value).__name__}")
-    if least is not None and value < least:
-        raise ShmQueueValueError(f"{name} must be at least {least}, not {value}")
-    return max(0, value)
-
-
-def _round_up(size: int) -> int:
-    return -(-size // SYSTEM_PAGESIZE) * SYSTEM_PAGESIZE
 
 
 def _seconds(timeout: float, block: bool) -> float:

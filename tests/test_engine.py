@@ -32,7 +32,7 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch, make: Make) ->
     for choice in ("portable", "native"):
         monkeypatch.setenv("SHMQUEUE_ENGINE", choice)
         assert choice == engine.NAME
-        assert make(choice)._segment.header.engine == choice
+        assert make(choice)._segment.header.shape.engine == choice
 
 
 def test_an_unknown_choice_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -161,9 +161,9 @@ def test_the_ring_itself_refuses_what_is_no_native_segment(make: Make, name: str
     fd = os.open(segment.path_of(name), os.O_RDWR)
     try:
         with pytest.raises(shmqueue.ShmQueueCorruptedError, match="size is not what its header says"):
-            Ring(fd, 4096, name)
+            Ring(fd, 4096, name, print)
         with pytest.raises(OSError, match="Bad file descriptor"):
-            Ring(-1, 8192, name)
+            Ring(-1, 8192, name, print)
     finally:
         os.close(fd)
 

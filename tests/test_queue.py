@@ -470,4 +470,4 @@ def test_mutating_an_item_after_put_changes_nothing(make: Make) -> None:
 
 
 def _is_native(q: ShmQueue) -> bool:
-    return q._segment.header.engine == "native"
+    return q._segment.header.shape.engine == "native"

@@ -116,12 +116,12 @@ def look_at(name: str) -> Look:
     return Look(
         name=name,
         path=path,
-        engine=header.engine,
+        engine=header.shape.engine,
         created=created,
         age=max(0.0, time.time() - created),
         holders=holders,
-        buffer_size=header.capacity,
-        maxsize=header.maxsize,
+        buffer_size=header.shape.capacity,
+        maxsize=header.shape.maxsize,
         counters=counters,
     )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shmqueue.exceptions import PortableEngineWarning, ShmQueueRefusedError, ShmQueueValueError
@@ -32,6 +32,7 @@ __all__ = [
     "Counters",
     "Engine",
     "chosen",
+    "data_size",
     "deadline_after",
     "open_engine",
     "require_chosen",
@@ -48,7 +49,7 @@ class Counters(NamedTuple):
     Positions count bytes and counts count items since the segment was made. ``dropped`` are the items that ``clear``
     took and that were not done, ``done`` the calls of ``task_done``, ``high_water`` the most items queued at once,
     ``recoveries`` how often a dead owner's lock was taken over. The flags say whether somebody may be asleep on that
-    side.
+    side, and whether the queue was shut down.
     """
 
     put_position: int
@@ -61,6 +62,7 @@ class Counters(NamedTuple):
     recoveries: int
     putters_waiting: bool
     getters_waiting: bool
+    is_shut_down: bool
 
     @property
     def qsize(self) -> int:
@@ -93,7 +95,13 @@ class Engine(Protocol):
 
     ``method`` is a number of 32 bits that travels with a payload, ``timeout`` is in seconds (None: for ever; ignored
     unless ``block``). After ``close`` every method raises ``ShmQueueNotInitializedError``; on a damaged segment they
-    raise ``ShmQueueCorruptedError``.
+    raise ``ShmQueueCorruptedError``. After ``shut_down`` in any process ``put`` and ``put_many`` raise
+    ``ShmQueueShutDown`` whether there is room or not, and so do ``get`` and ``get_many`` when there is nothing to take,
+    calls that are waiting included.
+
+    An elastic segment grows when a put finds no room. When the machine's memory is out it is like a full one, and the
+    function ``report`` that the engine was opened with is called with the errno, once, by the put that has failed for
+    this reason or waits for it, and with 0 once it could grow again. It gives memory back when it has become empty.
     """
 
     def put(self, method: int, payload: Buffer, block: bool, timeout: float | None, /) -> bool:
@@ -130,8 +138,20 @@ class Engine(Protocol):
     def qsize(self, /) -> int:
         """Records in the queue."""
 
-    def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool]:
+    def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool, bool]:
         """The fields of ``Counters``."""
+
+    def wait(self, records: bool, timeout: float | None, /) -> bool:
+        """Wait until there are records (True), or until there are none (False), and take nothing.
+
+        Returns False if that was not so in time, and True at once if the queue is shut down.
+        """
+
+    def shut_down(self, immediate: bool, /) -> None:
+        """Refuse all puts from now on, in all processes, and wake who waits; with ``immediate`` drop the records too.
+
+        Dropped records count as done. Again is allowed, also from plain to immediate.
+        """
 
     def close(self, /) -> None:
         """Wake this handle's own waiting calls, wait for calls in flight, and unmap. Closing twice is harmless."""
@@ -176,20 +196,31 @@ def _warn_once() -> None:
         )
 
 
-def open_engine(segment: Segment) -> Engine:
+def data_size(name: str, capacity: int, initial: int) -> int:
+    """Bytes that the engine called ``name`` needs in a segment's file, behind the header, for a queue of this shape."""
+    if initial and name == "native":
+        return _native.data_size(initial, capacity)
+    return capacity
+
+
+def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
     """The engine for a segment, by what its header says.
+
+    Args:
+        segment: the handle on it, which stays the caller's to close, after the engine.
+        report: is told the errno when the queue cannot grow, see ``Engine``.
 
     Raises:
         ShmQueueRefusedError: the segment belongs to an engine that is not available here.
     """
-    if segment.header.engine == "portable":
+    if segment.header.shape.engine == "portable":
         from shmqueue.engine.portable import PortableEngine
 
-        return PortableEngine(segment)
-    if segment.header.engine == "native" and _native is not None:
-        return _native.open_ring(segment)
+        return PortableEngine(segment, report)
+    if segment.header.shape.engine == "native" and _native is not None:
+        return _native.open_ring(segment, report)
     raise ShmQueueRefusedError(
-        f"queue {segment.name!r} belongs to the {segment.header.engine} engine, which is not available here: {REASON}"
+        f"queue {segment.name!r} belongs to the {segment.header.shape.engine} engine, which is not available here: {REASON}"
     )
 
 
@@ -199,7 +230,7 @@ def require_chosen(segment: Segment) -> None:
     Raises:
         ShmQueueRefusedError: it is.
     """
-    ours, theirs = chosen(), segment.header.engine
+    ours, theirs = chosen(), segment.header.shape.engine
     if theirs != ours:
         raise ShmQueueRefusedError(
             f"queue {segment.name!r} belongs to the {theirs} engine and this process uses the {ours} one: "

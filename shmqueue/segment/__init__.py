@@ -9,16 +9,17 @@ Linux; elsewhere it does what the platform allows, which is said at each place.
 """
 
 from shmqueue.segment.handle import Segment
-from shmqueue.segment.header import HEADER_SIZE, SYSTEM_PAGESIZE, Header
+from shmqueue.segment.header import HEADER_SIZE, SYSTEM_PAGESIZE, Header, Shape
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, open_segment, read_header, sweep_orphans
-from shmqueue.segment.naming import directory, free_bytes, list_names, path_of
+from shmqueue.segment.naming import directory, free_bytes, list_names, path_of, total_bytes
 
 __all__ = [
     "HEADER_SIZE",
     "SYSTEM_PAGESIZE",
     "Header",
     "Segment",
+    "Shape",
     "attach_segment",
     "directory",
     "free_bytes",
@@ -28,4 +29,5 @@ __all__ = [
     "path_of",
     "read_header",
     "sweep_orphans",
+    "total_bytes",
 ]

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from shmqueue.segment.files import fcntl, fresh_description, lock_shared, remove_quietly, same_file
+from shmqueue.segment.files import fcntl, fresh_description, lock_shared, remove_quietly, reserve, same_file
 from shmqueue.segment.header import HEADER_SIZE, Header
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.sidecar import remove_lock_files
@@ -67,7 +67,16 @@ class Segment:
     @property
     def file_size(self) -> int:
         """Bytes of the whole file."""
-        return HEADER_SIZE + self.header.capacity
+        return HEADER_SIZE + self.header.shape.data_size
+
+    def reserve(self, size: int) -> None:
+        """Make sure that the first ``size`` bytes of the file have their memory: touching them cannot fail then.
+
+        Raises:
+            ShmQueueNoSpaceError: there is not enough of it.
+        """
+        with self.descriptor_to_map() as fd:
+            reserve(fd, size, self.path)
 
     def holders(self) -> list[int]:
         """The process id of each handle on this segment, as ``holders_of``; empty once its name is gone."""

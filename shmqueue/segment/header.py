@@ -11,28 +11,53 @@ from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueRefusedError
 
-__all__ = ["CRC", "FIELDS", "HEADER_SIZE", "MAGIC", "SYSTEM_PAGESIZE", "Header", "pid_namespace", "refused", "uuid_in"]
+__all__ = [
+    "CRC",
+    "FIELDS",
+    "HEADER_SIZE",
+    "MAGIC",
+    "SYSTEM_PAGESIZE",
+    "Header",
+    "Shape",
+    "pid_namespace",
+    "refused",
+    "uuid_in",
+]
 
 SYSTEM_PAGESIZE: int = mmap.PAGESIZE
 HEADER_SIZE = 4096
 """Bytes before the data: the header and whatever an engine keeps beside it."""
 MAGIC = b"shmqueue"
-_VERSION = 1
+_VERSION = 2
 _BYTE_ORDER = 0x01020304
-FIELDS = struct.Struct("=8s8sIIQQQ16sQI")  # the first 76 bytes of struct header in engine/native/layout.h
+FIELDS = struct.Struct("=8s8sIIQQQQQQ16sQI")  # the first 100 bytes of struct header in engine/native/layout.h
 CRC = struct.Struct("=I")
 
 
-class Header(NamedTuple):
-    """What is written into a segment once, before anyone can see it.
+class Shape(NamedTuple):
+    """What the creator of a segment decides, for all who attach.
 
-    ``capacity`` is in bytes of records, ``maxsize`` in items (0: as many as fit), ``pid_namespace`` an inode number (0
-    where there are none), ``created`` in nanoseconds since the epoch.
+    ``engine`` is whose layout it has; ``capacity`` the most bytes of records; ``maxsize`` the most items (0: as many as
+    fit). A queue of fixed size has ``initial`` 0; an elastic one starts with so many bytes, grows, and shrinks back to
+    them. ``threshold``: a put waits while so many bytes or more are in the queue (0: it need not). ``data_size`` is how
+    many bytes of the file follow the header; those of an elastic queue are mostly not there yet (a sparse file).
     """
 
     engine: str
     capacity: int
     maxsize: int
+    initial: int
+    threshold: int
+    data_size: int
+
+
+class Header(NamedTuple):
+    """What is written into a segment once, before anyone can see it.
+
+    ``pid_namespace`` is an inode number (0 where there are none), ``created`` in nanoseconds since the epoch.
+    """
+
+    shape: Shape
     pid_namespace: int
     uuid: bytes
     created: int
@@ -41,11 +66,10 @@ class Header(NamedTuple):
         """The header's bytes, checksum included. ``unpack`` reads them back."""
         fields = FIELDS.pack(
             MAGIC,
-            self.engine.encode(),
+            self.shape.engine.encode(),
             _VERSION,
             HEADER_SIZE,
-            self.capacity,
-            self.maxsize,
+            *self.shape[1:],
             self.pid_namespace,
             self.uuid,
             self.created,
@@ -69,15 +93,16 @@ class Header(NamedTuple):
             raise refused(path, f"it has layout version {version}, this installation uses version {_VERSION}")
         if byte_order != _BYTE_ORDER or CRC.unpack_from(data, FIELDS.size)[0] != zlib.crc32(data[: FIELDS.size]):
             raise refused(path, "its header is damaged (wrong checksum)")
-        header = cls(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers)
-        if file_size != HEADER_SIZE + header.capacity:
-            expected = HEADER_SIZE + header.capacity
+        shape = Shape(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers[:5])
+        header = cls(shape, *numbers[5:])
+        expected = HEADER_SIZE + shape.data_size
+        if file_size != expected:
             raise refused(path, f"the file has {file_size} bytes and its header says {expected} (truncated?)")
         return header
 
 
 def uuid_in(data: bytes) -> bytes:
-    return bytes(FIELDS.unpack_from(data)[7])
+    return bytes(FIELDS.unpack_from(data)[10])
 
 
 def refused(path: str, why: str) -> ShmQueueRefusedError:

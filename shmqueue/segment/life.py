@@ -13,6 +13,7 @@ from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
     fcntl,
+    fresh_description,
     give_name,
     lock_shared,
     nameless_file,
@@ -21,22 +22,19 @@ from shmqueue.segment.files import (
     reserve,
 )
 from shmqueue.segment.handle import Segment, unlink_if_unheld
-from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, pid_namespace, refused
+from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, Shape, pid_namespace, refused
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of, path_of
 from shmqueue.segment.sidecar import sweep_sidecars
 
 __all__ = ["attach_segment", "open_segment", "read_header", "sweep_orphans"]
 
 
-def open_segment(name: str, *, engine: str, capacity: int, maxsize: int, create: bool | None) -> Segment:
+def open_segment(name: str, shape: Shape, create: bool | None) -> Segment:
     """Create the segment called ``name``, or attach to it.
 
     Args:
         name: the queue's name.
-        engine: whose layout a new segment gets, ``"native"`` or ``"portable"``. An existing one may have another: look
-            at ``Segment.header.engine``.
-        capacity: bytes of records in a new segment.
-        maxsize: most items in a new segment, 0 for no limit.
+        shape: of a new segment. An existing one may have another: look at ``Segment.header.shape``.
         create: True, it must not be in use; False, it must exist; None, either.
 
     Raises:
@@ -54,7 +52,7 @@ def open_segment(name: str, *, engine: str, capacity: int, maxsize: int, create:
             if create is False:
                 raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
         sweep_orphans()
-        header = Header(engine, capacity, maxsize, pid_namespace(), uuid.uuid4().bytes, time.time_ns())
+        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, time.time_ns())
         segment = _create(name, path, header)
         if segment is not None:
             return segment
@@ -62,20 +60,22 @@ def open_segment(name: str, *, engine: str, capacity: int, maxsize: int, create:
             raise ShmQueueExistsError(errno.EEXIST, f"a queue called {name!r} is in use", path)
 
 
-def attach_segment(name: str, within: str, incarnation: bytes) -> Segment:
+def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -> Segment:
     """Attach to one incarnation of a name, in the directory where it was made.
 
     Args:
         name: the queue's name.
         within: the directory, whatever ``directory()`` says here.
         incarnation: the uuid that its header must have.
+        held: a descriptor of the segment itself, which a parent has handed down; -1, there is none.
 
     Raises:
         ShmQueueNotFoundError: it is gone, or another one has its name.
         ShmQueueRefusedError: as ``open_segment``.
     """
     path = path_of(name, within)
-    segment = _attach(name, path)
+    segment = _attach_held(name, path, held) if held >= 0 else None
+    segment = segment or _attach(name, path)
     if segment is None:
         raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
     if segment.header.uuid != incarnation:
@@ -93,20 +93,34 @@ def _attach(name: str, path: str) -> Segment | None:
             return None
         except OSError as error:
             raise refused(path, cannot_open(error)) from error
-        try:
-            if fcntl is not None:
-                require_private_file(os.fstat(fd), path)
-            lock_shared(fd)
-            status = os.fstat(fd)
-            if status.st_nlink > 0:
-                header = _header_of(fd, status, path)
-                _require_own_pid_namespace(header, path)
-                segment = Segment(name, path, fd, header, created=False)
-                fd = -1
-                return segment
-        finally:
-            if fd >= 0:
-                os.close(fd)
+        segment = _hold(name, path, fd, with_name=True)
+        if segment is not None:
+            return segment
+
+
+def _attach_held(name: str, path: str, held: int) -> Segment | None:
+    """Attach to the segment behind a descriptor, whether it still has its name or not; None if that cannot be done."""
+    fd = fresh_description(held, path)
+    return None if fd is None else _hold(name, path, fd, with_name=False)
+
+
+def _hold(name: str, path: str, fd: int, with_name: bool) -> Segment | None:
+    """Become a holder of the open file and take over its descriptor; None if it has lost its name meanwhile."""
+    try:
+        if fcntl is not None:
+            require_private_file(os.fstat(fd), path)
+        lock_shared(fd)
+        status = os.fstat(fd)
+        if with_name and status.st_nlink == 0:
+            return None
+        header = _header_of(fd, status, path)
+        _require_own_pid_namespace(header, path)
+        segment = Segment(name, path, fd, header, created=False)
+        fd = -1
+        return segment
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _require_own_pid_namespace(header: Header, path: str) -> None:
@@ -148,10 +162,11 @@ def _header_of(fd: int, status: os.stat_result, path: str) -> Header:
 
 def _create(name: str, path: str, header: Header) -> Segment | None:
     """Make a complete segment and give it its name; None when somebody else was faster."""
-    size = HEADER_SIZE + header.capacity
+    shape = header.shape
     fd, temporary = nameless_file(path)
     try:
-        reserve(fd, size, path)
+        reserve(fd, HEADER_SIZE + (shape.initial or shape.data_size), path)
+        os.ftruncate(fd, HEADER_SIZE + shape.data_size)
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, header.pack())
         lock_shared(fd)

@@ -18,6 +18,7 @@ __all__ = [
     "list_names",
     "name_of",
     "path_of",
+    "total_bytes",
     "unescape",
 ]
 
@@ -95,3 +96,15 @@ def free_bytes() -> int:
         return -1
     figures = os.statvfs(directory())
     return figures.f_bavail * figures.f_frsize
+
+
+def total_bytes() -> int:
+    """Bytes that the file system with the segments has altogether; the machine's memory where it knows no limit."""
+    if hasattr(os, "statvfs"):
+        figures = os.statvfs(directory())
+        if figures.f_blocks > 0:
+            return figures.f_blocks * figures.f_frsize
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 30

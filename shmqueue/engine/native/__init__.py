@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sysconfig
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from shmqueue.engine.native._core import Ring
     from shmqueue.segment import Segment
 
-__all__ = ["Ring", "open_ring"]
+__all__ = ["Ring", "data_size", "open_ring"]
 
 
 def _why_missing(error: ImportError) -> str:
@@ -35,12 +36,12 @@ def _why_missing(error: ImportError) -> str:
 
 
 try:
-    from shmqueue.engine.native._core import Ring
+    from shmqueue.engine.native._core import Ring, data_size
 except ImportError as error:
     raise ImportError(_why_missing(error)) from error
 
 
-def open_ring(segment: Segment) -> Ring:
-    """A handle on the records of a native segment."""
+def open_ring(segment: Segment, report: Callable[[int], None]) -> Ring:
+    """A handle on the records of a native segment; ``report`` as for ``shmqueue.engine.open_engine``."""
     with segment.descriptor_to_map() as fd:
-        return Ring(fd, segment.file_size, segment.name)
+        return Ring(fd, segment.file_size, segment.name, report)

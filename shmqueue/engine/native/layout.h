@@ -5,13 +5,15 @@
  * from these rules; nothing else in the project knows an offset.
  *
  *      offset   bytes  what
- *           0      80  struct header        written once by segment.py, before the file has a name
+ *           0     104  struct header        written once by segment.py, before the file has a name
  *         256      24  put.guard            lock word of the putters, and what only its owner counts
  *         384      64  put.ledgers          how much was ever put
  *         512      24  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
  *         768      24  tally                task_done() and join()
- *        4096       -  data                 `capacity` bytes of records, a ring
+ *         896      24  notes                what is rarely written and often read
+ *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
+ *        4096       -  data                 `data_size` bytes of records
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
  * last byte of the data to the first.  An item costs exactly 8 + length bytes.
@@ -24,10 +26,22 @@
  *      Death before it changed nothing; death after it changed everything.
  *   3. Anyone may read a ledger without the lock: read sequence, read its slot, read sequence again, and start over if
  *      it moved.  The second read matters: without it a reader may take the slot that the owner is preparing.
- *   4. Bytes [get.position, put.position), taken modulo capacity, are the records in the queue, oldest first.  A
- *      putter writes only outside of them, a getter reads only inside of them.
+ *   4. The bytes from get.position to put.position are the records in the queue, oldest first.  In arena a, position p
+ *      lies at offset (p - arenas[a].base) modulo the arena's size.  A putter writes only outside of the records, a
+ *      getter reads only inside of them.
  *   5. Always get.position <= put.position <= get.position + capacity, and get.count <= put.count.
  *   6. Nothing is stored twice: qsize is put.count - get.count, unfinished is put.count - get.dropped - done.
+ *
+ *   7. Where the put side finds no room in its arena it enters a larger one that is free: it sets base there, end and
+ *      next in the one it leaves, and commits all this with the records' ledger.  The get side follows when it has come
+ *      to end.  What lies between get.arena and put.arena along `next` is occupied, all else is free.
+ *   8. When little is left in a large arena the put side enters arena 0, which always has its memory.  It does so only
+ *      when both sides are in the same arena.  So the occupied ones are at most one from before, then growing numbers.
+ *   9. base, end, next and reserved of an arena are written under the put lock; end and next hold for a getter while
+ *      the put side is in another arena.
+ *  10. Only the first `reserved` bytes of an arena may be touched: they have their memory.  It is raised after the
+ *      memory was allocated, and lowered, in a free arena only, before it is given back: a death in between costs
+ *      nothing but memory, until the arena is used again.
  *
  * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
  * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
@@ -43,7 +57,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 1u
+#define LAYOUT_VERSION 2u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
@@ -57,8 +71,11 @@ struct header {
     char engine[8];
     uint32_t version;
     uint32_t header_size;   /* where the data begins */
-    uint64_t capacity;      /* bytes of data */
-    uint64_t maxsize;       /* items; 0: as many as fit */
+    uint64_t capacity;      /* most bytes of records */
+    uint64_t maxsize;       /* most items; 0: as many as fit */
+    uint64_t initial;       /* bytes of the first arena of an elastic queue; 0: of fixed size */
+    uint64_t threshold;     /* a put waits while so many bytes are in the queue; 0: it need not */
+    uint64_t data_size;     /* bytes of the file behind this header */
     uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a thread id means nothing in another one */
     uint8_t uuid[16];       /* which incarnation of the name */
     uint64_t created;       /* nanoseconds since the epoch */
@@ -79,7 +96,8 @@ struct guard {
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.
  *
- * dropped: items that clear() took, which nobody will call task_done() for (get side only; 0 on the put side).
+ * dropped: get side: items that clear() took, which nobody will call task_done() for.
+ * shut:    put side: enum shut, whether the queue was shut down for all.
  * arena:   which arena the position lies in; 0 in a ring of fixed size.
  * waiting: raised by sleepers of the other side under no lock, taken down by a committer that is going to wake them,
  *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (wait.h),
@@ -89,8 +107,17 @@ struct ledgers {
     _Atomic uint32_t waiting;
     _Atomic uint64_t position[2];
     _Atomic uint64_t count[2];
-    _Atomic uint64_t dropped[2];
+    union {
+        _Atomic uint64_t dropped[2];
+        _Atomic uint64_t shut[2];
+    };
     _Atomic uint32_t arena[2];
+};
+
+enum shut {
+    SHUT_NOT,
+    SHUT_PLAIN,     /* nothing is put any more */
+    SHUT_IMMEDIATE, /* and what was left is dropped by whoever comes across it */
 };
 
 struct side {
@@ -106,14 +133,36 @@ struct tally {
     _Atomic uint64_t done;
     _Atomic uint32_t sequence;
     _Atomic uint32_t waiting;
-    _Atomic uint32_t flags; /* reserved, 0 */
 };
+
+/* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
+ * starved:  the memory was out when a queue wanted to grow: getters give back what they can at once.  A hint.
+ * lowered:  when rule 8 was last followed, on the monotonic clock, ns.  A hint. */
+struct notes {
+    _Atomic uint32_t shut;
+    _Atomic uint32_t starved;
+    _Atomic uint64_t lowered;
+    uint64_t reserved;
+};
+
+/* See rules 7 to 10.  Arena 0 has all its memory, whatever `reserved` says. */
+struct arena {
+    _Atomic uint64_t base;     /* put.position when the put side entered it */
+    _Atomic uint64_t end;      /* put.position when the put side left it */
+    _Atomic uint64_t reserved; /* bytes from its start that have memory */
+    _Atomic uint32_t next;     /* which one the put side entered then */
+    uint32_t unused;
+};
+
+#define LAYOUT_ARENAS 64
 
 struct segment {
     struct header header;
     alignas(256) struct side put;
     struct side get;
     alignas(LAYOUT_APART) struct tally tally;
+    alignas(LAYOUT_APART) struct notes notes;
+    alignas(LAYOUT_APART) struct arena arenas[LAYOUT_ARENAS];
 };
 
 #define RECORD_HEADER_SIZE 8u
@@ -124,14 +173,16 @@ struct record_header {
     uint32_t method; /* serialization method, serialization.py */
 };
 
-_Static_assert(sizeof(struct header) == 80, "segment.py packs the same 80 bytes");
-_Static_assert(offsetof(struct header, crc) == 76, "the crc covers all that stands before it");
+_Static_assert(sizeof(struct header) == 104, "header.py packs the same 104 bytes");
+_Static_assert(offsetof(struct header, crc) == 100, "the crc covers all that stands before it");
 _Static_assert(sizeof(struct ledgers) == 64, "a ledger read is one line");
 _Static_assert(offsetof(struct segment, put) == 256, "clear of the header's line");
 _Static_assert(offsetof(struct segment, put.ledgers) == 384, "lock and ledgers a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, get) == 512, "putters and getters a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, get.ledgers) == 640, "lock and ledgers a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, tally) == 768, "task_done() must not slow down put and get");
+_Static_assert(offsetof(struct segment, notes) == 896, "read by every get, written hardly ever");
+_Static_assert(offsetof(struct segment, arenas) == 1024, "clear of the notes");
 _Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
 _Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");

@@ -9,7 +9,11 @@
 struct view {
     uint64_t position;
     uint64_t count;
-    uint64_t dropped;
+    union {
+        uint64_t dropped; /* of a get ledger */
+        uint64_t shut;    /* of a put ledger */
+    };
+    uint32_t arena;
 };
 
 /* Rule 3: without the lock. The slots are stored with release and read with acquire, so that whoever sees a value
@@ -23,7 +27,8 @@ static inline struct view ledger_read(struct ledgers *ledgers)
         unsigned slot = sequence & 1;
         view.position = atomic_load_explicit(&ledgers->position[slot], memory_order_acquire);
         view.count = atomic_load_explicit(&ledgers->count[slot], memory_order_acquire);
-        view.dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_acquire);
+        view.dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_acquire); /* or shut */
+        view.arena = atomic_load_explicit(&ledgers->arena[slot], memory_order_acquire);
         again = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed);
     } while (sequence != again);
     return view;
@@ -48,7 +53,8 @@ static inline uint32_t ledger_commit(struct ledgers *ledgers, const struct view 
     unsigned slot = next & 1;
     atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);
     atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release); /* or shut */
+    atomic_store_explicit(&ledgers->arena[slot], view->arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
     return next;
 }

@@ -15,6 +15,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <fcntl.h>
 #include <math.h>
 #include <sys/mman.h>
 
@@ -29,6 +30,7 @@ typedef struct {
     PyObject *value_error;
     PyObject *corrupted_error;
     PyObject *not_initialized_error;
+    PyObject *shut_down_error;
 } module_state;
 
 typedef struct {
@@ -36,7 +38,10 @@ typedef struct {
     struct ring ring;
     void *memory; /* NULL once closed */
     size_t size;
+    int file; /* of an elastic queue, to allocate memory; else -1 */
     PyObject *name;
+    PyObject *report; /* called with an errno when the queue cannot grow */
+    int reported;     /* what it was called with last */
     bool closing;
     _Atomic uint32_t users; /* changed with the GIL held; atomic because close() sleeps on it */
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
@@ -58,6 +63,12 @@ static PyObject *raise_broken(RingObject *self)
 {
     PyErr_Format(state_of(self)->corrupted_error, "queue %R is damaged: %s; this handle will not touch it any more",
                  self->name, atomic_load(&self->ring.broken));
+    return NULL;
+}
+
+static PyObject *raise_shut_down(RingObject *self)
+{
+    PyErr_Format(state_of(self)->shut_down_error, "queue %R was shut down for all", self->name);
     return NULL;
 }
 
@@ -204,6 +215,10 @@ static int after(RingObject *self, enum ring_status status)
         raise_broken(self);
         return -1;
     }
+    if (status == RING_SHUT) {
+        raise_shut_down(self);
+        return -1;
+    }
     if (status == RING_DEADLINE) {
         return 0;
     }
@@ -272,6 +287,19 @@ static bool can_ever_fit(RingObject *self, size_t length)
     return length <= RECORD_LENGTH_MAX && length <= self->ring.capacity - RECORD_HEADER_SIZE;
 }
 
+/* Says that the queue cannot grow, or can again, when that has changed.  False: an exception is set. */
+static bool report_growth(RingObject *self)
+{
+    int error = atomic_load(&self->ring.grow_error);
+    if (error == self->reported) {
+        return true;
+    }
+    self->reported = error;
+    PyObject *done = PyObject_CallFunction(self->report, "i", error);
+    Py_XDECREF(done);
+    return done != NULL;
+}
+
 /* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set. */
 static int put_records(RingObject *self, const struct record_in *records, size_t count, size_t bytes, bool block,
                        PyObject *timeout)
@@ -292,7 +320,11 @@ static int put_records(RingObject *self, const struct record_in *records, size_t
     }
     for (;;) {
         WITHOUT_GIL(self, status = ring_put(&self->ring, records, count, patience));
+        if (!report_growth(self) && status != RING_OK) {
+            return -1;
+        }
         if (status == RING_OK) {
+            PyErr_Clear(); /* a report that failed: the item is put all the same */
             return 1;
         }
         if (status == RING_FULL) {
@@ -557,7 +589,7 @@ static enum ring_status patient_get(RingObject *self, enum ring_status status, P
 }
 
 /* `most` 0: one record as a tuple, or None. Else a list of up to `most`. */
-static PyObject *get_records(RingObject *self, Py_ssize_t most, bool block, PyObject *timeout)
+static PyObject *wait_and_get(RingObject *self, Py_ssize_t most, bool block, PyObject *timeout)
 {
     PyObject *result;
     struct patience patience;
@@ -596,6 +628,15 @@ static PyObject *get_records(RingObject *self, Py_ssize_t most, bool block, PyOb
         return PyList_New(0);
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *get_records(RingObject *self, Py_ssize_t most, bool block, PyObject *timeout)
+{
+    PyObject *result = wait_and_get(self, most, block, timeout);
+    if (result != NULL && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
+        WITHOUT_GIL(self, ring_trim(&self->ring, false));
+    }
+    return result;
 }
 
 static PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
@@ -696,11 +737,54 @@ static PyObject *Ring_counters(RingObject *self, PyObject *Py_UNUSED(ignored))
     if (ring_figures(&self->ring, &figures) != RING_OK) {
         return raise_broken(self);
     }
-    return Py_BuildValue("KKKKKKKKNN", (unsigned long long)figures.put.position, (unsigned long long)figures.put.count,
+    return Py_BuildValue("KKKKKKKKNNN", (unsigned long long)figures.put.position, (unsigned long long)figures.put.count,
                          (unsigned long long)figures.get.position, (unsigned long long)figures.get.count,
                          (unsigned long long)figures.get.dropped, (unsigned long long)figures.done,
                          (unsigned long long)figures.high_water, (unsigned long long)figures.recoveries,
-                         PyBool_FromLong(figures.putters_waiting), PyBool_FromLong(figures.getters_waiting));
+                         PyBool_FromLong(figures.putters_waiting), PyBool_FromLong(figures.getters_waiting),
+                         PyBool_FromLong(figures.put.shut != SHUT_NOT));
+}
+
+static PyObject *Ring_wait(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int records, again = 1;
+    int64_t deadline;
+    if (!count_is("wait", count, 2) || (records = truth(args[0])) < 0 || !deadline_from(args[1], &deadline)) {
+        return NULL;
+    }
+    while (again == 1) {
+        enum ring_status status;
+        if (!is_open(self)) {
+            return NULL;
+        }
+        WITHOUT_GIL(self, status = ring_wait(&self->ring, records, deadline));
+        if (status == RING_OK) {
+            Py_RETURN_TRUE;
+        }
+        again = after(self, status);
+    }
+    return again < 0 ? NULL : PyBool_FromLong(0);
+}
+
+static PyObject *Ring_shut_down(RingObject *self, PyObject *immediate)
+{
+    struct patience patience = {.for_lock = true, .deadline = WAIT_FOREVER};
+    int again = 1, at_once = truth(immediate);
+    if (at_once < 0) {
+        return NULL;
+    }
+    while (again == 1) {
+        enum ring_status status;
+        if (!is_open(self)) {
+            return NULL;
+        }
+        WITHOUT_GIL(self, status = ring_shut_down(&self->ring, at_once, patience));
+        if (status == RING_OK) {
+            Py_RETURN_NONE;
+        }
+        again = after(self, status);
+    }
+    return NULL;
 }
 
 static void unmap(RingObject *self)
@@ -709,12 +793,21 @@ static void unmap(RingObject *self)
         munmap(self->memory, self->size);
         self->memory = NULL;
     }
+    if (self->file >= 0) {
+        if (ring_owns_file(&self->ring)) {
+            close(self->file);
+        }
+        self->file = -1;
+    }
 }
 
 static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->memory == NULL) {
         Py_RETURN_NONE;
+    }
+    if (!self->closing && !ring_is_poisoned(&self->ring)) {
+        WITHOUT_GIL(self, ring_trim(&self->ring, true));
     }
     self->closing = true;
     enter(self); /* also forgets calls of the parent after a fork */
@@ -733,8 +826,8 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
 {
     int file;
     Py_ssize_t size;
-    PyObject *name;
-    if (!PyArg_ParseTuple(args, "inU:Ring", &file, &size, &name)) {
+    PyObject *name, *report;
+    if (!PyArg_ParseTuple(args, "inUO:Ring", &file, &size, &name, &report)) {
         return NULL;
     }
     RingObject *self = (RingObject *)type->tp_alloc(type, 0);
@@ -742,6 +835,8 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
         return NULL;
     }
     self->name = Py_NewRef(name);
+    self->report = Py_NewRef(report);
+    self->file = -1;
     self->size = (size_t)size;
     void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (memory == MAP_FAILED) {
@@ -750,7 +845,15 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
         return NULL;
     }
     self->memory = memory;
-    const char *wrong = ring_open(&self->ring, memory, self->size);
+    const char *wrong = ring_open(&self->ring, memory, self->size, file);
+    if (wrong == NULL && self->ring.arenas > 1) {
+        self->file = self->ring.file = fcntl(file, F_DUPFD_CLOEXEC, 0);
+        if (self->file < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            Py_DECREF(self);
+            return NULL;
+        }
+    }
     if (wrong != NULL) {
         PyErr_Format(state_of(self)->corrupted_error, "queue %R: %s", name, wrong);
         Py_DECREF(self);
@@ -764,6 +867,7 @@ static void Ring_dealloc(RingObject *self)
     PyTypeObject *type = Py_TYPE(self);
     unmap(self);
     Py_XDECREF(self->name);
+    Py_XDECREF(self->report);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -775,17 +879,19 @@ static PyMethodDef Ring_methods[] = { /* documented once, in shmqueue.engine.Eng
     FAST(put_many),
     FAST(get),
     FAST(get_many),
+    FAST(wait),
     {"clear", (PyCFunction)Ring_clear, METH_NOARGS, NULL},
     {"task_done", (PyCFunction)Ring_task_done, METH_NOARGS, NULL},
     {"join", (PyCFunction)Ring_join, METH_O, NULL},
     {"qsize", (PyCFunction)Ring_qsize, METH_NOARGS, NULL},
     {"counters", (PyCFunction)Ring_counters, METH_NOARGS, NULL},
+    {"shut_down", (PyCFunction)Ring_shut_down, METH_O, NULL},
     {"close", (PyCFunction)Ring_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot Ring_slots[] = {
-    {Py_tp_doc, "Ring(fd, size, name): the native engine's handle on a segment; see shmqueue.engine.Engine."},
+    {Py_tp_doc, "Ring(fd, size, name, report): the native engine's handle on a segment; see shmqueue.engine.Engine."},
     {Py_tp_new, Ring_new},
     {Py_tp_dealloc, Ring_dealloc},
     {Py_tp_methods, Ring_methods},
@@ -801,6 +907,25 @@ static PyType_Spec Ring_spec = {
 
 /* ---- the module ---- */
 
+static PyObject *core_data_size(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long initial, capacity;
+    if (!PyArg_ParseTuple(args, "KK:data_size", &initial, &capacity)) {
+        return NULL;
+    }
+    uint64_t size = ring_data_size(initial, capacity);
+    if (size == 0 || size > (uint64_t)PY_SSIZE_T_MAX - LAYOUT_HEADER_SIZE) {
+        PyErr_Format(PyExc_ValueError, "there is no queue that grows from %llu to %llu bytes", initial, capacity);
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(size);
+}
+
+static PyMethodDef module_methods[] = {
+    {"data_size", core_data_size, METH_VARARGS, "data_size(initial, capacity): see shmqueue.engine.data_size."},
+    {NULL, NULL, 0, NULL},
+};
+
 static int module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
@@ -811,8 +936,10 @@ static int module_exec(PyObject *module)
     state->value_error = PyObject_GetAttrString(exceptions, "ShmQueueValueError");
     state->corrupted_error = PyObject_GetAttrString(exceptions, "ShmQueueCorruptedError");
     state->not_initialized_error = PyObject_GetAttrString(exceptions, "ShmQueueNotInitializedError");
+    state->shut_down_error = PyObject_GetAttrString(exceptions, "ShmQueueShutDown");
     Py_DECREF(exceptions);
-    if (state->value_error == NULL || state->corrupted_error == NULL || state->not_initialized_error == NULL) {
+    if (state->value_error == NULL || state->corrupted_error == NULL || state->not_initialized_error == NULL ||
+        state->shut_down_error == NULL) {
         return -1;
     }
     int error = lock_init();
@@ -836,6 +963,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->value_error);
     Py_VISIT(state->corrupted_error);
     Py_VISIT(state->not_initialized_error);
+    Py_VISIT(state->shut_down_error);
     return 0;
 }
 
@@ -845,6 +973,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->value_error);
     Py_CLEAR(state->corrupted_error);
     Py_CLEAR(state->not_initialized_error);
+    Py_CLEAR(state->shut_down_error);
     return 0;
 }
 
@@ -858,6 +987,7 @@ static struct PyModuleDef module_def = {
     .m_name = "shmqueue.engine.native._core",
     .m_doc = "The native engine. See layout.h.",
     .m_size = sizeof(module_state),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

@@ -1,9 +1,10 @@
 /* ring.c: put, get, and what follows from the rules in layout.h. */
 #define _GNU_SOURCE
-#include "ring.h"
+#include "arena.h"
 
 #include <sched.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define SPIN_NS 20000      /* for an item or for room: about what waking a sleeper would cost */
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
@@ -19,37 +20,37 @@ enum ring_status ring_poison(struct ring *ring, const char *why)
 
 /* ---- bytes ---- */
 
-static void copy_in(struct ring *ring, uint64_t offset, const void *bytes, size_t length)
+static void copy_in(struct span span, uint64_t offset, const void *bytes, size_t length)
 {
-    uint64_t to_end = ring->capacity - offset;
+    uint64_t to_end = span.size - offset;
     if (length <= to_end) {
-        memcpy(ring->data + offset, bytes, length);
+        memcpy(span.bytes + offset, bytes, length);
     } else {
-        memcpy(ring->data + offset, bytes, to_end);
-        memcpy(ring->data, (const char *)bytes + to_end, length - to_end);
+        memcpy(span.bytes + offset, bytes, to_end);
+        memcpy(span.bytes, (const char *)bytes + to_end, length - to_end);
     }
 }
 
-static void copy_out(const struct ring *ring, uint64_t offset, void *bytes, size_t length)
+static void copy_out(struct span span, uint64_t offset, void *bytes, size_t length)
 {
-    uint64_t to_end = ring->capacity - offset;
+    uint64_t to_end = span.size - offset;
     if (length <= to_end) {
-        memcpy(bytes, ring->data + offset, length);
+        memcpy(bytes, span.bytes + offset, length);
     } else {
-        memcpy(bytes, ring->data + offset, to_end);
-        memcpy((char *)bytes + to_end, ring->data, length - to_end);
+        memcpy(bytes, span.bytes + offset, to_end);
+        memcpy((char *)bytes + to_end, span.bytes, length - to_end);
     }
 }
 
-static uint64_t advance(const struct ring *ring, uint64_t offset, uint64_t length)
+static uint64_t advance(struct span span, uint64_t offset, uint64_t length)
 {
-    uint64_t next = offset + length; /* length <= capacity */
-    return next >= ring->capacity ? next - ring->capacity : next;
+    uint64_t next = offset + length; /* length <= size */
+    return next >= span.size ? next - span.size : next;
 }
 
 /* ---- locks and wake-ups ---- */
 
-static enum ring_status side_lock(struct ring *ring, struct side *side, struct self *self, struct patience patience)
+enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience)
 {
     enum lock_result result = lock_try(&side->guard.lock, self);
     if (result == LOCK_BUSY && patience.for_lock) {
@@ -79,7 +80,7 @@ static enum ring_status side_lock(struct ring *ring, struct side *side, struct s
  * woken here, or his futex_wait fails.  It is never taken down after the commit, when it may belong to somebody who has
  * already seen the new sequence.  If every wake found a taker more may sleep, so the flag goes up again, and whoever
  * committed while it was down relied on us. */
-static void commit_and_wake(struct side *side, struct self *self, const struct view *view, int most)
+void ring_commit_and_wake(struct side *side, struct self *self, const struct view *view, int most)
 {
     struct ledgers *ledgers = &side->ledgers;
     bool asleep = atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) != 0 &&
@@ -123,25 +124,54 @@ static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uin
 
 /* ---- put ---- */
 
-static bool has_room(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
+/* By the limits that the queue was made with. */
+static bool is_allowed(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
 {
     const struct view *get = &ring->get_as_seen;
-    return put->position - get->position <= ring->capacity - bytes &&
+    uint64_t used = put->position - get->position;
+    return used <= ring->capacity - bytes && (ring->threshold == 0 || used < ring->threshold) &&
            (ring->maxsize == 0 || put->count - get->count + items <= ring->maxsize);
 }
 
-/* Under the put lock. */
-static enum ring_status find_room(struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
+/* And by where its records lie. */
+static bool has_room(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
 {
+    return is_allowed(ring, put, bytes, items) && (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes));
+}
+
+/* What cannot be true of two views, when ours is under our lock and the other one was read afterwards. */
+static const char *contradiction(const struct ring *ring, const struct view *put, const struct view *get)
+{
+    if (put->arena >= ring->arenas || get->arena >= ring->arenas) {
+        return "a ledger is in an arena that does not exist";
+    }
+    return ledgers_contradict(put, get, ring->capacity);
+}
+
+/* Under the put lock. An elastic ring may make room, if it `may_grow` (it takes its time), and change where `put` is. */
+static enum ring_status find_room(struct ring *ring, struct view *put, uint64_t bytes, uint64_t items, bool may_grow)
+{
+    if (put->arena >= ring->arenas) {
+        return ring_poison(ring, contradiction(ring, put, &ring->get_as_seen));
+    }
+    if (put->shut != SHUT_NOT) {
+        return RING_SHUT;
+    }
     if (has_room(ring, put, bytes, items)) {
         return RING_OK;
     }
     ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
-    const char *why = ledgers_contradict(put, &ring->get_as_seen, ring->capacity);
+    const char *why = contradiction(ring, put, &ring->get_as_seen);
     if (why != NULL) {
         return ring_poison(ring, why);
     }
-    return has_room(ring, put, bytes, items) ? RING_OK : RING_FULL;
+    if (!is_allowed(ring, put, bytes, items)) {
+        return RING_FULL;
+    }
+    if (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes)) {
+        return RING_OK;
+    }
+    return may_grow ? arena_grow(ring, put, bytes) : RING_BUSY;
 }
 
 /* Under the put lock: most items that were ever in the queue at once. */
@@ -157,16 +187,16 @@ static void note_high_water(struct ring *ring, uint64_t put_count)
     }
 }
 
-static void write_records(struct ring *ring, uint64_t offset, const struct record_in *records, size_t count)
+static void write_records(struct span span, uint64_t offset, const struct record_in *records, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         const struct record_in *record = &records[i];
         struct record_header head = {.length = record->length, .method = record->method};
-        copy_in(ring, offset, &head, sizeof head);
-        offset = advance(ring, offset, sizeof head);
+        copy_in(span, offset, &head, sizeof head);
+        offset = advance(span, offset, sizeof head);
         for (size_t p = 0; p < record->part_count; p++) {
-            copy_in(ring, offset, record->parts[p].bytes, record->parts[p].length);
-            offset = advance(ring, offset, record->parts[p].length);
+            copy_in(span, offset, record->parts[p].bytes, record->parts[p].length);
+            offset = advance(span, offset, record->parts[p].length);
         }
     }
 }
@@ -177,7 +207,7 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
 {
     struct side *side = &ring->segment->put;
     struct self *self = lock_self();
-    enum ring_status status = side_lock(ring, side, self, patience);
+    enum ring_status status = ring_lock_side(ring, side, self, patience);
     if (status != RING_OK) {
         return status;
     }
@@ -187,16 +217,16 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     }
     *seen = atomic_load_explicit(&ring->segment->get.ledgers.sequence, memory_order_acquire);
     struct view put = ledger_read(&side->ledgers);
-    status = find_room(ring, &put, bytes, count);
+    status = find_room(ring, &put, bytes, count, patience.for_lock);
     if (status != RING_OK) {
         lock_release(&side->guard.lock, self);
         return status;
     }
-    write_records(ring, put.position % ring->capacity, records, count);
+    write_records(arena_span(ring, put.arena), arena_offset(ring, put.arena, put.position), records, count);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
     return RING_OK;
 }
 
@@ -248,31 +278,87 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
 
 /* ---- get ---- */
 
+/* Under the get lock: goes on to the next arena if this one is done. */
+static enum ring_status follow_put_side(struct ring *ring, struct take *take)
+{
+    for (uint32_t steps = 0; arena_is_left(ring, &take->next, &ring->put_as_seen); steps++) {
+        take->next.arena = arena_after(ring, take->next.arena);
+        if (take->next.arena >= ring->arenas || steps > ring->arenas) {
+            return ring_poison(ring, "an arena is followed by one that does not exist");
+        }
+    }
+    return RING_OK;
+}
+
+/* Under the get lock: a fresh look at the put side, when there are no records as far as we know. */
+static enum ring_status look_at_put_side(struct ring *ring, const struct take *take)
+{
+    ring->put_as_seen = ledger_read(&ring->segment->put.ledgers);
+    const char *why = contradiction(ring, &ring->put_as_seen, &take->next);
+    if (why != NULL) {
+        return ring_poison(ring, why);
+    }
+    if (ring->put_as_seen.position == take->next.position) {
+        return ring->put_as_seen.shut != SHUT_NOT ? RING_SHUT : RING_EMPTY;
+    }
+    return RING_OK;
+}
+
 /* Under the get lock: the record at take->next, which is checked before anybody uses it. */
 static enum ring_status look_at_record(struct ring *ring, struct take *take)
 {
-    if (ring->put_as_seen.position <= take->next.position) { /* none, as far as we know */
-        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers);
-        const char *why = ledgers_contradict(&ring->put_as_seen, &take->next, ring->capacity);
-        if (why != NULL) {
-            return ring_poison(ring, why);
-        }
-        if (ring->put_as_seen.position == take->next.position) {
-            return RING_EMPTY;
+    if (ring->put_as_seen.position <= take->next.position) {
+        enum ring_status status = look_at_put_side(ring, take);
+        if (status != RING_OK) {
+            return status;
         }
     }
+    if (arena_is_elastic(ring) && follow_put_side(ring, take) != RING_OK) {
+        return RING_BROKEN;
+    }
+    struct span span = arena_span(ring, take->next.arena);
     uint64_t used = ring->put_as_seen.position - take->next.position;
     struct record_header head;
     if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
         return ring_poison(ring, "the get ledger contradicts the put ledger");
     }
-    copy_out(ring, take->next.position % ring->capacity, &head, sizeof head);
-    if (head.length > used - sizeof head) {
+    copy_out(span, arena_offset(ring, take->next.arena, take->next.position), &head, sizeof head);
+    if (head.length > used - sizeof head || head.length > span.size - sizeof head) {
         return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
     take->length = head.length;
     take->method = head.method;
     return RING_OK;
+}
+
+/* Under the get lock: takes and drops all records.  Returns how many there were. */
+static uint64_t drop_all(struct ring *ring, const struct view *put, struct view *get)
+{
+    uint64_t records = put->count - get->count;
+    uint64_t left = tally_unfinished(ring, put, get); /* fewer, if somebody called task_done() before he had an item */
+    get->position = put->position;
+    get->count = put->count;
+    get->arena = put->arena;
+    get->dropped += records < left ? records : left;
+    return records;
+}
+
+/* Under the get lock, when the queue is shut down or about to be: does what a killed one may have left undone.  RING_OK:
+ * go on, there may be records. */
+static enum ring_status finish_shut_down(struct ring *ring, struct take *take)
+{
+    struct view put = ledger_read(&ring->segment->put.ledgers);
+    const char *why = contradiction(ring, &put, &take->next);
+    if (why != NULL) {
+        return ring_poison(ring, why);
+    }
+    if (put.shut != SHUT_IMMEDIATE || put.count == take->next.count) {
+        return RING_OK;
+    }
+    drop_all(ring, &put, &take->next);
+    ring_commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);
+    tally_wake_if_finished(ring);
+    return RING_SHUT;
 }
 
 enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
@@ -282,7 +368,7 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
         return RING_BROKEN;
     }
     take->self = lock_self();
-    enum ring_status status = side_lock(ring, side, take->self, patience);
+    enum ring_status status = ring_lock_side(ring, side, take->self, patience);
     if (status != RING_OK) {
         return status;
     }
@@ -291,7 +377,18 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
         ring->put_as_seen = (struct view){0};
     }
     take->next = ledger_read(&side->ledgers);
-    status = look_at_record(ring, take);
+    take->arena = take->next.arena;
+    if (take->arena >= ring->arenas) {
+        status = ring_poison(ring, "a ledger is in an arena that does not exist");
+    } else if (atomic_load_explicit(&ring->segment->notes.shut, memory_order_relaxed) != 0) {
+        status = finish_shut_down(ring, take);
+        if (status == RING_SHUT) {
+            return status; /* the lock is free again */
+        }
+    }
+    if (status == RING_OK) {
+        status = look_at_record(ring, take);
+    }
     if (status != RING_OK) {
         lock_release(&side->guard.lock, take->self);
     }
@@ -300,8 +397,9 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 
 void ring_get_read(struct ring *ring, struct take *take, void *payload)
 {
-    uint64_t offset = take->next.position % ring->capacity;
-    copy_out(ring, advance(ring, offset, sizeof(struct record_header)), payload, take->length);
+    struct span span = arena_span(ring, take->next.arena);
+    uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
+    copy_out(span, advance(span, offset, sizeof(struct record_header)), payload, take->length);
     take->next.position += RECORD_HEADER_SIZE + (uint64_t)take->length;
     take->next.count++;
 }
@@ -310,8 +408,11 @@ enum ring_status ring_get_next(struct ring *ring, struct take *take) { return lo
 
 void ring_get_commit(struct ring *ring, struct take *take)
 {
+    if (arena_is_elastic(ring) && arena_trim_is_due(ring, take)) {
+        atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
+    }
     /* putters' records differ in size: each must look for itself */
-    commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);
+    ring_commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);
 }
 
 void ring_get_abort(struct ring *ring, struct take *take)
@@ -330,7 +431,33 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
     if (ledger_read(&segment->put.ledgers).position != taken) {
         return RING_OK;
     }
-    return sleep_on(ring, &segment->put.ledgers, seen, deadline);
+    if (ledger_read(&segment->put.ledgers).shut != SHUT_NOT) {
+        return RING_OK;
+    }
+    enum ring_status status = sleep_on(ring, &segment->put.ledgers, seen, deadline);
+    if (status == RING_INTERRUPTED && arena_is_elastic(ring)) {
+        ring_trim(ring, true); /* a slice without news, or a signal: time to tidy up */
+    }
+    return status;
+}
+
+enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
+{
+    for (;;) {
+        struct figures figures;
+        uint32_t seen = atomic_load_explicit(&ring->segment->get.ledgers.sequence, memory_order_acquire);
+        enum ring_status status = ring_figures(ring, &figures);
+        if (status != RING_OK) {
+            return status;
+        }
+        if (figures.put.shut != SHUT_NOT || (figures.put.count != figures.get.count) == records) {
+            return RING_OK;
+        }
+        status = records ? ring_wait_items(ring, deadline) : sleep_on(ring, &ring->segment->get.ledgers, seen, deadline);
+        if (status != RING_OK) {
+            return status;
+        }
+    }
 }
 
 enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience)
@@ -340,30 +467,61 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
     if (ring_is_poisoned(ring)) {
         return RING_BROKEN;
     }
-    enum ring_status status = side_lock(ring, side, self, patience);
+    enum ring_status status = ring_lock_side(ring, side, self, patience);
     if (status != RING_OK) {
         return status;
     }
     struct view get = ledger_read(&side->ledgers);
     struct view put = ledger_read(&ring->segment->put.ledgers);
-    const char *why = ledgers_contradict(&put, &get, ring->capacity);
+    const char *why = contradiction(ring, &put, &get);
     if (why != NULL) {
         lock_release(&side->guard.lock, self);
         return ring_poison(ring, why);
     }
-    *dropped = put.count - get.count;
-    uint64_t left = tally_unfinished(ring, &put, &get); /* fewer, if somebody called task_done() before he had an item */
-    get.position = put.position;
-    get.count = put.count;
-    get.dropped += *dropped < left ? *dropped : left;
-    commit_and_wake(side, self, &get, WAIT_EVERYONE);
+    *dropped = drop_all(ring, &put, &get);
+    ring_commit_and_wake(side, self, &get, WAIT_EVERYONE);
     tally_wake_if_finished(ring);
+    ring_trim(ring, false);
     return RING_OK;
+}
+
+/* ---- the end ---- */
+
+/* Under no lock: lets putters that sleep for room look again. */
+static enum ring_status stir_putters(struct ring *ring, struct patience patience)
+{
+    struct side *side = &ring->segment->get;
+    struct self *self = lock_self();
+    enum ring_status status = ring_lock_side(ring, side, self, patience);
+    if (status == RING_OK) {
+        struct view get = ledger_read(&side->ledgers);
+        ring_commit_and_wake(side, self, &get, WAIT_EVERYONE);
+    }
+    return status;
+}
+
+enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience)
+{
+    struct side *side = &ring->segment->put;
+    struct self *self = lock_self();
+    uint64_t dropped, wanted = immediate ? SHUT_IMMEDIATE : SHUT_PLAIN;
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
+    atomic_store(&ring->segment->notes.shut, 1); /* before the commit: getters look at it first */
+    enum ring_status status = ring_lock_side(ring, side, self, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    struct view put = ledger_read(&side->ledgers);
+    put.shut = put.shut > wanted ? put.shut : wanted;
+    ring_commit_and_wake(side, self, &put, WAIT_EVERYONE);
+    return immediate ? ring_clear(ring, &dropped, patience) : stir_putters(ring, patience);
 }
 
 /* ---- the handle ---- */
 
-const char *ring_open(struct ring *ring, void *memory, size_t size)
+const char *ring_open(struct ring *ring, void *memory, size_t size, int file)
 {
     struct segment *segment = memory;
     const struct header *header = memory;
@@ -375,17 +533,26 @@ const char *ring_open(struct ring *ring, void *memory, size_t size)
         header->byte_order != LAYOUT_BYTE_ORDER) {
         return "a segment of another version or machine";
     }
-    uint64_t capacity = header->capacity;
-    if (capacity <= RECORD_HEADER_SIZE || capacity != size - LAYOUT_HEADER_SIZE) {
+    uint64_t data_size = ring_data_size(header->initial, header->capacity);
+    if (data_size == 0 || data_size != header->data_size || data_size != size - LAYOUT_HEADER_SIZE) {
         return "the file's size is not what its header says";
+    }
+    struct stat status;
+    if (fstat(file, &status) != 0) {
+        return "its file cannot be examined";
     }
     cpu_set_t processors;
     bool alone = sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) == 1;
     memset(ring, 0, sizeof *ring);
+    arena_cut(ring, header->initial, header->capacity);
     ring->segment = segment;
     ring->data = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
-    ring->capacity = capacity;
+    ring->capacity = header->capacity;
     ring->maxsize = header->maxsize;
+    ring->threshold = header->threshold;
+    ring->file = file;
+    ring->device = status.st_dev;
+    ring->inode = status.st_ino;
     ring->spin_ns = alone ? 0 : SPIN_NS;
     return NULL;
 }

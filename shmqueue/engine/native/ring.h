@@ -13,12 +13,13 @@ enum ring_status {
     RING_OK,
     RING_EMPTY,       /* nothing to take */
     RING_FULL,        /* no room now */
-    RING_BUSY,        /* the side's lock is taken, and the caller did not want to wait */
+    RING_BUSY,        /* the side's lock is taken, or memory must be allocated, and the caller did not want to wait */
     RING_DEADLINE,    /* the deadline came while waiting */
     RING_INTERRUPTED, /* a signal, a slice is over, or it took many attempts: look around and call again */
     RING_MISMATCH,    /* the first record is not the one that was prepared for */
     RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */
     RING_CLOSED,      /* ring_interrupt_all() was called */
+    RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
 };
 
 /* One process's handle on a segment. */
@@ -27,6 +28,14 @@ struct ring {
     unsigned char *data;
     uint64_t capacity;
     uint64_t maxsize;
+    uint64_t threshold;
+    uint32_t arenas;         /* how many; 1: the queue has a fixed size */
+    int file;                /* the segment's, to allocate memory; -1 in a queue of fixed size */
+    uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
+    _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
+    _Atomic bool trim_due;   /* ring_trim() may have something to do */
+    uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
+    uint64_t arena_size[LAYOUT_ARENAS];
     int64_t spin_ns;         /* how long to spin before sleeping; 0 on one processor */
     struct view get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
     struct view put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
@@ -53,13 +62,14 @@ struct record_in {
 struct take {
     struct self *self;
     struct view next; /* what the get ledger becomes on commit */
+    uint32_t arena;   /* where it was before */
     uint32_t length;  /* of the record at hand, in bytes */
     uint32_t method;
 };
 
 /* What a call may wait for, and how long. */
 struct patience {
-    bool for_lock;    /* false: RING_BUSY when the lock is taken */
+    bool for_lock;    /* false: RING_BUSY when the lock is taken, or memory must be allocated */
     bool for_room;    /* false: RING_FULL when there is no room (ring_put only) */
     int64_t deadline; /* monotonic, ns; or WAIT_FOREVER */
 };
@@ -72,8 +82,15 @@ struct figures {
     bool putters_waiting, getters_waiting;
 };
 
-/* Checks the header against the size of the mapping.  NULL, or what is wrong. */
-const char *ring_open(struct ring *ring, void *memory, size_t size);
+/* Checks the header against the size of the mapping.  NULL, or what is wrong.  The file is needed as long as the ring
+ * is used, to allocate memory. */
+const char *ring_open(struct ring *ring, void *memory, size_t size, int file);
+
+/* Whether ring->file still is that file: programs that close all descriptors close this one too. */
+bool ring_owns_file(const struct ring *ring);
+
+/* Bytes of data that a queue of this shape needs, 0 if there can be none.  initial 0: of fixed size. */
+uint64_t ring_data_size(uint64_t initial, uint64_t capacity);
 
 /* Puts all the records or none, in one commit.  The caller has made sure that they can fit an empty ring. */
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience);
@@ -89,8 +106,17 @@ enum ring_status ring_get_next(struct ring *ring, struct take *take);
 void ring_get_commit(struct ring *ring, struct take *take);
 void ring_get_abort(struct ring *ring, struct take *take);
 
-/* Sleeps until there seems to be something to take: RING_OK says look, and promises nothing. */
+/* Sleeps until there seems to be something to take, or the end: RING_OK says look, and promises nothing. */
 enum ring_status ring_wait_items(struct ring *ring, int64_t deadline);
+/* Sleeps until there are records (true) or none (false), or the queue is shut down. */
+enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline);
+
+/* Refuses all puts from now on, wakes everybody, and with `immediate` drops what is in the queue.  When it returns
+ * something else than RING_OK, call it again: it goes on where it was. */
+enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience);
+
+/* Gives memory back that an elastic queue does not need any more; `at_once`: even if it was busy just now. */
+void ring_trim(struct ring *ring, bool at_once);
 
 /* Takes and drops all records at once; they count as done. */
 enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience);
@@ -106,6 +132,10 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline);
 
 /* A snapshot without a lock: both ledgers as they were at one moment.  RING_OK or RING_BROKEN. */
 enum ring_status ring_figures(struct ring *ring, struct figures *figures);
+
+/* For ring.c and arena.c: takes a side's lock; commits, lets the lock go, and wakes up to `most` of the other side. */
+enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience);
+void ring_commit_and_wake(struct side *side, struct self *self, const struct view *view, int most);
 
 /* Marks the handle, for good: bytes in shared memory that lied once are not touched again.  Returns RING_BROKEN. */
 enum ring_status ring_poison(struct ring *ring, const char *why);

@@ -52,6 +52,17 @@ enum ring_status ring_task_done(struct ring *ring)
     return RING_OK;
 }
 
+/* Whoever shut the queue down for all, at once, was killed before he had dropped the items. */
+static bool is_shut_with_items(struct ring *ring)
+{
+    if (atomic_load(&ring->segment->notes.shut) == 0) {
+        return false;
+    }
+    uint64_t taken = ledger_read(&ring->segment->get.ledgers).count;
+    struct view put = ledger_read(&ring->segment->put.ledgers);
+    return put.shut == SHUT_IMMEDIATE && put.count != taken;
+}
+
 enum ring_status ring_join(struct ring *ring, int64_t deadline)
 {
     struct tally *tally = &ring->segment->tally;
@@ -66,6 +77,14 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline)
         }
         if (atomic_load(&ring->closing)) {
             return RING_CLOSED;
+        }
+        if (is_shut_with_items(ring)) {
+            uint64_t dropped;
+            enum ring_status status = ring_clear(ring, &dropped, (struct patience){.for_lock = true, .deadline = deadline});
+            if (status != RING_OK) {
+                return status;
+            }
+            continue;
         }
         atomic_exchange(&tally->waiting, 1);
         enum wait_result waited = futex_wait(&tally->sequence, seen, deadline);

@@ -1,0 +1,331 @@
+/* arena.c: growing, and giving memory back; see arena.h. */
+#define _GNU_SOURCE
+#include "arena.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define STEP (UINT64_C(1) << 20)        /* bytes of memory that are allocated together */
+#define KEPT (UINT64_C(1) << 20)        /* bytes that a queue may keep when it is empty, until it is idle */
+#define PUNCH_MAX (UINT64_C(64) << 20)  /* bytes that are given back in one hold of the put lock */
+#define SPARSE 16                       /* an arena is too large when less than one in so many bytes is used */
+#define CALM_NS INT64_C(100000000)      /* how long to leave it at that after the last time, at least */
+#define CALM_NS_PER_BYTE 10             /* and for so long: some twenty times what touching the memory anew costs */
+#define TRIM_PATIENCE_NS INT64_C(10000000)
+#define CAPACITY_MAX (UINT64_C(1) << 48)
+
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* ---- the cut ---- */
+
+static bool add_arena(struct ring *ring, uint64_t size, uint64_t *total)
+{
+    if (ring->arenas == LAYOUT_ARENAS) {
+        return false;
+    }
+    ring->arena_start[ring->arenas] = *total;
+    ring->arena_size[ring->arenas++] = size;
+    *total += size;
+    return true;
+}
+
+static uint64_t cut(struct ring *ring, uint64_t initial, uint64_t capacity)
+{
+    uint64_t total = 0;
+    ring->arenas = 0;
+    if (capacity <= RECORD_HEADER_SIZE || capacity > CAPACITY_MAX || initial > capacity) {
+        return 0;
+    }
+    for (uint64_t size = initial; size != 0 && size < capacity; size *= 2) {
+        if (!add_arena(ring, size, &total)) {
+            return 0;
+        }
+    }
+    int largest = initial == 0 ? 1 : 2;
+    for (int i = 0; i < largest; i++) {
+        if (!add_arena(ring, capacity, &total)) {
+            return 0;
+        }
+    }
+    return total;
+}
+
+bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity) { return cut(ring, initial, capacity) != 0; }
+
+uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
+{
+    struct ring ring;
+    return cut(&ring, initial, capacity);
+}
+
+/* ---- room ---- */
+
+static uint64_t reserved_bytes(const struct ring *ring, uint32_t arena)
+{
+    uint64_t size = ring->arena_size[arena];
+    return arena == 0 ? size : least(size, atomic_load(&ring->segment->arenas[arena].reserved));
+}
+
+/* Bytes from the arena's start that are touched once `bytes` more are put. */
+static uint64_t touched(const struct ring *ring, const struct view *put, uint64_t bytes)
+{
+    return least(ring->arena_size[put->arena], put->position - arena_base(ring, put->arena) + bytes);
+}
+
+static bool is_free(const struct ring *ring, const struct view *put, uint64_t bytes)
+{
+    const struct view *get = &ring->get_as_seen;
+    uint64_t size = ring->arena_size[put->arena];
+    uint64_t used = put->position - arena_base(ring, put->arena); /* if the get side has not come here yet */
+    uint64_t queued = put->position - get->position;
+    if (get->arena == put->arena && queued < used) {
+        used = queued;
+    }
+    return used <= size && bytes <= size - used;
+}
+
+bool arena_has_room(const struct ring *ring, const struct view *put, uint64_t bytes)
+{
+    return is_free(ring, put, bytes) &&
+           (put->arena == 0 || touched(ring, put, bytes) <= reserved_bytes(ring, put->arena));
+}
+
+/* ---- growing ---- */
+
+bool ring_owns_file(const struct ring *ring)
+{
+    struct stat status;
+    return fstat(ring->file, &status) == 0 && status.st_dev == ring->device && status.st_ino == ring->inode;
+}
+
+static int allocate(const struct ring *ring, uint32_t arena, uint64_t from, uint64_t to)
+{
+    off_t start = (off_t)(LAYOUT_HEADER_SIZE + ring->arena_start[arena] + from);
+    return fallocate(ring->file, 0, start, (off_t)(to - from)) == 0 ? 0 : errno;
+}
+
+/* Gives the first `bytes` of an arena their memory, and some more if there is.  0, or an errno. */
+static int reserve(struct ring *ring, uint32_t arena, uint64_t bytes)
+{
+    uint64_t size = ring->arena_size[arena];
+    uint64_t reserved = reserved_bytes(ring, arena);
+    if (bytes <= reserved) {
+        return 0;
+    }
+    if (!ring_owns_file(ring)) {
+        return EBADF;
+    }
+    uint64_t generous = least(size, (bytes + STEP - 1) / STEP * STEP);
+    int error = allocate(ring, arena, reserved, generous);
+    if (error != 0 && error != EINTR) {
+        generous = bytes;
+        error = allocate(ring, arena, reserved, generous);
+    }
+    if (error == 0) {
+        atomic_store(&ring->segment->arenas[arena].reserved, generous);
+    }
+    return error;
+}
+
+/* Rule 7: makes `arena` the one that `put` goes on in. */
+static void enter(struct ring *ring, struct view *put, uint32_t arena)
+{
+    struct arena *arenas = ring->segment->arenas;
+    atomic_store_explicit(&arenas[put->arena].end, put->position, memory_order_relaxed);
+    atomic_store_explicit(&arenas[put->arena].next, arena, memory_order_relaxed);
+    atomic_store_explicit(&arenas[arena].base, put->position, memory_order_relaxed);
+    put->arena = arena;
+}
+
+/* The smallest arena above the current one that is free and large enough; ring->arenas if there is none. */
+static uint32_t choose_above(const struct ring *ring, const struct view *put, uint64_t bytes)
+{
+    uint32_t arena = put->arena + 1;
+    while (arena < ring->arenas && (ring->arena_size[arena] < bytes || arena == ring->get_as_seen.arena)) {
+        arena++;
+    }
+    return arena;
+}
+
+enum ring_status arena_grow(struct ring *ring, struct view *put, uint64_t bytes)
+{
+    struct notes *notes = &ring->segment->notes;
+    int error;
+    if (is_free(ring, put, bytes)) {
+        error = reserve(ring, put->arena, touched(ring, put, bytes));
+    } else {
+        uint32_t above = choose_above(ring, put, bytes);
+        if (above == ring->arenas) {
+            return ring_poison(ring, "there is no arena left below the limit");
+        }
+        error = reserve(ring, above, bytes);
+        if (error == 0) {
+            enter(ring, put, above);
+        }
+    }
+    if (error == EINTR) {
+        return RING_INTERRUPTED;
+    }
+    atomic_store(&ring->grow_error, error);
+    if (error == 0) {
+        atomic_store_explicit(&notes->starved, 0, memory_order_relaxed);
+        return RING_OK;
+    }
+    atomic_store_explicit(&notes->starved, 1, memory_order_relaxed);
+    if (put->arena != 0 && ring->get_as_seen.arena == put->arena && bytes <= ring->arena_size[0]) {
+        enter(ring, put, 0); /* rule 8: which gives this arena's memory back as soon as it is drained */
+        return RING_OK;
+    }
+    return RING_FULL;
+}
+
+/* ---- giving back ---- */
+
+/* Rule 8, by views of one moment: is it time to leave a large arena? */
+static bool is_too_large(const struct ring *ring, const struct view *put, const struct view *get, bool at_once)
+{
+    struct notes *notes = &ring->segment->notes;
+    if (put->arena == 0 || put->arena != get->arena) {
+        return false;
+    }
+    uint64_t reserved = reserved_bytes(ring, put->arena);
+    if (put->position - get->position > reserved / SPARSE) {
+        return false;
+    }
+    if (at_once || atomic_load_explicit(&notes->starved, memory_order_relaxed) != 0) {
+        return true;
+    }
+    int64_t calm = (int64_t)(reserved * CALM_NS_PER_BYTE);
+    return reserved > KEPT &&
+           monotonic_ns() - (int64_t)atomic_load(&notes->lowered) >= (calm > CALM_NS ? calm : CALM_NS);
+}
+
+bool arena_trim_is_due(struct ring *ring, struct take *take)
+{
+    struct view *get = &take->next;
+    if (get->arena != 0 && get->position == ring->put_as_seen.position) {
+        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers); /* our view was old, or the queue is empty */
+    }
+    if (get->arena != 0 && arena_is_left(ring, get, &ring->put_as_seen) && arena_after(ring, get->arena) < ring->arenas) {
+        get->arena = arena_after(ring, get->arena);
+    }
+    return get->arena != take->arena || (get->arena != 0 && is_too_large(ring, &ring->put_as_seen, get, false));
+}
+
+/* Both sides at one moment, under either lock.  False: they contradict each other, or an arena does not exist. */
+static bool look(struct ring *ring, struct view *put, struct view *get)
+{
+    *get = ledger_read(&ring->segment->get.ledgers);
+    *put = ledger_read(&ring->segment->put.ledgers);
+    return get->arena < ring->arenas && put->arena < ring->arenas &&
+           ledgers_contradict(put, get, ring->capacity) == NULL;
+}
+
+static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self)
+{
+    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + TRIM_PATIENCE_NS};
+    return ring_lock_side(ring, side, self, patience) == RING_OK;
+}
+
+static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once)
+{
+    struct side *side = &ring->segment->put;
+    struct view put, get;
+    if (!lock_to_trim(ring, side, self)) {
+        return false;
+    }
+    if (look(ring, &put, &get) && is_too_large(ring, &put, &get, at_once)) {
+        enter(ring, &put, 0);
+        atomic_store(&ring->segment->notes.lowered, (uint64_t)monotonic_ns());
+        ledger_commit(&side->ledgers, &put); /* nothing was put: nobody needs to be woken, and the flag stays up */
+    }
+    lock_release(&side->guard.lock, self);
+    return true;
+}
+
+static bool follow(struct ring *ring, struct self *self)
+{
+    struct side *side = &ring->segment->get;
+    struct view put, get;
+    if (!lock_to_trim(ring, side, self)) {
+        return false;
+    }
+    if (look(ring, &put, &get) && arena_is_left(ring, &get, &put) && arena_after(ring, get.arena) < ring->arenas) {
+        get.arena = arena_after(ring, get.arena);
+        ring_commit_and_wake(side, self, &get, WAIT_EVERYONE); /* who wants to grow may find memory soon */
+    } else {
+        lock_release(&side->guard.lock, self);
+    }
+    return true;
+}
+
+/* Under the put lock: a free arena that has memory; ring->arenas if there is none. */
+static uint32_t find_unused(struct ring *ring)
+{
+    struct view put, get;
+    bool occupied[LAYOUT_ARENAS] = {false};
+    if (!look(ring, &put, &get)) {
+        return ring->arenas;
+    }
+    uint32_t arena = get.arena;
+    occupied[put.arena] = true;
+    for (uint32_t i = 0; i < ring->arenas && arena < ring->arenas && arena != put.arena; i++) {
+        occupied[arena] = true;
+        arena = arena_after(ring, arena);
+    }
+    if (arena != put.arena) {
+        return ring->arenas; /* the chain is broken: who follows it will say so */
+    }
+    arena = 1;
+    while (arena < ring->arenas && (occupied[arena] || reserved_bytes(ring, arena) == 0)) {
+        arena++;
+    }
+    return arena;
+}
+
+/* Gives back some of the memory of one free arena.  False: there was none, or the lock was not to be had. */
+static bool punch(struct ring *ring, struct self *self)
+{
+    struct side *side = &ring->segment->put;
+    if (!lock_to_trim(ring, side, self)) {
+        atomic_store(&ring->trim_due, true);
+        return false;
+    }
+    uint32_t arena = find_unused(ring);
+    bool found = arena < ring->arenas && ring_owns_file(ring);
+    if (found) {
+        uint64_t reserved = reserved_bytes(ring, arena);
+        uint64_t kept = reserved > PUNCH_MAX ? reserved - PUNCH_MAX : 0;
+        off_t start = (off_t)(LAYOUT_HEADER_SIZE + ring->arena_start[arena] + kept);
+        off_t length = (off_t)(ring->arena_size[arena] - kept); /* to its end: what a killed one left goes as well */
+        atomic_store(&ring->segment->arenas[arena].reserved, kept);
+        (void)!fallocate(ring->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length);
+    }
+    lock_release(&side->guard.lock, self);
+    return found;
+}
+
+/* Whether any arena but the first has memory.  A hint, under no lock. */
+static bool has_grown(const struct ring *ring)
+{
+    uint32_t arena = 1;
+    while (arena < ring->arenas && reserved_bytes(ring, arena) == 0) {
+        arena++;
+    }
+    return arena < ring->arenas;
+}
+
+void ring_trim(struct ring *ring, bool at_once)
+{
+    struct self *self = lock_self();
+    atomic_store(&ring->trim_due, false);
+    if (!arena_is_elastic(ring) || !has_grown(ring) || ring_is_poisoned(ring)) {
+        return;
+    }
+    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self)) {
+        atomic_store(&ring->trim_due, true);
+        return;
+    }
+    while (punch(ring, self)) {
+    }
+}

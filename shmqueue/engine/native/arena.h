@@ -1,0 +1,65 @@
+/* arena.h: where the records of an elastic ring lie, how it grows, and how it gives memory back.
+ *
+ * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means going on in a larger arena.  A ring of fixed size has
+ * one arena, whose base is 0.
+ *
+ * Why there is always room while the limit of `capacity` bytes is not reached: arenas are entered upwards, and the last
+ * two hold `capacity` bytes each.  Whoever is in one of these fits, for everything that lies in it is in the queue; and
+ * whoever wants to enter one finds one of the two free, for at most one large arena is occupied from before (rule 8).
+ */
+#ifndef SHMQUEUE_ARENA_H
+#define SHMQUEUE_ARENA_H
+
+#include "ring.h"
+
+struct span {
+    unsigned char *bytes;
+    uint64_t size;
+};
+
+static inline bool arena_is_elastic(const struct ring *ring) { return ring->arenas > 1; }
+
+static inline struct span arena_span(const struct ring *ring, uint32_t arena)
+{
+    return (struct span){ring->data + ring->arena_start[arena], ring->arena_size[arena]};
+}
+
+static inline uint64_t arena_base(const struct ring *ring, uint32_t arena)
+{
+    return arena_is_elastic(ring) ? atomic_load_explicit(&ring->segment->arenas[arena].base, memory_order_relaxed) : 0;
+}
+
+/* Where a position lies in its arena; always inside of it, whatever the bytes in shared memory say. */
+static inline uint64_t arena_offset(const struct ring *ring, uint32_t arena, uint64_t position)
+{
+    uint64_t distance = position - arena_base(ring, arena);
+    return distance < ring->arena_size[arena] ? distance : distance % ring->arena_size[arena];
+}
+
+/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a view of the put side, old
+ * or new, that is not behind it. */
+static inline bool arena_is_left(const struct ring *ring, const struct view *get, const struct view *put)
+{
+    return get->arena != put->arena &&
+           get->position == atomic_load_explicit(&ring->segment->arenas[get->arena].end, memory_order_relaxed);
+}
+
+static inline uint32_t arena_after(const struct ring *ring, uint32_t arena)
+{
+    return atomic_load_explicit(&ring->segment->arenas[arena].next, memory_order_relaxed);
+}
+
+/* Cuts the data of a queue; false if there can be no such queue. */
+bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity);
+
+/* Under the put lock: whether `bytes` fit behind put->position as things are, by ring->get_as_seen. */
+bool arena_has_room(const struct ring *ring, const struct view *put, uint64_t bytes);
+
+/* Under the put lock, when they do not fit, with a fresh ring->get_as_seen: allocates memory, enters another arena.
+ * RING_OK: now they fit, where `put` says.  RING_FULL: the memory is out, ring->grow_error says why. */
+enum ring_status arena_grow(struct ring *ring, struct view *put, uint64_t bytes);
+
+/* Under the get lock, before the commit: whether memory could be given back after it.  Leaves an arena that is done. */
+bool arena_trim_is_due(struct ring *ring, struct take *take);
+
+#endif

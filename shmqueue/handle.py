@@ -1,0 +1,230 @@
+"""One process's handle on a queue: how it is opened, how it travels to other processes, and how it is given up.
+
+Everything that looks like a queue (``ShmQueue``, the adapters in ``shmqueue.compat``) holds one of these and adds how
+items become bytes. It knows names, segments and engines, and nothing of items.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing.context
+import multiprocessing.util
+import os
+import weakref
+from multiprocessing import reduction
+from typing import Any
+
+from shmqueue import engine, reflog
+from shmqueue.engine import Counters, Engine
+from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueTypeError, ShmQueueValueError
+from shmqueue.segment import SYSTEM_PAGESIZE, Segment, Shape, attach_segment, directory, open_segment
+from shmqueue.segment import free_bytes as free_bytes_of_directory
+from shmqueue.segment import total_bytes as total_bytes_of_directory
+
+__all__ = ["Handle", "Travel", "open_handle", "require_int"]
+
+Travel = tuple[str, str, bytes, Any]
+"""What another process needs to attach: name, directory, incarnation, and a descriptor for a child being started."""
+
+_MAX_BYTES = 1 << 46
+"""Where growth ends at the latest: an address space has room for several times as much."""
+
+
+def open_handle(
+    name: str,
+    *,
+    buffer_size: int = SYSTEM_PAGESIZE,
+    max_bytes: int | None = None,
+    maxsize: int = 0,
+    threshold: int = 0,
+    create: bool | None = None,
+    logger: logging.Logger | None = None,
+    log_file: str | None = None,
+) -> Handle:
+    """Create the queue called ``name``, or attach to it; arguments as those of ``ShmQueue``.
+
+    Args:
+        threshold: a put waits while the queue holds so many bytes or more; 0, it does not.
+        log_file: where to log references; None, nowhere.
+
+    Raises:
+        ShmQueueError: what ``ShmQueue`` raises.
+    """
+    chosen = engine.chosen()
+    segment = open_segment(name, _shape(chosen, buffer_size, max_bytes, maxsize, threshold), create)
+    try:
+        engine.require_chosen(segment)
+    except BaseException:
+        segment.close()
+        raise
+    return Handle(segment, logger, log_file)
+
+
+def _shape(engine_name: str, buffer_size: int, max_bytes: int | None, maxsize: int, threshold: int) -> Shape:
+    start = _round_up(require_int("buffer_size", buffer_size, least=1))
+    capacity, initial = start, 0
+    if max_bytes is not None:
+        most = require_int("max_bytes", max_bytes, least=0)
+        if 0 < most < buffer_size:
+            raise ShmQueueValueError(f"max_bytes must be at least buffer_size, {buffer_size}, or 0, not {most}")
+        capacity = max(start, min(_round_up(most or total_bytes_of_directory()), _MAX_BYTES))
+        initial = start if capacity > start else 0
+    limit = require_int("maxsize", maxsize, least=None)
+    return Shape(engine_name, capacity, limit, initial, threshold, engine.data_size(engine_name, capacity, initial))
+
+
+class Handle:
+    """A handle on a segment and its records.
+
+    It closes the segment when it cannot become one, when it is collected, and at the end of the process.
+    """
+
+    def __init__(self, segment: Segment, logger: logging.Logger | None = None, log_file: str | None = None) -> None:
+        try:
+            self._growth = _GrowthLog(segment)
+            self.engine: Engine = engine.open_engine(segment, self._growth)
+        except BaseException:
+            segment.close()
+            raise
+        self.name, self.segment, self.shape = segment.name, segment, segment.header.shape
+        self.log_file = log_file
+        self._logger = logger
+        self._close_once = weakref.finalize(self, _give_up, self.engine, segment, log_file, logger)
+        self._close_once.atexit = False  # see _leave_all
+        _open_handles.add(self)
+        action = reflog.DebugRefLogAction.CREATE if segment.created else reflog.DebugRefLogAction.ATTACH
+        if logger is not None:
+            logger.debug("queue %r: %s, engine %s", self.name, action.value, self.shape.engine)
+        if log_file is not None:
+            reflog.append(log_file, action, self.name, len(segment.holders()))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been given up yet."""
+        return self._close_once.alive
+
+    def require_open(self) -> None:
+        """Raise ``ShmQueueNotInitializedError`` if it has been given up."""
+        if not self._close_once.alive:
+            raise ShmQueueNotInitializedError(f"queue {self.name!r} was shut down")
+
+    def counters(self) -> Counters:
+        """The queue's figures."""
+        return Counters(*self.engine.counters())
+
+    def why_full(self, items: int) -> str:
+        """What to say when ``items`` items found no room."""
+        what = "another item" if items == 1 else f"{items} items together"
+        message = f"queue {self.name!r} has no room for {what}"
+        if self._growth.error:
+            message += f": it cannot grow ({os.strerror(self._growth.error)}), {_memory_left()}"
+        return message
+
+    def close(self) -> None:
+        """Give it up; the last one frees the memory. Again is harmless."""
+        self._close_once()
+
+    def travel(self) -> Travel:
+        """What to pickle instead of it, for ``arrive``.
+
+        A child that is being started gets the segment's very descriptor along, which holds its lock: so the queue lives
+        on if this process gives it up before the child has come so far.
+        """
+        self.require_open()
+        held = None
+        if multiprocessing.context.get_spawning_popen() is not None and os.name == "posix":
+            held = reduction.DupFd(self.segment.fileno())
+        return self.name, os.path.dirname(self.segment.path), self.segment.header.uuid, held
+
+    @classmethod
+    def arrive(cls, travel: Travel, log_file: str | None = None) -> Handle:
+        """Attach to the very queue that was pickled; its engine is used, whatever the environment says here."""
+        name, within, incarnation, held = travel
+        fd = held.detach() if held is not None else -1
+        try:
+            return cls(attach_segment(name, within, incarnation, fd), None, log_file)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _leave(self) -> None:
+        """Give it up and keep the memory mapped, which ends with the process."""
+        if self._close_once.detach() is not None:
+            _let_go(self.segment, self.log_file, self._logger)
+        else:  # a daemon thread may be in the middle of it, and would not come to the end
+            self.segment.close()
+
+
+class _GrowthLog:
+    """Remembers, and logs, that a queue cannot grow. It holds no handle, for the engine holds it."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._name = segment.name
+        self.error = 0
+
+    def __call__(self, error: int) -> None:
+        self.error = error
+        if error == 0:
+            return
+        logging.getLogger("shmqueue").warning(
+            "queue %r cannot grow (%s): %s; puts wait until items are taken or memory is freed "
+            "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
+            self._name,
+            os.strerror(error),
+            _memory_left(),
+        )
+
+
+def _memory_left() -> str:
+    return f"{directory()} has {free_bytes_of_directory()} of {total_bytes_of_directory()} bytes free"
+
+
+def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
+    """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
+    the_engine.close()
+    _let_go(segment, log_file, logger)
+
+
+def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
+    if log_file is not None:
+        reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
+    if logger is not None:
+        logger.debug("queue %r: shutdown", segment.name)
+    segment.close()
+
+
+# ---- the end of the process ----
+
+_open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    """Give up what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
+    for handle in list(_open_handles):
+        handle._leave()
+
+
+def _leave_at_exit_of_child(_: object = None) -> None:
+    """Children of multiprocessing end without running atexit; they run these finalizers, forgotten at their start."""
+    multiprocessing.util.Finalize(None, _leave_all, exitpriority=0)
+
+
+atexit.register(_leave_all)
+multiprocessing.util.register_after_fork(_open_handles, _leave_at_exit_of_child)
+
+
+# ---- arguments ----
+
+
+def require_int(name: str, value: int, least: int | None) -> int:
+    """The value of the argument called ``name``, checked; with ``least`` None negative numbers count as 0."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ShmQueueTypeError(f"{name} must be an int, not {type(value).__name__}")
+    if least is not None and value < least:
+        raise ShmQueueValueError(f"{name} must be at least {least}, not {value}")
+    return max(0, value)
+
+
+def _round_up(size: int) -> int:
+    return -(-size // SYSTEM_PAGESIZE) * SYSTEM_PAGESIZE
