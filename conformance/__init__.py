@@ -1,0 +1,1 @@
+"""Says of any queue class whether it keeps the contract of the standard queues."""

@@ -1,0 +1,78 @@
+"""``python -m shmqueue.conformance``: check any queue class from the command line."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from shmqueue.conformance.profiles import PROFILES
+from shmqueue.conformance.report import Column, as_json, print_report
+from shmqueue.conformance.suite import Amount, amount_of_steps, profile_for, run_suite
+from shmqueue.conformance.target import START_METHODS, Target
+
+__all__ = ["main"]
+
+
+@click.command(name="python -m shmqueue.conformance")
+@click.option("--target", "specs", multiple=True, required=True, help="module:factory; may be given several times.")
+@click.option("--profile", type=click.Choice(list(PROFILES)), help="What to expect; by default that of the same name.")
+@click.option("--start-method", type=click.Choice(START_METHODS), help="How workers start; fork, or threads for queue.")
+@click.option("--examples", default=100, show_default=True, type=click.IntRange(1), help="Programs to draw.")
+@click.option("--seed", type=int, help="Of the random numbers; by default a new one, which is printed.")
+@click.option("--json", "json_file", type=click.File("w"), help="Also write everything that was found as JSON.")
+@click.option("--html", "html_file", type=click.Path(dir_okay=False, writable=True), help="Also write the report as HTML.")
+def main(
+    specs: tuple[str, ...],
+    profile: str | None,
+    start_method: str | None,
+    examples: int,
+    seed: int | None,
+    json_file: click.utils.LazyFile | None,
+    html_file: str | None,
+) -> None:
+    """Tell which clauses of the standard queues' contract a queue class keeps.
+
+    Exits with 1 if a clause is broken.
+    """
+    sys.path.insert(0, "")  # targets in the current directory, as `python -m` has it
+    amount = Amount(examples, random.randrange(1 << 32) if seed is None else seed)
+    columns = []
+    try:
+        targets = [(_target(spec, start_method), PROFILES[profile] if profile else profile_for(spec)) for spec in specs]
+        for target, _ in targets:
+            target.factory()
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        for target, chosen in targets:
+            task = progress.add_task(target.spec, total=amount_of_steps(chosen, amount))
+
+            def tick(what: str, task: object = task, spec: str = target.spec) -> None:
+                progress.update(task, advance=1, description=f"{spec}: {what}"[:70])  # type: ignore[arg-type]
+
+            columns.append(Column(target, chosen, run_suite(target, chosen, amount, tick)))
+            progress.remove_task(task)
+    console = Console(record=True, width=None if sys.stdout.isatty() else 120)
+    print_report(console, columns, amount)
+    if html_file is not None:
+        console.save_html(html_file)
+    if json_file is not None:
+        json.dump(as_json(columns, amount), json_file, indent=1)
+    if any(column.broken for column in columns):
+        sys.exit(1)
+
+
+def _target(spec: str, start_method: str | None) -> Target:
+    default = "threads" if spec.partition(":")[0] == "queue" else "fork"
+    return Target(spec, start_method or default)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""The sequential contract: a hypothesis state machine that draws programs for ``Session`` and shrinks those that fail."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from shmqueue.conformance.clauses import Broken
+from shmqueue.conformance.profiles import Profile
+from shmqueue.conformance.session import Session
+from shmqueue.conformance.target import Target
+from shmqueue.conformance.values import values
+from shmqueue.conformance.workers import Team
+
+__all__ = ["Findings", "Stage", "explore"]
+
+MAXSIZES = (0, 1, 2, 5)
+WORKERS = 3
+BATCH = 12  # queues of each size in a batch
+SHRINKING = 40.0  # seconds after which a failing program is not made shorter any more
+STEPS = 30
+
+
+class Stage:
+    """Hands out queues that nobody has used, with workers that have them.
+
+    Queues are made in batches, and workers started with a whole batch: a queue of multiprocessing cannot be given to a
+    process that runs already.
+    """
+
+    def __init__(self, target: Target, profile: Profile) -> None:
+        self._target, self._profile = target, profile
+        self._sizes = MAXSIZES if profile.can_wait else (0,)
+        self._queues: list[Any] = []
+        self._free: dict[int, list[int]] = {}
+        self._team: Team | None = None
+
+    def take(self, maxsize: int) -> tuple[Team, int, int]:
+        """A team, a slot and the maxsize of the queue in it."""
+        size = maxsize if maxsize in self._sizes else 0
+        if self._team is None or not self._free[size]:
+            self._renew()
+        assert self._team is not None
+        return self._team, self._free[size].pop(), size
+
+    def _renew(self) -> None:
+        self.close()
+        for size in self._sizes:
+            slots = range(len(self._queues), len(self._queues) + BATCH)
+            self._free[size] = list(slots)
+            self._queues += [self._target.make(self._profile, size) for _ in slots]
+        self._team = Team(self._queues, self._target.context(), WORKERS)
+
+    def close(self) -> None:
+        """End the workers and give up the queues."""
+        if self._team is not None:
+            self._team.close()
+            self._team = None
+        for queue in self._queues:
+            self._target.dispose(self._profile, queue)
+        self._queues, self._free = [], {}
+
+
+@dataclass
+class Findings:
+    """What came of it: the broken clauses with their shortest programs, and how often each clause was tested."""
+
+    broken: dict[str, Broken] = field(default_factory=dict)
+    decided: Counter[str] = field(default_factory=Counter)
+    examples: int = 0
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Draws the steps of a session."""
+
+    stage: Stage
+    profile: Profile
+    findings: Findings
+    best: list[Broken]
+    on_example: Callable[[], None]
+
+    @initialize(maxsize=st.sampled_from(MAXSIZES))
+    def begin(self, maxsize: int) -> None:
+        self.session: Session | None = None
+        if self.best and time.monotonic() - self.first_failure > SHRINKING:
+            return
+        self.on_example()
+        team, slot, size = self.stage.take(maxsize)
+        ignored = set(self.findings.broken)
+        self.session = Session(team, slot, self.profile, size, ignored, self.findings.decided)
+
+    first_failure = 0.0
+
+    def _do(self, step: Callable[[Session], None]) -> None:
+        session = self.session
+        if session is None or session.is_over:
+            return
+        try:
+            step(session)
+        except Broken as broken:
+            cls = type(self)
+            if not self.best:
+                cls.first_failure = time.monotonic()
+            if not self.best or len(broken.program) <= len(self.best[0].program):
+                self.best[:] = [broken]
+            raise
+
+    def teardown(self) -> None:
+        session = getattr(self, "session", None)
+        if session is not None and (session.is_dirty or session.waiting):
+            self.stage.close()
+
+    def _may_replace(self) -> bool:
+        session = getattr(self, "session", None)
+        return session is not None and session._team.has_processes and session.replaced < 2
+
+    def _has(self, *keys: str) -> bool:
+        return self.profile.clauses.issuperset(keys)
+
+    @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["plain", "nowait", "no block"]))
+    def put(self, worker: int, value: Any, form: str) -> None:
+        self._do(lambda session: session.put(worker, value, form if self.profile.can_wait else "plain"))
+
+    @precondition(lambda self: self.profile.can_wait)
+    @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["timeout", "negative", "keywords"]))
+    def put_with_timeout(self, worker: int, form: str) -> None:
+        self._do(lambda session: session.put(worker, 0, form))
+
+    @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["plain", "nowait", "no block"]))
+    def get(self, worker: int, form: str) -> None:
+        self._do(lambda session: session.get(worker, form if self.profile.can_wait else "plain"))
+
+    @precondition(lambda self: self.profile.can_wait)
+    @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["timeout", "negative", "keywords"]))
+    def get_with_timeout(self, worker: int, form: str) -> None:
+        self._do(lambda session: session.get(worker, form))
+
+    @rule(worker=st.integers(0, WORKERS - 1), numbers=st.integers(2, 6))
+    def put_several(self, worker: int, numbers: int) -> None:
+        for number in range(numbers):
+            self._do(lambda session, number=number: session.put(worker, number, "plain"))  # type: ignore[misc]
+
+    @rule(worker=st.integers(0, WORKERS - 1), method=st.sampled_from(["qsize", "empty", "full"]))
+    def look(self, worker: int, method: str) -> None:
+        if self._has(method):
+            self._do(lambda session: session.look(worker, method))
+
+    @precondition(lambda self: self.profile.is_joinable)
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def task_done(self, worker: int) -> None:
+        self._do(lambda session: session.task_done(worker))
+
+    @precondition(lambda self: self.profile.is_joinable)
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def join(self, worker: int) -> None:
+        self._do(lambda session: session.start_join(worker))
+
+    @precondition(lambda self: self._has("shut-put"))
+    @rule(worker=st.integers(0, WORKERS - 1), immediate=st.booleans())
+    def shutdown(self, worker: int, immediate: bool) -> None:
+        self._do(lambda session: session.shutdown(worker, immediate))
+
+    @precondition(lambda self: self._may_replace())
+    @rule(worker=st.integers(0, WORKERS - 1), kill=st.booleans())
+    def replace(self, worker: int, kill: bool) -> None:
+        def step(session: Session) -> None:
+            # What a killed process still had in its feeder's buffer is lost, which that queue does not promise to keep.
+            if session.is_idle(worker) and not (kill and self.profile.reordering and session.has_put(worker)):
+                session.replace(worker, kill)
+
+        self._do(step)
+
+    @precondition(lambda self: self._may_replace() and self.profile.closed is not None)
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def close(self, worker: int) -> None:
+        def step(session: Session) -> None:
+            if session.is_idle(worker) and not (self.profile.reordering and session.has_put(worker)):
+                session.close(worker)
+
+        self._do(step)
+
+
+_names = itertools.count(1)
+
+
+def explore(
+    target: Target,
+    profile: Profile,
+    *,
+    examples: int,
+    seed_number: int,
+    on_example: Callable[[], None] = lambda: None,
+    rounds: int = 8,
+) -> Findings:
+    """Run programs until one breaks a clause, note its shortest form, and go on without that clause.
+
+    Args:
+        examples: programs in each round.
+        seed_number: of the random numbers; the same one draws the same programs.
+        on_example: called at the start of each.
+        rounds: how many clauses may turn out to be broken.
+    """
+    findings = Findings()
+    stage = Stage(target, profile)
+    try:
+        for number in range(rounds):
+            best = _explore_once(stage, profile, findings, examples, seed_number + number, on_example)
+            if best is None or best.clause.key in findings.broken:
+                break
+            findings.broken[best.clause.key] = best
+    finally:
+        stage.close()
+    return findings
+
+
+def _explore_once(
+    stage: Stage,
+    profile: Profile,
+    findings: Findings,
+    examples: int,
+    seed_number: int,
+    on_example: Callable[[], None],
+) -> Broken | None:
+    best: list[Broken] = []
+    attributes = {
+        "stage": stage,
+        "profile": profile,
+        "findings": findings,
+        "best": best,
+        "on_example": staticmethod(on_example),
+    }
+    machine = seed(seed_number)(type(f"QueueMachine{next(_names)}", (QueueMachine,), attributes))
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        verbosity=Verbosity.quiet,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    try:
+        run_state_machine_as_test(machine, settings=chosen)
+    except Exception:
+        if not best:
+            raise
+    findings.examples += examples
+    return best[0] if best else None

@@ -1,0 +1,124 @@
+"""Profiles: which clauses a kind of queue promises, and in which form.
+
+A profile describes the standard library's own queue of that name, relaxations included. ``multiprocessing.Queue`` needs
+two, because every process writes through a buffer and a feeder thread of its own: items of *different* processes may
+overtake each other, and a get that may not wait, or ``empty()``, may find nothing although a put has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from shmqueue.conformance.clauses import CLAUSES
+
+__all__ = ["PROFILES", "Profile"]
+
+Make = Callable[[Callable[..., Any], int, "str | None"], Any]
+
+_ALWAYS = {
+    "same", "fifo", "once", "prompt", "copy", "unbounded", "get-waits", "get-woken", "empty", "argument", "inherited",
+    "exit", "ended", "killed-idle", "killed-waiting", "killed-busy", "unpicklable-told", "unpicklable-harmless", "large",
+    "linear",
+}  # fmt: skip
+_WAITING = {
+    "empty-raises", "full-raises", "get-timeout", "put-timeout", "get-negative", "put-negative", "no-block", "keywords",
+    "qsize", "full", "put-waits", "put-woken",
+}  # fmt: skip
+_JOINING = {"unfinished", "join"}
+_SHUTTING = {"shut-put", "shut-get", "shut-now"}
+_CLOSING = {"close", "close-twice"}
+
+
+def _make_bounded(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
+    return factory(maxsize) if name is None else factory(maxsize, name=name)
+
+
+def _make_simple(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
+    return factory() if name is None else factory(name=name)
+
+
+def _make_named(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
+    return factory(name, maxsize=maxsize, max_bytes=0)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is expected of a queue class.
+
+    ``item`` is the name of put's first argument; ``negative`` what a negative timeout does ("raises" ValueError, or is
+    "no wait"); ``is_pipe``: some 64 KiB are enough to make a put wait; ``closed`` the error that put and get raise after ``close_method`` (None: it cannot be closed);
+    ``reordering`` and ``early_empty`` the relaxations described above; ``make`` calls the factory; ``needs_name`` says
+    that it cannot do without a name.
+    """
+
+    name: str
+    clauses: frozenset[str]
+    item: str
+    negative: str = "raises"
+    closed: str | None = None
+    close_method: str = "close"
+    is_pipe: bool = False
+    reordering: bool = False
+    early_empty: bool = False
+    make: Make = field(default=_make_bounded, compare=False)
+    needs_name: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = self.clauses - CLAUSES.keys()
+        assert not unknown, f"no such clauses: {unknown}"
+
+    @property
+    def can_wait(self) -> bool:
+        """Whether put and get take ``block`` and ``timeout``."""
+        return "get-timeout" in self.clauses
+
+    @property
+    def is_joinable(self) -> bool:
+        """Whether there are task_done() and join()."""
+        return "join" in self.clauses
+
+
+def _profile(name: str, clauses: set[str], item: str, **more: Any) -> Profile:
+    return Profile(name, frozenset(clauses), item, **more)
+
+
+_MULTIPROCESSING = {"item": "obj", "negative": "no wait", "reordering": True, "early_empty": True}
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        _profile("queue.Queue", _ALWAYS | _WAITING | _JOINING | _SHUTTING | {"pickled", "named"}, "item"),
+        _profile(
+            "multiprocessing.Queue",
+            _ALWAYS | _WAITING | _CLOSING | {"join-thread"},
+            closed="ValueError",
+            **_MULTIPROCESSING,  # type: ignore[arg-type]
+        ),
+        _profile(
+            "multiprocessing.JoinableQueue",
+            _ALWAYS | _WAITING | _CLOSING | _JOINING | {"join-thread"},
+            closed="ValueError",
+            **_MULTIPROCESSING,  # type: ignore[arg-type]
+        ),
+        _profile(
+            "multiprocessing.SimpleQueue",
+            (_ALWAYS | _CLOSING) - {"unbounded"},  # a pipe holds 64 KiB
+            "obj",
+            closed="OSError",
+            is_pipe=True,
+            make=_make_simple,
+        ),
+        _profile(
+            "ShmQueue",
+            _ALWAYS | _WAITING | _JOINING | _CLOSING | {"pickled", "named", "too-large"},
+            "data",
+            closed="RuntimeError",
+            close_method="shutdown",
+            make=_make_named,
+            needs_name=True,
+        ),
+    )
+}
+"""The profiles by name."""

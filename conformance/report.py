@@ -1,0 +1,81 @@
+"""What a run came to, as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shmqueue.conformance.profiles import Profile
+from shmqueue.conformance.suite import Amount, Result, Verdict
+from shmqueue.conformance.target import Target
+
+__all__ = ["Column", "as_json", "print_report"]
+
+_SHOWN = {
+    Verdict.KEPT: ("kept", "green"),
+    Verdict.BROKEN: ("broken", "bold red"),
+    Verdict.UNDECIDED: ("not decided", "yellow"),
+    Verdict.ABSENT: ("-", "dim"),
+}
+
+
+class Column(NamedTuple):
+    """One target's results."""
+
+    target: Target
+    profile: Profile
+    results: list[Result]
+
+    @property
+    def broken(self) -> list[Result]:
+        """The clauses that do not hold."""
+        return [result for result in self.results if result.verdict is Verdict.BROKEN]
+
+
+def as_json(columns: Sequence[Column], amount: Amount) -> dict[str, Any]:
+    """Everything that was found."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "examples": amount.examples,
+        "seed": amount.seed,
+        "targets": [
+            {
+                "target": column.target.spec,
+                "start_method": column.target.start_method,
+                "profile": column.profile.name,
+                "clauses": [result.as_json() for result in column.results if result.verdict is not Verdict.ABSENT],
+            }
+            for column in columns
+        ],
+    }
+
+
+def print_report(console: Console, columns: Sequence[Column], amount: Amount) -> None:
+    """The table of clauses, then why those that are not kept are not."""
+    table = Table(title=f"Python {platform.python_version()}, {amount.examples} examples, seed {amount.seed}")
+    table.add_column("", justify="right")
+    table.add_column("clause")
+    for column in columns:
+        table.add_column(f"{column.target.spec}\n{column.target.start_method}\nas {column.profile.name}")
+    for row in zip(*(column.results for column in columns), strict=True):
+        if any(result.verdict is not Verdict.ABSENT for result in row):
+            table.add_row(str(row[0].clause.number), row[0].clause.sentence, *map(_cell, row))
+    console.print(table)
+    for column in columns:
+        for result in column.results:
+            if result.verdict in (Verdict.BROKEN, Verdict.UNDECIDED):
+                head = f"{column.target.spec} ({column.target.start_method}), clause {result.clause.number}"
+                console.print(Text(f"{head}, {result.verdict.value}: {result.why}", style=_SHOWN[result.verdict][1]))
+                for step in result.program:
+                    console.print(Text(f"    {step}"))
+
+
+def _cell(result: Result) -> Text:
+    word, style = _SHOWN[result.verdict]
+    return Text(word, style=style)

@@ -1,0 +1,382 @@
+"""One example: a queue that several workers use, step by step, beside a model of what it should hold.
+
+Each step picks a worker and an operation, says what must come of it by the model, and looks at what did. An operation
+that has to wait is started in one step and stays under way: whenever a later step makes its end possible it must end,
+and until then it must not.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from shmqueue.conformance.clauses import Broken
+from shmqueue.conformance.profiles import Profile
+from shmqueue.conformance.values import is_alike, is_same
+from shmqueue.conformance.workers import PATIENCE, Hung, Reply, Team
+
+__all__ = ["SHORT", "Session"]
+
+SHORT = 0.04
+"""Seconds: the timeout of operations that are expected to run into it."""
+
+
+class Item(NamedTuple):
+    """A queued item, and which worker has put it."""
+
+    value: Any
+    producer: int
+
+
+@dataclass
+class Model:
+    """What the queue should hold."""
+
+    maxsize: int
+    items: list[Item] = field(default_factory=list)
+    taken: list[Any] = field(default_factory=list)
+    unfinished: int = 0
+    shut: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        return self.maxsize == 0 or len(self.items) < self.maxsize
+
+
+class Waiting(NamedTuple):
+    """An operation under way that has to wait."""
+
+    worker: int
+    number: int
+    kind: str
+    value: Any
+
+
+class Session:
+    """A queue, its workers and the model.
+
+    Args:
+        team: workers whose slot ``slot`` is a queue that nobody has used.
+        profile: what is expected.
+        maxsize: what the queue was made with.
+        ignored: clauses that are known to be broken; the example is over where one shows.
+        decided: counts how often each clause was put to the test.
+    """
+
+    def __init__(
+        self, team: Team, slot: int, profile: Profile, maxsize: int, ignored: set[str], decided: Counter[str]
+    ) -> None:
+        self._team, self._slot, self._profile = team, slot, profile
+        self._ignored, self._decided = ignored, decided
+        self.model = Model(maxsize)
+        self.waiting: list[Waiting] = []
+        self.program: list[str] = []
+        self.is_over = False
+        self.is_dirty = False
+        self.replaced = 0
+
+    # ---- judging ----
+
+    def check(self, key: str, holds: bool, what: str) -> None:
+        """Say that a clause was put to the test, and how that ended."""
+        if self.is_over or key not in self._profile.clauses:
+            return
+        self._decided[key] += 1
+        if holds:
+            return
+        self.is_over = self.is_dirty = True
+        if key not in self._ignored:
+            raise Broken(key, what, self.program)
+
+    def _note(self, worker: int, call: str, outcome: object) -> None:
+        self.program.append(f"{len(self.program) + 1}. worker {worker}: {call} -> {outcome}")
+
+    def _call(self, worker: int, method: str, *arguments: Any, **options: Any) -> Reply:
+        shown = ", ".join([*map(_short, arguments), *(f"{name}={value!r}" for name, value in options.items())])
+        try:
+            reply = self._team.workers[worker].call(self._slot, method, *arguments, **options)
+        except Hung:
+            self._note(worker, f"{method}({shown})", "does not return")
+            self.check(self._hang_key(method), False, f"{method}({shown}) does not return")
+            self.is_over = self.is_dirty = True
+            return Reply(None, ("Hung",), "", 0.0)
+        self._note(worker, f"{method}({shown})", reply)
+        return reply
+
+    def _hang_key(self, method: str) -> str:
+        if method.startswith("put") and self.model.maxsize == 0 and len(self.model.items) > 3:
+            return "unbounded"
+        return "prompt"
+
+    # ---- put and get ----
+
+    def put(self, worker: int, value: Any, form: str) -> None:
+        """Put an item; one that would have to wait is started. ``form``: plain, nowait, no block, timeout, negative."""
+        must_wait = not self.model.has_room and not self.model.shut
+        if self._profile.is_pipe and (len(self.model.items) >= 8 or len(pickle.dumps(value)) > 4096):
+            return  # it may have to wait there, or not
+        if form == "plain" and must_wait:
+            self.start_put(worker, value)
+            return
+        reply = self._call(worker, "put_nowait", value) if form == "nowait" else self._put(worker, value, form)
+        if self.is_over:
+            return
+        if form == "keywords":
+            self.check("keywords", "TypeError" not in reply.errors, f"a put with keywords: {reply}")
+        refused = self.model.maxsize > 0 and form == "negative" and self._profile.negative == "raises"
+        if self.model.shut:
+            self.check("shut-put", "ShutDown" in reply.errors, f"a put after shutdown: {reply}")
+        elif refused:
+            self.check("put-negative", "ValueError" in reply.errors, f"a put with timeout=-1: {reply}")
+        elif must_wait:
+            key = {"timeout": "put-timeout", "negative": "put-negative", "no block": "no-block"}.get(form, "full-raises")
+            self.check(key, "Full" in reply.errors, f"a put ({form}) on a full queue: {reply}")
+            self.check("put-timeout", form != "timeout" or reply.seconds >= SHORT * 0.99, f"Full after {reply.seconds} s")
+        else:
+            self.check("prompt", not reply.errors, f"a put with room for it: {reply}")
+            self._put_happened(worker, value)
+        self.settle()
+
+    def _put(self, worker: int, value: Any, form: str) -> Reply:
+        if not self._profile.can_wait:
+            return self._call(worker, "put", value)
+        if form == "keywords":
+            return self._call(worker, "put", **{self._profile.item: value, "block": True, "timeout": SHORT})
+        return self._call(worker, "put", value, **_FORMS[form])
+
+    def _put_happened(self, worker: int, value: Any) -> None:
+        self.model.items.append(Item(value, worker))
+        self.model.unfinished += 1
+
+    def get(self, worker: int, form: str) -> None:
+        """Take an item; a get that would have to wait is started. Forms as those of ``put``."""
+        nothing = not self.model.items
+        if form in ("plain", "keywords") and nothing and not self.model.shut:
+            self.start_get(worker)
+            return
+        if not self._profile.can_wait:
+            reply = self._call(worker, "get")
+        elif form == "nowait":
+            reply = self._call(worker, "get_nowait")
+        else:
+            reply = self._call(worker, "get", **_FORMS[form])
+        if self.is_over:
+            return
+        if form == "keywords":
+            self.check("keywords", "TypeError" not in reply.errors, f"a get with keywords: {reply}")
+        if form == "negative" and self._profile.negative == "raises":
+            self.check("get-negative", "ValueError" in reply.errors, f"a get with timeout=-1: {reply}")
+        elif nothing and self.model.shut:
+            self.check("shut-get", "ShutDown" in reply.errors, f"a get from an empty queue after shutdown: {reply}")
+        elif nothing:
+            key = {"timeout": "get-timeout", "negative": "get-negative", "no block": "no-block"}.get(form, "empty-raises")
+            self.check(key, "Empty" in reply.errors, f"a get ({form}) from an empty queue: {reply}")
+            slow_enough = form != "timeout" or reply.seconds >= SHORT * 0.99
+            self.check("get-timeout", slow_enough, f"Empty after {reply.seconds} s of {SHORT}")
+        elif "Empty" in reply.errors and self._may_seem_empty(form):
+            pass
+        else:
+            self._got(reply)
+        self.settle()
+
+    def _may_seem_empty(self, form: str) -> bool:
+        return self._profile.early_empty and form in ("nowait", "no block", "negative", "timeout")
+
+    def _got(self, reply: Reply) -> None:
+        """Judge what a get returned while items were there."""
+        model, value = self.model, reply.value
+        if reply.errors:
+            self.check("prompt", False, f"a get with {len(model.items)} items queued: {reply}")
+            return
+        firsts = self._possible_next()
+        for item in firsts:
+            if is_same(value, item.value):
+                model.items.remove(item)
+                model.taken.append(value)
+                for key in ("same", "fifo", "once"):
+                    self.check(key, True, "")
+                return
+        expected = " or ".join(_short(item.value) for item in firsts)
+        what = f"got {_short(value)} instead of {expected}"
+        if any(is_same(value, item.value) for item in model.items):
+            self.check("fifo", False, what)
+        elif any(is_alike(value, item.value) for item in firsts):
+            self.check("same", False, what)
+        else:
+            self.check("once", False, what)
+        self.is_over = self.is_dirty = True
+
+    def _possible_next(self) -> list[Item]:
+        """The items that may come next: the oldest, or the oldest of each worker where these may be reordered."""
+        if not self._profile.reordering:
+            return self.model.items[:1]
+        firsts: dict[int, Item] = {}
+        for item in self.model.items:
+            firsts.setdefault(item.producer, item)
+        return list(firsts.values())
+
+    # ---- operations that wait ----
+
+    def start_get(self, worker: int) -> None:
+        """Start a get on an empty queue."""
+        self._start(worker, "get", None)
+
+    def start_put(self, worker: int, value: Any) -> None:
+        """Start a put on a full queue; one at a time, so that the order in which they end is known."""
+        if not any(waiting.kind == "put" for waiting in self.waiting):
+            self._start(worker, "put", value, value)
+
+    def start_join(self, worker: int) -> None:
+        """Start a join() with items unfinished, or make one that returns at once."""
+        if self.model.unfinished:
+            self._start(worker, "join", None)
+        else:
+            reply = self._call(worker, "join")
+            self.check("join", not reply.errors, f"a join with nothing unfinished: {reply}")
+
+    def _start(self, worker: int, kind: str, value: Any, *arguments: Any) -> None:
+        number = self._team.workers[worker].start("thread", self._slot, kind, arguments, {})
+        self.waiting.append(Waiting(worker, number, kind, value))
+        self._note(worker, f"{kind}({', '.join(map(_short, arguments))})", "under way")
+        self.settle()
+
+    def settle(self) -> None:
+        """See that what can end now ends, and that nothing else does."""
+        while not self.is_over:
+            if self.model.shut and self._of("put"):
+                self._end(self._of("put"), "shut-put")
+            elif self._of("get") and (self.model.items or self.model.shut):
+                self._end(self._of("get"), "get-woken" if self.model.items else "shut-get")
+            elif self._of("put") and self.model.has_room:
+                self._end(self._of("put"), "put-woken")
+            elif self._of("join") and not self.model.unfinished:
+                self._end(self._of("join"), "join")
+            else:
+                break
+        for waiting in list(self.waiting):
+            reply = None if self.is_over else self._team.workers[waiting.worker].reply(waiting.number, 0)
+            key = "join" if waiting.kind == "join" else f"{waiting.kind}-waits"
+            self.check(key, reply is None, f"a {waiting.kind} that has to wait ended: {reply}")
+
+    def _of(self, kind: str) -> list[Waiting]:
+        return [waiting for waiting in self.waiting if waiting.kind == kind]
+
+    def _end(self, candidates: list[Waiting], key: str) -> None:
+        """One of the operations ends now; it is the queue's choice which."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            for waiting in candidates:
+                reply = self._team.workers[waiting.worker].reply(waiting.number, 0.001)
+                if reply is not None:
+                    self.waiting.remove(waiting)
+                    self._note(waiting.worker, f"the {waiting.kind} under way", reply)
+                    self._ended(waiting, reply, key)
+                    return
+            if time.monotonic() > deadline:
+                who = ", ".join(f"worker {waiting.worker}" for waiting in candidates)
+                self._note(candidates[0].worker, f"the {candidates[0].kind} under way", "still waits")
+                self.check(key, False, f"{candidates[0].kind}() of {who} goes on waiting")
+                self.is_over = self.is_dirty = True
+                return
+
+    def _ended(self, waiting: Waiting, reply: Reply, key: str) -> None:
+        if key in ("shut-put", "shut-get"):
+            self.check(key, "ShutDown" in reply.errors, f"a waiting {waiting.kind} at shutdown: {reply}")
+            return
+        self.check(key, not reply.errors, f"a {waiting.kind} that could end: {reply}")
+        if waiting.kind == "put":
+            self._put_happened(waiting.worker, waiting.value)
+        elif waiting.kind == "get":
+            self._got(reply)
+
+    # ---- the other operations ----
+
+    def look(self, worker: int, method: str) -> None:
+        """qsize, empty or full."""
+        items, maxsize = len(self.model.items), self.model.maxsize
+        expected = {"qsize": items, "empty": items == 0, "full": 0 < maxsize <= items}[method]
+        reply = self._call(worker, method)
+        early = method == "empty" and self._profile.early_empty and items > 0
+        holds = not reply.errors and (early or reply.value == expected)
+        self.check(method, holds, f"{method}() with {items} items of {maxsize or 'any number'}: {reply}")
+
+    def task_done(self, worker: int) -> None:
+        """Say that an item is dealt with."""
+        reply = self._call(worker, "task_done")
+        if self.model.unfinished:
+            self.check("unfinished", not reply.errors, f"task_done() with {self.model.unfinished} unfinished: {reply}")
+            self.model.unfinished -= 1
+        else:
+            self.check("unfinished", "ValueError" in reply.errors, f"task_done() with nothing unfinished: {reply}")
+        self.settle()
+
+    def shutdown(self, worker: int, immediate: bool) -> None:
+        """Shut the queue down for all."""
+        reply = self._call(worker, "shutdown", immediate)
+        key = "shut-now" if immediate else "shut-get"
+        self.check(key, not reply.errors, f"shutdown({immediate}): {reply}")
+        self.model.shut = True
+        if immediate:
+            self.model.unfinished = max(0, self.model.unfinished - len(self.model.items))
+            self.model.items.clear()
+        self.settle()
+
+    # ---- workers come and go ----
+
+    def is_idle(self, worker: int) -> bool:
+        """Whether nothing of a worker's is under way."""
+        return all(waiting.worker != worker for waiting in self.waiting)
+
+    def has_put(self, worker: int) -> bool:
+        """Whether something that a worker has put is still queued."""
+        return any(item.producer == worker for item in self.model.items)
+
+    def replace(self, worker: int, kill: bool) -> None:
+        """End an idle worker, politely or with SIGKILL, and start another one."""
+        self.replaced += 1
+        key = "killed-idle" if kill else "ended"
+        if kill:
+            self._team.workers[worker].kill()
+        else:
+            politely = self._team.workers[worker].end()
+            self.check("exit", politely, "a process does not end")
+        self._note(worker, "killed" if kill else "ends", "another one takes its place")
+        self._team.replace(worker)
+        self.settle()
+        if self.model.items and not self.is_over:
+            reply = self._call(worker, "get")
+            self.check(key, not reply.errors, f"a get after another process has gone: {reply}")
+            if not reply.errors:
+                self._got(reply)
+                self.settle()
+
+    def close(self, worker: int) -> None:
+        """Close the queue in one worker, see that it is closed there, and replace the worker."""
+        method, error = self._profile.close_method, self._profile.closed or ""
+        self.replaced += 1
+        first, second = self._call(worker, method), self._call(worker, method)
+        self.check("close", not first.errors, f"{method}(): {first}")
+        self.check("close-twice", not second.errors, f"a second {method}(): {second}")
+        for reply in (self._call(worker, "put", 1), self._call(worker, "get")):
+            self.check("close", error in reply.errors, f"after {method}(): {reply}")
+        if not self.is_over:
+            self._team.workers[worker].end()
+            self._team.replace(worker)
+            self.settle()
+
+
+_FORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no block": {"block": False, "timeout": 60},
+    "timeout": {"block": True, "timeout": SHORT},
+    "negative": {"timeout": -1},
+    "keywords": {"block": True, "timeout": None},
+}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

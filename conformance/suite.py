@@ -1,0 +1,172 @@
+"""All checks of a profile on one target, and what each clause came to."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shmqueue.conformance.clauses import CLAUSES, Broken, Clause
+from shmqueue.conformance.machine import explore
+from shmqueue.conformance.profiles import PROFILES, Profile
+from shmqueue.conformance.scenarios import SCENARIOS, Scene
+from shmqueue.conformance.target import Target
+from shmqueue.conformance.traffic import run_traffic
+from shmqueue.conformance.workers import Hung
+
+__all__ = ["Amount", "Result", "Verdict", "amount_of_steps", "profile_for", "run_suite"]
+
+OPERATIONS = 2_000  # puts of each producer for every 50 examples, at least this many
+KILLS = 12
+
+
+class Verdict(enum.Enum):
+    """What a clause came to."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    UNDECIDED = "not decided"
+    ABSENT = "not promised"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a clause came to, how often it was put to the test, and why if it was broken or not decided."""
+
+    clause: Clause
+    verdict: Verdict
+    tests: int = 0
+    why: str = ""
+    program: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The same, as JSON has it."""
+        return {
+            "clause": self.clause.number,
+            "key": self.clause.key,
+            "sentence": self.clause.sentence,
+            "verdict": self.verdict.value,
+            "tests": self.tests,
+            "why": self.why,
+            "program": list(self.program),
+        }
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much to try: programs drawn, and the seed of the random numbers that draw them."""
+
+    examples: int = 100
+    seed: int = 0
+
+
+def profile_for(spec: str) -> Profile:
+    """The profile of the standard queue that a target has the name of.
+
+    Raises:
+        ValueError: it has none of those.
+    """
+    module, _, name = spec.partition(":")
+    family = "multiprocessing" if module.rpartition(".")[2] == "multiprocessing" else "queue"
+    for candidate in (f"{family}.{name}", name):
+        if candidate in PROFILES:
+            return PROFILES[candidate]
+    raise ValueError(f"no profile is called like {spec!r}: choose one of {', '.join(PROFILES)}")
+
+
+def amount_of_steps(profile: Profile, amount: Amount) -> int:
+    """How often ``run_suite`` calls its ``tick``, roughly."""
+    return amount.examples + len(SCENARIOS.keys() & profile.clauses) + 2
+
+
+def run_suite(
+    target: Target, profile: Profile, amount: Amount, tick: Callable[[str], None] = lambda what: None
+) -> list[Result]:
+    """Check every clause of a profile.
+
+    Args:
+        target: the queue class.
+        profile: what is expected of it.
+        amount: how much to try.
+        tick: called with what is being done, once for each example and scenario.
+
+    Returns:
+        A result for every clause there is, by number.
+    """
+    undecidable = _undecidable(target, profile)
+    decidable = _without(profile, undecidable)
+    decided: Counter[str] = Counter()
+    broken: dict[str, Broken] = {}
+    scene = Scene(target, decidable, decided)
+    for key in sorted(SCENARIOS.keys() & decidable.clauses, key=lambda key: CLAUSES[key].number):
+        tick(CLAUSES[key].sentence)
+        try:
+            SCENARIOS[key](scene)
+        except Broken as error:
+            broken[error.clause.key] = error
+        except Hung as error:
+            broken[key] = Broken(key, str(error))
+    findings = explore(
+        target,
+        _without(decidable, broken),
+        examples=amount.examples,
+        seed_number=amount.seed,
+        on_example=lambda: tick("programs of many steps"),
+    )
+    broken.update(findings.broken)
+    decided.update(findings.decided)
+    for key, kills in (("linear", 0), ("killed-busy", KILLS)):
+        if key in decidable.clauses:
+            tick(CLAUSES[key].sentence)
+            operations = OPERATIONS * max(1, amount.examples // 50)
+            failure = run_traffic(
+                target, decidable, operations=operations, kills=kills, decided=decided, tick=lambda: None
+            )
+            if failure is not None:
+                broken[key] = failure
+    return [_result(clause, profile, decided, broken, undecidable) for clause in CLAUSES.values()]
+
+
+def _without(profile: Profile, keys: Any) -> Profile:
+    fields = {**profile.__dict__, "clauses": profile.clauses - set(keys)}
+    return Profile(**fields)
+
+
+def _undecidable(target: Target, profile: Profile) -> dict[str, str]:
+    """The clauses of the profile that cannot be decided for the target, and why."""
+    why: dict[str, str] = {}
+    if target.start_method == "threads":
+        processes = (
+            "argument", "inherited", "pickled", "named", "exit", "ended", "killed-idle", "killed-waiting", "killed-busy",
+            "copy", "unpicklable-told", "unpicklable-harmless",
+        )  # fmt: skip
+        why.update(dict.fromkeys(processes, "it is not for several processes"))
+    elif target.start_method != "fork":
+        why["inherited"] = f"start method {target.start_method}"
+    if not profile.needs_name and not target.takes_name():
+        why.setdefault("named", "its factory takes no name=")
+    queue = target.make(profile, 0)
+    try:
+        for keys, method in (({"shut-put", "shut-get", "shut-now"}, "shutdown"), ({"qsize"}, "qsize")):
+            if not hasattr(queue, method):
+                why.update(dict.fromkeys(keys, f"there is no {method}()"))
+    finally:
+        target.dispose(profile, queue)
+    return {key: reason for key, reason in why.items() if key in profile.clauses}
+
+
+def _result(
+    clause: Clause, profile: Profile, decided: Counter[str], broken: dict[str, Broken], undecidable: dict[str, str]
+) -> Result:
+    key = clause.key
+    if key not in profile.clauses:
+        return Result(clause, Verdict.ABSENT)
+    if key in broken:
+        return Result(clause, Verdict.BROKEN, decided[key], broken[key].what, tuple(broken[key].program))
+    if key in undecidable:
+        return Result(clause, Verdict.UNDECIDED, 0, undecidable[key])
+    if not decided[key]:
+        return Result(clause, Verdict.UNDECIDED, 0, "no program came to it; try more examples")
+    return Result(clause, Verdict.KEPT, decided[key])

@@ -1,0 +1,228 @@
+"""The concurrent contract: workers that put and get as fast as they can, killed or not, and a log of what they did.
+
+Each worker writes what it is going to do, and then what came of it, into a file of its own, unbuffered: so the log of a
+killed one ends with the operation that it was killed in. What the logs say together is judged by
+``shmqueue.conformance.history``.
+"""
+
+from __future__ import annotations
+
+import os
+import queue as standard_queue
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+from shmqueue.conformance.clauses import Broken
+from shmqueue.conformance.history import Operation, Order, find_violation
+from shmqueue.conformance.profiles import Profile
+from shmqueue.conformance.target import Target
+from shmqueue.conformance.workers import PATIENCE, Hung, Team
+
+__all__ = ["drain", "produce", "consume", "read_log", "run_traffic"]
+
+_QUIET = 0.5  # seconds without an item after which a queue counts as drained
+
+
+# ---- what the workers run ----
+
+
+class _Log:
+    """A worker's own file: ``kind value time`` before an operation, ``outcome value time`` after it."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, word: str, value: object) -> None:
+        os.write(self._fd, f"{word} {value} {time.monotonic_ns()}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def produce(queue: Any, path: str, worker: int, count: int) -> None:
+    """Put ``count`` values that nobody else puts."""
+    log = _Log(path)
+    for number in range(count):
+        value = f"{worker}.{number}"
+        log.write("put", value)
+        queue.put(value)
+        log.write("ok", value)
+    log.close()
+
+
+def consume(queue: Any, path: str, stop: str, can_wait: bool) -> None:
+    """Take values until one is ``stop``; now and then without waiting, where the queue can do that."""
+    log = _Log(path)
+    chance = random.Random(path)
+    while True:
+        hasty = can_wait and chance.random() < 0.2
+        log.write("get", "-")
+        try:
+            value = queue.get(False) if hasty else queue.get()
+        except standard_queue.Empty:
+            log.write("empty", "-")
+            continue
+        log.write("ok", value)
+        if value == stop:
+            break
+    log.close()
+
+
+def drain(queue: Any, path: str, can_wait: bool) -> None:
+    """Take values until nothing has come for a while."""
+    log = _Log(path)
+    quiet_since = time.monotonic()
+    while time.monotonic() - quiet_since < _QUIET:
+        if not can_wait and queue.empty():
+            time.sleep(0.01)
+            continue
+        log.write("get", "-")
+        try:
+            value = queue.get(timeout=_QUIET) if can_wait else queue.get()
+        except standard_queue.Empty:
+            log.write("empty", "-")
+            continue
+        log.write("ok", value)
+        quiet_since = time.monotonic()
+    log.close()
+
+
+# ---- the run ----
+
+
+def read_log(path: str, worker: int) -> list[Operation]:
+    """The operations that a worker has logged; the last one is pending if the worker did not come back from it."""
+    operations = []
+    begun: tuple[Literal["put", "get"], str, int] | None = None
+    with open(path, encoding="ascii") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                break
+            word, value, when = line.split()
+            if word == "put" or word == "get":
+                begun = (word, value, int(when))
+            elif begun is not None:
+                taken = None if word == "empty" else value
+                outcome: Literal["ok", "empty"] = "empty" if word == "empty" else "ok"
+                operations.append(Operation(worker, begun[0], taken, begun[2], int(when), outcome))
+                begun = None
+    if begun is not None:
+        value_put = begun[1] if begun[0] == "put" else None
+        operations.append(Operation(worker, begun[0], value_put, begun[2], None, "pending"))
+    return operations
+
+
+def run_traffic(
+    target: Target, profile: Profile, *, operations: int, kills: int, decided: Counter[str], tick: Callable[[], None]
+) -> Broken | None:
+    """Let two producers and two consumers run, and judge the history.
+
+    Args:
+        operations: puts of each producer.
+        kills: how many workers to kill in the middle of it, alternately consumers and producers; processes only.
+        decided: counts the clauses that were put to the test.
+        tick: called now and then.
+
+    Returns:
+        The clause that is broken, or None.
+    """
+    key = "killed-busy" if kills else "linear"
+    decided[key] += 1
+    maxsize = 100 if profile.can_wait else 0
+    queue = target.make(profile, maxsize)
+    team = Team([queue], target.context(), 0)
+    with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
+        run = _Run(team, profile, directory, operations)
+        try:
+            if kills:
+                run.with_kills(kills, tick)
+            else:
+                run.undisturbed(tick)
+        except Hung:
+            return Broken(key, "workers that should go on do not: nothing moves any more", run.program)
+        finally:
+            team.close()
+            target.dispose(profile, queue)
+        history = [operation for index, path in enumerate(run.paths) for operation in read_log(path, index)]
+    history = [operation for operation in history if not str(operation.value).startswith("stop")]
+    order = Order.PER_PRODUCER if profile.reordering else Order.TOTAL
+    violation = find_violation(history, order=order, empties=not profile.early_empty)
+    return None if violation is None else Broken(key, str(violation), run.program)
+
+
+class _Run:
+    def __init__(self, team: Team, profile: Profile, directory: str, operations: int) -> None:
+        self._team, self._profile, self._directory, self._operations = team, profile, directory, operations
+        self.paths: list[str] = []
+        self.program: list[str] = []
+
+    def _start(self, function: Callable[..., Any], *arguments: Any) -> tuple[int, int]:
+        """A new worker that runs the function; its index, and the call's number."""
+        index = len(self._team.workers)
+        self._team.add()
+        self.paths.append(os.path.join(self._directory, str(index)))
+        number = self._team.workers[index].start("loader", 0, "run", (function, self.paths[index], *arguments), {})
+        self.program.append(f"worker {index}: {function.__name__}{arguments}")
+        return index, number
+
+    def _start_producer(self) -> tuple[int, int]:
+        return self._start(produce, len(self._team.workers), self._operations)
+
+    def _await(self, call: tuple[int, int], tick: Callable[[], None]) -> None:
+        """Wait for a call as long as anybody's log grows."""
+        index, number = call
+        size, deadline = -1, time.monotonic() + PATIENCE
+        while self._team.workers[index].reply(number, 0.1) is None:
+            tick()
+            grown = sum(os.path.getsize(path) for path in self.paths if os.path.exists(path))
+            if grown != size:
+                size, deadline = grown, time.monotonic() + PATIENCE
+            elif time.monotonic() > deadline:
+                raise Hung
+
+    def undisturbed(self, tick: Callable[[], None]) -> None:
+        can_wait = self._profile.can_wait
+        consumers = [self._start(consume, "stop", can_wait) for _ in range(2)]
+        for call in [self._start_producer() for _ in range(2)]:
+            self._await(call, tick)
+        last = self._team.add()
+        self.paths.append(os.path.join(self._directory, "stops"))
+        with open(self.paths[-1], "w", encoding="ascii"):
+            pass  # what it puts is not part of the history
+        for _ in consumers:
+            last.call(0, "put", "stop")
+        for call in consumers:
+            self._await(call, tick)
+
+    def with_kills(self, kills: int, tick: Callable[[], None]) -> None:
+        chance = random.Random(kills)
+        can_wait = self._profile.can_wait
+        consumers = [self._start(consume, "stop", can_wait) for _ in range(2)]
+        producers = [self._start_producer() for _ in range(2)]
+        for number in range(kills):
+            tick()
+            self._until_all_have_begun([*consumers, *producers])
+            time.sleep(chance.uniform(0, 0.01))  # the moment of death is what varies
+            calls = (consumers, producers)[number % 2]
+            index, _ = calls.pop(0)
+            self._team.workers[index].kill()
+            self.program.append(f"worker {index}: killed")
+            calls.append(self._start(consume, "stop", can_wait) if calls is consumers else self._start_producer())
+        for call in producers:
+            self._await(call, tick)
+        for index, _ in consumers:
+            self._team.workers[index].kill()
+            self.program.append(f"worker {index}: killed")
+        self._await(self._start(drain, can_wait), tick)
+
+    def _until_all_have_begun(self, calls: list[tuple[int, int]]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        for index, _ in calls:
+            while not (os.path.exists(self.paths[index]) and os.path.getsize(self.paths[index])):
+                if time.monotonic() > deadline:
+                    raise Hung
+                time.sleep(0.001)
