@@ -24,8 +24,8 @@ __all__ = ["main"]
 @click.option("--start-method", type=click.Choice(START_METHODS), help="How workers start; fork, or threads for queue.")
 @click.option("--examples", default=100, show_default=True, type=click.IntRange(1), help="Programs to draw.")
 @click.option("--seed", type=int, help="Of the random numbers; by default a new one, which is printed.")
-@click.option("--json", "json_file", type=click.File("w"), help="Also write everything that was found as JSON.")
-@click.option("--html", "html_file", type=click.Path(dir_okay=False, writable=True), help="Also write the report as HTML.")
+@click.option("--json", "json_file", type=click.File("w"), help="Also write all that was found as JSON.")
+@click.option("--html", "html_file", type=click.Path(dir_okay=False), help="Also write the report as HTML.")
 def main(
     specs: tuple[str, ...],
     profile: str | None,

@@ -22,9 +22,10 @@ class Clause(NamedTuple):
 
 _SENTENCES = {
     "same": "what is got equals what was put and has the same type, all the way down",
-    "fifo": "items come out in the order in which they went in",
+    "fifo": "items come out in the order in which they went in, and none is left out",
     "once": "an item comes out once, and nothing comes out that was not put",
     "prompt": "an operation that need not wait does not wait",
+    "kept": "an item that was put stays until it is got",
     "copy": "changing an object after it was put changes nothing for the getter",
     "unbounded": "without a maxsize a put never waits, however much is queued",
     "empty-raises": "a get that may not wait raises Empty when there is nothing",

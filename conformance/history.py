@@ -10,20 +10,21 @@ x returned before y was invoked; equal clock readings order nothing, not even wi
 2. Twice: a value was got twice.
 3. Out of order: put(a) is before put(b), and get(b) is before get(a), or b was got and a never.
 4. Empty although not: a get said empty, and at every moment of its interval some value was certainly in the queue.
-   A value certainly is from its put's return to its get's invocation, both moments excluded.
+   A value certainly is in it from its put's return to its get's invocation, both moments excluded.
 
 An operation that never returned (its worker was killed, or still waited at the end) may or may not have happened. Such
 a put did if its value was got; if not, supposing that it did never helps. Such a get took at most one value, one that
-nobody got. It can have taken a if and only if its invocation is not after a's deadline: the first return of a get(b)
-with put(a) before put(b), if there is one. Pattern 1 asks nothing of it, for it may have waited for the value until
-whenever. A missing value that no get took is in the queue for ever: it may not have a deadline, and if the queue was
-drained, it is lost. Which get took which value is then chosen so that the history passes if it does with any choice:
+nobody got. It can have taken a if and only if it was not invoked after a's deadline: the first return of a get(b) with
+put(a) before put(b), if there is one. Pattern 1 asks nothing of it, for it may have waited for its value.
+A missing value that no get took is in the queue for ever: then it has no deadline, no pending get took a value b with
+put(a) before put(b), and it is lost if the queue was drained. Which get took which value is chosen so that the history
+passes if it does with any choice:
 
 - In total order the missing values by their put's return, which is also their order by deadline, go to the pending gets
-  by invocation, first to first, until either runs out. Of two values taken the other way round, exchanging the gets
-  breaks no deadline, and certainly fills the queue (pattern 4) at no moment that was not filled before.
-- Per producer, where only values b of a's producer set a deadline, the two orders may differ. Each pending get, by
-  invocation, goes to the value whose put returned first among those that leave all others able to keep their deadlines.
+  by invocation, first to first, until either runs out. Had two values been taken the other way round, exchanging their
+  gets would break no deadline, and add no moment at which the queue was certainly not empty.
+- Per producer, where only values b of a's producer count, the two orders may differ. Each pending get, by invocation,
+  goes to the value whose put returned first among those that leave all others able to keep their deadlines.
 
 So the answer is exact, but for maxsize: a put that said full is refuted only if at no moment of its interval maxsize
 items can have been in the queue, each counted from its put's invocation to its get's return, or for ever if pending.
@@ -34,31 +35,14 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left, bisect_right
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, chain, repeat
 from operator import attrgetter, itemgetter
-from typing import Literal, NamedTuple
+
+from shmqueue.conformance.operations import NEVER, Log, Operation, Stay, end_of
 
 __all__ = ["Operation", "Order", "Pattern", "Violation", "find_violation"]
-
-_NEVER = 1 << 63
-
-
-class Operation(NamedTuple):
-    """What a worker logged of one put or get.
-
-    ``value`` is None for a get that took nothing. The times are readings in nanoseconds of one monotonic clock;
-    ``returned`` is None if, and only if, the outcome is pending.
-    """
-
-    worker: int
-    kind: Literal["put", "get"]
-    value: Hashable
-    invoked: int
-    returned: int | None
-    outcome: Literal["ok", "empty", "full", "pending"]
 
 
 class Order(enum.Enum):
@@ -103,23 +87,25 @@ def find_violation(
     drained: bool = True,
     maxsize: int = 0,
 ) -> Violation | None:
-    """Why ``history``, in any order, is not that of a FIFO queue, in time n log n; None if it is.
+    """Why ``history``, in any order, is not that of a FIFO queue; None if it is.
+
+    It takes time n log n, and for each pending get a pass over the values that nobody got.
 
     Args:
         order: which puts must come out as they went in.
         empties: whether a get may say empty only if the queue was.
         lost_by_killed_gets: whether pending gets may have taken values that nobody got.
         drained: whether the queue was empty at the end, so that a value that nobody took was lost.
-        maxsize: how many items the queue holds; with 0 puts that said full are not looked at.
+        maxsize: how many items the queue holds; with 0 or less puts that said full are not looked at.
 
     Raises:
         ValueError: it is not a history: a value was put twice, or an operation contradicts itself.
     """
-    log = _Log(history)
+    log = Log(history)
     wrong = _find_wrong_get(log)
     if wrong is not None:
         return wrong
-    stays = [_stay(put, log.gets[value]) for value, put in log.puts.items() if value in log.gets]
+    stays = [Stay.between(put, log.gets[value]) for value, put in log.puts.items() if value in log.gets]
     missing = [put for value, put in log.puts.items() if value not in log.gets and put.returned is not None]
     takers = sorted(log.pending_gets, key=attrgetter("invoked")) if lost_by_killed_gets else []
     if drained and len(missing) > len(takers):
@@ -131,86 +117,28 @@ def find_violation(
         wrong = _find_disorder(log, group)
         if wrong is not None:
             return wrong
-    return (_find_wrong_empty(log, stays) if empties else None) or (_find_wrong_full(log, maxsize) if maxsize else None)
+    wrong = _find_wrong_empty(log, stays) if empties else None
+    if wrong is None and maxsize > 0:
+        wrong = _find_wrong_full(log, maxsize)
+    return wrong
 
 
-class _Log:
-    """The operations of a history by what came of them."""
-
-    def __init__(self, history: Sequence[Operation]) -> None:
-        self._history = history
-        self.puts: dict[Hashable, Operation] = {}  # those pending too
-        self.gets: dict[Hashable, Operation] = {}
-        self.gets_again: list[Operation] = []
-        self.pending_gets: list[Operation] = []
-        self.empties: list[Operation] = []
-        self.fulls: list[Operation] = []
-        for operation in history:
-            _, kind, value, invoked, returned, outcome = operation
-            if (returned is None) is not (outcome == "pending") or (returned is not None and returned < invoked):
-                raise ValueError(f"outcome and times contradict each other: {operation}")
-            if kind == "put" and outcome in ("ok", "pending"):
-                if value in self.puts:
-                    raise ValueError(f"values must be unique, and {value!r} was put twice: {operation}")
-                self.puts[value] = operation
-            elif kind == "get" and outcome == "ok":
-                if value in self.gets:
-                    self.gets_again.append(operation)
-                else:
-                    self.gets[value] = operation
-            elif (kind, outcome) in (("get", "pending"), ("get", "empty"), ("put", "full")):
-                {"pending": self.pending_gets, "empty": self.empties, "full": self.fulls}[outcome].append(operation)
-            else:
-                raise ValueError(f"a put ends ok, full or pending, a get ok, empty or pending: {operation}")
-
-    @cached_property
-    def _start(self) -> int:
-        return min(operation.invoked for operation in self._history)
-
-    def tell(self, operation: Operation) -> str:
-        """Who did it, and when."""
-        since = f"{(operation.invoked - self._start) / 1e6:.6f}"
-        until = f" to {(operation.returned - self._start) / 1e6:.6f}" if operation.returned is not None else " on"
-        return f"worker {operation.worker} ({since}{until} ms)"
-
-
-class _Stay(NamedTuple):
-    """A value's way through the queue; ``get`` is None if it is in there for ever."""
-
-    put: Operation
-    get: Operation | None
-    put_invoked: int
-    put_returned: int
-    get_invoked: int
-    get_returned: int
-
-
-def _end(operation: Operation) -> int:
-    return _NEVER if operation.returned is None else operation.returned
-
-
-def _stay(put: Operation, get: Operation | None) -> _Stay:
-    if get is None:
-        return _Stay(put, None, put.invoked, _end(put), _NEVER, _NEVER)
-    return _Stay(put, get, put.invoked, _end(put), get.invoked, _end(get))
-
-
-def _by_producer(stays: list[_Stay], order: Order) -> dict[int, list[_Stay]]:
+def _by_producer(stays: list[Stay], order: Order) -> dict[int, list[Stay]]:
     """Those whose order counts among each other."""
     if order is Order.TOTAL:
         return {0: stays}
-    groups: dict[int, list[_Stay]] = {}
+    groups: dict[int, list[Stay]] = {}
     for stay in stays:
         groups.setdefault(stay.put.worker, []).append(stay)
     return groups
 
 
-def _find_wrong_get(log: _Log) -> Violation | None:
+def _find_wrong_get(log: Log) -> Violation | None:
     for value, get in log.gets.items():
         put = log.puts.get(value)
         if put is None:
             return Violation(Pattern.NOWHERE, (get,), f"{value!r} was got by {log.tell(get)} and put by nobody")
-        if _end(get) < put.invoked:
+        if end_of(get) < put.invoked:
             reason = f"{value!r} was got by {log.tell(get)} before it was put by {log.tell(put)}"
             return Violation(Pattern.NOWHERE, (put, get), reason)
     for again in log.gets_again:
@@ -220,7 +148,7 @@ def _find_wrong_get(log: _Log) -> Violation | None:
     return None
 
 
-def _lost(log: _Log, missing: list[Operation], takers: list[Operation]) -> Violation:
+def _lost(log: Log, missing: list[Operation], takers: list[Operation]) -> Violation:
     some = "; ".join(f"{put.value!r}, put by {log.tell(put)}" for put in missing[:3])
     more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
     many = "1 value was" if len(missing) == 1 else f"{len(missing)} values were"
@@ -228,35 +156,35 @@ def _lost(log: _Log, missing: list[Operation], takers: list[Operation]) -> Viola
     return Violation(Pattern.LOST, (*missing, *takers), reason)
 
 
-def _choose(got: list[_Stay], missing: list[Operation], takers: list[Operation], order: Order) -> list[_Stay]:
+def _choose(got: list[Stay], missing: list[Operation], takers: list[Operation], order: Order) -> list[Stay]:
     """The stays of missing values, each ended by the pending get that is to have taken it, if one is."""
-    left: list[tuple[int, int, _Stay]] = []  # deadline, return of the put
+    left: list[tuple[int, int, Stay]] = []  # deadline, return of the put
     groups = _by_producer(got, order)
-    for producer, stays in _by_producer([_stay(put, None) for put in missing], order).items():
+    for producer, stays in _by_producer([Stay.between(put, None) for put in missing], order).items():
         last_first = sorted(groups.get(producer, ()), key=attrgetter("put_invoked"), reverse=True)
         invoked = [-stay.put_invoked for stay in last_first]
-        deadlines = [_NEVER, *accumulate((stay.get_returned for stay in last_first), min)]
+        deadlines = [NEVER, *accumulate((stay.get_returned for stay in last_first), min)]
         left += ((deadlines[bisect_left(invoked, -s.put_returned)], s.put_returned, s) for s in stays)
     left.sort(key=itemgetter(0, 1))
     taken = []
     for position, taker in enumerate(takers[: len(left)], 1):
         first = 0
-        gets_after = chain((get.invoked for get in takers[position:]), repeat(_NEVER))
+        gets_after = chain((get.invoked for get in takers[position:]), repeat(NEVER))
         for at, ((deadline, put_returned, _), get_after) in enumerate(zip(left, gets_after, strict=False)):
             if put_returned < left[first][1]:
                 first = at
             if get_after > deadline:  # any choice behind this one would leave it too late a get
                 break
-        taken.append(_stay(left.pop(first)[2].put, taker))
+        taken.append(Stay.between(left.pop(first)[2].put, taker))
     return taken + [stay for _, _, stay in left]
 
 
-def _find_disorder(log: _Log, stays: list[_Stay]) -> Violation | None:
+def _find_disorder(log: Log, stays: list[Stay]) -> Violation | None:
     """Of all pairs in the wrong order it names the one furthest apart: if two values were swapped, these two."""
-    pair: tuple[_Stay, _Stay] | None = None
+    pair: tuple[Stay, Stay] | None = None
     passed = widest = 0
     late = stays[0] if stays else None  # of those put before, the one that was got last
-    late_get = -_NEVER
+    late_get = -NEVER
     for stay in sorted(stays, key=attrgetter("put_invoked")):
         while stays[passed].put_returned < stay.put_invoked:  # which the stay's own is not
             if stays[passed].get_invoked > late_get:
@@ -269,7 +197,7 @@ def _find_disorder(log: _Log, stays: list[_Stay]) -> Violation | None:
     return None if pair is None else _disorder(log, *pair)
 
 
-def _disorder(log: _Log, a: _Stay, b: _Stay) -> Violation:
+def _disorder(log: Log, a: Stay, b: Stay) -> Violation:
     gets = [get for get in (a.get, b.get) if get is not None]
     by = [log.tell(get) for get in gets]
     if a.get is None:
@@ -285,10 +213,10 @@ def _disorder(log: _Log, a: _Stay, b: _Stay) -> Violation:
     return Violation(Pattern.ORDER, (a.put, b.put, *gets), reason)
 
 
-def _find_wrong_empty(log: _Log, stays: list[_Stay]) -> Violation | None:
+def _find_wrong_empty(log: Log, stays: list[Stay]) -> Violation | None:
     begins: list[int] = []  # from when to when the queue was certainly not empty, both moments excluded
     ends: list[int] = []
-    end = -_NEVER
+    end = -NEVER
     for stay in stays:
         if stay.get_invoked > max(end, stay.put_returned):
             if stay.put_returned < end:
@@ -299,27 +227,27 @@ def _find_wrong_empty(log: _Log, stays: list[_Stay]) -> Violation | None:
             end = stay.get_invoked
     for empty in log.empties:
         at = bisect_left(begins, empty.invoked) - 1
-        if at >= 0 and _end(empty) < ends[at]:
+        if at >= 0 and end_of(empty) < ends[at]:
             return _wrong_empty(log, empty, _cover(stays, empty))
     return None
 
 
-def _cover(stays: list[_Stay], empty: Operation) -> list[_Stay]:
+def _cover(stays: list[Stay], empty: Operation) -> list[Stay]:
     """As few stays as suffice to cover its interval."""
-    cover: list[_Stay] = []
+    cover: list[Stay] = []
     covered_until, longest = empty.invoked, stays[0]
     for stay in stays:
         if stay.put_returned >= covered_until:
             cover.append(longest)
             covered_until = longest.get_invoked
-            if covered_until > _end(empty):
+            if covered_until > end_of(empty):
                 return cover
         if stay.get_invoked > longest.get_invoked:
             longest = stay
     return [*cover, longest]
 
 
-def _wrong_empty(log: _Log, empty: Operation, cover: list[_Stay]) -> Violation:
+def _wrong_empty(log: Log, empty: Operation, cover: list[Stay]) -> Violation:
     held = [
         f"{put.value!r}, put by {log.tell(put)} and got " + (f"by {log.tell(get)}" if get is not None else "never")
         for put, get, *_ in cover[:3]
@@ -332,14 +260,14 @@ def _wrong_empty(log: _Log, empty: Operation, cover: list[_Stay]) -> Violation:
     return Violation(Pattern.EMPTY, (empty, *operations), reason)
 
 
-def _find_wrong_full(log: _Log, maxsize: int) -> Violation | None:
+def _find_wrong_full(log: Log, maxsize: int) -> Violation | None:
     invoked = sorted(put.invoked for put in log.puts.values())
-    returned = sorted(_end(get) for get in log.gets.values())
+    returned = sorted(end_of(get) for get in log.gets.values())
     # There may be maxsize items from the nth put's invocation until n - maxsize + 1 gets have returned.
-    spans = zip(invoked[maxsize - 1 :], chain(returned, repeat(_NEVER)), strict=False)
+    spans = zip(invoked[maxsize - 1 :], chain(returned, repeat(NEVER)), strict=False)
     crowded = [(begin, end) for begin, end in spans if begin <= end]  # both ascend
     for full in log.fulls:
-        at = bisect_right(crowded, (_end(full), _NEVER)) - 1
+        at = bisect_right(crowded, (end_of(full), NEVER)) - 1
         if at < 0 or crowded[at][1] < full.invoked:
             reason = f"the put of {full.value!r} by {log.tell(full)} found no room, with never {maxsize} items in there"
             return Violation(Pattern.FULL, (full,), reason)

@@ -1,4 +1,4 @@
-"""The sequential contract: a hypothesis state machine that draws programs for ``Session`` and shrinks those that fail."""
+"""The sequential contract: a hypothesis state machine draws programs for ``Session`` and shrinks those that fail."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ __all__ = ["Findings", "Stage", "explore"]
 
 MAXSIZES = (0, 1, 2, 5)
 WORKERS = 3
-BATCH = 12  # queues of each size in a batch
-SHRINKING = 40.0  # seconds after which a failing program is not made shorter any more
+BATCH = 8  # queues of each size in a batch
 STEPS = 30
 
 
@@ -38,7 +37,7 @@ class Stage:
 
     def __init__(self, target: Target, profile: Profile) -> None:
         self._target, self._profile = target, profile
-        self._sizes = MAXSIZES if profile.can_wait else (0,)
+        self._sizes = MAXSIZES if profile.has("timeout") else (0,)
         self._queues: list[Any] = []
         self._free: dict[int, list[int]] = {}
         self._team: Team | None = None
@@ -90,13 +89,14 @@ class QueueMachine(RuleBasedStateMachine):
     @initialize(maxsize=st.sampled_from(MAXSIZES))
     def begin(self, maxsize: int) -> None:
         self.session: Session | None = None
-        if self.best and time.monotonic() - self.first_failure > SHRINKING:
+        if self.best and time.monotonic() - self.first_failure > self.shrink_seconds:
             return
         self.on_example()
         team, slot, size = self.stage.take(maxsize)
         ignored = set(self.findings.broken)
         self.session = Session(team, slot, self.profile, size, ignored, self.findings.decided)
 
+    shrink_seconds: float
     first_failure = 0.0
 
     def _do(self, step: Callable[[Session], None]) -> None:
@@ -115,30 +115,27 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         session = getattr(self, "session", None)
-        if session is not None and (session.is_dirty or session.waiting):
+        if session is not None and session.is_dirty:  # operations left waiting hurt nobody: the queue is not used again
             self.stage.close()
 
     def _may_replace(self) -> bool:
         session = getattr(self, "session", None)
         return session is not None and session._team.has_processes and session.replaced < 2
 
-    def _has(self, *keys: str) -> bool:
-        return self.profile.clauses.issuperset(keys)
-
     @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["plain", "nowait", "no block"]))
     def put(self, worker: int, value: Any, form: str) -> None:
-        self._do(lambda session: session.put(worker, value, form if self.profile.can_wait else "plain"))
+        self._do(lambda session: session.put(worker, value, form if self.profile.has("timeout") else "plain"))
 
-    @precondition(lambda self: self.profile.can_wait)
+    @precondition(lambda self: self.profile.has("timeout"))
     @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["timeout", "negative", "keywords"]))
     def put_with_timeout(self, worker: int, form: str) -> None:
         self._do(lambda session: session.put(worker, 0, form))
 
     @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["plain", "nowait", "no block"]))
     def get(self, worker: int, form: str) -> None:
-        self._do(lambda session: session.get(worker, form if self.profile.can_wait else "plain"))
+        self._do(lambda session: session.get(worker, form if self.profile.has("timeout") else "plain"))
 
-    @precondition(lambda self: self.profile.can_wait)
+    @precondition(lambda self: self.profile.has("timeout"))
     @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["timeout", "negative", "keywords"]))
     def get_with_timeout(self, worker: int, form: str) -> None:
         self._do(lambda session: session.get(worker, form))
@@ -148,22 +145,30 @@ class QueueMachine(RuleBasedStateMachine):
         for number in range(numbers):
             self._do(lambda session, number=number: session.put(worker, number, "plain"))  # type: ignore[misc]
 
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def fill(self, worker: int) -> None:
+        self._do(lambda session: session.fill(worker))
+
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def drain(self, worker: int) -> None:
+        self._do(lambda session: session.drain(worker))
+
     @rule(worker=st.integers(0, WORKERS - 1), method=st.sampled_from(["qsize", "empty", "full"]))
     def look(self, worker: int, method: str) -> None:
-        if self._has(method):
+        if self.profile.has(method):
             self._do(lambda session: session.look(worker, method))
 
-    @precondition(lambda self: self.profile.is_joinable)
+    @precondition(lambda self: self.profile.has("join"))
     @rule(worker=st.integers(0, WORKERS - 1))
     def task_done(self, worker: int) -> None:
         self._do(lambda session: session.task_done(worker))
 
-    @precondition(lambda self: self.profile.is_joinable)
+    @precondition(lambda self: self.profile.has("join"))
     @rule(worker=st.integers(0, WORKERS - 1))
     def join(self, worker: int) -> None:
         self._do(lambda session: session.start_join(worker))
 
-    @precondition(lambda self: self._has("shut-put"))
+    @precondition(lambda self: self.profile.has("shutdown"))
     @rule(worker=st.integers(0, WORKERS - 1), immediate=st.booleans())
     def shutdown(self, worker: int, immediate: bool) -> None:
         self._do(lambda session: session.shutdown(worker, immediate))
@@ -199,6 +204,7 @@ def explore(
     seed_number: int,
     on_example: Callable[[], None] = lambda: None,
     rounds: int = 8,
+    shrink_seconds: float = 40.0,
 ) -> Findings:
     """Run programs until one breaks a clause, note its shortest form, and go on without that clause.
 
@@ -207,14 +213,16 @@ def explore(
         seed_number: of the random numbers; the same one draws the same programs.
         on_example: called at the start of each.
         rounds: how many clauses may turn out to be broken.
+        shrink_seconds: after which a failing program is not made shorter any more.
     """
     findings = Findings()
     stage = Stage(target, profile)
     try:
         for number in range(rounds):
-            best = _explore_once(stage, profile, findings, examples, seed_number + number, on_example)
+            best = _explore_once(stage, profile, findings, examples, seed_number + number, on_example, shrink_seconds)
             if best is None or best.clause.key in findings.broken:
                 break
+            best.__traceback__ = best.__context__ = None  # whose frames would keep the queues alive
             findings.broken[best.clause.key] = best
     finally:
         stage.close()
@@ -228,6 +236,7 @@ def _explore_once(
     examples: int,
     seed_number: int,
     on_example: Callable[[], None],
+    shrink_seconds: float,
 ) -> Broken | None:
     best: list[Broken] = []
     attributes = {
@@ -236,6 +245,7 @@ def _explore_once(
         "findings": findings,
         "best": best,
         "on_example": staticmethod(on_example),
+        "shrink_seconds": shrink_seconds,
     }
     machine = seed(seed_number)(type(f"QueueMachine{next(_names)}", (QueueMachine,), attributes))
     chosen = settings(

@@ -7,8 +7,8 @@ overtake each other, and a get that may not wait, or ``empty()``, may find nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shmqueue.conformance.clauses import CLAUSES
@@ -18,9 +18,9 @@ __all__ = ["PROFILES", "Profile"]
 Make = Callable[[Callable[..., Any], int, "str | None"], Any]
 
 _ALWAYS = {
-    "same", "fifo", "once", "prompt", "copy", "unbounded", "get-waits", "get-woken", "empty", "argument", "inherited",
-    "exit", "ended", "killed-idle", "killed-waiting", "killed-busy", "unpicklable-told", "unpicklable-harmless", "large",
-    "linear",
+    "same", "fifo", "once", "kept", "prompt", "copy", "unbounded", "get-waits", "get-woken", "empty", "argument",
+    "inherited", "exit", "ended", "killed-idle", "killed-waiting", "killed-busy", "unpicklable-told", "unpicklable-harmless",
+    "large", "linear",
 }  # fmt: skip
 _WAITING = {
     "empty-raises", "full-raises", "get-timeout", "put-timeout", "get-negative", "put-negative", "no-block", "keywords",
@@ -47,15 +47,18 @@ def _make_named(factory: Callable[..., Any], maxsize: int, name: str | None) -> 
 class Profile:
     """What is expected of a queue class.
 
-    ``item`` is the name of put's first argument; ``negative`` what a negative timeout does ("raises" ValueError, or is
-    "no wait"); ``is_pipe``: some 64 KiB are enough to make a put wait; ``closed`` the error that put and get raise after ``close_method`` (None: it cannot be closed);
-    ``reordering`` and ``early_empty`` the relaxations described above; ``make`` calls the factory; ``needs_name`` says
-    that it cannot do without a name.
+    ``item`` is the name of put's first argument. ``methods`` says what it has beside put and get: "empty", "qsize",
+    "full", "join" (and task_done), "shutdown", and "timeout" if put and get take one. ``negative`` says what a negative timeout does: it "raises"
+    ValueError, which a put without maxsize does not look at, "always raises" it, or is "no wait". ``closed`` is the
+    error that put and get raise after ``close_method``, None if it cannot be closed. With ``is_pipe`` some 64 KiB are
+    enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations described above. ``make`` calls
+    the factory; ``needs_name`` says that it cannot do without a name.
     """
 
     name: str
     clauses: frozenset[str]
     item: str
+    methods: frozenset[str]
     negative: str = "raises"
     closed: str | None = None
     close_method: str = "close"
@@ -69,19 +72,24 @@ class Profile:
         unknown = self.clauses - CLAUSES.keys()
         assert not unknown, f"no such clauses: {unknown}"
 
-    @property
-    def can_wait(self) -> bool:
-        """Whether put and get take ``block`` and ``timeout``."""
-        return "get-timeout" in self.clauses
+    def has(self, method: str) -> bool:
+        """Whether it has a method, or what ``methods`` calls so."""
+        return method in self.methods
 
-    @property
-    def is_joinable(self) -> bool:
-        """Whether there are task_done() and join()."""
-        return "join" in self.clauses
+    def without(self, clauses: Iterable[str], methods: Iterable[str] = ()) -> Profile:
+        """The profile less some clauses and methods."""
+        return replace(self, clauses=self.clauses - set(clauses), methods=self.methods - set(methods))
 
 
 def _profile(name: str, clauses: set[str], item: str, **more: Any) -> Profile:
-    return Profile(name, frozenset(clauses), item, **more)
+    methods = {"empty"}
+    if clauses >= _WAITING:
+        methods |= {"timeout", "qsize", "full"}
+    if clauses >= _JOINING:
+        methods |= {"join"}
+    if clauses >= _SHUTTING:
+        methods |= {"shutdown"}
+    return Profile(name, frozenset(clauses), item, frozenset(methods), **more)
 
 
 _MULTIPROCESSING = {"item": "obj", "negative": "no wait", "reordering": True, "early_empty": True}
@@ -114,6 +122,7 @@ PROFILES: dict[str, Profile] = {
             "ShmQueue",
             _ALWAYS | _WAITING | _JOINING | _CLOSING | {"pickled", "named", "too-large"},
             "data",
+            negative="always raises",
             closed="RuntimeError",
             close_method="shutdown",
             make=_make_named,

@@ -68,12 +68,16 @@ def print_report(console: Console, columns: Sequence[Column], amount: Amount) ->
             table.add_row(str(row[0].clause.number), row[0].clause.sentence, *map(_cell, row))
     console.print(table)
     for column in columns:
-        for result in column.results:
-            if result.verdict in (Verdict.BROKEN, Verdict.UNDECIDED):
-                head = f"{column.target.spec} ({column.target.start_method}), clause {result.clause.number}"
-                console.print(Text(f"{head}, {result.verdict.value}: {result.why}", style=_SHOWN[result.verdict][1]))
-                for step in result.program:
-                    console.print(Text(f"    {step}"))
+        name = f"{column.target.spec} ({column.target.start_method})"
+        for result in column.broken:
+            style = _SHOWN[Verdict.BROKEN][1]
+            console.print(Text(f"{name}, clause {result.clause.number}, broken: {result.why}", style=style))
+            for step in result.program:
+                console.print(Text(f"    {step}"))
+        undecided = [result for result in column.results if result.verdict is Verdict.UNDECIDED]
+        for why in dict.fromkeys(result.why for result in undecided):
+            numbers = ", ".join(str(result.clause.number) for result in undecided if result.why == why)
+            console.print(Text(f"{name}, not decided: {numbers}: {why}", style=_SHOWN[Verdict.UNDECIDED][1]))
 
 
 def _cell(result: Result) -> Text:

@@ -40,6 +40,7 @@ class Model:
     taken: list[Any] = field(default_factory=list)
     unfinished: int = 0
     shut: bool = False
+    shut_now: bool = False
 
     @property
     def has_room(self) -> bool:
@@ -94,22 +95,18 @@ class Session:
     def _note(self, worker: int, call: str, outcome: object) -> None:
         self.program.append(f"{len(self.program) + 1}. worker {worker}: {call} -> {outcome}")
 
-    def _call(self, worker: int, method: str, *arguments: Any, **options: Any) -> Reply:
+    def _call(self, worker: int, method: str, *arguments: Any, hang: str = "prompt", **options: Any) -> Reply:
+        """Make a call that returns soon; ``hang`` is the clause that is broken if it does not."""
         shown = ", ".join([*map(_short, arguments), *(f"{name}={value!r}" for name, value in options.items())])
         try:
             reply = self._team.workers[worker].call(self._slot, method, *arguments, **options)
         except Hung:
             self._note(worker, f"{method}({shown})", "does not return")
-            self.check(self._hang_key(method), False, f"{method}({shown}) does not return")
+            self.check(hang, False, f"{method}({shown}) does not return")
             self.is_over = self.is_dirty = True
             return Reply(None, ("Hung",), "", 0.0)
         self._note(worker, f"{method}({shown})", reply)
         return reply
-
-    def _hang_key(self, method: str) -> str:
-        if method.startswith("put") and self.model.maxsize == 0 and len(self.model.items) > 3:
-            return "unbounded"
-        return "prompt"
 
     # ---- put and get ----
 
@@ -121,31 +118,37 @@ class Session:
         if form == "plain" and must_wait:
             self.start_put(worker, value)
             return
-        reply = self._call(worker, "put_nowait", value) if form == "nowait" else self._put(worker, value, form)
+        reply = self._put(worker, value, form, _PUT_KEYS.get(form, "prompt") if must_wait else "prompt")
         if self.is_over:
             return
         if form == "keywords":
             self.check("keywords", "TypeError" not in reply.errors, f"a put with keywords: {reply}")
-        refused = self.model.maxsize > 0 and form == "negative" and self._profile.negative == "raises"
+        refused = form == "negative" and (
+            self._profile.negative == "always raises" or (self._profile.negative == "raises" and self.model.maxsize > 0)
+        )
         if self.model.shut:
             self.check("shut-put", "ShutDown" in reply.errors, f"a put after shutdown: {reply}")
         elif refused:
             self.check("put-negative", "ValueError" in reply.errors, f"a put with timeout=-1: {reply}")
         elif must_wait:
-            key = {"timeout": "put-timeout", "negative": "put-negative", "no block": "no-block"}.get(form, "full-raises")
+            key = _PUT_KEYS.get(form, "full-raises")
             self.check(key, "Full" in reply.errors, f"a put ({form}) on a full queue: {reply}")
-            self.check("put-timeout", form != "timeout" or reply.seconds >= SHORT * 0.99, f"Full after {reply.seconds} s")
+            self.check(
+                "put-timeout", form != "timeout" or reply.seconds >= SHORT * 0.99, f"Full after {reply.seconds} s"
+            )
         else:
             self.check("prompt", not reply.errors, f"a put with room for it: {reply}")
             self._put_happened(worker, value)
         self.settle()
 
-    def _put(self, worker: int, value: Any, form: str) -> Reply:
-        if not self._profile.can_wait:
-            return self._call(worker, "put", value)
+    def _put(self, worker: int, value: Any, form: str, hang: str) -> Reply:
+        if form == "nowait" and self._profile.has("timeout"):
+            return self._call(worker, "put_nowait", value, hang=hang)
+        if not self._profile.has("timeout"):
+            return self._call(worker, "put", value, hang=hang)
         if form == "keywords":
-            return self._call(worker, "put", **{self._profile.item: value, "block": True, "timeout": SHORT})
-        return self._call(worker, "put", value, **_FORMS[form])
+            return self._call(worker, "put", hang=hang, **{self._profile.item: value, "block": True, "timeout": SHORT})
+        return self._call(worker, "put", value, hang=hang, **_FORMS[form])
 
     def _put_happened(self, worker: int, value: Any) -> None:
         self.model.items.append(Item(value, worker))
@@ -157,22 +160,24 @@ class Session:
         if form in ("plain", "keywords") and nothing and not self.model.shut:
             self.start_get(worker)
             return
-        if not self._profile.can_wait:
-            reply = self._call(worker, "get")
+        hang = _GET_KEYS.get(form, "prompt") if nothing else "kept"
+        if not self._profile.has("timeout"):
+            reply = self._call(worker, "get", hang=hang)
         elif form == "nowait":
             reply = self._call(worker, "get_nowait")
         else:
-            reply = self._call(worker, "get", **_FORMS[form])
+            reply = self._call(worker, "get", hang=hang, **_FORMS[form])
         if self.is_over:
             return
         if form == "keywords":
             self.check("keywords", "TypeError" not in reply.errors, f"a get with keywords: {reply}")
-        if form == "negative" and self._profile.negative == "raises":
+        if nothing and self.model.shut:
+            key = "shut-now" if self.model.shut_now else "shut-get"
+            self.check(key, "ShutDown" in reply.errors, f"a get from an empty queue after shutdown: {reply}")
+        elif form == "negative" and self._profile.negative != "no wait":
             self.check("get-negative", "ValueError" in reply.errors, f"a get with timeout=-1: {reply}")
-        elif nothing and self.model.shut:
-            self.check("shut-get", "ShutDown" in reply.errors, f"a get from an empty queue after shutdown: {reply}")
         elif nothing:
-            key = {"timeout": "get-timeout", "negative": "get-negative", "no block": "no-block"}.get(form, "empty-raises")
+            key = _GET_KEYS.get(form, "empty-raises")
             self.check(key, "Empty" in reply.errors, f"a get ({form}) from an empty queue: {reply}")
             slow_enough = form != "timeout" or reply.seconds >= SHORT * 0.99
             self.check("get-timeout", slow_enough, f"Empty after {reply.seconds} s of {SHORT}")
@@ -189,14 +194,16 @@ class Session:
         """Judge what a get returned while items were there."""
         model, value = self.model, reply.value
         if reply.errors:
-            self.check("prompt", False, f"a get with {len(model.items)} items queued: {reply}")
+            key = "kept" if "Empty" in reply.errors else "prompt"
+            self.check(key, False, f"a get with {len(model.items)} items queued: {reply}")
+            self.is_over = self.is_dirty = True
             return
         firsts = self._possible_next()
         for item in firsts:
             if is_same(value, item.value):
                 model.items.remove(item)
                 model.taken.append(value)
-                for key in ("same", "fifo", "once"):
+                for key in ("same", "fifo", "once", "kept"):
                     self.check(key, True, "")
                 return
         expected = " or ".join(_short(item.value) for item in firsts)
@@ -218,11 +225,26 @@ class Session:
             firsts.setdefault(item.producer, item)
         return list(firsts.values())
 
+    def fill(self, worker: int) -> None:
+        """Put until the queue is full, one item at least."""
+        self.put(worker, len(self.program), "plain")
+        while self.model.maxsize and self.model.has_room and not self.is_over and not self.model.shut:
+            self.put(worker, len(self.program), "plain")
+        if self._profile.has("full"):
+            self.look(worker, "full")
+
+    def drain(self, worker: int) -> None:
+        """Take all there is."""
+        while self.model.items and not self.is_over:
+            self.get(worker, "plain")
+        self.look(worker, "empty")
+
     # ---- operations that wait ----
 
     def start_get(self, worker: int) -> None:
-        """Start a get on an empty queue."""
-        self._start(worker, "get", None)
+        """Start a get on an empty queue; up to two at a time."""
+        if len(self._of("get")) < 2:
+            self._start(worker, "get", None)
 
     def start_put(self, worker: int, value: Any) -> None:
         """Start a put on a full queue; one at a time, so that the order in which they end is known."""
@@ -231,6 +253,8 @@ class Session:
 
     def start_join(self, worker: int) -> None:
         """Start a join() with items unfinished, or make one that returns at once."""
+        if self._of("join"):
+            return  # one is enough
         if self.model.unfinished:
             self._start(worker, "join", None)
         else:
@@ -320,6 +344,7 @@ class Session:
         self.check(key, not reply.errors, f"shutdown({immediate}): {reply}")
         self.model.shut = True
         if immediate:
+            self.model.shut_now = True
             self.model.unfinished = max(0, self.model.unfinished - len(self.model.items))
             self.model.items.clear()
         self.settle()
@@ -368,6 +393,8 @@ class Session:
             self.settle()
 
 
+_PUT_KEYS = {"timeout": "put-timeout", "negative": "put-negative", "no block": "no-block"}
+_GET_KEYS = {"timeout": "get-timeout", "negative": "get-negative", "no block": "no-block"}
 _FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no block": {"block": False, "timeout": 60},

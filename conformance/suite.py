@@ -16,7 +16,16 @@ from shmqueue.conformance.target import Target
 from shmqueue.conformance.traffic import run_traffic
 from shmqueue.conformance.workers import Hung
 
-__all__ = ["Amount", "Result", "Verdict", "amount_of_steps", "profile_for", "run_suite"]
+__all__ = [
+    "Amount",
+    "Result",
+    "Verdict",
+    "amount_of_steps",
+    "missing_methods",
+    "profile_for",
+    "run_suite",
+    "undecidable",
+]
 
 OPERATIONS = 2_000  # puts of each producer for every 50 examples, at least this many
 KILLS = 12
@@ -56,10 +65,11 @@ class Result:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much to try: programs drawn, and the seed of the random numbers that draw them."""
+    """How much to try: programs drawn, the seed of the random numbers that draw them, and how long to shorten one."""
 
     examples: int = 100
     seed: int = 0
+    shrink_seconds: float = 40.0
 
 
 def profile_for(spec: str) -> Profile:
@@ -95,8 +105,8 @@ def run_suite(
     Returns:
         A result for every clause there is, by number.
     """
-    undecidable = _undecidable(target, profile)
-    decidable = _without(profile, undecidable)
+    hopeless = undecidable(target, profile)
+    decidable = profile.without(hopeless, missing_methods(target, profile))
     decided: Counter[str] = Counter()
     broken: dict[str, Broken] = {}
     scene = Scene(target, decidable, decided)
@@ -110,10 +120,11 @@ def run_suite(
             broken[key] = Broken(key, str(error))
     findings = explore(
         target,
-        _without(decidable, broken),
+        decidable.without(broken),
         examples=amount.examples,
         seed_number=amount.seed,
         on_example=lambda: tick("programs of many steps"),
+        shrink_seconds=amount.shrink_seconds,
     )
     broken.update(findings.broken)
     decided.update(findings.decided)
@@ -121,52 +132,54 @@ def run_suite(
         if key in decidable.clauses:
             tick(CLAUSES[key].sentence)
             operations = OPERATIONS * max(1, amount.examples // 50)
-            failure = run_traffic(
-                target, decidable, operations=operations, kills=kills, decided=decided, tick=lambda: None
-            )
+            decided[key] += 1
+            failure = run_traffic(target, decidable, operations=operations, kills=kills)
             if failure is not None:
                 broken[key] = failure
-    return [_result(clause, profile, decided, broken, undecidable) for clause in CLAUSES.values()]
+    return [_result(clause, profile, decided, broken, hopeless) for clause in CLAUSES.values()]
 
 
-def _without(profile: Profile, keys: Any) -> Profile:
-    fields = {**profile.__dict__, "clauses": profile.clauses - set(keys)}
-    return Profile(**fields)
+_DECIDED_WITH = {"shutdown": ("shut-put", "shut-get", "shut-now"), "qsize": ("qsize",), "full": ("full",)}
 
 
-def _undecidable(target: Target, profile: Profile) -> dict[str, str]:
+def missing_methods(target: Target, profile: Profile) -> set[str]:
+    """Methods that the profile counts on and the target lacks."""
+    queue = target.make(profile, 0)
+    try:
+        return {method for method in profile.methods - {"timeout"} if not hasattr(queue, method)}
+    finally:
+        target.dispose(profile, queue)
+
+
+def undecidable(target: Target, profile: Profile) -> dict[str, str]:
     """The clauses of the profile that cannot be decided for the target, and why."""
     why: dict[str, str] = {}
     if target.start_method == "threads":
         processes = (
-            "argument", "inherited", "pickled", "named", "exit", "ended", "killed-idle", "killed-waiting", "killed-busy",
-            "copy", "unpicklable-told", "unpicklable-harmless",
+            "argument", "inherited", "pickled", "named", "exit", "ended", "killed-idle", "killed-waiting",
+            "killed-busy", "copy", "unpicklable-told", "unpicklable-harmless",
         )  # fmt: skip
         why.update(dict.fromkeys(processes, "it is not for several processes"))
     elif target.start_method != "fork":
         why["inherited"] = f"start method {target.start_method}"
     if not profile.needs_name and not target.takes_name():
         why.setdefault("named", "its factory takes no name=")
-    queue = target.make(profile, 0)
-    try:
-        for keys, method in (({"shut-put", "shut-get", "shut-now"}, "shutdown"), ({"qsize"}, "qsize")):
-            if not hasattr(queue, method):
-                why.update(dict.fromkeys(keys, f"there is no {method}()"))
-    finally:
-        target.dispose(profile, queue)
+    for method in missing_methods(target, profile):
+        for key in _DECIDED_WITH.get(method, ()):
+            why[key] = f"it has no {method}()"
     return {key: reason for key, reason in why.items() if key in profile.clauses}
 
 
 def _result(
-    clause: Clause, profile: Profile, decided: Counter[str], broken: dict[str, Broken], undecidable: dict[str, str]
+    clause: Clause, profile: Profile, decided: Counter[str], broken: dict[str, Broken], hopeless: dict[str, str]
 ) -> Result:
     key = clause.key
     if key not in profile.clauses:
         return Result(clause, Verdict.ABSENT)
     if key in broken:
         return Result(clause, Verdict.BROKEN, decided[key], broken[key].what, tuple(broken[key].program))
-    if key in undecidable:
-        return Result(clause, Verdict.UNDECIDED, 0, undecidable[key])
+    if key in hopeless:
+        return Result(clause, Verdict.UNDECIDED, 0, hopeless[key])
     if not decided[key]:
         return Result(clause, Verdict.UNDECIDED, 0, "no program came to it; try more examples")
     return Result(clause, Verdict.KEPT, decided[key])

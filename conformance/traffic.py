@@ -12,7 +12,6 @@ import queue as standard_queue
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from shmqueue.conformance.profiles import Profile
 from shmqueue.conformance.target import Target
 from shmqueue.conformance.workers import PATIENCE, Hung, Team
 
-__all__ = ["drain", "produce", "consume", "read_log", "run_traffic"]
+__all__ = ["consume", "drain", "produce", "read_log", "run_traffic"]
 
 _QUIET = 0.5  # seconds without an item after which a queue counts as drained
 
@@ -116,32 +115,27 @@ def read_log(path: str, worker: int) -> list[Operation]:
     return operations
 
 
-def run_traffic(
-    target: Target, profile: Profile, *, operations: int, kills: int, decided: Counter[str], tick: Callable[[], None]
-) -> Broken | None:
+def run_traffic(target: Target, profile: Profile, *, operations: int, kills: int) -> Broken | None:
     """Let two producers and two consumers run, and judge the history.
 
     Args:
         operations: puts of each producer.
         kills: how many workers to kill in the middle of it, alternately consumers and producers; processes only.
-        decided: counts the clauses that were put to the test.
-        tick: called now and then.
 
     Returns:
         The clause that is broken, or None.
     """
     key = "killed-busy" if kills else "linear"
-    decided[key] += 1
-    maxsize = 100 if profile.can_wait else 0
+    maxsize = 100 if profile.has("timeout") else 0
     queue = target.make(profile, maxsize)
     team = Team([queue], target.context(), 0)
     with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
         run = _Run(team, profile, directory, operations)
         try:
             if kills:
-                run.with_kills(kills, tick)
+                run.with_kills(kills)
             else:
-                run.undisturbed(tick)
+                run.undisturbed()
         except Hung:
             return Broken(key, "workers that should go on do not: nothing moves any more", run.program)
         finally:
@@ -172,23 +166,22 @@ class _Run:
     def _start_producer(self) -> tuple[int, int]:
         return self._start(produce, len(self._team.workers), self._operations)
 
-    def _await(self, call: tuple[int, int], tick: Callable[[], None]) -> None:
+    def _await(self, call: tuple[int, int]) -> None:
         """Wait for a call as long as anybody's log grows."""
         index, number = call
         size, deadline = -1, time.monotonic() + PATIENCE
         while self._team.workers[index].reply(number, 0.1) is None:
-            tick()
             grown = sum(os.path.getsize(path) for path in self.paths if os.path.exists(path))
             if grown != size:
                 size, deadline = grown, time.monotonic() + PATIENCE
             elif time.monotonic() > deadline:
                 raise Hung
 
-    def undisturbed(self, tick: Callable[[], None]) -> None:
-        can_wait = self._profile.can_wait
+    def undisturbed(self) -> None:
+        can_wait = self._profile.has("timeout")
         consumers = [self._start(consume, "stop", can_wait) for _ in range(2)]
         for call in [self._start_producer() for _ in range(2)]:
-            self._await(call, tick)
+            self._await(call)
         last = self._team.add()
         self.paths.append(os.path.join(self._directory, "stops"))
         with open(self.paths[-1], "w", encoding="ascii"):
@@ -196,15 +189,14 @@ class _Run:
         for _ in consumers:
             last.call(0, "put", "stop")
         for call in consumers:
-            self._await(call, tick)
+            self._await(call)
 
-    def with_kills(self, kills: int, tick: Callable[[], None]) -> None:
+    def with_kills(self, kills: int) -> None:
         chance = random.Random(kills)
-        can_wait = self._profile.can_wait
+        can_wait = self._profile.has("timeout")
         consumers = [self._start(consume, "stop", can_wait) for _ in range(2)]
         producers = [self._start_producer() for _ in range(2)]
         for number in range(kills):
-            tick()
             self._until_all_have_begun([*consumers, *producers])
             time.sleep(chance.uniform(0, 0.01))  # the moment of death is what varies
             calls = (consumers, producers)[number % 2]
@@ -213,11 +205,11 @@ class _Run:
             self.program.append(f"worker {index}: killed")
             calls.append(self._start(consume, "stop", can_wait) if calls is consumers else self._start_producer())
         for call in producers:
-            self._await(call, tick)
+            self._await(call)
         for index, _ in consumers:
             self._team.workers[index].kill()
             self.program.append(f"worker {index}: killed")
-        self._await(self._start(drain, can_wait), tick)
+        self._await(self._start(drain, can_wait))
 
     def _until_all_have_begun(self, calls: list[tuple[int, int]]) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -63,9 +63,7 @@ def _plain(item: Any) -> Any:
 
 _EDGES = [edge + shift for edge in (0, 32, 256, 4096, 65536) for shift in (-12, -9, -8, -5, -1, 0, 1, 3)]
 
-_scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10), st.binary(max_size=10)
-)
+_scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10), st.binary(max_size=10))
 _keys = st.one_of(st.integers(), st.text(max_size=5), st.tuples(st.integers(), st.booleans()))
 _nested = st.recursive(
     _scalars,
@@ -84,6 +82,12 @@ _sized = st.builds(
 )
 
 values: st.SearchStrategy[Any] = st.one_of(
-    st.integers(0, 9), _scalars, _nested, _sized, st.sets(st.integers(0, 5)), st.frozensets(st.integers(0, 5))
+    st.integers(0, 9),
+    _scalars,
+    st.tuples(_scalars, st.tuples(_scalars)),
+    _nested,
+    _sized,
+    st.sets(st.integers(0, 5)),
+    st.frozensets(st.integers(0, 5)),
 )
 """Items; the first choice, to which a failing program shrinks, is a small number."""

@@ -222,7 +222,9 @@ def test_growth_ends_with_the_memory_and_nothing_is_lost(
         for _ in range(3):
             count = fill(q, size)
             assert count * size > 2 * MIB * (size > 1000)
-            with pytest.raises(shmqueue.ShmQueueFull, match=r"it cannot grow \(.*\), .* of 8388608 bytes free after 0.01 s"):
+            with pytest.raises(
+                shmqueue.ShmQueueFull, match=r"it cannot grow \(.*\), .* of 8388608 bytes free after 0.01 s"
+            ):
                 q.put((count, bytes(size)), timeout=0.01)
             assert [q.get(block=False) for _ in range(count)] == [(number, bytes(size)) for number in range(count)]
             assert q.empty()

@@ -104,7 +104,7 @@ def look_at(name: str) -> Look:
     except ShmQueueNotFoundError:
         raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
     try:
-        opened = engines.open_engine(attached)
+        opened = engines.open_engine(attached, lambda error: None)
         try:
             counters = Counters(*opened.counters())
         finally:

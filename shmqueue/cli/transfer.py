@@ -134,7 +134,7 @@ def get_items(
 def _use_engine_of(name: str) -> None:
     """Let this process use the engine of an existing queue: the programs that share it have chosen already."""
     try:
-        name_of_engine = segment.read_header(segment.path_of(name)).engine
+        name_of_engine = segment.read_header(segment.path_of(name)).shape.engine
     except ShmQueueError:
         return  # opening it will say what is wrong, if anything is
     if name_of_engine == "portable" or engine.REASON is None:

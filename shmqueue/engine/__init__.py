@@ -220,7 +220,8 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
     if segment.header.shape.engine == "native" and _native is not None:
         return _native.open_ring(segment, report)
     raise ShmQueueRefusedError(
-        f"queue {segment.name!r} belongs to the {segment.header.shape.engine} engine, which is not available here: {REASON}"
+        f"queue {segment.name!r} belongs to the {segment.header.shape.engine} engine, "
+        f"which is not available here: {REASON}"
     )
 
 

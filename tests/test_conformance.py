@@ -1,0 +1,138 @@
+"""The conformance kit keeps its word: what is right passes, and what is broken on purpose is found out."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from broken_queues import MUTANTS
+from support import run_python
+
+from shmqueue.conformance.clauses import CLAUSES, Broken
+from shmqueue.conformance.machine import explore
+from shmqueue.conformance.profiles import PROFILES, Profile
+from shmqueue.conformance.scenarios import SCENARIOS, Scene
+from shmqueue.conformance.suite import KILLS, Amount, Result, Verdict, profile_for, run_suite
+from shmqueue.conformance.target import Target
+from shmqueue.conformance.testing import QueueConformance
+from shmqueue.conformance.traffic import run_traffic
+
+EXAMPLES = 60  # programs within which each broken queue has to be found out
+
+OURS = [
+    "shmqueue.compat.queue:Queue",
+    "shmqueue.compat.multiprocessing:Queue",
+    "shmqueue.compat.multiprocessing:JoinableQueue",
+    "shmqueue.compat.multiprocessing:SimpleQueue",
+    "shmqueue:ShmQueue",
+]
+
+
+def broken_in(results: list[Result]) -> dict[str, str]:
+    return {result.clause.key: result.why for result in results if result.verdict is Verdict.BROKEN}
+
+
+def judge(target: Target, profile: Profile, clause: str) -> Broken | None:
+    """Whether a queue breaks one clause, by the check that decides it."""
+    if clause in SCENARIOS:
+        try:
+            SCENARIOS[clause](Scene(target, profile, Counter()))
+        except Broken as broken:
+            return broken
+        return None
+    if clause in ("linear", "killed-busy"):
+        return run_traffic(target, profile, operations=2000, kills=KILLS if clause == "killed-busy" else 0)
+    only = profile.without(profile.clauses - {clause})
+    found = explore(target, only, examples=EXAMPLES, seed_number=1, rounds=1, shrink_seconds=3)
+    gc.collect()  # a queue that forgets to close is closed when it is collected
+    return found.broken.get(clause)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
+    mutant: type[Any], monkeypatch: pytest.MonkeyPatch, native: None
+) -> None:
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    profile, clause = MUTANTS[mutant]
+    broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), PROFILES[profile], clause)
+    assert broken is not None, f"{mutant.__name__} keeps clause {clause} in {EXAMPLES} examples"
+    print(f"\n{mutant.__name__} is caught by {broken}")
+
+
+@pytest.mark.parametrize("spec", OURS)
+def test_ours_keep_every_clause(spec: str, engine: str) -> None:
+    results = run_suite(Target(spec, "fork"), profile_for(spec), Amount(15 if engine == "native" else 8, seed=2))
+    assert broken_in(results) == {}
+    assert any(result.verdict is Verdict.KEPT for result in results)
+
+
+class TestInOnesOwnTree(QueueConformance):
+    """What a user writes to test a queue of his own."""
+
+    target = Target("queue:Queue", "threads")
+    profile = PROFILES["queue.Queue"]
+    examples = 30
+
+
+def run_kit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shmqueue.conformance", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__), check=False)
+
+
+def test_the_command_prints_a_table_and_writes_what_it_found(tmp_path: Path) -> None:
+    found, page = tmp_path / "found.json", tmp_path / "report.html"
+    ran = run_kit(
+        "--target", "queue:Queue", "--examples", "20", "--seed", "5", "--json", str(found), "--html", str(page)
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "seed 5" in ran.stdout
+    assert CLAUSES["fifo"].sentence in ran.stdout
+    (target,) = json.loads(found.read_text())["targets"]
+    assert target["target"] == "queue:Queue"
+    verdicts = {clause["key"]: clause["verdict"] for clause in target["clauses"]}
+    assert verdicts["fifo"] == "kept"
+    assert verdicts["argument"] == "not decided"
+    assert "</html>" in page.read_text()
+
+
+def test_the_command_shows_the_shortest_program_that_breaks_a_clause(native: None) -> None:
+    ran = run_kit(
+        "--target", "broken_queues:ListsForTuples", "--profile", "queue.Queue", "--examples", "60", "--seed", "1"
+    )
+    assert ran.returncode == 1
+    lines = [line.strip() for line in ran.stdout.splitlines() if line.startswith("    ")]
+    assert [line for line in lines if "put((" in line], ran.stdout
+    assert len(lines) <= 4, lines
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("queue", "no profile is called like"),
+        ("queue.deep:Queue", "cannot import 'queue.deep'"),
+        ("nowhere:Queue", "cannot import 'nowhere'"),
+        ("queue:Missing", "no profile is called like"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_a_target(spec: str, complaint: str) -> None:
+    ran = run_kit("--target", spec)
+    assert ran.returncode == 1
+    assert complaint in ran.stderr
+
+
+def test_the_same_seed_draws_the_same_programs() -> None:
+    code = """
+from shmqueue.conformance.machine import explore
+from shmqueue.conformance.profiles import PROFILES
+from shmqueue.conformance.target import Target
+findings = explore(Target("queue:Queue", "threads"), PROFILES["queue.Queue"], examples=10, seed_number=3)
+print(sorted(findings.decided.items()))
+"""
+    assert run_python(code) == run_python(code)
