@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import random
 import sys
+from typing import TextIO
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from shmqueue.conformance.profiles import PROFILES
-from shmqueue.conformance.report import Column, as_json, print_report
-from shmqueue.conformance.suite import Amount, amount_of_steps, profile_for, run_suite
-from shmqueue.conformance.target import START_METHODS, Target
+from .profiles import PROFILES
+from .report import Column, as_json, print_report
+from .suite import Amount, amount_of_steps, profile_for, run_suite
+from .target import START_METHODS, Target
 
 __all__ = ["main"]
 
@@ -32,7 +33,7 @@ def main(
     start_method: str | None,
     examples: int,
     seed: int | None,
-    json_file: click.utils.LazyFile | None,
+    json_file: TextIO | None,
     html_file: str | None,
 ) -> None:
     """Tell which clauses of the standard queues' contract a queue class keeps.

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, repeat
 from operator import attrgetter, itemgetter
 
-from shmqueue.conformance.operations import NEVER, Log, Operation, Stay, end_of
+from .operations import NEVER, Log, Operation, Stay, end_of
 
 __all__ = ["Operation", "Order", "Pattern", "Violation", "find_violation"]
 

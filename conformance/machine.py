@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from shmqueue.conformance.clauses import Broken
-from shmqueue.conformance.profiles import Profile
-from shmqueue.conformance.session import Session
-from shmqueue.conformance.target import Target
-from shmqueue.conformance.values import values
-from shmqueue.conformance.workers import Team
+from .clauses import Broken
+from .profiles import Profile
+from .session import Session
+from .target import Target
+from .values import values
+from .workers import Team
 
 __all__ = ["Findings", "Stage", "explore"]
 

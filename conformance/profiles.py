@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shmqueue.conformance.clauses import CLAUSES
+from .clauses import CLAUSES
 
 __all__ = ["PROFILES", "Profile"]
 
@@ -19,8 +19,8 @@ Make = Callable[[Callable[..., Any], int, "str | None"], Any]
 
 _ALWAYS = {
     "same", "fifo", "once", "kept", "prompt", "copy", "unbounded", "get-waits", "get-woken", "empty", "argument",
-    "inherited", "exit", "ended", "killed-idle", "killed-waiting", "killed-busy", "unpicklable-told", "unpicklable-harmless",
-    "large", "linear",
+    "inherited", "exit", "ended", "killed-idle", "killed-waiting", "killed-busy", "unpicklable-told",
+    "unpicklable-harmless", "large", "linear",
 }  # fmt: skip
 _WAITING = {
     "empty-raises", "full-raises", "get-timeout", "put-timeout", "get-negative", "put-negative", "no-block", "keywords",
@@ -48,11 +48,11 @@ class Profile:
     """What is expected of a queue class.
 
     ``item`` is the name of put's first argument. ``methods`` says what it has beside put and get: "empty", "qsize",
-    "full", "join" (and task_done), "shutdown", and "timeout" if put and get take one. ``negative`` says what a negative timeout does: it "raises"
-    ValueError, which a put without maxsize does not look at, "always raises" it, or is "no wait". ``closed`` is the
-    error that put and get raise after ``close_method``, None if it cannot be closed. With ``is_pipe`` some 64 KiB are
-    enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations described above. ``make`` calls
-    the factory; ``needs_name`` says that it cannot do without a name.
+    "full", "join" (and task_done), "shutdown", and "timeout" if put and get take one. ``negative`` says what a negative
+    timeout does: it "raises" ValueError, which a put without maxsize does not look at, "always raises" it, or is "no
+    wait". ``closed`` is the error that put and get raise after ``close_method``, None if it cannot be closed. With
+    ``is_pipe`` some 64 KiB are enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations
+    described above. ``make`` calls the factory; ``needs_name`` says that it cannot do without a name.
     """
 
     name: str

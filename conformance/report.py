@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shmqueue.conformance.profiles import Profile
-from shmqueue.conformance.suite import Amount, Result, Verdict
-from shmqueue.conformance.target import Target
+from .profiles import Profile
+from .suite import Amount, Result, Verdict
+from .target import Target
 
 __all__ = ["Column", "as_json", "print_report"]
 

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shmqueue.conformance.clauses import Broken
-from shmqueue.conformance.profiles import Profile
-from shmqueue.conformance.target import Target
-from shmqueue.conformance.values import is_same
-from shmqueue.conformance.workers import PATIENCE, Hung, Reply, Team
+from .clauses import Broken
+from .profiles import Profile
+from .target import Target
+from .values import is_same
+from .workers import PATIENCE, Hung, Reply, Team
 
 __all__ = ["SCENARIOS", "Scene"]
 

@@ -13,10 +13,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from shmqueue.conformance.clauses import Broken
-from shmqueue.conformance.profiles import Profile
-from shmqueue.conformance.values import is_alike, is_same
-from shmqueue.conformance.workers import PATIENCE, Hung, Reply, Team
+from .clauses import Broken
+from .profiles import Profile
+from .values import is_alike, is_same
+from .workers import PATIENCE, Hung, Reply, Team
 
 __all__ = ["SHORT", "Session"]
 

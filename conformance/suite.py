@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shmqueue.conformance.clauses import CLAUSES, Broken, Clause
-from shmqueue.conformance.machine import explore
-from shmqueue.conformance.profiles import PROFILES, Profile
-from shmqueue.conformance.scenarios import SCENARIOS, Scene
-from shmqueue.conformance.target import Target
-from shmqueue.conformance.traffic import run_traffic
-from shmqueue.conformance.workers import Hung
+from .clauses import CLAUSES, Broken, Clause
+from .machine import explore
+from .profiles import PROFILES, Profile
+from .scenarios import SCENARIOS, Scene
+from .target import Target
+from .traffic import run_traffic
+from .workers import Hung
 
 __all__ = [
     "Amount",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from shmqueue.conformance.profiles import Profile
+from .profiles import Profile
 
 __all__ = ["START_METHODS", "Target"]
 

@@ -11,12 +11,12 @@ from collections import Counter
 
 import pytest
 
-from shmqueue.conformance.machine import explore
-from shmqueue.conformance.profiles import PROFILES, Profile
-from shmqueue.conformance.scenarios import SCENARIOS, Scene
-from shmqueue.conformance.suite import KILLS, missing_methods, undecidable
-from shmqueue.conformance.target import Target
-from shmqueue.conformance.traffic import run_traffic
+from .machine import explore
+from .profiles import PROFILES, Profile
+from .scenarios import SCENARIOS, Scene
+from .suite import KILLS, missing_methods, undecidable
+from .target import Target
+from .traffic import run_traffic
 
 __all__ = ["PROFILES", "QueueConformance", "Target"]
 

@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from shmqueue.conformance.clauses import Broken
-from shmqueue.conformance.history import Operation, Order, find_violation
-from shmqueue.conformance.profiles import Profile
-from shmqueue.conformance.target import Target
-from shmqueue.conformance.workers import PATIENCE, Hung, Team
+from .clauses import Broken
+from .history import Operation, Order, find_violation
+from .profiles import Profile
+from .target import Target
+from .workers import PATIENCE, Hung, Team
 
 __all__ = ["consume", "drain", "produce", "read_log", "run_traffic"]
 
@@ -102,8 +102,8 @@ def read_log(path: str, worker: int) -> list[Operation]:
             if not line.endswith("\n"):
                 break
             word, value, when = line.split()
-            if word == "put" or word == "get":
-                begun = (word, value, int(when))
+            if word in ("put", "get"):
+                begun = ("put" if word == "put" else "get", value, int(when))
             elif begun is not None:
                 taken = None if word == "empty" else value
                 outcome: Literal["ok", "empty"] = "empty" if word == "empty" else "ok"

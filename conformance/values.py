@@ -17,7 +17,7 @@ class Thing:
         self.content = content
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is Thing and is_same(self.content, other.content)
+        return isinstance(other, Thing) and is_same(self.content, other.content)
 
     def __hash__(self) -> int:
         return 0
@@ -44,7 +44,7 @@ def is_same(one: Any, other: Any) -> bool:
 
 def is_alike(one: Any, other: Any) -> bool:
     """Whether an item could be the other one, changed on its way (a list for a tuple, say)."""
-    return _plain(one) == _plain(other)
+    return bool(_plain(one) == _plain(other))
 
 
 def _plain(item: Any) -> Any:

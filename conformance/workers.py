@@ -165,17 +165,17 @@ class Worker:
 
     def __init__(self, queues: Sequence[Any], context: Any | None) -> None:
         self._process: Any = None
+        self._link: Any
         self.replies: dict[int, Reply] = {}
         if context is None:
             there, back = standard_queue.Queue[Any](), standard_queue.Queue[Any]()
-            self._link: Any = _ThreadLink(back, there)
-            far = _ThreadLink(there, back)
+            self._link, far = _ThreadLink(back, there), _ThreadLink(there, back)
             threading.Thread(target=serve, args=(far, list(queues)), daemon=True).start()
         else:
-            self._link, far = multiprocessing.Pipe()
-            self._process = context.Process(target=serve, args=(far, list(queues)), daemon=True)
+            self._link, child_link = multiprocessing.Pipe()
+            self._process = context.Process(target=serve, args=(child_link, list(queues)), daemon=True)
             self._process.start()
-            far.close()
+            child_link.close()
 
     @property
     def pid(self) -> int | None:
@@ -246,7 +246,7 @@ class Worker:
         if self._process is None:
             return True
         self._process.join(PATIENCE)
-        politely = self._process.exitcode == 0
+        politely = bool(self._process.exitcode == 0)
         self.abandon()
         return politely
 

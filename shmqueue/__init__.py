@@ -11,10 +11,14 @@ Names are loaded when they are first used: a program that only imports ``shmqueu
 queues when it makes one.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+import importlib
+
+TYPE_CHECKING = False  # importing typing takes as long as importing half of multiprocessing
 if TYPE_CHECKING:
+    from typing import Any
+
     from shmqueue import exceptions
     from shmqueue.exceptions import (
         PortableEngineWarning,

@@ -30,7 +30,15 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 
-__all__ = ["SCALARS", "SerializationMethods", "Serializer", "pack_plain", "pack_scalar", "unpack_plain"]
+__all__ = [
+    "LOADERS",
+    "SCALARS",
+    "SerializationMethods",
+    "Serializer",
+    "pack_plain",
+    "pack_scalar",
+    "unpack_plain",
+]
 
 
 class SerializationMethods(enum.IntEnum):
@@ -125,6 +133,14 @@ def _unpack_msgpack(payload: bytes) -> Any:
         return msgpack.unpackb(payload, strict_map_key=False)
 
 
+LOADERS: dict[int, Callable[[bytes], Any]] = {
+    _MSGPACK: _unpack_msgpack,
+    _PICKLE: pickle.loads,
+    _MSGPACK_TUPLES: _unpack_tuples,
+}
+"""What turns the payload of each method back into an item; raises whatever it raises."""
+
+
 class Serializer:
     """One handle's rules for turning items into (method, payload) and back.
 
@@ -202,23 +218,22 @@ class Serializer:
         """
         if method == _PICKLE and not self.allow_pickle:
             raise ShmQueueDeserializationError("the item was pickled and this queue has allow_pickle=False")
+        loader = LOADERS.get(method) or self._custom_loader(method)
         try:
-            if method == _MSGPACK:
-                return _unpack_msgpack(payload)
-            if method == _PICKLE:
-                return pickle.loads(payload)
-            if method == _MSGPACK_TUPLES:
-                return _unpack_tuples(payload)
-            if self.custom_deserialize is not None and method > SerializationMethods.FIRST_PUBLIC_NUMBER:
-                return self.custom_deserialize(method, [payload])
+            return loader(payload)
         except Exception as error:
             raise ShmQueueDeserializationError(
                 f"cannot load an item of {len(payload)} bytes with serialization method {method}: {error!r}"
             ) from error
-        raise ShmQueueDeserializationError(
-            f"the item was put with serialization method {method}, which is not known here: "
-            "set it up with custom_deserialize()"
-        )
+
+    def _custom_loader(self, method: int) -> Callable[[bytes], Any]:
+        custom = self.custom_deserialize
+        if custom is None or method <= SerializationMethods.FIRST_PUBLIC_NUMBER:
+            raise ShmQueueDeserializationError(
+                f"the item was put with serialization method {method}, which is not known here: "
+                "set it up with custom_deserialize()"
+            )
+        return lambda payload: custom(method, [payload])
 
     def load_many(self, records: list[tuple[int, bytes]]) -> list[Any]:
         """Turn records back into items.

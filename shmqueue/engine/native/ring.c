@@ -457,6 +457,9 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
         if (status != RING_OK) {
             return status;
         }
+        if (records) {
+            futex_wake(&ring->segment->put.ledgers.sequence, 1); /* one who takes may have been left asleep for us */
+        }
     }
 }
 

@@ -1,0 +1,95 @@
+"""The contexts of ``shmqueue.compat.multiprocessing``: the standard ones, with these queues.
+
+Each is an instance of the standard class of its start method. Which method is the default is decided in one place, the
+standard default context, so that the standard library's own modules agree with it.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._queues import JoinableQueue, Queue, SimpleQueue
+
+    _BaseContext = context.BaseContext
+else:
+    _BaseContext = object
+
+__all__ = ["Queues", "default_context"]
+
+
+class Queues(_BaseContext):
+    """The methods of a context that make queues."""
+
+    def Queue(self, maxsize: int = 0, *, name: str | None = None) -> Queue:
+        """A queue in shared memory; with a name, any process can open it."""
+        from ._queues import Queue
+
+        return Queue(maxsize, name=name)
+
+    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None) -> JoinableQueue:
+        """A queue in shared memory that knows which items are done; with a name, any process can open it."""
+        from ._queues import JoinableQueue
+
+        return JoinableQueue(maxsize, name=name)
+
+    def SimpleQueue(self, *, name: str | None = None) -> SimpleQueue:
+        """A queue in shared memory as simple as a pipe; with a name, any process can open it."""
+        from ._queues import SimpleQueue
+
+        return SimpleQueue(name=name)
+
+
+class _Concrete(Queues):
+    """What a context of one start method does otherwise than the standard one."""
+
+    def get_context(self, method: str | None = None) -> Any:
+        """The context of a start method; None, this one."""
+        return self if method is None else _for_method(method)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _for_method, (self.get_start_method(),)
+
+
+class _Default(Queues, context.DefaultContext):
+    """The standard default context under another name: it keeps no start method of its own."""
+
+    def __init__(self) -> None:
+        pass
+
+    def get_context(self, method: str | None = None) -> Any:
+        """The context of a start method; None, of the default one."""
+        return _for_method(method or _standard.get_start_method())
+
+    def get_start_method(self, allow_none: bool = False) -> Any:
+        """The default start method."""
+        return _standard.get_start_method(allow_none)
+
+    def set_start_method(self, method: Any, force: bool = False) -> None:
+        """Choose the default start method, for the standard library too."""
+        _standard.set_start_method(method, force)
+
+    def __reduce__(self) -> str:
+        return "default_context"
+
+
+_standard = context._default_context
+_made: dict[str, Any] = {}
+
+
+def _for_method(method: str) -> Any:
+    """The context of a start method, which is made once.
+
+    Raises:
+        ValueError: there is no such method, or not on this platform.
+    """
+    standard = type(_standard.get_context(method))
+    if method not in _made:
+        _made.setdefault(method, type(standard.__name__, (_Concrete, standard), {"__module__": __name__})())
+    return _made[method]
+
+
+default_context = _Default()

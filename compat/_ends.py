@@ -1,0 +1,221 @@
+"""The two ends of a multiprocessing queue's pipe, for programs that reach for them, where there is no pipe.
+
+``multiprocessing.pool`` and ``concurrent.futures`` do, and programs that wait for a queue among other things. An end
+is closed by itself: it says that this process will not use it, and takes nothing from the other end or from the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from multiprocessing import process
+from typing import Any
+
+from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueShutDown
+
+from ._port import Port
+from ._serialization import dump_forking, load, pickle_forking
+
+__all__ = ["Reader", "ReadersLock", "Writer", "WritersLock"]
+
+
+class _End:
+    """What both ends have of a ``multiprocessing.connection.Connection``."""
+
+    readable = False
+    writable = False
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._is_closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed in this process, by itself or with the queue."""
+        return self._is_closed or not self._port.handle.is_open
+
+    def close(self) -> None:
+        """Do not use this end in this process any more. Again is harmless."""
+        self._is_closed = True
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open_port(self) -> Port:
+        if self.closed:
+            raise OSError("handle is closed")
+        return self._port
+
+
+class Reader(_End):
+    """The end from which items come."""
+
+    readable = True
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(port)
+        self.reserves = False  # whether poll takes the record that the next recv returns
+        self._reserved: tuple[int, bytes] | None = None
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while the queue is not empty; made when it is first asked for."""
+        return self._open_port().fileno()
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether there is something to take, waiting ``timeout`` seconds for it at most, None for ever.
+
+        While this process holds the lock of the readers nobody else takes it from under the one who was told so.
+        """
+        port = self._open_port()
+        if self._reserved is None:
+            block, seconds = timeout is None or timeout > 0, None if timeout is None else max(0.0, timeout)
+            if not self.reserves:
+                return port.engine.wait(True, seconds)
+            try:
+                self._reserved = port.get(block, seconds)
+            except ShmQueueShutDown:
+                return True  # recv does not wait: it raises
+        return self._reserved is not None
+
+    def recv(self) -> Any:
+        """Take the oldest item; wait for it."""
+        return load(*self._record())
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Take the oldest item as the bytes of its pickle; wait for it.
+
+        Raises:
+            OSError: they are more than ``maxlength``; the item is consumed.
+        """
+        method, payload = self._record()
+        message = payload if method == 1 else pickle_forking(load(method, payload))
+        if maxlength is not None and len(message) > maxlength:
+            raise OSError("bad message length")
+        return message
+
+    def give_back(self) -> None:
+        """Stop reserving, and put what is reserved at the queue's end."""
+        record, self._reserved = self._reserved, None
+        self.reserves = False
+        if record is not None:
+            self._port.put(*record, True, None)
+
+    def _record(self) -> tuple[int, bytes]:
+        port = self._open_port()
+        record, self._reserved = self._reserved, None
+        try:
+            while record is None:
+                record = port.get(True, None)
+        except ShmQueueShutDown as error:
+            raise EOFError(str(error)) from error
+        except ShmQueueNotInitializedError:
+            raise OSError("handle is closed") from None
+        return record
+
+
+class Writer(_End):
+    """The end into which items go."""
+
+    writable = True
+
+    def send(self, obj: Any) -> None:
+        """Put an item; wait for room."""
+        self._put(*dump_forking(obj))
+
+    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
+        """Put the item whose pickle these bytes are; wait for room."""
+        view = memoryview(buf).cast("B")
+        end = len(view) if size is None else offset + size
+        if not 0 <= offset <= end <= len(view):
+            raise ValueError(f"offset {offset} and size {size} do not lie in a buffer of {len(view)} bytes")
+        self._put(1, bytes(view[offset:end]))
+
+    def close(self) -> None:
+        """Do not use this end in this process any more. Again is harmless.
+
+        On a pipe a get then ends with EOFError when the last process that could write has ended. Here it does so when
+        this process's parent has: it is for this that the workers of a ``Pool`` close it.
+        """
+        parent = process.parent_process()
+        if parent is not None and not self.closed:
+            self._port.get = _until_end_of(parent, self._port.get)
+        super().close()
+
+    def _put(self, method: int, payload: bytes) -> None:
+        try:
+            self._open_port().put(method, payload, True, None)
+        except ShmQueueNotInitializedError:
+            raise OSError("handle is closed") from None
+
+
+_Get = Callable[[bool, "float | None"], "tuple[int, bytes] | None"]
+
+_LOOK_FOR_PARENT = 1.0  # seconds
+
+
+def _until_end_of(parent: Any, get: _Get) -> _Get:
+    """A get that ends with EOFError when nothing is left to take and the parent process does not live any more."""
+    above = os.getppid()  # the parent or its fork server; siblings may keep a dead parent's sentinel open
+
+    def get_until_then(block: bool, timeout: float | None) -> tuple[int, bytes] | None:
+        if not block or timeout is not None:
+            return get(block, timeout)
+        while True:
+            lives = parent.is_alive() and os.getppid() == above
+            record = get(True, _LOOK_FOR_PARENT if lives else 0)
+            if record is not None:
+                return record
+            if not lives:
+                raise EOFError("the parent process has ended")
+
+    return get_until_then
+
+
+class ReadersLock:
+    """The lock around the end from which items come, of this process only.
+
+    A get needs no lock. Who takes this one wants ``poll`` and ``recv`` to go together, as ``Pool`` when it empties its
+    queue of tasks while the workers go on: so ``poll`` takes what it tells of.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take the lock, as ``multiprocessing.Lock``."""
+        taken = self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, timeout))
+        self._reader.reserves = self._reader.reserves or taken
+        return taken
+
+    def release(self) -> None:
+        """Give the lock up; what ``poll`` took and ``recv`` did not goes to the queue's end."""
+        self._reader.give_back()
+        self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+class WritersLock:
+    """Stands for the lock around the end into which items go: a put is whole by itself, so there is nothing to hold."""
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Returns True."""
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *exception: object) -> None:
+        pass

@@ -1,0 +1,202 @@
+"""What every adapter holds: one process's access to a shared queue, as records.
+
+It is shared by a queue object and by what that hands out beside it (the ends in ``_ends``), so that it lives as long as
+any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from shmqueue import engine
+from shmqueue.engine import Counters
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.handle import Handle, Travel, open_handle
+
+from ._waiting import look_in_wait
+from ._watcher import Watcher
+
+if TYPE_CHECKING:
+    from shmqueue.engine import Buffer
+
+__all__ = ["Port", "arrive", "open_port"]
+
+_FIRST_SIZE = 64 << 10  # bytes that a queue starts with; it grows when it needs more
+
+
+def open_port(name: str | None, *, maxsize: int = 0, max_bytes: int = 0, threshold: int = 0) -> Port:
+    """A queue of a private name, or the one called ``name``, which may exist; other arguments as ``open_handle``."""
+    create = True if name is None else None
+    name = f"unnamed-{os.getpid()}-{os.urandom(8).hex()}" if name is None else name
+    return Port(
+        open_handle(
+            name, buffer_size=_FIRST_SIZE, max_bytes=max_bytes, maxsize=maxsize, threshold=threshold, create=create
+        )
+    )
+
+
+def arrive(travel: Travel) -> Port:
+    """The queue that was pickled as ``Port.travel()``."""
+    return Port(Handle.arrive(travel))
+
+
+class Port:
+    """One process's access to a queue.
+
+    ``put`` and ``get`` are the engine's own until somebody asks for a descriptor.
+    """
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.engine = handle.engine
+        self._watcher: Watcher | None = None
+        self.put: Callable[[int, Buffer, bool, float | None], bool] = self.engine.put
+        self.get: Callable[[bool, float | None], tuple[int, bytes] | None] = self.engine.get
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.handle.name
+
+    @property
+    def maxsize(self) -> int:
+        """Most items, 0 for as many as fit."""
+        return self.handle.shape.maxsize
+
+    def counters(self) -> Counters:
+        """The queue's figures."""
+        return Counters(*self.engine.counters())
+
+    def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None) -> None:
+        """Put records, in pieces if they are more than the queue can hold together.
+
+        Raises:
+            ShmQueueFull: there was no room in time; its ``items_put`` says how many were put.
+        """
+        deadline = engine.deadline_after(timeout)
+        done = 0
+        try:
+            while done < len(records):
+                put = self.engine.put_many(records[done:], block, engine.seconds_until(deadline))
+                if put == 0:
+                    raise ShmQueueFull(self.handle.why_full(len(records) - done), items_put=done)
+                done += put
+        finally:
+            self._look()
+
+    def get_many(self, most: int, block: bool, timeout: float | None) -> list[tuple[int, bytes]]:
+        """Take 1 to ``most`` of the oldest records, waiting only for the first.
+
+        Raises:
+            ShmQueueEmpty: there was none in time.
+        """
+        try:
+            records = self.engine.get_many(most, block, timeout)
+        finally:
+            self._look()
+        if not records:
+            raise ShmQueueEmpty(f"queue {self.name!r} is empty")
+        return records
+
+    def shut_down(self, immediate: bool) -> None:
+        """``Engine.shut_down``."""
+        self.engine.shut_down(immediate)
+        self._look()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there is something to take; made when it is first asked for.
+
+        Raises:
+            ShmQueueNotInitializedError: the port was closed.
+        """
+        with _starting:
+            self._require_open()
+            if self._watcher is None:
+                look_in_wait(_look_at)
+                watcher = Watcher(self.engine)
+                self.put, self.get = watcher.put, watcher.get
+                watcher.start()
+                self._watcher = watcher
+                _watched.add(self)
+        self._look()
+        return self._watcher.fileno()
+
+    def travel(self) -> Travel:
+        """What to pickle instead of it, for ``arrive``."""
+        self._require_open()
+        return self.handle.travel()
+
+    def close(self) -> None:
+        """Give up the handle and the descriptor; everything else raises from now on. Again is harmless."""
+        _watched.discard(self)
+        closed: Any = _Closed(self.name)
+        self.engine, self.put, self.get = closed, closed.refuse, closed.refuse
+        self.handle.close()
+        if self._watcher is not None:
+            self._watcher.close()
+
+    def _require_open(self) -> None:
+        if not self.handle.is_open:
+            raise _closed_error(self.name)
+
+    def has_descriptor_in(self, descriptors: Iterable[int]) -> bool:
+        """Whether its descriptor was made and is one of these."""
+        return self._watcher is not None and self._watcher.fileno() in descriptors
+
+    def _look(self) -> None:
+        if self._watcher is not None:
+            self._watcher.look()
+
+    def _after_fork_in_child(self) -> None:
+        """The watcher's thread stayed with the parent, and so must its descriptor."""
+        watcher, self._watcher = self._watcher, None
+        self.put, self.get = self.engine.put, self.engine.get
+        if watcher is not None:
+            watcher.abandon()
+
+
+class _Closed:
+    """Stands where the engine was. The engine would refuse as well, but ``shut down`` has another meaning here."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def refuse(self, *arguments: object) -> NoReturn:
+        raise _closed_error(self._name)
+
+    def __getattr__(self, method: str) -> NoReturn:
+        raise _closed_error(self._name)
+
+
+def _closed_error(name: str) -> ShmQueueNotInitializedError:
+    return ShmQueueNotInitializedError(f"queue {name!r} was closed in this process")
+
+
+# ---- the descriptors of this process ----
+
+_starting = threading.RLock()
+_watched: weakref.WeakSet[Port] = weakref.WeakSet()
+
+
+def _look_at(descriptors: Iterable[int]) -> bool:
+    """Make those of the descriptors true that are queues'. Returns whether there is one among them."""
+    ports = [port for port in list(_watched) if port.has_descriptor_in(descriptors)]
+    for port in ports:
+        port._look()
+    return bool(ports)
+
+
+def _after_fork_in_child() -> None:
+    global _starting
+    _starting = threading.RLock()
+    for port in list(_watched):
+        port._after_fork_in_child()
+    _watched.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

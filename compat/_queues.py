@@ -1,0 +1,280 @@
+"""The queues of ``shmqueue.compat.multiprocessing``.
+
+They are instances of the classes in ``multiprocessing.queues`` and do as those do, without pipe, locks and feeder
+thread. This module is imported when the first of them is made, as ``multiprocessing.queues`` is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from multiprocessing import queues
+from typing import TYPE_CHECKING, Any
+
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
+
+from ._parts import Parts
+from ._port import open_port
+from ._serialization import SCALARS, dump_forking, load, load_many, pack_scalar, unpack_plain
+
+if TYPE_CHECKING:
+    _StdlibQueue = queues.Queue[Any]
+    _StdlibJoinableQueue = queues.JoinableQueue[Any]
+    _StdlibSimpleQueue = queues.SimpleQueue[Any]
+else:
+    _StdlibQueue, _StdlibJoinableQueue, _StdlibSimpleQueue = queues.Queue, queues.JoinableQueue, queues.SimpleQueue
+
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+_PIPE_CAPACITY = 65536  # bytes
+_UNBOUNDED = (1 << 31) - 1  # what the standard queue's _maxsize is then: the most that a semaphore counts
+
+
+class Queue(Parts, _StdlibQueue):
+    """``multiprocessing.Queue`` in shared memory.
+
+    Args:
+        maxsize: most items; 0 or less, as many as there is memory for.
+        name: makes the queue one that any process of this user can open by this name; who creates it decides its
+            ``maxsize``. None, it can only be passed on.
+        ctx: accepted as the standard class does; these queues are the same in all contexts.
+    """
+
+    def __init__(self, maxsize: int = 0, *, name: str | None = None, ctx: object = None) -> None:
+        self._port = open_port(name, maxsize=max(0, operator.index(maxsize)))
+
+    @property
+    def _maxsize(self) -> int:
+        return self._port.maxsize or _UNBOUNDED
+
+    @property
+    def _closed(self) -> bool:
+        return not self._port.handle.is_open
+
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item at the end. It is in the queue when this returns.
+
+        Args:
+            obj: a copy of it is put, so changing it afterwards changes nothing in the queue.
+            block: whether to wait for room.
+            timeout: seconds to wait for at most, None for ever; less than 0 counts as 0; ignored unless ``block``.
+
+        Raises:
+            queue.Full: there was no room in time.
+            ValueError: the queue was closed in this process.
+            Exception: what pickling raises; nothing was put, as with the others.
+        """
+        if type(obj) in SCALARS:
+            try:
+                method, payload = 0, pack_scalar(obj)
+            except OverflowError:  # an int of more than 64 bits
+                method, payload = dump_forking(obj)
+        else:
+            method, payload = dump_forking(obj)
+        if timeout is not None:
+            timeout = max(0.0, timeout) if block else 0.0
+        try:
+            put = self._port.put(method, payload, block, timeout)
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+        if not put:
+            raise ShmQueueFull(self._port.handle.why_full(1))
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the oldest item.
+
+        Args:
+            block: whether to wait for one.
+            timeout: seconds to wait for at most, None for ever; less than 0 counts as 0; ignored unless ``block``.
+
+        Raises:
+            queue.Empty: there was none in time.
+            ValueError: the queue was closed in this process.
+            Exception: what unpickling raises; the item is consumed, and the next one comes next.
+        """
+        if timeout is not None:
+            timeout = max(0.0, timeout) if block else 0.0
+        try:
+            record = self._port.get(block, timeout)
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+        if record is None:
+            raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
+        method, payload = record
+        if not method:
+            try:
+                return unpack_plain(payload)
+            except Exception:
+                pass  # a dict that a ShmQueue put, with keys that are no strings
+        return load(method, payload)
+
+    def put_nowait(self, obj: Any) -> None:
+        """``put(obj, False)``."""
+        self.put(obj, False)
+
+    def get_nowait(self) -> Any:
+        """``get(False)``."""
+        return self.get(False)
+
+    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+        """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
+
+        Arguments and exceptions are those of ``put``.
+
+        Raises:
+            ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
+        """
+        records = [dump_forking(item) for item in items]
+        try:
+            self._port.put_many(records, block, None if timeout is None else max(0.0, timeout))
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+
+    def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+        """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
+
+        Args:
+            max_items: most items to take, at least 1.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+
+        Raises:
+            queue.Empty: there was none in time.
+            ValueError: the queue was closed in this process.
+            ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
+                are consumed.
+        """
+        try:
+            return load_many(self._port.get_many(max_items, True, None if timeout is None else max(0.0, timeout)))
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+
+    def qsize(self) -> int:
+        """Items in the queue, on every platform. Others may change it at any time, as with the two below."""
+        try:
+            return self._port.engine.qsize()
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+
+    def full(self) -> bool:
+        """Whether there are ``maxsize`` items."""
+        return self.qsize() >= self._port.maxsize > 0
+
+    def empty(self) -> bool:
+        """Whether there is nothing to take.
+
+        Raises:
+            OSError: the queue was closed in this process.
+        """
+        try:
+            return self._port.engine.qsize() == 0
+        except ShmQueueNotInitializedError:
+            raise OSError("handle is closed") from None
+
+    def close(self) -> None:
+        """Give up the queue in this process; other processes go on, and take what was put. Again is harmless."""
+        self._port.close()
+
+    def join_thread(self) -> None:
+        """Nothing to wait for: what was put is in the queue. As with the standard queue, only after ``close``."""
+        assert self._closed, f"Queue {self!r} not closed"
+
+    def cancel_join_thread(self) -> None:
+        """Does nothing: no thread has anything to lose or to wait for."""
+
+    def _is_closed(self) -> ValueError:
+        return ValueError(f"Queue {self!r} is closed")
+
+
+class JoinableQueue(Queue, _StdlibJoinableQueue):
+    """``multiprocessing.JoinableQueue`` in shared memory."""
+
+    def task_done(self) -> None:
+        """Say that an item taken is dealt with, in whichever process.
+
+        Raises:
+            ValueError: more often than items were put, or the queue was closed in this process.
+        """
+        try:
+            if not self._port.engine.task_done():
+                raise ValueError("task_done() called too many times")
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+
+    def join(self) -> None:
+        """Wait until ``task_done`` was called for every item put.
+
+        Raises:
+            ValueError: the queue was closed in this process.
+        """
+        try:
+            self._port.engine.join(None)
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+
+
+class SimpleQueue(Parts, _StdlibSimpleQueue):
+    """``multiprocessing.SimpleQueue`` in shared memory.
+
+    As with the pipe of the standard one, put waits while there are 64 KiB or more in the queue.
+
+    Args:
+        name: as for ``Queue``.
+        ctx: accepted as the standard class does; these queues are the same in all contexts.
+    """
+
+    def __init__(self, *, name: str | None = None, ctx: object = None) -> None:
+        self._port = open_port(name, threshold=_PIPE_CAPACITY)
+
+    def put(self, obj: Any) -> None:
+        """Put an item at the end; wait for room.
+
+        Raises:
+            OSError: the queue was closed in this process.
+            Exception: what pickling raises; nothing was put.
+        """
+        if type(obj) in SCALARS:
+            try:
+                method, payload = 0, pack_scalar(obj)
+            except OverflowError:  # an int of more than 64 bits
+                method, payload = dump_forking(obj)
+        else:
+            method, payload = dump_forking(obj)
+        try:
+            self._port.put(method, payload, True, None)
+        except ShmQueueNotInitializedError:
+            raise OSError("handle is closed") from None
+
+    def get(self) -> Any:
+        """Take the oldest item; wait for one.
+
+        Raises:
+            OSError: the queue was closed in this process.
+            Exception: what unpickling raises; the item is consumed, and the next one comes next.
+        """
+        try:
+            record = self._port.get(True, None)
+        except ShmQueueNotInitializedError:
+            raise OSError("handle is closed") from None
+        assert record is not None
+        method, payload = record
+        if not method:
+            try:
+                return unpack_plain(payload)
+            except Exception:
+                pass
+        return load(method, payload)
+
+    def empty(self) -> bool:
+        """Whether there is nothing to take. Others may change it at any time.
+
+        Raises:
+            OSError: the queue was closed in this process.
+        """
+        try:
+            return self._port.engine.qsize() == 0
+        except ShmQueueNotInitializedError:
+            raise OSError("handle is closed") from None
+
+    def close(self) -> None:
+        """Give up the queue in this process; other processes go on. Again is harmless."""
+        self._port.close()

@@ -1,0 +1,152 @@
+"""A descriptor that is readable while a queue has something to take, for ``select`` and its like.
+
+A thread waits for what other processes do to the queue. What this process does is seen at once: when there is a watcher
+its puts and gets go through it, so the descriptor is true whenever one of them returns. Nothing in here knows of items.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from shmqueue.engine import Engine
+from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
+
+if TYPE_CHECKING:
+    from shmqueue.engine import Buffer
+
+__all__ = ["Watcher"]
+
+_PACE = 0.001  # seconds between looks at a queue that is not empty: to wait for its end would slow down every get
+_SLOWEST_PACE = 0.05
+
+
+class Watcher:
+    """One process's descriptor for one engine, and the thread that keeps it up to date.
+
+    A queue that was shut down for all counts as one with something to take: a get does not wait. The thread ends when
+    the engine is closed. It holds nothing that closes the engine by being collected.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._signal = _Signal()
+        self._lock = threading.RLock()  # held while the descriptor is compared with the queue
+        self._is_looking = False  # what a signal handler or finalizer in the middle of that sees as the lock's owner
+        self._look_again = False
+        self._nudge = threading.Lock()  # open: the thread is to look now. Unlike an Event it may be interrupted
+        self._nudge.acquire()
+        self._is_closed = False
+
+    def start(self) -> None:
+        """Make the descriptor true, and start the thread that keeps it so."""
+        self.look()
+        threading.Thread(target=self._watch, name="shmqueue-watcher", daemon=True).start()
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+        return self._signal.read_fd
+
+    def put(self, method: int, payload: Buffer, block: bool, timeout: float | None) -> bool:
+        """``Engine.put``; the descriptor is true when it returns."""
+        try:
+            return self._engine.put(method, payload, block, timeout)
+        finally:
+            self.look()
+
+    def get(self, block: bool, timeout: float | None) -> tuple[int, bytes] | None:
+        """``Engine.get``; the descriptor is true when it returns."""
+        try:
+            return self._engine.get(block, timeout)
+        finally:
+            self.look()
+
+    def look(self) -> None:
+        """Make the descriptor agree with the queue."""
+        with self._lock:
+            self._look_again = True
+            if self._is_looking:
+                return  # the look that this one interrupts is not over
+            try:
+                self._is_looking = True
+                while self._look_again:
+                    self._look_again = False
+                    self._signal.set(self._is_ready())
+            finally:
+                self._is_looking = False
+        if not self._signal.is_set:
+            self._wake_thread()  # it may be pacing, and has to wait for the next item now
+
+    def close(self) -> None:
+        """Close the descriptor. The engine is closed before or after it, and ends the thread."""
+        self._is_closed = True
+        self._wake_thread()
+        with self._lock:
+            self._signal.close()
+
+    def abandon(self) -> None:
+        """Close the descriptor in a forked child, where there is no thread and any lock may be held for ever."""
+        self._signal.close()
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._engine.wait(True, 0)
+        except ShmQueueNotInitializedError:
+            return False
+        except ShmQueueCorruptedError:
+            return True  # a get does not wait: it raises
+
+    def _watch(self) -> None:
+        pace = _PACE
+        try:
+            while not self._is_closed:
+                self.look()
+                if self._signal.is_set:
+                    self._nudge.acquire(timeout=pace)
+                    pace = min(2 * pace, _SLOWEST_PACE)
+                else:
+                    self._engine.wait(True, None)
+                    pace = _PACE
+        except (ShmQueueNotInitializedError, ShmQueueCorruptedError):
+            pass
+
+    def _wake_thread(self) -> None:
+        try:
+            self._nudge.release()
+        except RuntimeError:
+            pass  # it was open already
+
+
+class _Signal:
+    """A descriptor that can be made readable or not: an eventfd, or a pipe where there are none."""
+
+    def __init__(self) -> None:
+        if sys.platform == "linux":
+            self.read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self.read_fd, self._write_fd = os.pipe()
+            os.set_blocking(self.read_fd, False)
+        self.is_set: bool | None = False
+
+    def set(self, readable: bool) -> None:
+        if readable is self.is_set or self.read_fd < 0:
+            return
+        self.is_set = None  # neither: should a signal handler raise half-way, the next call puts it right
+        if readable:
+            os.write(self._write_fd, (1).to_bytes(8, sys.byteorder))
+        else:
+            try:
+                os.read(self.read_fd, 4096)
+            except BlockingIOError:
+                pass
+        self.is_set = readable
+
+    def close(self) -> None:
+        fds, self.read_fd, self._write_fd = {self.read_fd, self._write_fd}, -1, -1
+        for fd in fds - {-1}:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,281 @@
+"""``queue`` between processes: the standard module's interface and manners, on queues in shared memory.
+
+>>> from shmqueue.compat import queue
+>>> q = queue.Queue()
+>>> q.put({"hello": "world"})
+>>> q.get()
+{'hello': 'world'}
+
+A queue can be pickled, and with a name it can be opened from anywhere. What differs from the standard module: items are
+copies, so they must be picklable; what is inside (``queue``, ``mutex``, the conditions) cannot be had; there are no
+LifoQueue and PriorityQueue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from queue import Empty, Full
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
+from shmqueue.handle import Travel
+
+from ._port import Port, arrive, open_port
+from ._serialization import SCALARS, dump, load, load_many, pack_scalar, unpack_plain
+
+__all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
+
+_T = TypeVar("_T")
+
+
+class _Shared(Generic[_T]):
+    """What Queue and SimpleQueue have in common."""
+
+    _port: Port
+
+    def get(self, block: bool = True, timeout: float | None = None) -> _T:
+        """Take the oldest item.
+
+        Args:
+            block: whether to wait for one.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            Empty: there was none in time.
+            ShutDown: there is none, and the queue was shut down.
+            Exception: what unpickling raises; the item is consumed, and the next one comes next.
+        """
+        if timeout is not None:
+            timeout = self._seconds_of_get(timeout, block)
+        record = self._port.get(block, timeout)
+        if record is None:
+            raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
+        method, payload = record
+        if not method:
+            try:
+                return unpack_plain(payload)  # type: ignore[no-any-return]
+            except Exception:
+                pass  # a dict that a ShmQueue put, with keys that are no strings
+        return load(method, payload)  # type: ignore[no-any-return]
+
+    def get_nowait(self) -> _T:
+        """``get(block=False)``."""
+        return self.get(False)
+
+    def qsize(self) -> int:
+        """Items in the queue. Others may change it at any time, as with ``empty``."""
+        return self._port.engine.qsize()
+
+    def empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return self._port.engine.qsize() == 0
+
+    def fileno(self) -> int:
+        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down.
+
+        It is made when it is first asked for, another one in each process, and closed with the queue.
+        """
+        return self._port.fileno()
+
+    def close(self) -> None:
+        """Give up the queue in this process: all else raises from now on. The last process frees the memory."""
+        self._port.close()
+
+    def _seconds_of_get(self, timeout: float, block: bool) -> float:
+        if not block:
+            return 0.0
+        if timeout < 0:
+            if self.empty():
+                self._refuse_if_shut_down()
+            raise ValueError("'timeout' must be a non-negative number")
+        return float(timeout)
+
+    def _refuse_if_shut_down(self) -> None:
+        if self._port.counters().is_shut_down:
+            raise ShmQueueShutDown(f"queue {self._port.name!r} was shut down")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrive, (type(self), self._port.travel())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self._port.name!r}>"
+
+
+class Queue(_Shared[_T]):
+    """``queue.Queue``, shared between processes.
+
+    Args:
+        maxsize: most items; 0 or less, as many as there is memory for.
+        name: makes the queue one that any process of this user can open by this name, also as ``ShmQueue(name)``; who
+            creates it decides its ``maxsize``. None, it can only be passed on.
+        max_bytes: most bytes of items, 0 for all that the machine has; at that size put waits as if it were full.
+    """
+
+    def __init__(self, maxsize: int = 0, *, name: str | None = None, max_bytes: int = 0) -> None:
+        limit = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
+        self._port = open_port(name, maxsize=limit, max_bytes=max_bytes)
+
+    @property
+    def maxsize(self) -> int:
+        """Most items, 0 for as many as there is memory for."""
+        return self._port.maxsize
+
+    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item at the end.
+
+        Args:
+            item: a copy of it is put, so changing it afterwards changes nothing in the queue.
+            block: whether to wait for room.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            Full: there was no room in time.
+            ShutDown: the queue was shut down.
+            Exception: what pickling raises; nothing was put, as with the others.
+        """
+        if type(item) in SCALARS:
+            try:
+                method, payload = 0, pack_scalar(item)
+            except OverflowError:  # an int of more than 64 bits
+                method, payload = dump(item)
+        else:
+            method, payload = dump(item)
+        if timeout is not None:
+            timeout = self._seconds_of_put(timeout, block)
+        if not self._port.put(method, payload, block, timeout):
+            raise ShmQueueFull(self._port.handle.why_full(1))
+
+    def put_nowait(self, item: _T) -> None:
+        """``put(item, block=False)``."""
+        self.put(item, False)
+
+    def put_many(self, items: Iterable[_T], block: bool = True, timeout: float | None = None) -> None:
+        """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
+
+        Arguments and exceptions are those of ``put``.
+
+        Raises:
+            ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
+        """
+        records = [dump(item) for item in items]
+        if timeout is not None:
+            timeout = self._seconds_of_put(timeout, block)
+        self._port.put_many(records, block, timeout)
+
+    def get_many(self, max_items: int, timeout: float | None = None) -> list[_T]:
+        """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
+
+        Args:
+            max_items: most items to take, at least 1.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+
+        Raises:
+            Empty, ShutDown: as ``get``.
+            ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
+                are consumed.
+        """
+        if timeout is not None:
+            timeout = self._seconds_of_get(timeout, True)
+        return load_many(self._port.get_many(max_items, True, timeout))
+
+    def full(self) -> bool:
+        """Whether there are ``maxsize`` items. Others may change it at any time."""
+        return self.qsize() >= self.maxsize > 0
+
+    def task_done(self) -> None:
+        """Say that an item taken is dealt with, in whichever process.
+
+        Raises:
+            ValueError: more often than items were put.
+        """
+        if not self._port.engine.task_done():
+            raise ValueError("task_done() called too many times")
+
+    def join(self) -> None:
+        """Wait until ``task_done`` was called for every item put."""
+        self._port.engine.join(None)
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """Items put for which ``task_done`` was not called yet."""
+        return self._port.counters().unfinished
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Shut the queue down in all processes: put raises ShutDown from now on, get when nothing is left.
+
+        Args:
+            immediate: also drop the items that are queued; they count as done.
+        """
+        self._port.shut_down(immediate)
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether the queue was shut down."""
+        return self._port.counters().is_shut_down
+
+    def _seconds_of_put(self, timeout: float, block: bool) -> float | None:
+        if self.maxsize > 0:
+            if block and timeout < 0:
+                self._refuse_if_shut_down()
+                raise ValueError("'timeout' must be a non-negative number")
+        elif not isinstance(timeout, (int, float)):
+            return None  # an unbounded queue does not look at it
+        return max(0.0, float(timeout)) if block else 0.0
+
+    if not TYPE_CHECKING:  # else every attribute would seem to exist
+
+        def __getattr__(self, attribute: str) -> NoReturn:
+            message = f"{type(self).__name__!r} object has no attribute {attribute!r}"
+            if attribute in _INSIDE:
+                message += f": the queue is shared between processes; {_INSIDE[attribute]}"
+            raise AttributeError(message)
+
+
+_INSIDE = {
+    "queue": "get() and get_many() take items, qsize() counts them",
+    "mutex": "each method is atomic; to do several at once, hold a multiprocessing.Lock around them",
+    "not_empty": "get() waits for an item, select() on the queue for one among other things",
+    "not_full": "put() waits for room",
+    "all_tasks_done": "join() waits for that",
+}
+
+
+class SimpleQueue(_Shared[_T]):
+    """``queue.SimpleQueue``, shared between processes: unbounded, without tasks.
+
+    Args:
+        name: as for ``Queue``.
+    """
+
+    def __init__(self, *, name: str | None = None) -> None:
+        self._port = open_port(name)
+
+    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
+        if type(item) in SCALARS:
+            try:
+                method, payload = 0, pack_scalar(item)
+            except OverflowError:  # an int of more than 64 bits
+                method, payload = dump(item)
+        else:
+            method, payload = dump(item)
+        self._port.put(method, payload, True, None)
+
+    def put_nowait(self, item: _T) -> None:
+        """The same as ``put(item)``."""
+        self.put(item)
+
+
+def _arrive(queue_type: type[_Shared[Any]], travel: Travel) -> _Shared[Any]:
+    queue = queue_type.__new__(queue_type)
+    queue._port = arrive(travel)
+    return queue
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in ("LifoQueue", "PriorityQueue"):
+        raise ImportError(
+            f"{__name__} does not offer {name}: only queues in which the oldest item comes first are shared"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
