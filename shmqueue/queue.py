@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shmqueue import console, engine, reflog
-from shmqueue.engine import Counters
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import os
+import queue as standard_queue
 import shutil
 import tempfile
 import uuid
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from support import Opener
 
 from shmqueue import ShmQueue
 
@@ -59,3 +63,52 @@ def make(name: str) -> Iterator[Callable[..., ShmQueue]]:
     yield open_queue
     for queue in opened:
         queue.shutdown()
+
+
+# ---- the adapters, and what they stand in for ----
+
+
+@pytest.fixture(params=["standard", "native", "portable"])
+def queues(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """``queue``, and our stand-in for it on both engines."""
+    yield from _opened(standard_queue, request.param, monkeypatch)
+
+
+@pytest.fixture
+def our_queues(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """Our stand-in for ``queue``."""
+    yield from _opened(standard_queue, engine, monkeypatch)
+
+
+@pytest.fixture(params=["standard", "native", "portable"])
+def mp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """``multiprocessing``, and our stand-in for it on both engines."""
+    yield from _opened(multiprocessing, request.param, monkeypatch)
+
+
+@pytest.fixture
+def our_mp(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """Our stand-in for ``multiprocessing``."""
+    yield from _opened(multiprocessing, engine, monkeypatch)
+
+
+@pytest.fixture(params=["fork", "spawn", "forkserver"])
+def context(mp: Opener, request: pytest.FixtureRequest) -> Opener:
+    """The context of each start method, of ``mp``."""
+    return mp.of(request.param)
+
+
+@pytest.fixture(params=["fork", "spawn", "forkserver"])
+def our_context(our_mp: Opener, request: pytest.FixtureRequest) -> Opener:
+    """The context of each start method, of our stand-in."""
+    return our_mp.of(request.param)
+
+
+def _opened(original: Any, which: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
+    """The module itself, or our stand-in for it on one engine; its queues are closed at the end."""
+    if which != "standard":
+        monkeypatch.setenv("SHMQUEUE_ENGINE", which)
+    module = original if which == "standard" else importlib.import_module(f"shmqueue.compat.{original.__name__}")
+    opener = Opener(module, which == "standard")
+    yield opener
+    opener.close()

@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from shmqueue import ShmQueue
 
@@ -57,6 +60,104 @@ def is_asleep(pid: int) -> bool:
     """Whether the kernel has the process's main thread waiting for something."""
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
         return file.read().rpartition(")")[2].split()[0] == "S"
+
+
+class Call(threading.Thread):
+    """A call that runs in a thread of its own from now on."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        super().__init__(daemon=True)
+        self._function, self._arguments, self._options = function, arguments, options
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._value = self._function(*self._arguments, **self._options)
+        except BaseException as error:
+            self._error = error
+        finally:
+            del self._function, self._arguments, self._options
+
+    def is_asleep(self) -> bool:
+        """Whether the kernel has it waiting for something. Fails once the call is over."""
+        assert self.is_alive(), f"it did not wait: {self._error!r}, {self._value!r}"
+        try:
+            with open(f"/proc/self/task/{self.native_id}/stat", encoding="ascii", errors="replace") as file:
+                return file.read().rpartition(")")[2].split()[0] == "S"
+        except OSError:
+            return False
+
+    def result(self) -> Any:
+        """What the call returns or raises, once it does."""
+        self.join(PATIENCE)
+        assert not self.is_alive(), "the call never came back"
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def asleep(call: Call) -> Call:
+    """The call, as soon as it waits for something."""
+    wait_until(call.is_asleep, "the call waits")
+    return call
+
+
+class Opener:
+    """A module or a context that makes queues, and closes those that were made through it."""
+
+    def __init__(self, source: Any, is_standard: bool) -> None:
+        self.source, self.is_standard = source, is_standard
+        self._opened: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.source, name)
+        if name not in ("Queue", "JoinableQueue", "SimpleQueue"):
+            return value
+
+        def make(*arguments: Any, **options: Any) -> Any:
+            queue = value(*arguments, **options)
+            self._opened.append(queue)
+            return queue
+
+        return make
+
+    def of(self, method: str) -> Opener:
+        """The context of a start method."""
+        context = Opener(self.source.get_context(method), self.is_standard)
+        context._opened = self._opened
+        return context
+
+    def close(self) -> None:
+        while self._opened:
+            queue = self._opened.pop()
+            if hasattr(queue, "cancel_join_thread"):
+                queue.cancel_join_thread()
+            if hasattr(queue, "close"):
+                queue.close()
+
+
+@contextmanager
+def running(*processes: BaseProcess) -> Iterator[None]:
+    """Processes of ``multiprocessing``, started now and killed at the end if they still run."""
+    try:
+        for process in processes:
+            process.start()
+        yield
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+                process.close()
+
+
+def succeed(*processes: BaseProcess) -> None:
+    """Wait until they have ended, and without an error."""
+    for process in processes:
+        process.join(PATIENCE)
+        assert process.exitcode == 0, f"{process.name}: exit code {process.exitcode}"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 import signal
@@ -13,33 +12,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import NamedTuple
 
 import pytest
+from portable_support import Open, Opened, at_line, exit_status, in_child, kill, left_of, portable_handles
 from support import python, run_python, wait_until
 
 from shmqueue import segment
-from shmqueue.engine import Counters
-from shmqueue.engine import portable_lock as lock_module
-from shmqueue.engine.portable import PortableEngine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
 from shmqueue.segment import Segment
-
-CAPACITY = 4096
 
 OPEN = """
 import os, sys, signal, struct, time
 from shmqueue import segment
 from shmqueue.engine.portable import PortableEngine
-s = segment.open_segment(sys.argv[1], engine="portable", capacity=4096, maxsize=0, create=False)
-e = PortableEngine(s)
+s = segment.open_segment(sys.argv[1], segment.Shape("portable", 4096, 0, 0, 0, 4096), create=False)
+e = PortableEngine(s, print)
 """
 
 HOLD_THE_LOCK = (
     OPEN
     + """
-def hold(state):
+def hold(state, hold):
     print("held", flush=True)
     sys.stdin.read()
     return None, None, b""
@@ -74,43 +67,10 @@ e.close(); s.close()
 )
 
 
-class Opened(NamedTuple):
-    segment: Segment
-    engine: PortableEngine
-
-    def close(self) -> None:
-        self.engine.close()
-        self.segment.close()
-
-    def figures(self) -> Counters:
-        return Counters(*self.engine.counters())
-
-
-Open = Callable[..., Opened]
-
-
 @pytest.fixture
 def opened(name: str) -> Iterator[Open]:
-    """Opens handles on one portable queue; closes them when the test is over, after which nothing may be left."""
-    handles: list[Opened] = []
-
-    def open_handle(capacity: int = CAPACITY, maxsize: int = 0) -> Opened:
-        held = segment.open_segment(name, engine="portable", capacity=capacity, maxsize=maxsize, create=None)
-        handles.append(Opened(held, PortableEngine(held)))
-        return handles[-1]
-
-    yield open_handle
-    uuids = {handle.segment.header.uuid.hex() for handle in handles}
-    for handle in handles:
-        handle.close()
-    assert left_of(uuids) == []
-
-
-def left_of(uuids: set[str]) -> list[str]:
-    """What is left of the locks of these segments, sidecars and blocks."""
-    places = {segment.directory(), "/dev/shm"}
-    entries = [entry for place in places if os.path.isdir(place) for entry in os.listdir(place)]
-    return [entry for entry in entries if any(uuid_hex in entry for uuid_hex in uuids)]
+    with portable_handles(name) as open_handle:
+        yield open_handle
 
 
 def block_path(held: Segment) -> str:
@@ -123,63 +83,6 @@ def lock_held_elsewhere(name: str) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-def in_child(action: Callable[[], object]) -> int:
-    """Fork, run the action in the child, and return the child's pid; its exit status is 0 if nothing was raised."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException as error:
-            print(f"in the child: {error!r}", file=sys.stderr)
-        finally:
-            os._exit(status)
-    return pid
-
-
-def at_line(number: int, action: Callable[[], object], interrupt: Callable[[], object]) -> bool:
-    """Run the action, and ``interrupt`` before its line of that number in the engine. False: it has fewer lines.
-
-    The lines of the commit, in which CPython calls no signal handlers, are left out.
-    """
-    source, first = inspect.getsourcelines(PortableEngine._commit)
-    commit = range(first + next(i for i, line in enumerate(source) if "nothing is called" in line), first + len(source))
-    files = {
-        sys.modules[PortableEngine.__module__].__file__,
-        lock_module.__file__,
-        segment.sidecar.__file__,
-        segment.files.__file__,
-    }
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> object:
-        nonlocal lines
-        if frame.f_code.co_filename not in files:
-            return None
-        if event == "line" and not (frame.f_code is PortableEngine._commit.__code__ and frame.f_lineno in commit):
-            lines += 1
-            if lines == number:
-                interrupt()  # which is not traced itself
-        return trace
-
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
-    return lines >= number
-
-
-def exit_status(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class TestDeath:
@@ -218,10 +121,10 @@ class TestDeath:
         code = (
             OPEN
             + """
-def die(state):
+def die(state, hold):
     memory = e._memory
     memory[4096 + state.put_position : 6096] = b"half" * ((2000 - state.put_position) // 4 + 1)
-    memory[192:272] = b"prepared" * 10  # the state that is not current
+    memory[192:296] = b"prepared" * 13  # the state that is not current
     os.kill(os.getpid(), signal.SIGKILL)
 e._locked(die, None)
 """
@@ -289,7 +192,7 @@ class TestFork:
         queue = opened()
         owned, may_go = threading.Event(), threading.Event()
 
-        def hold(state: object) -> tuple[None, None, bytes]:
+        def hold(state: object, hold: object) -> tuple[None, None, bytes]:
             owned.set()
             may_go.wait(20)
             return None, None, b""
@@ -322,7 +225,7 @@ class TestFork:
             + """
 import threading
 owned = threading.Event()
-def hold(state):
+def hold(state, hold):
     owned.set()
     time.sleep(100)
 threading.Thread(target=e._locked, args=(hold, None), daemon=True).start()
@@ -420,7 +323,7 @@ class TestExclusion:
             for _ in range(300):
                 assert handle.engine._locked(alone, None)
 
-        def alone(state: object) -> tuple[None, bool, bytes]:
+        def alone(state: object, hold: object) -> tuple[None, bool, bytes]:
             inside.append(1)
             time.sleep(0)
             return None, len(inside) == 1 and inside.pop() == 1, b""
@@ -618,7 +521,7 @@ class TestWithoutSidecars:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("offset", [128, 192, 200, 232, 264])
+    @pytest.mark.parametrize("offset", [128, 192, 200, 232, 264, 272, 280, 288])
     def test_a_state_that_contradicts_itself_poisons_the_handle(self, opened: Open, offset: int) -> None:
         queue = opened()
         for number in range(2):

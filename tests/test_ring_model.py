@@ -1,4 +1,4 @@
-"""A ring of either engine against a plain list: every size of record, every position of the wrap."""
+"""A ring of either engine against a plain list: every size of record, every position of the wrap, every growth."""
 
 from __future__ import annotations
 
@@ -13,19 +13,29 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shmqueue import segment
-from shmqueue.engine import RECORD_HEADER_SIZE, Counters, Engine, open_engine
-from shmqueue.exceptions import ShmQueueValueError
+from shmqueue.engine import RECORD_HEADER_SIZE, Counters, Engine, data_size, open_engine, portable_memory
+from shmqueue.exceptions import ShmQueueShutDown, ShmQueueValueError
 
-CAPACITY = segment.SYSTEM_PAGESIZE
-LARGEST = CAPACITY - RECORD_HEADER_SIZE
+PAGE = segment.SYSTEM_PAGESIZE
+LARGEST = PAGE - RECORD_HEADER_SIZE
+
+FIXED = (PAGE, 0)
+ELASTIC = [(16 * PAGE, PAGE), (13 * PAGE, 2 * PAGE), (5 * PAGE, 3 * PAGE)]
+"""Capacity and initial size; the last one can grow by less than it has already."""
+
+
+def must_not_fail(error: int) -> None:
+    raise AssertionError(f"no memory: {os.strerror(error)}")
 
 
 @contextmanager
-def fresh_engine(engine_name: str, maxsize: int = 0) -> Iterator[Engine]:
-    memory = segment.open_segment(
-        f"model-{uuid.uuid4().hex}", engine=engine_name, capacity=CAPACITY, maxsize=maxsize, create=True
-    )
-    engine = open_engine(memory)
+def fresh_engine(
+    engine_name: str, maxsize: int = 0, shape: tuple[int, int] = FIXED, threshold: int = 0
+) -> Iterator[Engine]:
+    capacity, initial = shape
+    whole = segment.Shape(engine_name, capacity, maxsize, initial, threshold, data_size(engine_name, capacity, initial))
+    memory = segment.open_segment(f"model-{uuid.uuid4().hex}", whole, create=True)
+    engine = open_engine(memory, must_not_fail)
     try:
         yield engine
     finally:
@@ -34,8 +44,14 @@ def fresh_engine(engine_name: str, maxsize: int = 0) -> Iterator[Engine]:
 
 
 sizes = st.one_of(
-    st.integers(0, 40), st.integers(LARGEST - 40, LARGEST), st.just(LARGEST // 2), st.integers(0, LARGEST)
+    st.integers(0, 40),
+    st.integers(LARGEST - 40, LARGEST),
+    st.just(LARGEST // 2),
+    st.integers(0, LARGEST),
+    st.integers(0, 8 * PAGE),
+    st.integers(-40, -1),
 )
+"""Negative ones count from the largest that fits, others are cut to it."""
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -44,12 +60,19 @@ class RingMachine(RuleBasedStateMachine):
     engine_name = ""
     engine: Engine
 
-    @initialize(maxsize=st.sampled_from([0, 0, 1, 3]))
-    def start(self, maxsize: int) -> None:
-        self.scope = fresh_engine(self.engine_name, maxsize)
+    @initialize(
+        maxsize=st.sampled_from([0, 0, 0, 1, 3]),
+        shape=st.sampled_from([FIXED, *ELASTIC]),
+        threshold=st.sampled_from([0, 0, 0, 1, 1000, PAGE]),
+        may_shut_down=st.sampled_from([False, False, True]),
+    )
+    def start(self, maxsize: int, shape: tuple[int, int], threshold: int, may_shut_down: bool) -> None:
+        self.scope = fresh_engine(self.engine_name, maxsize, shape, threshold)
         self.engine = self.scope.__enter__()
         self.model: list[tuple[int, bytes]] = []
-        self.maxsize = maxsize
+        self.maxsize, self.threshold, self.capacity = maxsize, threshold, shape[0]
+        self.largest = self.capacity - RECORD_HEADER_SIZE
+        self.may_shut_down, self.is_shut_down = may_shut_down, False
         self.put_ever = self.dropped = self.done = 0
 
     def teardown(self) -> None:
@@ -61,11 +84,16 @@ class RingMachine(RuleBasedStateMachine):
 
     def has_room(self, records: list[tuple[int, bytes]]) -> bool:
         needed = sum(RECORD_HEADER_SIZE + len(payload) for _, payload in records)
-        return self.used() + needed <= CAPACITY and (not self.maxsize or len(self.model) + len(records) <= self.maxsize)
+        return (
+            self.used() + needed <= self.capacity
+            and (not self.threshold or self.used() < self.threshold)
+            and (not self.maxsize or len(self.model) + len(records) <= self.maxsize)
+        )
 
+    @precondition(lambda self: not self.is_shut_down)
     @rule(size=sizes, method=st.integers(0, 2**32 - 1), kind=st.sampled_from([bytes, bytearray, memoryview]))
     def put(self, size: int, method: int, kind: type) -> None:
-        payload = os.urandom(size)
+        payload = os.urandom(size % (self.largest + 1) if size < 0 else min(size, self.largest))
         record = (method, payload)
         room = self.has_room([record])
         assert self.engine.put(method, kind(payload), False, None) == room
@@ -73,13 +101,14 @@ class RingMachine(RuleBasedStateMachine):
             self.model.append(record)
             self.put_ever += 1
 
+    @precondition(lambda self: not self.is_shut_down)
     @rule(batch=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1500)), min_size=1, max_size=5))
     def put_many(self, batch: list[tuple[int, int]]) -> None:
         records = [(method, os.urandom(size)) for method, size in batch]
         fitting: list[tuple[int, bytes]] = []
         for record in records:
             total = sum(RECORD_HEADER_SIZE + len(payload) for _, payload in [*fitting, record])
-            if total > CAPACITY or (self.maxsize and len(fitting) == self.maxsize):
+            if total > self.capacity or (self.maxsize and len(fitting) == self.maxsize):
                 break
             fitting.append(record)
         expected = len(fitting) if self.has_room(fitting) else 0
@@ -87,8 +116,10 @@ class RingMachine(RuleBasedStateMachine):
         self.model += fitting[:expected]
         self.put_ever += expected
 
-    @rule(size=st.integers(LARGEST + 1, 2 * CAPACITY))
-    def put_too_large(self, size: int) -> None:
+    @precondition(lambda self: not self.is_shut_down)
+    @rule(excess=st.integers(1, 2 * PAGE))
+    def put_too_large(self, excess: int) -> None:
+        size = self.largest + excess
         with pytest.raises(ShmQueueValueError, match=f"item of {size} bytes can never fit"):
             self.engine.put(0, bytes(size), False, None)
         with pytest.raises(ShmQueueValueError, match="can never fit"):
@@ -96,24 +127,41 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule()
     def get(self) -> None:
+        if self.is_shut_down and not self.model:
+            with pytest.raises(ShmQueueShutDown, match="was shut down for all"):
+                self.engine.get(False, None)
+            return
         expected = self.model.pop(0) if self.model else None
         assert self.engine.get(False, None) == expected
 
     @rule(most=st.integers(1, 6))
     def get_many(self, most: int) -> None:
+        if self.is_shut_down and not self.model:
+            with pytest.raises(ShmQueueShutDown, match="was shut down for all"):
+                self.engine.get_many(most, True, 20.0)
+            return
         got = self.engine.get_many(most, False, None)
         assert got == self.model[:most]
         del self.model[:most]
+
+    @precondition(lambda self: not self.is_shut_down)
+    @rule(size=st.integers(0, PAGE // 2), times=st.integers(1, 12))
+    def roll(self, size: int, times: int) -> None:
+        """Go round the ring without running empty."""
+        for _ in range(times):
+            self.put(size, 1, bytes)
+            if len(self.model) > 1:
+                self.get()
 
     @rule()
     def drain(self) -> None:
         while self.model:
             assert self.engine.get(False, None) == self.model.pop(0)
 
-    @precondition(lambda self: hasattr(self, "model") and self.has_room([(0, b"")]))
+    @precondition(lambda self: not self.is_shut_down and self.has_room([(0, b"")]))
     @rule()
     def fill_to_the_last_byte(self) -> None:
-        payload = os.urandom(CAPACITY - self.used() - RECORD_HEADER_SIZE)
+        payload = os.urandom(self.capacity - self.used() - RECORD_HEADER_SIZE)
         assert self.engine.put(1, payload, False, None)
         self.model.append((1, payload))
         self.put_ever += 1
@@ -123,6 +171,28 @@ class RingMachine(RuleBasedStateMachine):
         assert self.engine.clear() == len(self.model)
         self.dropped += min(len(self.model), self.put_ever - self.dropped - self.done)
         self.model.clear()
+
+    @precondition(lambda self: self.may_shut_down and self.put_ever > 2)
+    @rule(immediate=st.booleans())
+    def shut_down(self, immediate: bool) -> None:
+        self.engine.shut_down(immediate)
+        self.is_shut_down = True
+        if immediate:
+            self.dropped += min(len(self.model), self.put_ever - self.dropped - self.done)
+            self.model.clear()
+
+    @precondition(lambda self: self.is_shut_down)
+    @rule(size=st.integers(0, 40), block=st.booleans())
+    def put_after_it(self, size: int, block: bool) -> None:
+        with pytest.raises(ShmQueueShutDown, match="was shut down for all"):
+            self.engine.put(0, bytes(size), block, 20.0)
+        with pytest.raises(ShmQueueShutDown, match="was shut down for all"):
+            self.engine.put_many([(0, bytes(size))], block, 20.0)
+
+    @rule(records=st.booleans())
+    def wait(self, records: bool) -> None:
+        expected = self.is_shut_down or bool(self.model) == records
+        assert self.engine.wait(records, 20.0 if expected else 0) == expected
 
     @rule()
     def task_done(self) -> None:
@@ -137,27 +207,33 @@ class RingMachine(RuleBasedStateMachine):
         counters = Counters(*self.engine.counters())
         assert counters.qsize == self.engine.qsize() == len(self.model)
         assert counters.occupancy == self.used()
+        assert counters.is_shut_down == self.is_shut_down
         assert counters.put_count == self.put_ever
         assert counters.unfinished == max(0, self.put_ever - self.dropped - self.done)
         assert self.engine.join(0) == (counters.unfinished == 0)
 
 
-@pytest.mark.parametrize("engine_name", ["native", "portable"])
-def test_a_ring_behaves_like_a_list(engine_name: str) -> None:
+@pytest.mark.parametrize("engine_name", ["native", "portable", "portable that keeps no memory"])
+def test_a_ring_behaves_like_a_list(engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_name, _, thrifty = engine_name.partition(" ")
+    if thrifty:
+        monkeypatch.setattr(portable_memory, "_KEPT", 0)
+        monkeypatch.setattr(portable_memory, "_KEPT_TIMES", 1)
     machine = type("Machine", (RingMachine,), {"engine_name": engine_name})
     case = machine.TestCase
-    case.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+    case.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
     case().runTest()
 
 
 @pytest.mark.parametrize("engine_name", ["native", "portable"])
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(start=st.integers(0, LARGEST))
-def test_a_record_of_any_size_fits_from_any_offset(engine_name: str, start: int) -> None:
-    with fresh_engine(engine_name) as engine:
+@given(start=st.integers(0, LARGEST), shape=st.sampled_from([FIXED, *ELASTIC]))
+def test_a_record_of_any_size_fits_from_any_offset(engine_name: str, start: int, shape: tuple[int, int]) -> None:
+    largest = shape[0] - RECORD_HEADER_SIZE
+    with fresh_engine(engine_name, shape=shape) as engine:
         engine.put(0, bytes(start), False, None)
         engine.get(False, None)
-        for size in (0, 1, 7, 8, 9, LARGEST - 1, LARGEST):
+        for size in (0, 1, 7, 8, 9, largest - 1, largest):
             payload = os.urandom(size)
             assert engine.put(size, payload, False, None)
             assert engine.get(False, None) == (size, payload)

@@ -5,45 +5,52 @@ is under one lock (``shmqueue.engine.portable_lock``, a shmlock lock that surviv
 3 below says otherwise.
 
     offset   bytes  what
-         0      80  header      written once by segment.py
+         0     128  header      written once by shmqueue.segment
        128       1  selector    low byte of the current state's serial number
        129       1  putters     somebody may be asleep in a put: raised before each sleep, taken down by each commit
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
-       192      80  state[0]    what the queue holds: struct _State, then a CRC-32
-       320      80  state[1]
-      4096       -  data        ``capacity`` bytes of records, a ring
+       192     104  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
+       320     104  state[1]
+      4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
 
 A record is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the last
-byte of the data to the first. Positions count bytes, and counts items, since the segment was made.
+byte of the ring to the first. Positions count bytes, and counts items, since the segment was made.
 
 1. The current state is ``state[selector & 1]``; its serial number's low byte is the selector.
 2. To commit, the lock's owner fills the other slot with the next serial number, then stores the selector: that one byte
    is the commit. Death before it has changed nothing, death after it everything.
 3. Anyone may read the state without the lock: selector, slot, selector again. It counts if the selector has not
    moved, the checksum is right and the serial number fits the selector; else start over, or take the lock.
-4. The records are the bytes [get_position, put_position), taken modulo capacity, oldest first. A putter writes only
-   outside of them.
-5. All zeros is a valid state.
+4. The records are the bytes [get_position, put_position), oldest first; the byte of a position p is the one at
+   (p - base) % size in the ring. A putter writes only outside of them.
+5. All zeros is a valid state: ``size`` 0 stands for the size to begin with.
+6. The ring of an elastic queue has memory; what is behind it need not have any, and is not even read. To grow, the
+   lock's owner reserves the memory, copies to behind the ring what wraps, which changes nothing yet, and commits the
+   new size and a base that leaves the oldest record where it is. Records wrap only so far that this is possible.
+7. To shrink, when there are few records or none, the owner copies them to the start of the ring, where there must be
+   none, commits the smaller size and then, as the last thing before the lock is free, gives back what is behind it.
+   Death in between leaves memory there that the next one to grow uses.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
 import threading
 import time
 import weakref
-import zlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from struct import Struct
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after
-from shmqueue.engine.portable_lock import DeathSafeLock, Hold, Owner
+from shmqueue.engine.portable_lock import NOTHING, DeathSafeLock, Hold, Owner
+from shmqueue.engine.portable_memory import RingMemory
+from shmqueue.engine.portable_state import NUMBER_MAX, SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
     ShmQueueNotInitializedError,
+    ShmQueueShutDown,
     ShmQueueValueError,
 )
 from shmqueue.segment import HEADER_SIZE, Segment
@@ -59,6 +66,9 @@ SHORTEST_PAUSE = 50e-6
 LONGEST_PAUSE = 10e-3
 """Seconds between two looks for an item or for room, at first and in the end."""
 
+LONG = 50e-3
+"""Seconds after which a getter that found nothing takes it that the memory is not needed soon."""
+
 LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
@@ -72,65 +82,18 @@ _WRITE_NOTHING = (
     _NO_BYTES,
     b"",
     _NOWHERE,
+    NOTHING,
 )  # the plan of who was overtaken, see _commit
 _SLOTS = (192, 320)
 _PEEKS = 8  # attempts to read the state without the lock
 
-_RECORD = struct.Struct("=II")
+_RECORD = Struct("=II")
 _RECORD_LENGTH_MAX = 0xFFFFFFFF
-_STATE = struct.Struct("=9Q")
-_CHECKSUM = struct.Struct("=Q")
-_SLOT_SIZE = _STATE.size + _CHECKSUM.size
-_OF_ZEROS = zlib.crc32(bytes(_STATE.size))  # makes the checksum of an all-zero state 0
-_NUMBER_MAX = 1 << 62  # no honest state comes near, and arithmetic below it cannot leave 64 bits
 
-
-class _State(NamedTuple):
-    """One slot. The figures but the first are those of ``Counters``."""
-
-    serial: int
-    put_position: int
-    put_count: int
-    get_position: int
-    get_count: int
-    dropped: int
-    done: int
-    high_water: int
-    recoveries: int
-
-    @property
-    def items(self) -> int:
-        return self.put_count - self.get_count
-
-    @property
-    def used(self) -> int:
-        return self.put_position - self.get_position
-
-    @property
-    def unfinished(self) -> int:
-        return max(0, self.put_count - self.dropped - self.done)
-
-    def contradiction(self, capacity: int) -> str | None:
-        """What cannot be true of this state, or None."""
-        if max(self) > _NUMBER_MAX:
-            return "the state holds an impossible number"
-        if not 0 <= self.used <= capacity:
-            return f"the positions {self.put_position} and {self.get_position} contradict each other"
-        if not 0 <= self.items * RECORD_HEADER_SIZE <= self.used or (self.items == 0) != (self.used == 0):
-            return f"there cannot be {self.items} items in {self.used} bytes"
-        if self.dropped > self.get_count or self.done > self.put_count:
-            return "the counts contradict each other"
-        return None
-
-
-class _Contradiction(Exception):
-    """What was read from shared memory cannot be true; the message says why."""
-
-
-_Step: TypeAlias = "tuple[_State | None, _T | None, bytes]"
+_Step: TypeAlias = "tuple[State | None, _T | None, bytes]"
 """A state to commit, or None; a result, or None for not yet; the bytes of the records that the state adds."""
 
-_Attempt: TypeAlias = "Callable[[_State], _Step[_T]]"
+_Attempt: TypeAlias = "Callable[[State, Hold], _Step[_T]]"
 """What is done under the lock: a look at the state and the records. It writes nothing, and may be done twice."""
 
 
@@ -140,12 +103,15 @@ class PortableEngine:
     All methods may be called from several threads, and from signal handlers and finalizers.
     """
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, report: Callable[[int], None]) -> None:
         self._name = segment.name
-        self._capacity = segment.header.capacity
-        self._maxsize = segment.header.maxsize
-        with segment.descriptor_to_map() as fd:
-            self._memory = mmap.mmap(fd, segment.file_size)
+        self._capacity = segment.header.shape.capacity
+        self._maxsize = segment.header.shape.maxsize
+        self._threshold = segment.header.shape.threshold
+        self._ring = RingMemory(segment)
+        self._memory = self._ring.map
+        self._report = report
+        self._reported = False  # that the ring cannot grow, and it has not grown since
         self._lock = DeathSafeLock(segment)
         self._calls: dict[int, int] = {}  # thread -> its calls in flight; more than 1 if a signal handler calls
         self._closing = False
@@ -168,39 +134,50 @@ class PortableEngine:
 
     def get(self, block: bool, timeout: float | None, /) -> tuple[int, bytes] | None:
         block = bool(block)
-        return self._counted(lambda: self._until(_has_items, self._take_one, _GETTERS, block, timeout))
+        return self._counted(lambda: self._until(_has_news, self._take_one, self._idle, _GETTERS, block, timeout))
 
     def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
         block = bool(block)
         if most < 1:
             raise ValueError("get_many() takes at least one record")
 
-        def take(state: _State) -> _Step[list[tuple[int, bytes]]]:
-            return self._take(state, most)
+        def take(state: State, hold: Hold) -> _Step[list[tuple[int, bytes]]]:
+            return self._take(state, hold, most)
 
-        return self._counted(lambda: self._until(_has_items, take, _GETTERS, block, timeout)) or []
+        return self._counted(lambda: self._until(_has_news, take, self._idle, _GETTERS, block, timeout)) or []
 
     def clear(self, /) -> int:
-        return self._counted(lambda: self._at_once(_drop_all))
+        return self._counted(lambda: self._at_once(self._drop_all))
 
     def task_done(self, /) -> bool:
         return self._counted(lambda: self._at_once(_finish_one))
 
     def join(self, timeout: float | None, /) -> bool:
-        return self._counted(lambda: self._wait_until_finished(timeout))
+        return self._counted(lambda: self._watch(lambda state: not state.unfinished, _NOWHERE, timeout))
 
     def qsize(self, /) -> int:
         return self._counted(self._current).items
 
-    def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool]:
+    def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool, bool]:
         return self._counted(self._figures)
+
+    def wait(self, records: bool, timeout: float | None, /) -> bool:
+        if records:
+            return self._counted(lambda: self._watch(_has_news, _GETTERS, timeout))
+        return self._counted(lambda: self._watch(lambda state: state.shut or not state.items, _PUTTERS, timeout))
+
+    def shut_down(self, immediate: bool, /) -> None:
+        form = 2 if immediate else 1
+        self._counted(lambda: self._at_once(lambda state, hold: self._shut(state, form)))
 
     def close(self, /) -> None:
         """As the protocol says. In a signal handler that interrupted a call, unmapping is left to that call."""
-        self._closing = True
+        again, self._closing = self._closing, True
         me = threading.get_ident()
         while any(calls for thread, calls in list(self._calls.items()) if thread != me):
             time.sleep(SHORTEST_PAUSE)
+        if not again and not self._calls.get(me):
+            self._give_back_in_the_end(me)
         self._lock.close()
         self._unmap_if_idle()
 
@@ -226,6 +203,15 @@ class PortableEngine:
         if not any(list(self._calls.values())):
             self._memory.close()
 
+    def _give_back_in_the_end(self, me: int) -> None:
+        try:
+            self._calls[me] = 1  # so that nobody who also closes unmaps meanwhile
+            self._give_back()
+        except Exception:
+            pass  # closing is more important, and the memory goes back with the queue at the latest
+        finally:
+            self._calls[me] = 0
+
     def _require_usable(self) -> None:
         if self._closing:
             raise ShmQueueNotInitializedError(f"queue {self._name!r} was shut down")
@@ -244,14 +230,19 @@ class PortableEngine:
 
     def _until(
         self,
-        ready: Callable[[_State], bool],
+        ready: Callable[[State], object],
         attempt: _Attempt[_T],
+        unmet: Callable[[float], None],
         flag: int,
         block: bool,
         timeout: float | None,
     ) -> _T | None:
-        """Make the attempt as soon as the state, read without the lock, looks ``ready``. None: not in time."""
+        """Make the attempt as soon as the state, read without the lock, looks ``ready``. None: not in time.
+
+        ``unmet`` is called after each look that had no result, with the seconds since the first one.
+        """
         block = block and (timeout is None or timeout > 0)
+        began = time.monotonic()
         deadline = deadline_after(timeout if block else LOCK_PATIENCE)
         pause = SHORTEST_PAUSE
         while True:
@@ -261,30 +252,31 @@ class PortableEngine:
                 if result is not None:
                     return result
             self._require_usable()
-            if not block:
+            unmet(time.monotonic() - began)
+            if not block or not self._sleep(pause, deadline, flag):
                 return None
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return None
-                pause = min(pause, left)
-            self._memory[flag] = 1
-            time.sleep(pause)
-            self._require_usable()
             pause = min(1.25 * pause, LONGEST_PAUSE)
 
-    def _wait_until_finished(self, timeout: float | None) -> bool:
+    def _watch(self, condition: Callable[[State], object], flag: int, timeout: float | None) -> bool:
+        """Wait until the state, read without the lock, meets the condition. False: not in time."""
         deadline = deadline_after(timeout)
         pause = SHORTEST_PAUSE
-        while self._current().unfinished:
-            if deadline is not None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                pause = min(pause, left)
-            time.sleep(pause)
-            self._require_usable()
+        while not condition(self._current()):
+            if not self._sleep(pause, deadline, flag):
+                return False
             pause = min(1.25 * pause, LONGEST_PAUSE)
+        return True
+
+    def _sleep(self, pause: float, deadline: float | None, flag: int) -> bool:
+        """Sleep until the next look, at the deadline at the latest. False: it is over."""
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            pause = min(pause, left)
+        self._memory[flag] = 1
+        time.sleep(pause)
+        self._require_usable()
         return True
 
     def _at_once(self, attempt: _Attempt[_T]) -> _T:
@@ -297,11 +289,11 @@ class PortableEngine:
 
     # ---- the state ----
 
-    def _current(self) -> _State:
+    def _current(self) -> State:
         """The state at one moment."""
-        return self._peek() or self._at_once(lambda state: (None, state, b""))
+        return self._peek() or self._at_once(lambda state, hold: (None, state, b""))
 
-    def _figures(self) -> tuple[int, int, int, int, int, int, int, int, bool, bool]:
+    def _figures(self) -> tuple[int, int, int, int, int, int, int, int, bool, bool, bool]:
         state = self._current()
         return Counters(
             put_position=state.put_position,
@@ -314,18 +306,19 @@ class PortableEngine:
             recoveries=state.recoveries,
             putters_waiting=bool(self._memory[_PUTTERS]),
             getters_waiting=bool(self._memory[_GETTERS]),
+            is_shut_down=state.shut > 0,
         )
 
-    def _peek(self) -> _State | None:
+    def _peek(self) -> State | None:
         """The state by rule 3; None if it moves too fast, or is damaged, which the lock's owner will find."""
         memory = self._memory
         for _ in range(_PEEKS):
             selector = memory[_SELECTOR]
             start = _SLOTS[selector & 1]
-            slot = memory[start : start + _SLOT_SIZE]
+            slot = memory[start : start + SLOT_SIZE]
             if memory[_SELECTOR] == selector:
-                state = _unpack(slot)
-                if state is not None and state.serial & 0xFF == selector and not state.contradiction(self._capacity):
+                state = unpack(slot, self._ring.room)
+                if state is not None and state.serial & 0xFF == selector and not state.contradiction(self._ring.room):
                     return state
         return None
 
@@ -333,18 +326,21 @@ class PortableEngine:
         """Make the attempt under the lock and commit what it says. None: it was too early for it, or the lock taken.
 
         An exception at any moment, such as KeyboardInterrupt, releases the lock and takes back what was committed:
-        nobody can have built on it yet. So an item is taken and delivered, or not taken. Only from the system call that
-        unlocks until the caller has the result is it too late for that, as whenever a Python function returns.
+        nobody can have built on it yet. So an item is taken and delivered, or not taken. Only from the system calls
+        that give memory back and unlock until the caller has the result is it too late for that, as whenever a Python
+        function returns.
         """
         while True:
-            owner, hold = self._lock.owner(), Hold()
+            owner = self._lock.owner()
+            hold = Hold(owner)
             selector = None
             try:
                 if not owner.acquire(hold, deadline, self._is_closing):
                     return None
                 selector = self._memory[_SELECTOR]
-                following, result, data = attempt(self._load(selector))
-                done = self._commit(owner, hold, selector, following, data)
+                state = self._load(selector)
+                following, result, data = attempt(state, hold)
+                done = self._commit(owner, hold, state, following, data)
                 owner.release(hold)
                 if done:
                     return result
@@ -352,56 +348,111 @@ class PortableEngine:
                 try:
                     overtaken = owner.hold is not hold
                     if selector is not None:  # no jump between the look at the hold and the store, as in _commit
+                        hold.last = NOTHING  # what it would give back is in use again
                         self._memory[(_NOWHERE, _SELECTOR)[owner.hold is hold]] = selector
                 finally:
                     try:
                         owner.release(hold)
                     finally:
                         owner.release(hold)  # in case a second Ctrl-C interrupted the first one
-                if not isinstance(error, _Contradiction):
+                if not isinstance(error, Contradiction):
                     raise
                 if not overtaken:  # else it may have read what others were just writing
                     self._broken = str(error)
                     self._require_usable()
 
-    def _load(self, selector: int) -> _State:
+    def _load(self, selector: int) -> State:
         """The state, under the lock."""
         start = _SLOTS[selector & 1]
-        state = _unpack(self._memory[start : start + _SLOT_SIZE])
+        state = unpack(self._memory[start : start + SLOT_SIZE], self._ring.room)
         if state is None or state.serial & 0xFF != selector:
-            raise _Contradiction("the state's checksum is wrong")
-        contradiction = state.contradiction(self._capacity)
+            raise Contradiction("the state's checksum is wrong")
+        contradiction = state.contradiction(self._ring.room)
         if contradiction is not None:
-            raise _Contradiction(contradiction)
+            raise Contradiction(contradiction)
         return state
 
-    def _commit(self, owner: Owner, hold: Hold, selector: int, following: _State | None, data: bytes) -> bool:
+    def _commit(self, owner: Owner, hold: Hold, state: State, following: State | None, data: bytes) -> bool:
         """Write ``data`` behind the last record and make ``following`` the current state. False: we were overtaken."""
         if hold.recovered:
-            following = following or self._load(selector)
+            following = following or state
             following = following._replace(recoveries=following.recoveries + 1)
         if following is None:
             return owner.hold is hold
-        following = following._replace(serial=following.serial + 1)
-        fields = _STATE.pack(*following)
-        slot = fields + _CHECKSUM.pack(zlib.crc32(fields) ^ _OF_ZEROS)
+        following = following._replace(serial=state.serial + 1)
+        slot = following.pack()
         new_selector = following.serial & 0xFF
-        at = slice(_SLOTS[new_selector & 1], _SLOTS[new_selector & 1] + _SLOT_SIZE)
-        start = HEADER_SIZE + (following.put_position - len(data)) % self._capacity
-        end = min(start + len(data), HEADER_SIZE + self._capacity)
+        at = slice(_SLOTS[new_selector & 1], _SLOTS[new_selector & 1] + SLOT_SIZE)
+        start = HEADER_SIZE + following.offset(following.put_position - len(data))
+        end = min(start + len(data), HEADER_SIZE + following.size)
         first, rest = data[: end - start], data[end - start :]
         at_first, at_rest = slice(start, end), slice(HEADER_SIZE, HEADER_SIZE + len(rest))
+        last = self._ring.giving_back(following) if hold.recovered or following.size < state.size else NOTHING
+        plans = (_WRITE_NOTHING, (at_first, first, at_rest, rest, at, slot, _SELECTOR, last))
+        moves = (NOTHING, self._ring.moving(state, following) if following.size != state.size else NOTHING)
         memory = self._memory
-        plans = (_WRITE_NOTHING, (at_first, first, at_rest, rest, at, slot, _SELECTOR))
-        # From here on nothing is called and nothing jumps, so that no signal handler can overtake; see portable_lock.
-        at_first, first, at_rest, rest, at, slot, at_selector = plans[owner.hold is hold]
+        # From here on nothing is called and nothing jumps after a look, so that no signal handler can overtake; see
+        # portable_lock. One that comes after the copying finds the records where they were.
+        copy, arguments = moves[owner.hold is hold]
+        copy(*arguments)
+        at_first, first, at_rest, rest, at, slot, at_selector, last = plans[owner.hold is hold]
         memory[at_first] = first
         memory[at_rest] = rest
         memory[at] = slot
         memory[_PUTTERS] = 0
         memory[_GETTERS] = 0
         memory[at_selector] = new_selector
+        hold.last = last
         return at_selector == _SELECTOR
+
+    # ---- memory ----
+
+    def _larger(self, state: State, length: int) -> State:
+        """The state in a ring that has place for ``length`` bytes more."""
+        if self._ring.is_elastic and not state.used:
+            state = state.with_ring(state.size)  # from the start again, which needs the least memory
+        if state.has_place(length, self._ring.room):
+            return state
+        larger = state.with_ring(self._ring.larger(state, length), state.offset(state.get_position))
+        self._reported = False
+        return larger
+
+    def _trimmed(self, state: State, following: State) -> State:
+        """The state that follows after records of ``state`` were taken, in a smaller ring if this one is too large."""
+        size = self._ring.smaller(state, following)
+        return following if size is None else following.with_ring(size)
+
+    def _give_back(self) -> None:
+        """Make the ring of an empty queue as small as it was, if nobody has the lock just now."""
+
+        def shrink(state: State, hold: Hold) -> _Step[bool]:
+            return (None if state.used else state.with_ring(self._ring.room.least)), True, b""
+
+        state = self._peek()
+        if state is not None and not state.used and state.size > self._ring.room.least:
+            self._locked(shrink, time.monotonic())
+
+    def _idle(self, waited: float) -> None:
+        """What a getter does that finds nothing."""
+        if waited >= LONG:
+            self._give_back()
+
+    def _tell(self, error: int) -> None:
+        if not self._reported:
+            self._reported = True  # before: what is told may use this queue
+            self._report(error)
+
+    # ---- shutting down ----
+
+    def _require_open_to_all(self, state: State) -> None:
+        if state.shut:
+            raise ShmQueueShutDown(f"queue {self._name!r} was shut down for all")
+
+    def _shut(self, state: State, form: int) -> _Step[bool]:
+        following = state._replace(shut=max(state.shut, form))
+        if following.shut == 2:
+            following = self._trimmed(state, following.without_records())
+        return following, True, b""
 
     # ---- put ----
 
@@ -425,21 +476,41 @@ class PortableEngine:
         return most
 
     def _put(self, data: bytes, count: int, block: bool, timeout: float | None) -> bool:
-        has_room, add = self._room_for(data, count), self._adding(data, count)
-        return self._counted(lambda: self._until(has_room, add, _PUTTERS, block, timeout)) is True
+        has_room = self._room_for(data, count)
+        shortage: list[int] = []  # the errno of a look that found room but no memory
+        add = self._adding(data, count, shortage)
 
-    def _room_for(self, data: bytes, count: int) -> Callable[[_State], bool]:
+        def unmet(waited: float) -> None:
+            while shortage:
+                self._tell(shortage.pop())
+
+        def ready(state: State) -> bool:
+            return state.shut > 0 or has_room(state)
+
+        return self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
+
+    def _room_for(self, data: bytes, count: int) -> Callable[[State], bool]:
         most_used = self._capacity - len(data)
-        most_items = self._maxsize - count if self._maxsize else _NUMBER_MAX
+        if self._threshold:
+            most_used = min(most_used, self._threshold - 1)
+        most_items = self._maxsize - count if self._maxsize else NUMBER_MAX
         return lambda state: state.used <= most_used and state.items <= most_items
 
-    def _adding(self, data: bytes, count: int) -> _Attempt[bool]:
+    def _adding(self, data: bytes, count: int, shortage: list[int]) -> _Attempt[bool]:
         has_room = self._room_for(data, count)
 
-        def add(state: _State) -> _Step[bool]:
+        def add(state: State, hold: Hold) -> _Step[bool]:
+            self._require_open_to_all(state)
             if not has_room(state):
                 return None, None, b""
-            following = state._replace(
+            try:
+                place = self._larger(state, len(data))
+            except OSError as error:
+                if error.errno is None:  # what a signal handler raises usually has none
+                    raise error.__cause__ or error from None
+                shortage.append(error.errno)
+                return None, None, b""
+            following = place._replace(
                 put_position=state.put_position + len(data),
                 put_count=state.put_count + count,
                 high_water=max(state.high_water, state.items + count),
@@ -450,59 +521,54 @@ class PortableEngine:
 
     # ---- get ----
 
-    def _take_one(self, state: _State) -> _Step[tuple[int, bytes]]:
-        following, records, nothing = self._take(state, 1)
+    def _take_one(self, state: State, hold: Hold) -> _Step[tuple[int, bytes]]:
+        following, records, nothing = self._take(state, hold, 1)
         return following, records[0] if records else None, nothing
 
-    def _take(self, state: _State, most: int) -> _Step[list[tuple[int, bytes]]]:
+    def _take(self, state: State, hold: Hold, most: int) -> _Step[list[tuple[int, bytes]]]:
         count = min(most, state.items)
         if count == 0:
+            self._require_open_to_all(state)
             return None, None, b""
         records = []
         position = state.get_position
         for _ in range(count):
             used = state.put_position - position
             if used < RECORD_HEADER_SIZE:
-                raise _Contradiction("there are fewer records than the state says")
-            length, method = _RECORD.unpack(self._copy_out(position, RECORD_HEADER_SIZE))
+                raise Contradiction("there are fewer records than the state says")
+            length, method = _RECORD.unpack(self._copy_out(state, hold, position, RECORD_HEADER_SIZE))
             if length > used - RECORD_HEADER_SIZE:
-                raise _Contradiction(f"a record of {length} bytes in a queue that holds {used}")
-            records.append((method, self._copy_out(position + RECORD_HEADER_SIZE, length)))
+                raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
+            records.append((method, self._copy_out(state, hold, position + RECORD_HEADER_SIZE, length)))
             position += RECORD_HEADER_SIZE + length
         following = state._replace(get_position=position, get_count=state.get_count + count)
         if following.items * RECORD_HEADER_SIZE > following.used or (following.items == 0) != (following.used == 0):
-            raise _Contradiction("the records' lengths contradict the state")
-        return following, records, b""
+            raise Contradiction("the records' lengths contradict the state")
+        return self._trimmed(state, following), records, b""
 
-    def _copy_out(self, position: int, length: int) -> bytes:
-        start = position % self._capacity
-        to_end = self._capacity - start
-        first = HEADER_SIZE + start
-        if length <= to_end:
-            return self._memory[first : first + length]
-        return self._memory[first : first + to_end] + self._memory[HEADER_SIZE : HEADER_SIZE + length - to_end]
+    def _copy_out(self, state: State, hold: Hold, position: int, length: int) -> bytes:
+        """A copy of bytes of the ring. They are not even looked at after we were overtaken: the memory may be gone."""
+        start = HEADER_SIZE + state.offset(position)
+        end = min(start + length, HEADER_SIZE + state.size)
+        at, memory, owner = slice(start, end), self._memory, hold.owner
+        data = memory[(_NO_BYTES, at)[owner.hold is hold]]  # no jump and no call between the look and the copying
+        if start + length > end:
+            at = slice(HEADER_SIZE, HEADER_SIZE + length - (end - start))
+            data += memory[(_NO_BYTES, at)[owner.hold is hold]]
+        if len(data) != length:
+            raise Contradiction("the lock was lost")
+        return data
 
-
-def _unpack(slot: bytes) -> _State | None:
-    """The state in a slot, None if it is torn or damaged."""
-    (checksum,) = _CHECKSUM.unpack_from(slot, _STATE.size)
-    if zlib.crc32(slot[: _STATE.size]) ^ _OF_ZEROS != checksum:
-        return None
-    return _State._make(_STATE.unpack_from(slot))
-
-
-def _has_items(state: _State) -> bool:
-    return state.put_count != state.get_count
+    def _drop_all(self, state: State, hold: Hold) -> _Step[int]:
+        return self._trimmed(state, state.without_records()), state.items, b""
 
 
-def _drop_all(state: _State) -> _Step[int]:
-    count = state.items
-    dropped = state.dropped + min(count, state.unfinished)  # fewer, if task_done() was called before there was an item
-    following = state._replace(get_position=state.put_position, get_count=state.put_count, dropped=dropped)
-    return following, count, b""
+def _has_news(state: State) -> bool:
+    """Whether a get has anything to give or to say."""
+    return state.put_count != state.get_count or state.shut > 0
 
 
-def _finish_one(state: _State) -> _Step[bool]:
+def _finish_one(state: State, hold: Hold) -> _Step[bool]:
     return (state._replace(done=state.done + 1), True, b"") if state.unfinished else (None, False, b"")
 
 

@@ -16,7 +16,8 @@ What is guaranteed where there is flock:
   takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
   Who was interrupted finds ``owner.hold is not hold`` and has to start over, so he looks at that in the same breath in
   which he writes: CPython calls handlers where functions are called and return and at jumps (before 3.11 at each
-  conditional one), so not within a plain run of comparisons, subscripts and assignments.
+  conditional one), so not within a plain run of comparisons, subscripts and assignments. If such a run ends with a call
+  of a C function, with arguments packed before the look (``act(*arguments)``), they come after that function.
 
 Where there is none (Windows), shmlock is alone and waiting for it is polling. There the system removes a block
 together with the last process that has it open, so a dead owner does not keep that one either. But nobody can overtake
@@ -34,6 +35,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from shmlock import ShmLock, remove_shm_from_resource_tracker
 from shmlock.shmlock_exceptions import ShmLockRuntimeError
@@ -42,7 +44,12 @@ from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 
-__all__ = ["DeathSafeLock", "Hold", "Owner"]
+__all__ = ["NOTHING", "Act", "DeathSafeLock", "Hold", "Owner"]
+
+Act: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
+"""A C function that runs no Python code, and its arguments: what can be called in the same breath as a look."""
+
+NOTHING: Act = (bool, ())
 
 SHORTEST_PAUSE = 20e-6
 LONGEST_PAUSE = 1e-3
@@ -79,6 +86,10 @@ class _Block(ShmLock):  # type: ignore[misc, unused-ignore]
                 raise error.__cause__ from None
             raise
 
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # as Owner
+            super().__del__()
+
 
 # SharedMemory.close(), interrupted right after it closed its descriptor, closes it again when the object goes, and by
 # then that number may be somebody else's descriptor. So these objects stay.
@@ -108,10 +119,14 @@ class DeathSafeLock:
 class Hold:
     """From one ``acquire`` to its ``release``.
 
-    ``recovered``: a dead owner's block was found when the lock was taken.
+    ``recovered``: a dead owner's block was found when the lock was taken. ``last``: what ``release`` does as the last
+    thing before it gives the lock up, unless it was overtaken. As nothing can be taken back from then on, it is the
+    place for what must not happen before that. Its OSError is ignored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Owner) -> None:
+        self.owner = owner
+        self.last = NOTHING
         self.recovered = False
         self.has_sidecar = False
         self.shmlock: _Block | None = None
@@ -170,14 +185,24 @@ class Owner:
             return
         if sidecars.HAS_SIDECARS:
             self._release_block(hold)
-            self.hold = None
+            self._finish(hold)
             if self._fd >= 0:
                 sidecars.unlock_sidecar(self._fd)
         else:
-            self.hold = None
+            self._finish(hold)
             self._release_block(hold)
         hold.has_sidecar = False
         hold.released = True
+
+    def _finish(self, hold: Hold) -> None:
+        try:
+            # No jump and no call between the look at the hold and the body of act.
+            act, arguments = (NOTHING, hold.last)[self.hold is hold]
+            self.hold = None
+            act(*arguments)
+        except OSError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # it is a signal handler's
 
     def _try(self, hold: Hold, overtaking: bool) -> bool:
         if not sidecars.HAS_SIDECARS:
@@ -232,8 +257,9 @@ class Owner:
         self.hold = self._shmlock = None
         self._close()
 
-    def __del__(self) -> None:
-        self._close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # then the names in this module may be gone, and all is closed with the process
+            self._close()
 
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()

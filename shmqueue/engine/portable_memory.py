@@ -1,0 +1,121 @@
+"""The portable engine's memory: what a ring grows into, and what it gives back.
+
+An elastic segment is a sparse file as long as the largest ring. The pages behind the ring as it is now need not be
+there: whoever makes it longer reserves them first, and whoever makes it shorter punches them out afterwards, both under
+the lock. What somebody reserved or left and did not live to use or to give back, the next one who grows finds.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+
+from shmqueue.engine.portable_lock import NOTHING, Act
+from shmqueue.engine.portable_state import Room, State
+from shmqueue.exceptions import ShmQueueCorruptedError
+from shmqueue.segment import HEADER_SIZE, SYSTEM_PAGESIZE, Segment
+
+__all__ = ["RingMemory"]
+
+_CAN_RESERVE = hasattr(os, "posix_fallocate")  # macOS and Windows promise nobody the memory of a sparse file
+_REMOVE: int | None = getattr(mmap, "MADV_REMOVE", None)  # without it memory goes back when the queue is freed
+
+_KEPT = 1 << 20
+_KEPT_TIMES = 16
+"""A ring becomes smaller only if it has more bytes than the one, and more times those to begin with than the other."""
+_NEEDED = 16
+_SPARE = 4
+"""It does so when the records need less than one part in ``_NEEDED`` of it, and keeps ``_SPARE`` times their bytes."""
+
+
+class RingMemory:
+    """The memory of one segment's ring, as one handle sees it. ``map`` is the whole file."""
+
+    def __init__(self, segment: Segment) -> None:
+        shape = segment.header.shape
+        if not 0 <= shape.initial <= shape.capacity == shape.data_size > 0:
+            raise ShmQueueCorruptedError(f"queue {segment.name!r} is damaged: its header contradicts itself")
+        self._segment = segment
+        self.is_elastic = shape.initial > 0
+        self.room = Room(shape.initial or shape.capacity, shape.capacity)
+        with segment.descriptor_to_map() as fd:
+            self.map = mmap.mmap(fd, segment.file_size)
+            self._identity = _identity(os.fstat(fd))
+
+    def larger(self, state: State, length: int) -> int:
+        """Reserve the memory of a larger ring, in which ``length`` bytes more have their place, and return its size.
+
+        It is twice as large or more, but takes no more than half of what is free, unless it cannot do with less.
+
+        Raises:
+            OSError: there is not enough memory.
+        """
+        fd = self._segment.fileno()
+        if fd < 0 or _identity(os.fstat(fd)) != self._identity:  # the program closed it, and it may be another file now
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._segment.path)
+        least = min(_whole_pages(state.end + length), self.room.most)
+        size = state.size
+        while size < least:
+            size *= 2
+        size = min(size, self.room.most)
+        there, free = _allocated_and_free(fd)
+        if free is not None:  # an attempt that fails would for a moment take all the memory there is
+            if HEADER_SIZE + least > there + free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._segment.path)
+            modest = (there + free // 2 - HEADER_SIZE) // SYSTEM_PAGESIZE * SYSTEM_PAGESIZE
+            size = min(size, max(least, modest))
+        if _CAN_RESERVE:
+            self._segment.reserve(HEADER_SIZE + size)
+        return size
+
+    def smaller(self, state: State, following: State) -> int | None:
+        """The size of a smaller ring that ``following`` should have, if there is anything to give back.
+
+        That is a state after records of ``state`` were taken. Those left go to the start of the ring, so what ``state``
+        has must not be there: it stays the current one until ``following`` is committed.
+        """
+        used, size = following.used, state.size
+        if not self.is_elastic or size <= max(_KEPT, _KEPT_TIMES * self.room.least) or used * _NEEDED > size:
+            return None
+        if used and (state.end > size or state.offset(state.get_position) < used):
+            return None
+        least = self.room.least
+        while least < used * _SPARE:
+            least *= 2
+        return least
+
+    def giving_back(self, state: State) -> Act:
+        """What gives back the memory behind the ring."""
+        start = _whole_pages(HEADER_SIZE + state.size)
+        length = self._segment.file_size - start
+        if _REMOVE is None or length <= 0:
+            return NOTHING
+        return self.map.madvise, (_REMOVE, start, length)
+
+    def moving(self, state: State, following: State) -> Act:
+        """What copies records to where they are in another ring: what wraps to behind one that grows, all to the start
+        of one that shrinks. The bytes there belong to nobody."""
+        if following.size > state.size and state.end > state.size:
+            return self.map.move, (HEADER_SIZE + state.size, HEADER_SIZE, state.end - state.size)
+        if following.size < state.size and following.used:
+            return self.map.move, (HEADER_SIZE, HEADER_SIZE + state.offset(following.get_position), following.used)
+        return NOTHING
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // SYSTEM_PAGESIZE) * SYSTEM_PAGESIZE
+
+
+def _allocated_and_free(fd: int) -> tuple[int, int | None]:
+    """Bytes that the file has, and that its file system has left; None where it does not say."""
+    if not hasattr(os, "fstatvfs"):
+        return 0, None
+    figures = os.fstatvfs(fd)
+    if figures.f_blocks == 0:  # a tmpfs without a limit
+        return 0, None
+    return os.fstat(fd).st_blocks * 512, figures.f_bavail * figures.f_frsize

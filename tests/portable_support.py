@@ -1,0 +1,157 @@
+"""Handles on portable queues, and ways to interrupt a call of their engine at any line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+from shmqueue import segment
+from shmqueue.engine import Counters, portable, portable_lock, portable_memory, portable_state
+from shmqueue.engine.portable import PortableEngine
+from shmqueue.segment import Segment
+
+
+class Opened(NamedTuple):
+    segment: Segment
+    engine: PortableEngine
+    reports: list[int]
+    """What it reported: the errno of each time that it could not grow."""
+
+    def close(self) -> None:
+        self.engine.close()
+        self.segment.close()
+
+    def figures(self) -> Counters:
+        return Counters(*self.engine.counters())
+
+    def memory(self) -> int:
+        """Bytes of memory that the segment has."""
+        return os.fstat(self.segment.fileno()).st_blocks * 512
+
+
+Open = Callable[..., Opened]
+
+
+@contextmanager
+def portable_handles(name: str) -> Iterator[Open]:
+    """Opens handles on one portable queue; closes them in the end, after which nothing may be left of its lock."""
+    handles: list[Opened] = []
+
+    def open_handle(capacity: int = 4096, maxsize: int = 0, initial: int = 0, threshold: int = 0) -> Opened:
+        shape = segment.Shape("portable", capacity, maxsize, initial, threshold, capacity)
+        reports: list[int] = []
+        held = segment.open_segment(name, shape, create=None)
+        handles.append(Opened(held, PortableEngine(held, reports.append), reports))
+        return handles[-1]
+
+    try:
+        yield open_handle
+    finally:
+        uuids = {handle.segment.header.uuid.hex() for handle in handles}
+        for handle in handles:
+            handle.close()
+    assert left_of(uuids) == []
+
+
+def left_of(uuids: set[str]) -> list[str]:
+    """What is left of the locks of these segments, sidecars and blocks."""
+    places = {segment.directory(), "/dev/shm"}
+    entries = [entry for place in places if os.path.isdir(place) for entry in os.listdir(place)]
+    return [entry for entry in entries if any(uuid_hex in entry for uuid_hex in uuids)]
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def kill_myself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Fork, run the action in the child, and return the child's pid; its exit status is 0 if nothing was raised."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        except BaseException as error:
+            print(f"in the child: {error!r}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    return pid
+
+
+def exit_status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+_FILES = {
+    module.__file__
+    for module in (
+        portable,
+        portable_lock,
+        portable_memory,
+        portable_state,
+        segment.handle,
+        segment.sidecar,
+        segment.files,
+    )
+}
+
+_BREATHS = [
+    (PortableEngine._commit, "= moves[", "copy(*"),
+    (PortableEngine._commit, "= plans[", "hold.last ="),
+    (portable_lock.Owner._finish, "= (NOTHING,", "act(*"),
+]
+"""Runs of lines in which CPython calls no signal handlers: a look at the hold and what depends on it."""
+
+
+def _lines_within_a_breath() -> dict[CodeType, set[int]]:
+    """The lines of each function before which no signal handler can be called."""
+    lines: dict[CodeType, set[int]] = {}
+    for function, start, end in _BREATHS:
+        source, first = inspect.getsourcelines(function)
+        at_start = next(index for index, line in enumerate(source) if start in line)
+        at_end = next(index for index, line in enumerate(source) if end in line and index > at_start)
+        lines.setdefault(function.__code__, set()).update(range(first + at_start + 1, first + at_end + 1))
+    return lines
+
+
+_SPARED = _lines_within_a_breath()
+
+
+def at_line(
+    number: int, action: Callable[[], object], interrupt: Callable[[], object], everywhere: bool = False
+) -> bool:
+    """Run the action, and ``interrupt`` before its line of that number in the engine. False: it has fewer lines.
+
+    The lines before which CPython calls no signal handlers are left out, unless ``everywhere``.
+    """
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal lines
+        if frame.f_code.co_filename not in _FILES:
+            return None
+        if event == "line" and (everywhere or frame.f_lineno not in _SPARED.get(frame.f_code, ())):
+            lines += 1
+            if lines == number:
+                interrupt()  # which is not traced itself
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(None)
+    return lines >= number

@@ -1,0 +1,295 @@
+"""A queue's descriptor is readable while the queue is not empty, and nothing stays behind when it is closed."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import queue
+import selectors
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import children
+import pytest
+from children import is_readable
+from support import PATIENCE, Call, asleep, cpu_seconds, run_python, running, succeed, wait_until
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+METHODS = ["fork", "spawn", "forkserver"]
+KINDS = ["queue.Queue", "mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue"]
+
+
+@pytest.fixture
+def open_queue(engine: str) -> Iterator[Callable[[str], Any]]:
+    """Makes a queue of the kind; closes it at the end."""
+    opened: list[Any] = []
+
+    def make(kind: str) -> Any:
+        opened.append(maker(kind)())
+        return opened[-1]
+
+    yield make
+    for q in opened:
+        q.close()
+
+
+def maker(kind: str) -> Any:
+    module, name = kind.split(".")
+    return getattr(importlib.import_module(f"shmqueue.compat.{'multiprocessing' if module == 'mp' else module}"), name)
+
+
+@pytest.fixture(params=KINDS)
+def q(request: pytest.FixtureRequest, open_queue: Callable[[str], Any]) -> Any:
+    return open_queue(request.param)
+
+
+def source_of(q: Any) -> Any:
+    """What programs give to ``wait()`` or to a selector."""
+    return getattr(q, "_reader", q)
+
+
+def descriptors() -> set[str]:
+    return {f"{fd}: {os.readlink(f'/proc/self/fd/{fd}')}" for fd in os.listdir("/proc/self/fd") if is_open(fd)}
+
+
+def is_open(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_it_is_readable_while_there_are_items(q: Any) -> None:
+    source = source_of(q)
+    for _ in range(20):
+        assert not is_readable(source)
+        q.put(1)
+        q.put(2)
+        assert is_readable(source, PATIENCE)
+        assert q.get() == 1
+        assert is_readable(source, PATIENCE)
+        assert q.get() == 2
+
+
+def test_items_that_were_there_before_make_it_readable(q: Any) -> None:
+    q.put(1)
+    source = source_of(q)
+    assert is_readable(source, PATIENCE)
+    q.get()
+    assert not is_readable(source)
+
+
+def test_it_is_the_same_one_each_time(q: Any) -> None:
+    source = source_of(q)
+    number = source.fileno()
+    assert source.fileno() == number
+    os.fstat(number)
+    assert not os.get_inheritable(number)
+
+
+def test_a_selector_sees_items_and_other_things(q: Any) -> None:
+    source = source_of(q)
+    one, other = os.pipe()
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(source, selectors.EVENT_READ, "queue")
+            selector.register(one, selectors.EVENT_READ, "pipe")
+            assert selector.select(0) == []
+            q.put(1)
+            assert [key.data for key, _ in selector.select(PATIENCE)] == ["queue"]
+            os.write(other, b"x")
+            wait_until(lambda: len(selector.select(PATIENCE)) == 2, "both are readable")
+            q.get()
+            assert [key.data for key, _ in selector.select(PATIENCE)] == ["pipe"]
+    finally:
+        os.close(one)
+        os.close(other)
+
+
+def test_an_item_of_another_thread_wakes_who_waits(q: Any) -> None:
+    source = source_of(q)
+    for number in range(20):
+        waiting = asleep(Call(is_readable, source, PATIENCE))
+        q.put(number)
+        assert waiting.result()
+        assert q.get() == number
+
+
+def test_every_way_of_taking_the_last_item_makes_it_unreadable(open_queue: Callable[[str], Any]) -> None:
+    q = open_queue("queue.Queue")
+    q.fileno()
+    for take in (q.get, q.get_nowait, lambda: q.get(timeout=1), lambda: q.get_many(5), lambda: q.get_many(5, 1)):
+        q.put(1)
+        assert is_readable(q, PATIENCE)
+        take()
+        assert not is_readable(q)
+    q.put_many([1, 2, 3])
+    assert is_readable(q, PATIENCE)
+    q.get_many(2)
+    assert is_readable(q, PATIENCE)
+    q.get_many(2)
+    assert not is_readable(q)
+
+
+def test_items_that_another_handle_takes_make_it_unreadable_soon(open_queue: Callable[[str], Any]) -> None:
+    from shmqueue.compat.queue import Queue
+
+    q = open_queue("queue.Queue")
+    q.put(1)
+    assert is_readable(q, PATIENCE)
+    other: Queue[int] = pickle.loads(pickle.dumps(q))
+    try:
+        assert other.get() == 1
+        wait_until(lambda: not is_readable(q), "it is not readable any more")
+        other.put(2)
+        assert is_readable(q, PATIENCE)
+    finally:
+        other.close()
+
+
+def test_shutting_down_with_drop_makes_it_no_trap(open_queue: Callable[[str], Any]) -> None:
+    from shmqueue.compat.queue import ShutDown
+
+    q = open_queue("queue.Queue")
+    q.put(1)
+    assert is_readable(q, PATIENCE)
+    q.shutdown(immediate=True)
+    with pytest.raises(ShutDown):
+        q.get_nowait()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_child_has_a_descriptor_of_its_own(q: Any, open_queue: Callable[[str], Any], method: str) -> None:
+    report = open_queue("mp.Queue")
+    source = source_of(q)
+    source.fileno()
+    before = threading.active_count()
+    child = multiprocessing.get_context(method).Process(target=children.watch, args=(q, report))
+    with running(child):
+        assert report.get(timeout=PATIENCE) == ("empty", False, False)
+        assert not is_readable(source)
+        q.put("for the child")
+        assert report.get(timeout=PATIENCE) == ("item", True, "for the child", False)
+        succeed(child)
+    assert threading.active_count() == before
+    wait_until(lambda: not is_readable(source), "the parent sees that it is empty")
+    q.put("for the parent")
+    assert is_readable(source, PATIENCE)
+    assert q.get() == "for the parent"
+    assert not is_readable(source)
+
+
+def test_nothing_is_made_before_it_is_asked_for(q: Any) -> None:
+    q.put(1)
+    before = (descriptors(), threading.active_count())
+    source = source_of(q)
+    if source is not q:
+        assert source.poll()
+    assert q.get() == 1
+    assert (descriptors(), threading.active_count()) == before
+
+
+def test_closing_leaves_neither_thread_nor_descriptor(open_queue: Callable[[str], Any]) -> None:
+    threads = threading.active_count()
+    before = descriptors()
+    for kind in KINDS:
+        for item in ([], [1]):
+            q = open_queue(kind)
+            for value in item:
+                q.put(value)
+            assert is_readable(source_of(q), PATIENCE if item else 0) == bool(item)
+            q.close()
+    wait_until(lambda: threading.active_count() == threads, "the threads have ended")
+    assert descriptors() == before
+
+
+def test_a_queue_that_is_collected_leaves_neither_thread_nor_descriptor() -> None:
+    threads = threading.active_count()
+    before = descriptors()
+    for kind in KINDS:
+        q: Any = maker(kind)()
+        source_of(q).fileno()
+        del q
+    wait_until(lambda: threading.active_count() == threads, "the threads have ended")
+    wait_until(lambda: descriptors() == before, "the descriptors are closed")
+
+
+def test_a_closed_queue_has_no_descriptor(open_queue: Callable[[str], Any]) -> None:
+    for kind in KINDS:
+        for asked_before in (False, True):
+            q = open_queue(kind)
+            source = source_of(q)
+            if asked_before:
+                source.fileno()
+            q.close()
+            with pytest.raises((OSError, ValueError, RuntimeError), match=r"closed|shut down"):
+                source.fileno()
+
+
+def test_closing_while_many_things_go_on(open_queue: Callable[[str], Any]) -> None:
+    for number in range(20):
+        q = open_queue(KINDS[number % len(KINDS)])
+        source_of(q).fileno()
+        calls = [Call(until_closed, q.put, 1), Call(until_closed, q.get)]
+        wait_until(lambda q=q: not q.empty() or q.empty(), "it goes on")  # type: ignore[misc]
+        q.close()
+        for call in calls:
+            call.result()
+
+
+def until_closed(call: Callable[..., object], *arguments: object) -> None:
+    def repeat() -> None:
+        while True:
+            call(*arguments)
+
+    with pytest.raises((OSError, ValueError, RuntimeError), match=r"closed|shut down"):
+        repeat()
+
+
+def test_many_items_through_a_watched_queue(q: Any) -> None:
+    """Each time that it is readable there is something, and each item is seen."""
+    source = source_of(q)
+    count = 2000
+
+    def produce() -> None:
+        for number in range(count):
+            q.put(number)
+            if number % 100 == 0:
+                time.sleep(0)
+
+    producer = Call(produce)
+    got = []
+    while len(got) < count:
+        assert is_readable(source, PATIENCE)
+        while not q.empty():
+            got.append(q.get())
+    producer.result()
+    assert got == list(range(count))
+    assert not is_readable(source)
+
+
+def test_waiting_costs_nothing(open_queue: Callable[[str], Any]) -> None:
+    q = open_queue("queue.Queue")
+    q.fileno()
+    before = cpu_seconds(os.getpid())
+    assert not is_readable(q, 1.0)
+    assert cpu_seconds(os.getpid()) - before < 0.5
+    with pytest.raises(queue.Empty):
+        q.get_nowait()
+
+
+def test_an_interpreter_ends_with_its_watchers_running(engine: str) -> None:
+    code = """
+from shmqueue.compat import multiprocessing as mp, queue
+queues = [queue.Queue(), mp.Queue(), mp.JoinableQueue(), mp.SimpleQueue()]
+for number, q in enumerate(queues):
+    if number % 2:
+        q.put(number)
+    getattr(q, "_reader", q).fileno()
+print("over")
+"""
+    for _ in range(3):
+        assert run_python(code) == "over\n"
