@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from shmqueue import ShmQueue
@@ -54,6 +55,24 @@ def run_python(code: str, *arguments: object, executable: str = sys.executable) 
         output, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, f"exit status {process.returncode}\n{output}\n{errors}"
         return output
+
+
+def run_program(*arguments: object, within: Path, patience: float = 2 * PATIENCE) -> subprocess.CompletedProcess[str]:
+    """Run an interpreter with these arguments in a directory; if it does not end, all that it started ends with it."""
+    with subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=within,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=patience)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
 def is_asleep(pid: int) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgpack
 import pytest
 import shmlock
-from support import PATIENCE, run_python
+from support import PATIENCE, run_program, run_python
 
 import shmqueue
 import shmqueue.compat
@@ -24,9 +24,7 @@ pytestmark = pytest.mark.usefixtures("engine")
 
 
 def run(*arguments: object, within: Path = PROGRAMS) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=within, capture_output=True, text=True, timeout=2 * PATIENCE
-    )
+    return run_program(*arguments, within=within)
 
 
 def both(*arguments: object, within: Path = PROGRAMS) -> tuple[str, str]:

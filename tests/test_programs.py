@@ -10,6 +10,7 @@ import collections
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -93,6 +94,7 @@ class Running:
             env={**os.environ, "SHMQUEUE_DIR": segments},
             stdout=self._output,
             stderr=self._errors,
+            start_new_session=True,
         )
         self._queues: dict[str, ShmQueue] = {}
 
@@ -114,7 +116,7 @@ class Running:
 
     def end(self) -> None:
         if self._process.poll() is None:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # and what it started
             self._process.wait()
         for queue in self._queues.values():
             queue.shutdown()

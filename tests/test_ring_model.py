@@ -19,6 +19,8 @@ from shmqueue.exceptions import ShmQueueShutDown, ShmQueueValueError
 PAGE = segment.SYSTEM_PAGESIZE
 LARGEST = PAGE - RECORD_HEADER_SIZE
 
+BATCH_ENDS_AT = 32768  # bytes of a record with which get_many may end early
+
 FIXED = (PAGE, 0)
 ELASTIC = [(16 * PAGE, PAGE), (13 * PAGE, 2 * PAGE), (5 * PAGE, 3 * PAGE)]
 """Capacity and initial size; the last one can grow by less than it has already."""
@@ -141,8 +143,12 @@ class RingMachine(RuleBasedStateMachine):
                 self.engine.get_many(most, True, 20.0)
             return
         got = self.engine.get_many(most, False, None)
-        assert got == self.model[:most]
-        del self.model[:most]
+        expected = self.model[:most]
+        if any(len(payload) >= BATCH_ENDS_AT for _, payload in expected):
+            assert bool(got) == bool(expected)
+            expected = expected[: len(got)]
+        assert got == expected
+        del self.model[: len(got)]
 
     @precondition(lambda self: not self.is_shut_down)
     @rule(size=st.integers(0, PAGE // 2), times=st.integers(1, 12))

@@ -403,3 +403,36 @@ assert sorted(n for name, n in got if name == "handler") == list(range(next(hand
 print("sound")
 """
     assert run_python(code) == "sound\n"
+
+
+# ---- forks ----
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="there is no fork here")
+def test_a_queue_collected_right_after_a_fork_does_not_wait_for_the_parents_threads(engine: str, name: str) -> None:
+    code = """
+import gc, os, signal, sys, threading, time
+os.register_at_fork(after_in_child=gc.collect)  # before the package's own hooks, as the collector may in any hook
+from shmqueue import ShmQueue
+gc.disable()
+q = ShmQueue(sys.argv[1])
+threading.Thread(target=q._engine.get, args=(True, 30), daemon=True).start()
+while not q.statistics().waiting:
+    time.sleep(0.001)
+cycle = [q]
+cycle.append(cycle)
+del q, cycle
+child = os.fork()
+if not child:
+    os._exit(0)
+deadline = time.monotonic() + 10
+while os.waitpid(child, os.WNOHANG) == (0, 0):
+    if time.monotonic() > deadline:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        print("the child hung")
+        break
+    time.sleep(0.001)
+print("over")
+"""
+    assert run_python(code, name) == "over\n"

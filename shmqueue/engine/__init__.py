@@ -124,7 +124,10 @@ class Engine(Protocol):
         """Take the oldest record as (method, payload). None: there was none in time."""
 
     def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
-        """Take 1 to ``most`` of the oldest records, waiting only for the first. Empty: there was none in time."""
+        """Take 1 to ``most`` of the oldest records, waiting only for the first. Empty: there was none in time.
+
+        Fewer than there are only if one has 32 KiB or more, or all together 1 MiB.
+        """
 
     def clear(self, /) -> int:
         """Drop all records, which then count as done. Returns how many there were."""

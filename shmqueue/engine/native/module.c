@@ -488,7 +488,7 @@ static enum ring_status read_many(RingObject *self, struct take *take, PyObject 
         ring_get_read(&self->ring, take, fill);
         status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
     } while (status == RING_OK && bytes + take->length < BATCH_BYTES);
-    return status == RING_EMPTY ? RING_OK : status;
+    return status == RING_EMPTY || status == RING_SHUT ? RING_OK : status; /* that is all there is */
 }
 
 /* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
