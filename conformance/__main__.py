@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .profiles import PROFILES
-from .report import Column, as_json, print_report
+from .profiles import PROFILES, Profile
+from .report import Column, as_json, as_markdown, print_report
 from .suite import Amount, amount_of_steps, profile_for, run_suite
 from .target import START_METHODS, Target
 
@@ -20,12 +20,19 @@ __all__ = ["main"]
 
 
 @click.command(name="python -m shmqueue.conformance")
-@click.option("--target", "specs", multiple=True, required=True, help="module:factory; may be given several times.")
+@click.option(
+    "--target",
+    "specs",
+    multiple=True,
+    required=True,
+    help="module:factory, or module:factory=profile; may be given several times.",
+)
 @click.option("--profile", type=click.Choice(list(PROFILES)), help="What to expect; by default that of the same name.")
 @click.option("--start-method", type=click.Choice(START_METHODS), help="How workers start; fork, or threads for queue.")
 @click.option("--examples", default=100, show_default=True, type=click.IntRange(1), help="Programs to draw.")
 @click.option("--seed", type=int, help="Of the random numbers; by default a new one, which is printed.")
 @click.option("--json", "json_file", type=click.File("w"), help="Also write all that was found as JSON.")
+@click.option("--markdown", "markdown_file", type=click.File("w"), help="Also write the table as Markdown.")
 @click.option("--html", "html_file", type=click.Path(dir_okay=False), help="Also write the report as HTML.")
 def main(
     specs: tuple[str, ...],
@@ -34,6 +41,7 @@ def main(
     examples: int,
     seed: int | None,
     json_file: TextIO | None,
+    markdown_file: TextIO | None,
     html_file: str | None,
 ) -> None:
     """Tell which clauses of the standard queues' contract a queue class keeps.
@@ -44,9 +52,7 @@ def main(
     amount = Amount(examples, random.randrange(1 << 32) if seed is None else seed)
     columns = []
     try:
-        targets = [(_target(spec, start_method), PROFILES[profile] if profile else profile_for(spec)) for spec in specs]
-        for target, _ in targets:
-            target.factory()
+        targets = [_target(spec, start_method, profile) for spec in specs]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     with Progress(
@@ -64,15 +70,23 @@ def main(
     print_report(console, columns, amount)
     if html_file is not None:
         console.save_html(html_file)
+    if markdown_file is not None:
+        markdown_file.write(as_markdown(columns, amount))
     if json_file is not None:
         json.dump(as_json(columns, amount), json_file, indent=1)
     if any(column.broken for column in columns):
         sys.exit(1)
 
 
-def _target(spec: str, start_method: str | None) -> Target:
+def _target(spec: str, start_method: str | None, profile_name: str | None) -> tuple[Target, Profile]:
+    spec, _, own = spec.partition("=")
+    name = own or profile_name
+    if name and name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}: choose one of {', '.join(PROFILES)}")
     default = "threads" if spec.partition(":")[0] == "queue" else "fork"
-    return Target(spec, start_method or default)
+    target = Target(spec, start_method or default)
+    target.factory()
+    return target, PROFILES[name] if name else profile_for(spec)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ class Profile:
     timeout does: it "raises" ValueError, which a put without maxsize does not look at, "always raises" it, or is "no
     wait". ``closed`` is the error that put and get raise after ``close_method``, None if it cannot be closed. With
     ``is_pipe`` some 64 KiB are enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations
-    described above. ``make`` calls the factory; ``needs_name`` says that it cannot do without a name.
+    described above. With ``bytes_for_bytearray`` a bytearray arrives as bytes, which it says itself. ``make`` calls the
+    factory; ``needs_name`` says that it cannot do without a name.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Profile:
     closed: str | None = None
     close_method: str = "close"
     is_pipe: bool = False
+    bytes_for_bytearray: bool = False
     reordering: bool = False
     early_empty: bool = False
     make: Make = field(default=_make_bounded, compare=False)
@@ -123,6 +125,7 @@ PROFILES: dict[str, Profile] = {
             _ALWAYS | _WAITING | _JOINING | _CLOSING | {"pickled", "named", "too-large"},
             "data",
             negative="always raises",
+            bytes_for_bytearray=True,
             closed="RuntimeError",
             close_method="shutdown",
             make=_make_named,

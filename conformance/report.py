@@ -14,7 +14,7 @@ from .profiles import Profile
 from .suite import Amount, Result, Verdict
 from .target import Target
 
-__all__ = ["Column", "as_json", "print_report"]
+__all__ = ["Column", "as_json", "as_markdown", "print_report"]
 
 _SHOWN = {
     Verdict.KEPT: ("kept", "green"),
@@ -78,6 +78,28 @@ def print_report(console: Console, columns: Sequence[Column], amount: Amount) ->
         for why in dict.fromkeys(result.why for result in undecided):
             numbers = ", ".join(str(result.clause.number) for result in undecided if result.why == why)
             console.print(Text(f"{name}, not decided: {numbers}: {why}", style=_SHOWN[Verdict.UNDECIDED][1]))
+
+
+def as_markdown(columns: Sequence[Column], amount: Amount) -> str:
+    """The table of clauses for a document."""
+    heads = [f"`{column.target.spec}`<br>{column.target.start_method}" for column in columns]
+    lines = [
+        f"Python {platform.python_version()}, {amount.examples} examples, seed {amount.seed}",
+        "",
+        "| | clause | " + " | ".join(heads) + " |",
+        "|--:|---" + "|---" * len(columns) + "|",
+    ]
+    for row in zip(*(column.results for column in columns), strict=True):
+        if any(result.verdict is not Verdict.ABSENT for result in row):
+            words = [
+                f"**{_SHOWN[result.verdict][0]}**" if _is_bad(result) else _SHOWN[result.verdict][0] for result in row
+            ]
+            lines.append(f"| {row[0].clause.number} | {row[0].clause.sentence} | " + " | ".join(words) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _is_bad(result: Result) -> bool:
+    return result.verdict is Verdict.BROKEN
 
 
 def _cell(result: Result) -> Text:

@@ -113,6 +113,8 @@ class Session:
     def put(self, worker: int, value: Any, form: str) -> None:
         """Put an item; one that would have to wait is started. ``form``: plain, nowait, no block, timeout, negative."""
         must_wait = not self.model.has_room and not self.model.shut
+        if self._profile.bytes_for_bytearray and isinstance(value, bytearray):
+            value = bytes(value)
         if self._profile.is_pipe and (len(self.model.items) >= 8 or len(pickle.dumps(value)) > 4096):
             return  # it may have to wait there, or not
         if form == "plain" and must_wait:

@@ -55,6 +55,7 @@ def judge(target: Target, profile: Profile, clause: str) -> Broken | None:
     return found.broken.get(clause)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
     mutant: type[Any], monkeypatch: pytest.MonkeyPatch, native: None
@@ -66,6 +67,7 @@ def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
     print(f"\n{mutant.__name__} is caught by {broken}")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spec", OURS)
 def test_ours_keep_every_clause(spec: str, engine: str) -> None:
     results = run_suite(Target(spec, "fork"), profile_for(spec), Amount(15 if engine == "native" else 8, seed=2))
