@@ -115,7 +115,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         session = getattr(self, "session", None)
-        if session is not None and session.is_dirty:  # operations left waiting hurt nobody: the queue is not used again
+        if session is not None and not session.is_left_clean:
             self.stage.close()
 
     def _may_replace(self) -> bool:

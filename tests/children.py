@@ -26,6 +26,12 @@ def answer_with_type(questions: Any, answers: list[Any]) -> None:
         answers[0].put((type(item).__name__, item))
 
 
+def add_to(q: Any, value: Any, array: Any) -> None:
+    """Take a number and add it to a shared value, and keep it in a shared array."""
+    array[0] = q.get()
+    value.value += array[0]
+
+
 def get_until_shut_down(q: Any, report: Any) -> None:
     from shmqueue.compat.queue import ShutDown
 

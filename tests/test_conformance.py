@@ -117,10 +117,11 @@ def test_the_command_shows_the_shortest_program_that_breaks_a_clause(native: Non
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("queue", "no profile is called like"),
+        ("queue", "a target is module:factory"),
         ("queue.deep:Queue", "cannot import 'queue.deep'"),
         ("nowhere:Queue", "cannot import 'nowhere'"),
-        ("queue:Missing", "no profile is called like"),
+        ("queue:Missing", "there is no 'Missing' in 'queue'"),
+        ("queue:Empty", "no profile is called like"),
     ],
 )
 def test_the_command_says_what_is_wrong_with_a_target(spec: str, complaint: str) -> None:

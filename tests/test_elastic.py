@@ -182,6 +182,17 @@ def test_a_limit_that_is_the_start_makes_a_queue_of_fixed_size(make: Make) -> No
         q.put(bytes(8000), block=False)
 
 
+def test_a_process_has_room_for_many_queues_that_could_grow_large(make: Make, name: str, native: None) -> None:
+    def addresses() -> int:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = addresses()
+    for number in range(100):
+        make(f"{name}-{number}", buffer_size=START, max_bytes=0)
+    assert addresses() - before < 100 * 2 * START
+
+
 def test_another_process_takes_what_was_put_before_it_began(elastic: ShmQueue, name: str, engine: str) -> None:
     count = 100_000 if engine == "native" else 1_000
     elastic.put_many([(number, "x" * (number % 50)) for number in range(count)])

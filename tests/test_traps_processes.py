@@ -86,16 +86,11 @@ def test_trap_17_shared_values_go_to_children_and_not_through_queues(
         with pytest.raises(RuntimeError, match="through inheritance"):
             q.put(item)
     assert q.empty()
-    child = our_context.Process(target=add_to, args=(q, value, array))
+    child = our_context.Process(target=children.add_to, args=(q, value, array))
     with running(child):
         q.put(5)
         succeed(child)
     assert (value.value, list(array)) == (12, [5, 0, 0])
-
-
-def add_to(q: Any, value: Any, array: Any) -> None:
-    array[0] = q.get()
-    value.value += array[0]
 
 
 # ---- 18: what cannot be pickled ----

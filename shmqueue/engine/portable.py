@@ -111,9 +111,11 @@ class PortableEngine:
         self._ring = RingMemory(segment)
         self._memory = self._ring.map
         self._report = report
-        self._reported = False  # that the ring cannot grow, and it has not grown since
+        self._told = 0  # what was reported last
+        self._has_grown = False  # since then
         self._lock = DeathSafeLock(segment)
         self._calls: dict[int, int] = {}  # thread -> its calls in flight; more than 1 if a signal handler calls
+        self._pid = os.getpid()  # in which those calls are
         self._closing = False
         self._broken: str | None = None
         _live.add(self)
@@ -172,6 +174,8 @@ class PortableEngine:
 
     def close(self, /) -> None:
         """As the protocol says. In a signal handler that interrupted a call, unmapping is left to that call."""
+        if self._pid != os.getpid():
+            self._after_fork_in_child()  # a finalizer may come before the hook
         again, self._closing = self._closing, True
         me = threading.get_ident()
         while any(calls for thread, calls in list(self._calls.items()) if thread != me):
@@ -224,7 +228,7 @@ class PortableEngine:
         return self._closing
 
     def _after_fork_in_child(self) -> None:
-        self._calls = {}  # the other threads do not exist here
+        self._calls, self._pid = {}, os.getpid()  # the other threads do not exist here
 
     # ---- waiting ----
 
@@ -414,7 +418,7 @@ class PortableEngine:
         if state.has_place(length, self._ring.room):
             return state
         larger = state.with_ring(self._ring.larger(state, length), state.offset(state.get_position))
-        self._reported = False
+        self._has_grown = True
         return larger
 
     def _trimmed(self, state: State, following: State) -> State:
@@ -438,8 +442,9 @@ class PortableEngine:
             self._give_back()
 
     def _tell(self, error: int) -> None:
-        if not self._reported:
-            self._reported = True  # before: what is told may use this queue
+        """Report that the ring cannot grow, or with 0 that it can again, when that has changed."""
+        if error != self._told:
+            self._told, self._has_grown = error, False  # before: what is told may use this queue
             self._report(error)
 
     # ---- shutting down ----
@@ -487,7 +492,10 @@ class PortableEngine:
         def ready(state: State) -> bool:
             return state.shut > 0 or has_room(state)
 
-        return self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
+        put = self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
+        if self._told and self._has_grown:
+            self._tell(0)
+        return put
 
     def _room_for(self, data: bytes, count: int) -> Callable[[State], bool]:
         most_used = self._capacity - len(data)

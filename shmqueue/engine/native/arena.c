@@ -3,6 +3,7 @@
 #include "arena.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #define STEP (UINT64_C(1) << 20)        /* bytes of memory that are allocated together */
@@ -56,6 +57,51 @@ uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
 {
     struct ring ring;
     return cut(&ring, initial, capacity);
+}
+
+/* ---- mapping ---- */
+
+/* The bytes of the file that are mapped for an arena: whole pages. */
+static off_t map_start(const struct ring *ring, uint32_t arena, size_t *length, size_t *into)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t start = LAYOUT_HEADER_SIZE + ring->arena_start[arena];
+    *into = (size_t)(start % page);
+    *length = (size_t)ring->arena_size[arena] + *into;
+    return (off_t)(start - *into);
+}
+
+unsigned char *arena_map(struct ring *ring, uint32_t arena)
+{
+    size_t length, into;
+    off_t start = map_start(ring, arena, &length, &into);
+    if (!ring_owns_file(ring)) {
+        atomic_store(&ring->map_error, EBADF);
+        return NULL;
+    }
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, ring->file, start);
+    if (memory == MAP_FAILED) {
+        atomic_store(&ring->map_error, errno);
+        return NULL;
+    }
+    unsigned char *bytes = (unsigned char *)memory + into, *seen = NULL;
+    if (!atomic_compare_exchange_strong(&ring->arena_memory[arena], &seen, bytes)) {
+        munmap(memory, length); /* a thread on the other side was faster */
+        return seen;
+    }
+    return bytes;
+}
+
+void ring_close(struct ring *ring)
+{
+    for (uint32_t arena = 1; arena < ring->arenas; arena++) {
+        size_t length, into;
+        unsigned char *bytes = atomic_exchange(&ring->arena_memory[arena], NULL);
+        (void)map_start(ring, arena, &length, &into);
+        if (bytes != NULL) {
+            munmap(bytes - into, length);
+        }
+    }
 }
 
 /* ---- room ---- */

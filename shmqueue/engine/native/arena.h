@@ -19,9 +19,15 @@ struct span {
 
 static inline bool arena_is_elastic(const struct ring *ring) { return ring->arenas > 1; }
 
-static inline struct span arena_span(const struct ring *ring, uint32_t arena)
+/* Maps an arena.  NULL: ring->map_error says why that cannot be done. */
+unsigned char *arena_map(struct ring *ring, uint32_t arena);
+
+/* An arena in this process's memory, mapped when it is first asked for; its bytes are NULL if that fails.  A large
+ * mapping for all of them would cost nothing but addresses, but a program may have many queues, and a limit. */
+static inline struct span arena_span(struct ring *ring, uint32_t arena)
 {
-    return (struct span){ring->data + ring->arena_start[arena], ring->arena_size[arena]};
+    unsigned char *bytes = atomic_load_explicit(&ring->arena_memory[arena], memory_order_acquire);
+    return (struct span){bytes != NULL ? bytes : arena_map(ring, arena), ring->arena_size[arena]};
 }
 
 static inline uint64_t arena_base(const struct ring *ring, uint32_t arena)

@@ -37,7 +37,7 @@ typedef struct {
     PyObject_HEAD
     struct ring ring;
     void *memory; /* NULL once closed */
-    size_t size;
+    size_t size; /* of this mapping; the ring makes others */
     int file; /* of an elastic queue, to allocate memory; else -1 */
     PyObject *name;
     PyObject *report; /* called with an errno when the queue cannot grow */
@@ -217,6 +217,11 @@ static int after(RingObject *self, enum ring_status status)
     }
     if (status == RING_SHUT) {
         raise_shut_down(self);
+        return -1;
+    }
+    if (status == RING_UNMAPPED) {
+        errno = atomic_load(&self->ring.map_error);
+        PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
     if (status == RING_DEADLINE) {
@@ -790,6 +795,7 @@ static PyObject *Ring_shut_down(RingObject *self, PyObject *immediate)
 static void unmap(RingObject *self)
 {
     if (self->memory != NULL) {
+        ring_close(&self->ring);
         munmap(self->memory, self->size);
         self->memory = NULL;
     }
@@ -837,7 +843,14 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     self->name = Py_NewRef(name);
     self->report = Py_NewRef(report);
     self->file = -1;
-    self->size = (size_t)size;
+    struct header header = {0};
+    if (pread(file, &header, sizeof header, 0) < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        Py_DECREF(self);
+        return NULL;
+    }
+    uint64_t mapped = ring_first_mapping(&header);
+    self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* if it is no header, ring_open() says so */
     void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (memory == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -845,7 +858,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
         return NULL;
     }
     self->memory = memory;
-    const char *wrong = ring_open(&self->ring, memory, self->size, file);
+    const char *wrong = ring_open(&self->ring, memory, self->size, (uint64_t)size, file);
     if (wrong == NULL && self->ring.arenas > 1) {
         self->file = self->ring.file = fcntl(file, F_DUPFD_CLOEXEC, 0);
         if (self->file < 0) {

@@ -222,7 +222,13 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         lock_release(&side->guard.lock, self);
         return status;
     }
-    write_records(arena_span(ring, put.arena), arena_offset(ring, put.arena, put.position), records, count);
+    struct span span = arena_span(ring, put.arena);
+    if (span.bytes == NULL) { /* no addresses are left: the same to us as no memory */
+        atomic_store(&ring->grow_error, atomic_load(&ring->map_error));
+        lock_release(&side->guard.lock, self);
+        return patience.for_lock ? RING_FULL : RING_BUSY;
+    }
+    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
@@ -317,6 +323,9 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
         return RING_BROKEN;
     }
     struct span span = arena_span(ring, take->next.arena);
+    if (span.bytes == NULL) {
+        return RING_UNMAPPED;
+    }
     uint64_t used = ring->put_as_seen.position - take->next.position;
     struct record_header head;
     if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
@@ -524,11 +533,16 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
 
 /* ---- the handle ---- */
 
-const char *ring_open(struct ring *ring, void *memory, size_t size, int file)
+uint64_t ring_first_mapping(const struct header *header)
+{
+    return LAYOUT_HEADER_SIZE + (header->initial != 0 ? header->initial : header->capacity);
+}
+
+const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file)
 {
     struct segment *segment = memory;
     const struct header *header = memory;
-    if (size < LAYOUT_HEADER_SIZE || memcmp(header->magic, LAYOUT_MAGIC, sizeof header->magic) != 0 ||
+    if (mapped < LAYOUT_HEADER_SIZE || memcmp(header->magic, LAYOUT_MAGIC, sizeof header->magic) != 0 ||
         memcmp(header->engine, LAYOUT_ENGINE, sizeof header->engine) != 0) {
         return "not a segment of the native engine";
     }
@@ -537,7 +551,8 @@ const char *ring_open(struct ring *ring, void *memory, size_t size, int file)
         return "a segment of another version or machine";
     }
     uint64_t data_size = ring_data_size(header->initial, header->capacity);
-    if (data_size == 0 || data_size != header->data_size || data_size != size - LAYOUT_HEADER_SIZE) {
+    if (data_size == 0 || data_size != header->data_size || data_size != size - LAYOUT_HEADER_SIZE ||
+        mapped != ring_first_mapping(header)) {
         return "the file's size is not what its header says";
     }
     struct stat status;
@@ -549,7 +564,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t size, int file)
     memset(ring, 0, sizeof *ring);
     arena_cut(ring, header->initial, header->capacity);
     ring->segment = segment;
-    ring->data = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
+    ring->arena_memory[0] = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
     ring->capacity = header->capacity;
     ring->maxsize = header->maxsize;
     ring->threshold = header->threshold;

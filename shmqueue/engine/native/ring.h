@@ -19,23 +19,25 @@ enum ring_status {
     RING_MISMATCH,    /* the first record is not the one that was prepared for */
     RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */
     RING_CLOSED,      /* ring_interrupt_all() was called */
+    RING_UNMAPPED,    /* an arena cannot be mapped; ring->map_error says why */
     RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
 };
 
 /* One process's handle on a segment. */
 struct ring {
     struct segment *segment;
-    unsigned char *data;
     uint64_t capacity;
     uint64_t maxsize;
     uint64_t threshold;
     uint32_t arenas;         /* how many; 1: the queue has a fixed size */
     int file;                /* the segment's, to allocate memory; -1 in a queue of fixed size */
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
+    _Atomic int map_error;   /* errno of the last attempt to map an arena that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
     _Atomic bool trim_due;   /* ring_trim() may have something to do */
     uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
     uint64_t arena_size[LAYOUT_ARENAS];
+    unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
     int64_t spin_ns;         /* how long to spin before sleeping; 0 on one processor */
     struct view get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
     struct view put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
@@ -82,9 +84,15 @@ struct figures {
     bool putters_waiting, getters_waiting;
 };
 
-/* Checks the header against the size of the mapping.  NULL, or what is wrong.  The file is needed as long as the ring
- * is used, to allocate memory. */
-const char *ring_open(struct ring *ring, void *memory, size_t size, int file);
+/* Takes over a mapping of the file's first `mapped` bytes and checks the header against the file's size.  NULL, or what
+ * is wrong.  An elastic ring (ring->arenas > 1) needs ring->file as long as it is used. */
+const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file);
+
+/* Bytes that ring_open() wants mapped, of a file with this header. */
+uint64_t ring_first_mapping(const struct header *header);
+
+/* Unmaps what the ring has mapped by itself. */
+void ring_close(struct ring *ring);
 
 /* Whether ring->file still is that file: programs that close all descriptors close this one too. */
 bool ring_owns_file(const struct ring *ring);
