@@ -127,9 +127,9 @@ class QueueMachine(RuleBasedStateMachine):
         self._do(lambda session: session.put(worker, value, form if self.profile.has("timeout") else "plain"))
 
     @precondition(lambda self: self.profile.has("timeout"))
-    @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["timeout", "negative", "keywords"]))
-    def put_with_timeout(self, worker: int, form: str) -> None:
-        self._do(lambda session: session.put(worker, 0, form))
+    @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["timeout", "negative", "keywords"]))
+    def put_with_timeout(self, worker: int, value: Any, form: str) -> None:
+        self._do(lambda session: session.put(worker, value, form))
 
     @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["plain", "nowait", "no block"]))
     def get(self, worker: int, form: str) -> None:
@@ -140,10 +140,10 @@ class QueueMachine(RuleBasedStateMachine):
     def get_with_timeout(self, worker: int, form: str) -> None:
         self._do(lambda session: session.get(worker, form))
 
-    @rule(worker=st.integers(0, WORKERS - 1), numbers=st.integers(2, 6))
-    def put_several(self, worker: int, numbers: int) -> None:
-        for number in range(numbers):
-            self._do(lambda session, number=number: session.put(worker, number, "plain"))  # type: ignore[misc]
+    @rule(worker=st.integers(0, WORKERS - 1), items=st.lists(values, min_size=2, max_size=6))
+    def put_several(self, worker: int, items: list[Any]) -> None:
+        for item in items:
+            self._do(lambda session, item=item: session.put(worker, item, "plain"))  # type: ignore[misc]
 
     @rule(worker=st.integers(0, WORKERS - 1))
     def fill(self, worker: int) -> None:

@@ -13,14 +13,14 @@ from shmqueue.compat._queues import Queue as MultiprocessingQueue
 __all__ = ["MUTANTS"]
 
 
-class LosesEverySeventh(shm_queue.Queue[Any]):
+class LosesEveryFourth(shm_queue.Queue[Any]):
     """As if an item was overwritten where the ring wraps."""
 
     _count = 0
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         self._count += 1
-        if self._count % 7:
+        if self._count % 4:
             super().put(item, block, timeout)
 
 
@@ -158,7 +158,7 @@ class LosesWhatCannotBePickled(shm_queue.Queue[Any]):
 
 
 MUTANTS: dict[type[Any], tuple[str, str]] = {
-    LosesEverySeventh: ("queue.Queue", "fifo"),
+    LosesEveryFourth: ("queue.Queue", "fifo"),
     LastInFirstOut: ("queue.Queue", "fifo"),
     TwiceAfterAKill: ("queue.Queue", "killed-busy"),
     WakesNobody: ("queue.Queue", "get-woken"),

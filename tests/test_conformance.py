@@ -24,7 +24,7 @@ from shmqueue.conformance.target import Target
 from shmqueue.conformance.testing import QueueConformance
 from shmqueue.conformance.traffic import run_traffic
 
-EXAMPLES = 60  # programs within which each broken queue has to be found out
+EXAMPLES = 150  # programs within which each broken queue has to be found out
 
 OURS = [
     "shmqueue.compat.queue:Queue",

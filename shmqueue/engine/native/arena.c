@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 
 #define STEP (UINT64_C(1) << 20)        /* bytes of memory that are allocated together */
-#define KEPT (UINT64_C(1) << 20)        /* bytes that a queue may keep when it is empty, until it is idle */
 #define PUNCH_MAX (UINT64_C(64) << 20)  /* bytes that are given back in one hold of the put lock */
 #define SPARSE 16                       /* an arena is too large when less than one in so many bytes is used */
 #define CALM_NS INT64_C(100000000)      /* how long to leave it at that after the last time, at least */
@@ -242,8 +241,7 @@ static bool is_too_large(const struct ring *ring, const struct view *put, const 
         return true;
     }
     int64_t calm = (int64_t)(reserved * CALM_NS_PER_BYTE);
-    return reserved > KEPT &&
-           monotonic_ns() - (int64_t)atomic_load(&notes->lowered) >= (calm > CALM_NS ? calm : CALM_NS);
+    return monotonic_ns() - (int64_t)atomic_load(&notes->lowered) >= (calm > CALM_NS ? calm : CALM_NS);
 }
 
 bool arena_trim_is_due(struct ring *ring, struct take *take)
