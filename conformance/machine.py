@@ -42,6 +42,11 @@ class Stage:
         self._free: dict[int, list[int]] = {}
         self._team: Team | None = None
 
+    @property
+    def has_processes(self) -> bool:
+        """Whether the workers are processes."""
+        return self._target.start_method != "threads"
+
     def take(self, maxsize: int) -> tuple[Team, int, int]:
         """A team, a slot and the maxsize of the queue in it."""
         size = maxsize if maxsize in self._sizes else 0
@@ -82,6 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     stage: Stage
     profile: Profile
+    has_processes: bool
     findings: Findings
     best: list[Broken]
     on_example: Callable[[], None]
@@ -118,9 +124,8 @@ class QueueMachine(RuleBasedStateMachine):
         if session is not None and not session.is_left_clean:
             self.stage.close()
 
-    def _may_replace(self) -> bool:
-        session = getattr(self, "session", None)
-        return session is not None and session._team.has_processes and session.replaced < 2
+    # Preconditions look at the profile alone. What happened so far is looked at in the steps: it need not be the same the
+    # next time, and hypothesis has to be able to draw the same program again.
 
     @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["plain", "nowait", "no block"]))
     def put(self, worker: int, value: Any, form: str) -> None:
@@ -173,24 +178,30 @@ class QueueMachine(RuleBasedStateMachine):
     def shutdown(self, worker: int, immediate: bool) -> None:
         self._do(lambda session: session.shutdown(worker, immediate))
 
-    @precondition(lambda self: self._may_replace())
+    @precondition(lambda self: self.has_processes)
     @rule(worker=st.integers(0, WORKERS - 1), kill=st.booleans())
     def replace(self, worker: int, kill: bool) -> None:
         def step(session: Session) -> None:
             # What a killed process still had in its feeder's buffer is lost, which that queue does not promise to keep.
-            if session.is_idle(worker) and not (kill and self.profile.reordering and session.has_put(worker)):
+            if self._may_go(session, worker) and not (kill and self._may_lose(session, worker)):
                 session.replace(worker, kill)
 
         self._do(step)
 
-    @precondition(lambda self: self._may_replace() and self.profile.closed is not None)
+    @precondition(lambda self: self.has_processes and self.profile.closed is not None)
     @rule(worker=st.integers(0, WORKERS - 1))
     def close(self, worker: int) -> None:
         def step(session: Session) -> None:
-            if session.is_idle(worker) and not (self.profile.reordering and session.has_put(worker)):
+            if self._may_go(session, worker) and not self._may_lose(session, worker):
                 session.close(worker)
 
         self._do(step)
+
+    def _may_go(self, session: Session, worker: int) -> bool:
+        return session.replaced < 2 and session.is_idle(worker)
+
+    def _may_lose(self, session: Session, worker: int) -> bool:
+        return self.profile.reordering and session.has_put(worker)
 
 
 _names = itertools.count(1)
@@ -242,6 +253,7 @@ def _explore_once(
     attributes = {
         "stage": stage,
         "profile": profile,
+        "has_processes": stage.has_processes,
         "findings": findings,
         "best": best,
         "on_example": staticmethod(on_example),

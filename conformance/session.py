@@ -126,6 +126,8 @@ class Session:
             value = bytes(value)
         if self._profile.is_pipe and (len(self.model.items) >= 8 or len(pickle.dumps(value)) > 4096):
             return  # it may have to wait there, or not
+        if self._profile.reordering and self._is_queued_by_another(worker, value):
+            return  # when it comes out, nobody could say whose it was
         if form == "plain" and must_wait:
             self.start_put(worker, value)
             return
@@ -160,6 +162,11 @@ class Session:
         if form == "keywords":
             return self._call(worker, "put", hang=hang, **{self._profile.item: value, "block": True, "timeout": SHORT})
         return self._call(worker, "put", value, hang=hang, **_FORMS[form])
+
+    def _is_queued_by_another(self, worker: int, value: Any) -> bool:
+        others = [(item.value, item.producer) for item in self.model.items]
+        others += [(waiting.value, waiting.worker) for waiting in self._of("put")]
+        return any(producer != worker and is_same(value, other) for other, producer in others)
 
     def _put_happened(self, worker: int, value: Any) -> None:
         self.model.items.append(Item(value, worker))

@@ -39,20 +39,20 @@ def broken_in(results: list[Result]) -> dict[str, str]:
     return {result.clause.key: result.why for result in results if result.verdict is Verdict.BROKEN}
 
 
-def judge(target: Target, profile: Profile, clause: str) -> Broken | None:
-    """Whether a queue breaks one clause, by the check that decides it."""
-    if clause in SCENARIOS:
+def judge(target: Target, profile: Profile, clauses: set[str]) -> Broken | None:
+    """How a queue breaks one of the clauses, by the checks that decide them."""
+    scenarios = clauses & SCENARIOS.keys()
+    for clause in scenarios:
         try:
             SCENARIOS[clause](Scene(target, profile, Counter()))
         except Broken as broken:
             return broken
-        return None
-    if clause in ("linear", "killed-busy"):
+    for clause in clauses & {"linear", "killed-busy"}:
         return run_traffic(target, profile, operations=2000, kills=KILLS if clause == "killed-busy" else 0)
-    only = profile.without(profile.clauses - {clause})
+    only = profile.without(profile.clauses - clauses)
     found = explore(target, only, examples=EXAMPLES, seed_number=1, rounds=1, shrink_seconds=3)
     gc.collect()  # a queue that forgets to close is closed when it is collected
-    return found.broken.get(clause)
+    return next(iter(found.broken.values()), None)
 
 
 @pytest.mark.thorough
@@ -61,9 +61,9 @@ def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
     mutant: type[Any], monkeypatch: pytest.MonkeyPatch, native: None
 ) -> None:
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
-    profile, clause = MUTANTS[mutant]
-    broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), PROFILES[profile], clause)
-    assert broken is not None, f"{mutant.__name__} keeps clause {clause} in {EXAMPLES} examples"
+    profile, clauses = MUTANTS[mutant]
+    broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), PROFILES[profile], clauses)
+    assert broken is not None, f"{mutant.__name__} keeps {clauses} in {EXAMPLES} examples"
     print(f"\n{mutant.__name__} is caught by {broken}")
 
 
@@ -111,7 +111,7 @@ def test_the_command_shows_the_shortest_program_that_breaks_a_clause(native: Non
     assert ran.returncode == 1
     lines = [line.strip() for line in ran.stdout.splitlines() if line.startswith("    ")]
     assert [line for line in lines if "put((" in line], ran.stdout
-    assert len(lines) <= 4, lines
+    assert len(lines) <= 8, lines
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,22 @@ q.put("all there")
     assert elastic.get() == "all there"
 
 
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_a_queue_that_is_only_polled_gives_its_memory_back(elastic: ShmQueue, timeout: float) -> None:
+    for _ in range(2):
+        for _ in range(20):
+            elastic.put(bytes(MIB))
+        for _ in range(20):
+            elastic.get()
+
+    def has_given_it_back() -> bool:
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            elastic.get(timeout > 0, timeout)
+        return memory_of(elastic) <= FEW_PAGES
+
+    wait_until(has_given_it_back, "an empty queue has no memory")
+
+
 # ---- when the memory is out ----
 
 
@@ -266,6 +282,16 @@ def test_a_put_goes_on_when_others_free_memory(small_memory: str, make: Make) ->
     os.unlink(hog)
     assert len(q.get(timeout=PATIENCE)) == 3 * MIB
     putter.join()
+
+
+def test_a_put_has_the_memory_that_the_queue_itself_does_not_need(small_memory: str, make: Make) -> None:
+    q = make(buffer_size=START, max_bytes=100 * MIB)
+    for _ in range(10):
+        for size, count in ((100_000, 20), (6 * MIB, 1)):
+            for _ in range(count):
+                q.put(bytes(size), block=False)
+            for _ in range(count):
+                assert len(q.get(block=False)) == size
 
 
 def test_several_queues_share_little_memory(small_memory: str, make: Make, name: str) -> None:

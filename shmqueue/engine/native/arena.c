@@ -7,9 +7,10 @@
 #include <sys/stat.h>
 
 #define STEP (UINT64_C(1) << 20)        /* bytes of memory that are allocated together */
+#define ALLOCATED_AT_ONCE (UINT64_C(4) << 20)
 #define PUNCH_MAX (UINT64_C(64) << 20)  /* bytes that are given back in one hold of the put lock */
 #define SPARSE 16                       /* an arena is too large when less than one in so many bytes is used */
-#define CALM_NS INT64_C(100000000)      /* how long to leave it at that after the last time, at least */
+#define CALM_NS UINT64_C(100000000)     /* how long to leave it at that after the last time, at least */
 #define CALM_NS_PER_BYTE 10             /* and for so long: some twenty times what touching the memory anew costs */
 #define TRIM_PATIENCE_NS INT64_C(10000000)
 #define CAPACITY_MAX (UINT64_C(1) << 48)
@@ -149,27 +150,34 @@ static int allocate(const struct ring *ring, uint32_t arena, uint64_t from, uint
     return fallocate(ring->file, 0, start, (off_t)(to - from)) == 0 ? 0 : errno;
 }
 
-/* Gives the first `bytes` of an arena their memory, and some more if there is.  0, or an errno. */
+/* Gives the first `bytes` of an arena their memory, in steps, each of which is kept: a signal interrupts fallocate() on
+ * older kernels and undoes what it did, and a large item would never come to an end.  0, or an errno. */
+static int reserve_exactly(struct ring *ring, uint32_t arena, uint64_t bytes)
+{
+    uint64_t reserved = reserved_bytes(ring, arena);
+    int error = 0;
+    while (error == 0 && reserved < bytes) {
+        uint64_t next = least(bytes, reserved + ALLOCATED_AT_ONCE);
+        error = allocate(ring, arena, reserved, next);
+        if (error == 0) {
+            atomic_store(&ring->segment->arenas[arena].reserved, next);
+            reserved = next;
+        }
+    }
+    return error;
+}
+
+/* And some more, if there is. */
 static int reserve(struct ring *ring, uint32_t arena, uint64_t bytes)
 {
-    uint64_t size = ring->arena_size[arena];
-    uint64_t reserved = reserved_bytes(ring, arena);
-    if (bytes <= reserved) {
+    if (bytes <= reserved_bytes(ring, arena)) {
         return 0;
     }
     if (!ring_owns_file(ring)) {
         return EBADF;
     }
-    uint64_t generous = least(size, (bytes + STEP - 1) / STEP * STEP);
-    int error = allocate(ring, arena, reserved, generous);
-    if (error != 0 && error != EINTR) {
-        generous = bytes;
-        error = allocate(ring, arena, reserved, generous);
-    }
-    if (error == 0) {
-        atomic_store(&ring->segment->arenas[arena].reserved, generous);
-    }
-    return error;
+    int error = reserve_exactly(ring, arena, least(ring->arena_size[arena], (bytes + STEP - 1) / STEP * STEP));
+    return error == 0 || error == EINTR ? error : reserve_exactly(ring, arena, bytes);
 }
 
 /* Rule 7: makes `arena` the one that `put` goes on in. */
@@ -216,7 +224,9 @@ enum ring_status arena_grow(struct ring *ring, struct view *put, uint64_t bytes)
         atomic_store_explicit(&notes->starved, 0, memory_order_relaxed);
         return RING_OK;
     }
-    atomic_store_explicit(&notes->starved, 1, memory_order_relaxed);
+    if (error == ENOSPC || error == ENOMEM) {
+        atomic_store_explicit(&notes->starved, 1, memory_order_relaxed);
+    }
     if (put->arena != 0 && ring->get_as_seen.arena == put->arena && bytes <= ring->arena_size[0]) {
         enter(ring, put, 0); /* rule 8: which gives this arena's memory back as soon as it is drained */
         return RING_OK;
@@ -226,7 +236,7 @@ enum ring_status arena_grow(struct ring *ring, struct view *put, uint64_t bytes)
 
 /* ---- giving back ---- */
 
-/* Rule 8, by views of one moment: is it time to leave a large arena? */
+/* Rule 8: is it time to leave a large arena?  Under the put lock by views of one moment; elsewhere it is a guess. */
 static bool is_too_large(const struct ring *ring, const struct view *put, const struct view *get, bool at_once)
 {
     struct notes *notes = &ring->segment->notes;
@@ -240,8 +250,8 @@ static bool is_too_large(const struct ring *ring, const struct view *put, const 
     if (at_once || atomic_load_explicit(&notes->starved, memory_order_relaxed) != 0) {
         return true;
     }
-    int64_t calm = (int64_t)(reserved * CALM_NS_PER_BYTE);
-    return monotonic_ns() - (int64_t)atomic_load(&notes->lowered) >= (calm > CALM_NS ? calm : CALM_NS);
+    uint64_t calm = reserved * CALM_NS_PER_BYTE > CALM_NS ? reserved * CALM_NS_PER_BYTE : CALM_NS;
+    return (uint64_t)monotonic_ns() - atomic_load(&notes->lowered) >= calm;
 }
 
 bool arena_trim_is_due(struct ring *ring, struct take *take)
@@ -250,8 +260,9 @@ bool arena_trim_is_due(struct ring *ring, struct take *take)
     if (get->arena != 0 && get->position == ring->put_as_seen.position) {
         ring->put_as_seen = ledger_read(&ring->segment->put.ledgers); /* our view was old, or the queue is empty */
     }
-    if (get->arena != 0 && arena_is_left(ring, get, &ring->put_as_seen) && arena_after(ring, get->arena) < ring->arenas) {
-        get->arena = arena_after(ring, get->arena);
+    if (get->arena != 0 && arena_is_left(ring, get, &ring->put_as_seen)) {
+        uint32_t next = arena_after(ring, get->arena);
+        get->arena = next < ring->arenas ? next : get->arena;
     }
     return get->arena != take->arena || (get->arena != 0 && is_too_large(ring, &ring->put_as_seen, get, false));
 }
@@ -265,9 +276,10 @@ static bool look(struct ring *ring, struct view *put, struct view *get)
            ledgers_contradict(put, get, ring->capacity) == NULL;
 }
 
-static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self)
+/* Who has just taken an item does not wait: a putter may be copying a large one. */
+static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self, bool at_once)
 {
-    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + TRIM_PATIENCE_NS};
+    struct patience patience = {.for_lock = at_once, .deadline = monotonic_ns() + TRIM_PATIENCE_NS};
     return ring_lock_side(ring, side, self, patience) == RING_OK;
 }
 
@@ -275,7 +287,7 @@ static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once
 {
     struct side *side = &ring->segment->put;
     struct view put, get;
-    if (!lock_to_trim(ring, side, self)) {
+    if (!lock_to_trim(ring, side, self, at_once)) {
         return false;
     }
     if (look(ring, &put, &get) && is_too_large(ring, &put, &get, at_once)) {
@@ -287,11 +299,11 @@ static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once
     return true;
 }
 
-static bool follow(struct ring *ring, struct self *self)
+static bool follow(struct ring *ring, struct self *self, bool at_once)
 {
     struct side *side = &ring->segment->get;
     struct view put, get;
-    if (!lock_to_trim(ring, side, self)) {
+    if (!lock_to_trim(ring, side, self, at_once)) {
         return false;
     }
     if (look(ring, &put, &get) && arena_is_left(ring, &get, &put) && arena_after(ring, get.arena) < ring->arenas) {
@@ -328,10 +340,10 @@ static uint32_t find_unused(struct ring *ring)
 }
 
 /* Gives back some of the memory of one free arena.  False: there was none, or the lock was not to be had. */
-static bool punch(struct ring *ring, struct self *self)
+static bool punch(struct ring *ring, struct self *self, bool at_once)
 {
     struct side *side = &ring->segment->put;
-    if (!lock_to_trim(ring, side, self)) {
+    if (!lock_to_trim(ring, side, self, at_once)) {
         atomic_store(&ring->trim_due, true);
         return false;
     }
@@ -346,6 +358,9 @@ static bool punch(struct ring *ring, struct self *self)
         (void)!fallocate(ring->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length);
     }
     lock_release(&side->guard.lock, self);
+    if (found && atomic_load_explicit(&ring->segment->notes.starved, memory_order_relaxed) != 0) {
+        futex_wake(&ring->segment->get.ledgers.sequence, WAIT_EVERYONE); /* putters that wait for memory */
+    }
     return found;
 }
 
@@ -366,10 +381,10 @@ void ring_trim(struct ring *ring, bool at_once)
     if (!arena_is_elastic(ring) || !has_grown(ring) || ring_is_poisoned(ring)) {
         return;
     }
-    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self)) {
+    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self, at_once)) {
         atomic_store(&ring->trim_due, true);
         return;
     }
-    while (punch(ring, self)) {
+    while (punch(ring, self, at_once)) {
     }
 }

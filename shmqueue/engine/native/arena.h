@@ -1,7 +1,7 @@
 /* arena.h: where the records of an elastic ring lie, how it grows, and how it gives memory back.
  *
- * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means going on in a larger arena.  A ring of fixed size has
- * one arena, whose base is 0.
+ * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means going on in a larger arena.  A ring of fixed size
+ * has one arena, whose base is 0.
  *
  * Why there is always room while the limit of `capacity` bytes is not reached: arenas are entered upwards, and the last
  * two hold `capacity` bytes each.  Whoever is in one of these fits, for everything that lies in it is in the queue; and
@@ -42,8 +42,8 @@ static inline uint64_t arena_offset(const struct ring *ring, uint32_t arena, uin
     return distance < ring->arena_size[arena] ? distance : distance % ring->arena_size[arena];
 }
 
-/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a view of the put side, old
- * or new, that is not behind it. */
+/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a view of the put side,
+ * old or new, that is not behind it. */
 static inline bool arena_is_left(const struct ring *ring, const struct view *get, const struct view *put)
 {
     return get->arena != put->arena &&

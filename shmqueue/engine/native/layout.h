@@ -10,7 +10,7 @@
  *         384      64  put.ledgers          how much was ever put
  *         512      24  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
- *         768      24  tally                task_done() and join()
+ *         768      16  tally                task_done() and join()
  *         896      24  notes                what is rarely written and often read
  *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
  *        4096       -  data                 `data_size` bytes of records
@@ -35,8 +35,9 @@
  *   7. Where the put side finds no room in its arena it enters a larger one that is free: it sets base there, end and
  *      next in the one it leaves, and commits all this with the records' ledger.  The get side follows when it has come
  *      to end.  What lies between get.arena and put.arena along `next` is occupied, all else is free.
- *   8. When little is left in a large arena the put side enters arena 0, which always has its memory.  It does so only
- *      when both sides are in the same arena.  So the occupied ones are at most one from before, then growing numbers.
+ *   8. When little is left in a large arena, or the memory is out, the put side enters arena 0, which always has its
+ *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes nobody.  So what is
+ *      occupied is at most one arena from before, then growing numbers.
  *   9. base, end, next and reserved of an arena are written under the put lock; end and next hold for a getter while
  *      the put side is in another arena.
  *  10. Only the first `reserved` bytes of an arena may be touched: they have their memory.  It is raised after the
@@ -137,7 +138,7 @@ struct tally {
 
 /* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
  * starved:  the memory was out when a queue wanted to grow: getters give back what they can at once.  A hint.
- * lowered:  when rule 8 was last followed, on the monotonic clock, ns.  A hint. */
+ * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint. */
 struct notes {
     _Atomic uint32_t shut;
     _Atomic uint32_t starved;

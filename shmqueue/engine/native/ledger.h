@@ -34,7 +34,8 @@ static inline struct view ledger_read(struct ledgers *ledgers)
     return view;
 }
 
-/* Rule 5, for who owns one side's lock and read the other side afterwards, or saw both at one moment.  NULL: it holds. */
+/* Rule 5, for who owns one side's lock and read the other side afterwards, or saw both at one moment.  NULL: it
+ * holds. */
 static inline const char *ledgers_contradict(const struct view *put, const struct view *get, uint64_t capacity)
 {
     if (put->position < get->position || put->position - get->position > capacity) {

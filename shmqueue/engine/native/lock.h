@@ -7,11 +7,12 @@
  * A thread tells the kernel which word it is busy with through `list_op_pending` of its robust list head, set before
  * the word is touched and cleared after it is released.  Whatever ends the thread (a signal, exec, its return), the
  * kernel then looks at that one word; if it carries the thread's id, it sets FUTEX_OWNER_DIED and wakes a sleeper if
- * FUTEX_WAITERS says that there are any; if it carries no id, it wakes one in any case.  No list is linked, so there is no pointer in shared memory that a dying process could leave half written.
+ * FUTEX_WAITERS says that there are any; if it carries no id, it wakes one in any case.  No list is linked, so there is
+ * no pointer in shared memory that a dying process could leave half written.
  *
  * There is one list_op_pending for a thread, so it holds at most one word at a time.  The head is the one that libc
- * registered for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a robust
- * mutex, and no one else's code runs while we hold a word.
+ * registered for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a
+ * robust mutex, and no one else's code runs while we hold a word.
  */
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H

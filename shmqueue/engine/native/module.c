@@ -254,7 +254,7 @@ static bool payload_add(struct payload *payload, PyObject *object)
             return false;
         }
         payload->buffer_count++;
-        *part = (struct part){buffer->len ? buffer->buf : "", (size_t)buffer->len}; /* an empty one may have no memory */
+        *part = (struct part){buffer->len ? buffer->buf : "", (size_t)buffer->len}; /* an empty one may have none */
     }
     payload->part_count++;
     payload->length += part->length;
@@ -305,6 +305,17 @@ static bool report_growth(RingObject *self)
     return done != NULL;
 }
 
+/* The item is put, whatever a report has raised. */
+static void forgive_report(RingObject *self)
+{
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_WriteUnraisable(self->report);
+    } else if (PyErr_Occurred()) {
+        PyErr_Clear();
+        PyErr_SetInterrupt(); /* a Ctrl-C came in it: once more, when we are back */
+    }
+}
+
 /* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set. */
 static int put_records(RingObject *self, const struct record_in *records, size_t count, size_t bytes, bool block,
                        PyObject *timeout)
@@ -329,7 +340,7 @@ static int put_records(RingObject *self, const struct record_in *records, size_t
             return -1;
         }
         if (status == RING_OK) {
-            PyErr_Clear(); /* a report that failed: the item is put all the same */
+            forgive_report(self);
             return 1;
         }
         if (status == RING_FULL) {
@@ -493,7 +504,8 @@ static enum ring_status read_many(RingObject *self, struct take *take, PyObject 
         ring_get_read(&self->ring, take, fill);
         status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
     } while (status == RING_OK && bytes + take->length < BATCH_BYTES);
-    return status == RING_EMPTY || status == RING_SHUT ? RING_OK : status; /* that is all there is */
+    /* That is all there is, or all that can be had now: the next call says why. */
+    return status == RING_EMPTY || status == RING_SHUT || status == RING_UNMAPPED ? RING_OK : status;
 }
 
 /* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
@@ -563,8 +575,8 @@ static enum ring_status take_foreseen(RingObject *self, uint32_t length, uint32_
     return RING_OK;
 }
 
-/* For a large record (`status` RING_MISMATCH), or when the lock was taken: prepares for a record like the one seen last,
- * then waits for the lock. */
+/* For a large record (`status` RING_MISMATCH), or when the lock was taken: prepares for a record like the one seen
+ * last, then waits for the lock. */
 static enum ring_status patient_get(RingObject *self, enum ring_status status, Py_ssize_t most,
                                     struct patience patience, PyObject **result)
 {
@@ -850,7 +862,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
         return NULL;
     }
     uint64_t mapped = ring_first_mapping(&header);
-    self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* if it is no header, ring_open() says so */
+    self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* ring_open() judges it */
     void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (memory == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);

@@ -148,7 +148,7 @@ static const char *contradiction(const struct ring *ring, const struct view *put
     return ledgers_contradict(put, get, ring->capacity);
 }
 
-/* Under the put lock. An elastic ring may make room, if it `may_grow` (it takes its time), and change where `put` is. */
+/* Under the put lock. An elastic ring may make room, if it `may_grow` (it takes its time), which moves `put`. */
 static enum ring_status find_room(struct ring *ring, struct view *put, uint64_t bytes, uint64_t items, bool may_grow)
 {
     if (put->arena >= ring->arenas) {
@@ -261,6 +261,7 @@ static void let_some_be_taken(const struct ring *ring)
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience)
 {
     uint64_t bytes = 0;
+    bool trimmed = false;
     for (size_t i = 0; i < count; i++) {
         bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
     }
@@ -270,6 +271,11 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             return RING_BROKEN;
         }
         enum ring_status status = try_put(ring, records, count, bytes, patience, &seen);
+        if (status == RING_FULL && patience.for_lock && !trimmed && atomic_load(&ring->grow_error) != 0) {
+            trimmed = true; /* the memory is out: perhaps it is this queue that has it, and does not need it */
+            ring_trim(ring, false);
+            continue;
+        }
         if (status != RING_FULL || !patience.for_room) {
             return status;
         }
@@ -352,8 +358,8 @@ static uint64_t drop_all(struct ring *ring, const struct view *put, struct view 
     return records;
 }
 
-/* Under the get lock, when the queue is shut down or about to be: does what a killed one may have left undone.  RING_OK:
- * go on, there may be records. */
+/* Under the get lock, when the queue is shut down or about to be: does what a killed one may have left undone.
+ * RING_OK: go on, there may be records. */
 static enum ring_status finish_shut_down(struct ring *ring, struct take *take)
 {
     struct view put = ledger_read(&ring->segment->put.ledgers);
@@ -397,6 +403,9 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
     }
     if (status == RING_OK) {
         status = look_at_record(ring, take);
+    }
+    if (status == RING_EMPTY && arena_is_elastic(ring) && arena_trim_is_due(ring, take)) {
+        atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
     }
     if (status != RING_OK) {
         lock_release(&side->guard.lock, take->self);
@@ -455,6 +464,7 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
     for (;;) {
         struct figures figures;
         uint32_t seen = atomic_load_explicit(&ring->segment->get.ledgers.sequence, memory_order_acquire);
+        uint32_t put_seen = atomic_load_explicit(&ring->segment->put.ledgers.sequence, memory_order_acquire);
         enum ring_status status = ring_figures(ring, &figures);
         if (status != RING_OK) {
             return status;
@@ -462,11 +472,12 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
         if (figures.put.shut != SHUT_NOT || (figures.put.count != figures.get.count) == records) {
             return RING_OK;
         }
-        status = records ? ring_wait_items(ring, deadline) : sleep_on(ring, &ring->segment->get.ledgers, seen, deadline);
+        struct ledgers *takers = &ring->segment->get.ledgers;
+        status = records ? ring_wait_items(ring, deadline) : sleep_on(ring, takers, seen, deadline);
         if (status != RING_OK) {
             return status;
         }
-        if (records) {
+        if (records && atomic_load(&ring->segment->put.ledgers.sequence) != put_seen) {
             futex_wake(&ring->segment->put.ledgers.sequence, 1); /* one who takes may have been left asleep for us */
         }
     }
@@ -541,8 +552,12 @@ uint64_t ring_first_mapping(const struct header *header)
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file)
 {
     struct segment *segment = memory;
-    const struct header *header = memory;
-    if (mapped < LAYOUT_HEADER_SIZE || memcmp(header->magic, LAYOUT_MAGIC, sizeof header->magic) != 0 ||
+    struct header copy, *header = &copy; /* once: somebody may be changing the other one */
+    if (mapped < LAYOUT_HEADER_SIZE) {
+        return "not a segment of the native engine";
+    }
+    memcpy(header, memory, sizeof copy);
+    if (memcmp(header->magic, LAYOUT_MAGIC, sizeof header->magic) != 0 ||
         memcmp(header->engine, LAYOUT_ENGINE, sizeof header->engine) != 0) {
         return "not a segment of the native engine";
     }
@@ -562,13 +577,15 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     cpu_set_t processors;
     bool alone = sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) == 1;
     memset(ring, 0, sizeof *ring);
-    arena_cut(ring, header->initial, header->capacity);
+    if (!arena_cut(ring, header->initial, header->capacity)) {
+        return "there is no queue of this shape";
+    }
     ring->segment = segment;
     ring->arena_memory[0] = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
     ring->capacity = header->capacity;
     ring->maxsize = header->maxsize;
     ring->threshold = header->threshold;
-    ring->file = file;
+    ring->file = arena_is_elastic(ring) ? file : -1;
     ring->device = status.st_dev;
     ring->inode = status.st_ino;
     ring->spin_ns = alone ? 0 : SPIN_NS;

@@ -1,4 +1,5 @@
-/* tally.c: task_done(), join() and the figures of a queue.  Nothing here takes a lock. */
+/* tally.c: task_done(), join() and the figures of a queue.  No lock is taken here but for what a killed
+ * ring_shut_down() has left undone. */
 #define _GNU_SOURCE
 #include "ring.h"
 
@@ -22,7 +23,7 @@ static uint64_t unfinished_now(struct segment *segment, uint64_t *done)
     return unfinished(*done, &put, &get);
 }
 
-/* The flag goes down before the sequence moves, as in commit_and_wake(). */
+/* The flag goes down before the sequence moves, as in ring_commit_and_wake(). */
 void tally_wake_if_finished(struct ring *ring)
 {
     struct tally *tally = &ring->segment->tally;
@@ -80,7 +81,8 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline)
         }
         if (is_shut_with_items(ring)) {
             uint64_t dropped;
-            enum ring_status status = ring_clear(ring, &dropped, (struct patience){.for_lock = true, .deadline = deadline});
+            struct patience patience = {.for_lock = true, .deadline = deadline};
+            enum ring_status status = ring_clear(ring, &dropped, patience);
             if (status != RING_OK) {
                 return status;
             }
