@@ -124,8 +124,8 @@ class QueueMachine(RuleBasedStateMachine):
         if session is not None and not session.is_left_clean:
             self.stage.close()
 
-    # Preconditions look at the profile alone. What happened so far is looked at in the steps: it need not be the same the
-    # next time, and hypothesis has to be able to draw the same program again.
+    # Preconditions look at the profile alone. What happened so far is looked at in the steps: it need not be the same
+    # the next time, and hypothesis has to be able to draw the same program again.
 
     @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["plain", "nowait", "no block"]))
     def put(self, worker: int, value: Any, form: str) -> None:
