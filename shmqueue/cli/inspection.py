@@ -45,7 +45,11 @@ def can_see_holders() -> bool:
 
 @dataclass(frozen=True)
 class Look:
-    """A queue at one moment. ``age`` is in seconds, ``created`` in seconds since the epoch, ``holders`` are pids."""
+    """A queue at one moment.
+
+    ``age`` is in seconds, ``created`` in seconds since the epoch, ``holders`` are pids. ``buffer_size`` is the most
+    bytes of items, ``grows_from`` what an elastic queue starts with (0: of fixed size), ``memory`` what its file has.
+    """
 
     name: str
     path: str
@@ -54,6 +58,8 @@ class Look:
     age: float
     holders: list[int]
     buffer_size: int
+    grows_from: int
+    memory: int
     maxsize: int
     counters: Counters
 
@@ -72,11 +78,14 @@ class Look:
             "items": counters.qsize,
             "occupancy": counters.occupancy,
             "buffer_size": self.buffer_size,
+            "grows_from": self.grows_from or None,
+            "memory": self.memory,
             "maxsize": self.maxsize,
             "unfinished_tasks": counters.unfinished,
             "put_pos": put_pos,
             "get_pos": get_pos,
             "same_lap": int(put_lap == get_lap),
+            "is_shutdown": counters.is_shut_down,
             "statistics": {
                 "puts": counters.put_count,
                 "gets": counters.get_count - counters.dropped,
@@ -103,6 +112,7 @@ def look_at(name: str) -> Look:
         attached = segment.attach_segment(name, segment.directory(), segment.read_header(path).uuid)
     except ShmQueueNotFoundError:
         raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
+    memory = _memory_of(path)
     try:
         opened = engines.open_engine(attached, lambda error: None)
         try:
@@ -121,9 +131,19 @@ def look_at(name: str) -> Look:
         age=max(0.0, time.time() - created),
         holders=holders,
         buffer_size=header.shape.capacity,
+        grows_from=header.shape.initial,
+        memory=memory,
         maxsize=header.shape.maxsize,
         counters=counters,
     )
+
+
+def _memory_of(path: str) -> int:
+    """Bytes of memory that a segment has; an elastic one is mostly empty."""
+    try:
+        return os.stat(path).st_blocks * 512
+    except (OSError, AttributeError):
+        return 0
 
 
 def _utc(seconds: float) -> str:

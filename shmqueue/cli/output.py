@@ -59,7 +59,7 @@ def _figures(queue: Listed) -> list[str]:
     return [
         str(counters.qsize),
         str(counters.occupancy),
-        str(look.buffer_size),
+        f"{look.grows_from}..{look.buffer_size}" if look.grows_from else str(look.buffer_size),
         holders,
         _readable_seconds(look.age),
         look.engine,
