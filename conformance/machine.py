@@ -182,8 +182,10 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=st.integers(0, WORKERS - 1), kill=st.booleans())
     def replace(self, worker: int, kill: bool) -> None:
         def step(session: Session) -> None:
-            # What a killed process still had in its feeder's buffer is lost, which that queue does not promise to keep.
-            if self._may_go(session, worker) and not (kill and self._may_lose(session, worker)):
+            # What a killed process still had in its feeder's buffer is lost, which that queue does not promise to keep,
+            # and one that ends waits until the pipe has taken it.
+            keeps = self._may_lose(session, worker) if kill else session.is_clogged
+            if self._may_go(session, worker) and not keeps:
                 session.replace(worker, kill)
 
         self._do(step)

@@ -88,6 +88,11 @@ class Session:
         """
         return not self.is_dirty and not (self._profile.reordering and self.model.items)
 
+    @property
+    def is_clogged(self) -> bool:
+        """Whether a feeder thread may be waiting until somebody reads what is in the pipe."""
+        return self._profile.reordering and sum(len(pickle.dumps(item.value)) for item in self.model.items) > 32768
+
     # ---- judging ----
 
     def check(self, key: str, holds: bool, what: str) -> None:
