@@ -51,6 +51,7 @@ def main(
     sys.path.insert(0, "")  # targets in the current directory, as `python -m` has it
     amount = Amount(examples, random.randrange(1 << 32) if seed is None else seed)
     columns = []
+    said: dict[str, str] = {}
     try:
         targets = [_target(spec, start_method, profile) for spec in specs]
     except ValueError as error:
@@ -62,6 +63,9 @@ def main(
             task = progress.add_task(target.spec, total=amount_of_steps(chosen, amount))
 
             def tick(what: str, task: object = task, spec: str = target.spec) -> None:
+                if not sys.stderr.isatty() and what != said.get(spec):
+                    print(f"{spec}: {what}", file=sys.stderr, flush=True)  # there is no bar to see
+                    said[spec] = what
                 progress.update(task, advance=1, description=f"{spec}: {what}"[:70])  # type: ignore[arg-type]
 
             columns.append(Column(target, chosen, run_suite(target, chosen, amount, tick)))

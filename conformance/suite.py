@@ -83,7 +83,7 @@ def profile_for(spec: str) -> Profile:
     for candidate in (f"{family}.{name}", name):
         if candidate in PROFILES:
             return PROFILES[candidate]
-    raise ValueError(f"no profile is called like {spec!r}: choose one of {', '.join(PROFILES)}")
+    raise ValueError(f"say what to expect of {spec!r} with --profile: one of {', '.join(PROFILES)}")
 
 
 def amount_of_steps(profile: Profile, amount: Amount) -> int:

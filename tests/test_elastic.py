@@ -238,12 +238,12 @@ def fill(q: ShmQueue, size: int) -> int:
         number += 1
 
 
-@pytest.mark.parametrize("size", [10, 5_000, 700_000])
+@pytest.mark.parametrize("size", [100, 5_000, 700_000])
 def test_growth_ends_with_the_memory_and_nothing_is_lost(
     small_memory: str, make: Make, caplog: pytest.LogCaptureFixture, size: int, engine: str
 ) -> None:
-    if (engine, size) == ("portable", 10):
-        size = 300  # it is slow, and this many take the same way
+    if (engine, size) == ("portable", 100):
+        size = 700  # it is slow, and this many take the same way
     q = make(buffer_size=START, max_bytes=100 * MIB)
     with caplog.at_level(logging.WARNING, "shmqueue"):
         for _ in range(3):
