@@ -1,4 +1,4 @@
-"""The sequential contract: a hypothesis state machine draws programs for ``Session`` and shrinks those that fail."""
+"""The sequential contract: a hypothesis state machine draws programs for ``Trial`` and shrinks those that fail."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from .clauses import Broken
 from .profiles import Profile
-from .session import Session
 from .target import Target
+from .trial import Trial
 from .values import values
 from .workers import Team
 
@@ -83,7 +83,7 @@ class Findings:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Draws the steps of a session."""
+    """Draws the steps of a trial."""
 
     stage: Stage
     profile: Profile
@@ -94,23 +94,23 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(maxsize=st.sampled_from(MAXSIZES))
     def begin(self, maxsize: int) -> None:
-        self.session: Session | None = None
+        self.trial: Trial | None = None
         if self.best and time.monotonic() - self.first_failure > self.shrink_seconds:
             return
         self.on_example()
         team, slot, size = self.stage.take(maxsize)
         ignored = set(self.findings.broken)
-        self.session = Session(team, slot, self.profile, size, ignored, self.findings.decided)
+        self.trial = Trial(team, slot, self.profile, size, ignored, self.findings.decided)
 
     shrink_seconds: float
     first_failure = 0.0
 
-    def _do(self, step: Callable[[Session], None]) -> None:
-        session = self.session
-        if session is None or session.is_over:
+    def _do(self, step: Callable[[Trial], None]) -> None:
+        trial = self.trial
+        if trial is None or trial.is_over:
             return
         try:
-            step(session)
+            step(trial)
         except Broken as broken:
             cls = type(self)
             if not self.best:
@@ -120,8 +120,8 @@ class QueueMachine(RuleBasedStateMachine):
             raise
 
     def teardown(self) -> None:
-        session = getattr(self, "session", None)
-        if session is not None and not session.is_left_clean:
+        trial = getattr(self, "trial", None)
+        if trial is not None and not trial.is_left_clean:
             self.stage.close()
 
     # Preconditions look at the profile alone. What happened so far is looked at in the steps: it need not be the same
@@ -129,81 +129,81 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["plain", "nowait", "no block"]))
     def put(self, worker: int, value: Any, form: str) -> None:
-        self._do(lambda session: session.put(worker, value, form if self.profile.has("timeout") else "plain"))
+        self._do(lambda trial: trial.put(worker, value, form if self.profile.has("timeout") else "plain"))
 
     @precondition(lambda self: self.profile.has("timeout"))
     @rule(worker=st.integers(0, WORKERS - 1), value=values, form=st.sampled_from(["timeout", "negative", "keywords"]))
     def put_with_timeout(self, worker: int, value: Any, form: str) -> None:
-        self._do(lambda session: session.put(worker, value, form))
+        self._do(lambda trial: trial.put(worker, value, form))
 
     @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["plain", "nowait", "no block"]))
     def get(self, worker: int, form: str) -> None:
-        self._do(lambda session: session.get(worker, form if self.profile.has("timeout") else "plain"))
+        self._do(lambda trial: trial.get(worker, form if self.profile.has("timeout") else "plain"))
 
     @precondition(lambda self: self.profile.has("timeout"))
     @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(["timeout", "negative", "keywords"]))
     def get_with_timeout(self, worker: int, form: str) -> None:
-        self._do(lambda session: session.get(worker, form))
+        self._do(lambda trial: trial.get(worker, form))
 
     @rule(worker=st.integers(0, WORKERS - 1), items=st.lists(values, min_size=2, max_size=6))
     def put_several(self, worker: int, items: list[Any]) -> None:
         for item in items:
-            self._do(lambda session, item=item: session.put(worker, item, "plain"))  # type: ignore[misc]
+            self._do(lambda trial, item=item: trial.put(worker, item, "plain"))  # type: ignore[misc]
 
     @rule(worker=st.integers(0, WORKERS - 1))
     def fill(self, worker: int) -> None:
-        self._do(lambda session: session.fill(worker))
+        self._do(lambda trial: trial.fill(worker))
 
     @rule(worker=st.integers(0, WORKERS - 1))
     def drain(self, worker: int) -> None:
-        self._do(lambda session: session.drain(worker))
+        self._do(lambda trial: trial.drain(worker))
 
     @rule(worker=st.integers(0, WORKERS - 1), method=st.sampled_from(["qsize", "empty", "full"]))
     def look(self, worker: int, method: str) -> None:
         if self.profile.has(method):
-            self._do(lambda session: session.look(worker, method))
+            self._do(lambda trial: trial.look(worker, method))
 
     @precondition(lambda self: self.profile.has("join"))
     @rule(worker=st.integers(0, WORKERS - 1))
     def task_done(self, worker: int) -> None:
-        self._do(lambda session: session.task_done(worker))
+        self._do(lambda trial: trial.task_done(worker))
 
     @precondition(lambda self: self.profile.has("join"))
     @rule(worker=st.integers(0, WORKERS - 1))
     def join(self, worker: int) -> None:
-        self._do(lambda session: session.start_join(worker))
+        self._do(lambda trial: trial.start_join(worker))
 
     @precondition(lambda self: self.profile.has("shutdown"))
     @rule(worker=st.integers(0, WORKERS - 1), immediate=st.booleans())
     def shutdown(self, worker: int, immediate: bool) -> None:
-        self._do(lambda session: session.shutdown(worker, immediate))
+        self._do(lambda trial: trial.shutdown(worker, immediate))
 
     @precondition(lambda self: self.has_processes)
     @rule(worker=st.integers(0, WORKERS - 1), kill=st.booleans())
     def replace(self, worker: int, kill: bool) -> None:
-        def step(session: Session) -> None:
+        def step(trial: Trial) -> None:
             # What a killed process still had in its feeder's buffer is lost, which that queue does not promise to keep,
             # and one that ends waits until the pipe has taken it.
-            keeps = self._may_lose(session, worker) if kill else session.is_clogged
-            if self._may_go(session, worker) and not keeps:
-                session.replace(worker, kill)
+            keeps = self._may_lose(trial, worker) if kill else trial.is_clogged
+            if self._may_go(trial, worker) and not keeps:
+                trial.replace(worker, kill)
 
         self._do(step)
 
     @precondition(lambda self: self.has_processes and self.profile.closed is not None)
     @rule(worker=st.integers(0, WORKERS - 1))
     def close(self, worker: int) -> None:
-        def step(session: Session) -> None:
-            if self._may_go(session, worker) and not self._may_lose(session, worker):
-                session.close(worker)
+        def step(trial: Trial) -> None:
+            if self._may_go(trial, worker) and not self._may_lose(trial, worker):
+                trial.close(worker)
 
         self._do(step)
 
-    def _may_go(self, session: Session, worker: int) -> bool:
-        return session.replaced < 2 and session.is_idle(worker)
+    def _may_go(self, trial: Trial, worker: int) -> bool:
+        return trial.replaced < 2 and trial.is_idle(worker)
 
-    def _may_lose(self, session: Session, worker: int) -> bool:
-        return self.profile.reordering and session.has_put(worker)
+    def _may_lose(self, trial: Trial, worker: int) -> bool:
+        return self.profile.reordering and trial.has_put(worker)
 
 
 _names = itertools.count(1)

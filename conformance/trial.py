@@ -18,7 +18,7 @@ from .profiles import Profile
 from .values import is_alike, is_same
 from .workers import PATIENCE, Hung, Reply, Team
 
-__all__ = ["SHORT", "Session"]
+__all__ = ["SHORT", "Trial"]
 
 SHORT = 0.04
 """Seconds: the timeout of operations that are expected to run into it."""
@@ -56,7 +56,7 @@ class Waiting(NamedTuple):
     value: Any
 
 
-class Session:
+class Trial:
     """A queue, its workers and the model.
 
     Args:
