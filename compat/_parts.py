@@ -8,10 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from shmqueue.handle import Travel
 
+from ._absent import Absent
 from ._ends import Reader, ReadersLock, Writer, WritersLock
 from ._port import Port, arrive
 
 __all__ = ["Parts"]
+
+
+class _Part:
+    """An attribute that is made when it is first asked for."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, queue: Any, owner: type) -> Any:
+        return self if queue is None else queue.__dict__.setdefault(self._name, self._make(queue))
+
+
+def _no_pipe(instead: str) -> Absent:
+    return Absent(f"the queue is in shared memory and has no pipe; use {instead}")
 
 
 class Parts:
@@ -19,20 +38,26 @@ class Parts:
 
     _port: Port
 
-    if TYPE_CHECKING:
-        _reader: Any
-        _writer: Any
-        _rlock: Any
-        _wlock: Any
-    else:
+    _reader: Any = _Part(lambda queue: Reader(queue._port))
+    _writer: Any = _Part(lambda queue: Writer(queue._port))
+    _rlock: Any = _Part(lambda queue: ReadersLock(queue._reader))
+    _wlock: Any = _Part(lambda queue: WritersLock())
 
-        def __getattr__(self, attribute: str) -> Any:
-            if attribute in _PARTS:
-                return self.__dict__.setdefault(attribute, _PARTS[attribute](self))
-            message = f"{type(self).__name__!r} object has no attribute {attribute!r}"
-            if attribute in _INSTEAD:
-                message += f": the queue is in shared memory and has no pipe; use {_INSTEAD[attribute]}"
-            raise AttributeError(message)
+    if not TYPE_CHECKING:  # to a type checker these do not exist
+        _poll = _no_pipe("empty() or _reader.poll()")
+        _recv_bytes = _no_pipe("_reader.recv_bytes()")
+        _send_bytes = _no_pipe("_writer.send_bytes()")
+        _sem = _no_pipe("full() and qsize()")
+        _unfinished_tasks = _no_pipe("task_done() and join()")
+        _cond = _no_pipe("join()")
+        _buffer = _no_pipe("qsize(): each item is in the queue when put() returns")
+        _notempty = _no_pipe("get()")
+        _thread = _no_pipe("put(): it needs no thread")
+        _jointhread = _no_pipe("join_thread()")
+        _joincancelled = _no_pipe("cancel_join_thread()")
+        _close = _no_pipe("close()")
+        _ignore_epipe = _no_pipe("put(): there is no pipe that breaks")
+        _opid = _no_pipe("os.getpid()")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (type(self), self._port.travel())
@@ -47,28 +72,3 @@ def _arrive(queue_type: type[Parts], travel: Travel) -> Parts:
     queue = queue_type.__new__(queue_type)
     queue._port = arrive(travel)
     return queue
-
-
-_PARTS: dict[str, Callable[[Parts], Any]] = {
-    "_reader": lambda queue: Reader(queue._port),
-    "_writer": lambda queue: Writer(queue._port),
-    "_rlock": lambda queue: ReadersLock(queue._reader),
-    "_wlock": lambda queue: WritersLock(),
-}
-
-_INSTEAD = {
-    "_poll": "empty() or _reader.poll()",
-    "_recv_bytes": "_reader.recv_bytes()",
-    "_send_bytes": "_writer.send_bytes()",
-    "_sem": "full() and qsize()",
-    "_unfinished_tasks": "task_done() and join()",
-    "_cond": "join()",
-    "_buffer": "qsize(): each item is in the queue when put() returns",
-    "_notempty": "get()",
-    "_thread": "put(): it needs no thread",
-    "_jointhread": "join_thread()",
-    "_joincancelled": "cancel_join_thread()",
-    "_close": "close()",
-    "_ignore_epipe": "put(): there is no pipe that breaks",
-    "_opid": "os.getpid()",
-}

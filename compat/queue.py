@@ -21,12 +21,15 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.handle import Travel
 
+from ._absent import Absent
 from ._port import Port, arrive, open_port
 from ._serialization import SCALARS, dump, load, load_many, pack_scalar, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
 _T = TypeVar("_T")
+
+_SHARED = "the queue is shared between processes; "
 
 
 class _Shared(Generic[_T]):
@@ -223,22 +226,12 @@ class Queue(_Shared[_T]):
             return None  # an unbounded queue does not look at it
         return max(0.0, float(timeout)) if block else 0.0
 
-    if not TYPE_CHECKING:  # else every attribute would seem to exist
-
-        def __getattr__(self, attribute: str) -> NoReturn:
-            message = f"{type(self).__name__!r} object has no attribute {attribute!r}"
-            if attribute in _INSIDE:
-                message += f": the queue is shared between processes; {_INSIDE[attribute]}"
-            raise AttributeError(message)
-
-
-_INSIDE = {
-    "queue": "get() and get_many() take items, qsize() counts them",
-    "mutex": "each method is atomic; to do several at once, hold a multiprocessing.Lock around them",
-    "not_empty": "get() waits for an item, select() on the queue for one among other things",
-    "not_full": "put() waits for room",
-    "all_tasks_done": "join() waits for that",
-}
+    if not TYPE_CHECKING:  # to a type checker they do not exist
+        queue = Absent(_SHARED + "get() and get_many() take items, qsize() counts them")
+        mutex = Absent(_SHARED + "each method is atomic; to do several at once, hold a multiprocessing.Lock")
+        not_empty = Absent(_SHARED + "get() waits for an item, select() on the queue for one among other things")
+        not_full = Absent(_SHARED + "put() waits for room")
+        all_tasks_done = Absent(_SHARED + "join() waits for that")
 
 
 class SimpleQueue(_Shared[_T]):
