@@ -174,7 +174,7 @@ def test_a_child_has_a_descriptor_of_its_own(q: Any, open_queue: Callable[[str],
         q.put("for the child")
         assert report.get(timeout=PATIENCE) == ("item", True, "for the child", False)
         succeed(child)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # one of an earlier test may just have been ending
     wait_until(lambda: not is_readable(source), "the parent sees that it is empty")
     q.put("for the parent")
     assert is_readable(source, PATIENCE)
@@ -184,12 +184,13 @@ def test_a_child_has_a_descriptor_of_its_own(q: Any, open_queue: Callable[[str],
 
 def test_nothing_is_made_before_it_is_asked_for(q: Any) -> None:
     q.put(1)
-    before = (descriptors(), threading.active_count())
+    before, threads = descriptors(), threading.active_count()
     source = source_of(q)
     if source is not q:
         assert source.poll()
     assert q.get() == 1
-    assert (descriptors(), threading.active_count()) == before
+    assert descriptors() == before
+    assert threading.active_count() <= threads
 
 
 def test_closing_leaves_neither_thread_nor_descriptor(open_queue: Callable[[str], Any]) -> None:
@@ -202,7 +203,7 @@ def test_closing_leaves_neither_thread_nor_descriptor(open_queue: Callable[[str]
                 q.put(value)
             assert is_readable(source_of(q), PATIENCE if item else 0) == bool(item)
             q.close()
-    wait_until(lambda: threading.active_count() == threads, "the threads have ended")
+    wait_until(lambda: threading.active_count() <= threads, "the threads have ended")
     assert descriptors() == before
 
 
@@ -213,7 +214,7 @@ def test_a_queue_that_is_collected_leaves_neither_thread_nor_descriptor() -> Non
         q: Any = maker(kind)()
         source_of(q).fileno()
         del q
-    wait_until(lambda: threading.active_count() == threads, "the threads have ended")
+    wait_until(lambda: threading.active_count() <= threads, "the threads have ended")
     wait_until(lambda: descriptors() == before, "the descriptors are closed")
 
 
