@@ -279,11 +279,6 @@ class Team:
             self.close()
             raise
 
-    @property
-    def has_processes(self) -> bool:
-        """Whether the workers are processes."""
-        return self._context is not None
-
     def add(self) -> Worker:
         """Start one more worker."""
         self.workers.append(Worker(self._queues, self._context))
