@@ -13,6 +13,7 @@ from multiprocessing import process
 from typing import Any
 
 from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueShutDown
+from shmqueue.pickling import Payload
 
 from ._port import Port
 from ._serialization import dump_forking, load, pickle_forking
@@ -142,10 +143,10 @@ class Writer(_End):
         """
         parent = process.parent_process()
         if parent is not None and not self.closed:
-            self._port.get = _until_end_of(parent, self._port.get)
+            self._port.go_by(self._port.put, _until_end_of(parent, self._port.get))
         super().close()
 
-    def _put(self, method: int, payload: bytes) -> None:
+    def _put(self, method: int, payload: Payload) -> None:
         try:
             self._open_port().put(method, payload, True, None)
         except ShmQueueNotInitializedError:

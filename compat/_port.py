@@ -12,16 +12,18 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from shmqueue import engine
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.handle import Handle, Travel, open_handle
+from shmqueue.items import GetItem, PutItem, as_get_item, as_put_item, items_of
+from shmqueue.serialization import load_many, unpack_plain
 
+from ._serialization import Record
 from ._waiting import look_in_wait
 from ._watcher import Watcher
 
 if TYPE_CHECKING:
-    from shmqueue.engine import Buffer
+    from shmqueue.engine import Payload
 
 __all__ = ["Port", "arrive", "open_port"]
 
@@ -47,15 +49,33 @@ def arrive(travel: Travel) -> Port:
 class Port:
     """One process's access to a queue.
 
-    ``put`` and ``get`` are the engine's own until somebody asks for a descriptor.
+    ``put``, ``get``, ``put_item`` and ``get_item`` are the engine's own until somebody asks for a descriptor.
     """
+
+    put: Callable[[int, Payload, bool, float | None], bool]
+    get: Callable[[bool, float | None], tuple[int, bytes] | None]
+    put_item: PutItem
+    get_item: GetItem
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
         self.engine = handle.engine
         self._watcher: Watcher | None = None
-        self.put: Callable[[int, Buffer, bool, float | None], bool] = self.engine.put
-        self.get: Callable[[bool, float | None], tuple[int, bytes] | None] = self.engine.get
+        self._items = items_of(handle.engine)
+        self._go_straight()
+
+    def _go_straight(self) -> None:
+        self.put, self.get = self.engine.put, self.engine.get
+        self.put_item, self.get_item = self._items.put_item, self._items.get_item
+
+    def go_by(
+        self,
+        put: Callable[[int, Payload, bool, float | None], bool],
+        get: Callable[[bool, float | None], tuple[int, bytes] | None],
+    ) -> None:
+        """Put and get everything by these instead of the engine's own."""
+        self.put, self.get = put, get
+        self.put_item, self.get_item = as_put_item(put), as_get_item(get)
 
     @property
     def name(self) -> str:
@@ -71,36 +91,33 @@ class Port:
         """The queue's figures."""
         return Counters(*self.engine.counters())
 
-    def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None) -> None:
-        """Put records, in pieces if they are more than the queue can hold together.
+    def put_many(self, items: Sequence[Any], dump: Callable[[Any], Record], block: bool, timeout: float | None) -> None:
+        """Put items, in pieces if they are more than the queue can hold together.
 
         Raises:
             ShmQueueFull: there was no room in time; its ``items_put`` says how many were put.
         """
-        deadline = engine.deadline_after(timeout)
-        done = 0
         try:
-            while done < len(records):
-                put = self.engine.put_many(records[done:], block, engine.seconds_until(deadline))
-                if put == 0:
-                    raise ShmQueueFull(self.handle.why_full(len(records) - done), items_put=done)
-                done += put
+            put = self._items.put_items(items, block, timeout, None, dump)
         finally:
             self._look()
+        if put < len(items):
+            raise ShmQueueFull(self.handle.why_full(len(items) - put), items_put=put)
 
-    def get_many(self, most: int, block: bool, timeout: float | None) -> list[tuple[int, bytes]]:
-        """Take 1 to ``most`` of the oldest records, waiting only for the first.
+    def get_many(self, most: int, load: Callable[[int, bytes], Any], timeout: float | None) -> list[Any]:
+        """Take 1 to ``most`` of the oldest items, waiting only for the first.
 
         Raises:
             ShmQueueEmpty: there was none in time.
+            ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could.
         """
         try:
-            records = self.engine.get_many(most, block, timeout)
+            items = self._items.get_items(most, True, timeout, unpack_plain)
         finally:
             self._look()
-        if not records:
+        if not items:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
-        return records
+        return items if type(items) is list else load_many(items, load)
 
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""
@@ -118,7 +135,7 @@ class Port:
             if self._watcher is None:
                 look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
-                self.put, self.get = watcher.put, watcher.get
+                self.go_by(watcher.put, watcher.get)
                 watcher.start()
                 self._watcher = watcher
                 _watched.add(self)
@@ -134,7 +151,8 @@ class Port:
         """Give up the handle and the descriptor; everything else raises from now on. Again is harmless."""
         _watched.discard(self)
         closed: Any = _Closed(self.name)
-        self.engine, self.put, self.get = closed, closed.refuse, closed.refuse
+        self.engine = self._items = closed
+        self.put = self.get = self.put_item = self.get_item = closed.refuse
         self.handle.close()
         if self._watcher is not None:
             self._watcher.close()
@@ -154,7 +172,7 @@ class Port:
     def _after_fork_in_child(self) -> None:
         """The watcher's thread stayed with the parent, and so must its descriptor."""
         watcher, self._watcher = self._watcher, None
-        self.put, self.get = self.engine.put, self.engine.get
+        self._go_straight()
         if watcher is not None:
             watcher.abandon()
 

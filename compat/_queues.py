@@ -15,7 +15,7 @@ from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitiali
 
 from ._parts import Parts
 from ._port import open_port
-from ._serialization import SCALARS, dump_forking, load, load_many, pack_scalar, unpack_plain
+from ._serialization import dump_forking, load, unpack_plain
 
 if TYPE_CHECKING:
     _StdlibQueue = queues.Queue[Any]
@@ -64,17 +64,12 @@ class Queue(Parts, _StdlibQueue):
             ValueError: the queue was closed in this process.
             Exception: what pickling raises; nothing was put, as with the others.
         """
-        if type(obj) in SCALARS:
-            try:
-                method, payload = 0, pack_scalar(obj)
-            except OverflowError:  # an int of more than 64 bits
-                method, payload = dump_forking(obj)
-        else:
-            method, payload = dump_forking(obj)
         if timeout is not None:
             timeout = max(0.0, timeout) if block else 0.0
         try:
-            put = self._port.put(method, payload, block, timeout)
+            put = self._port.put_item(obj, block, timeout, None)
+            if put is None:
+                put = self._port.put(*dump_forking(obj), block, timeout)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
         if not put:
@@ -95,18 +90,14 @@ class Queue(Parts, _StdlibQueue):
         if timeout is not None:
             timeout = max(0.0, timeout) if block else 0.0
         try:
-            record = self._port.get(block, timeout)
+            item = self._port.get_item(block, timeout, unpack_plain)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
-        if record is None:
+        if type(item) is not tuple:
+            return item
+        if not item:
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
-        method, payload = record
-        if not method:
-            try:
-                return unpack_plain(payload)
-            except Exception:
-                pass  # a dict that a ShmQueue put, with keys that are no strings
-        return load(method, payload)
+        return load(*item)
 
     def put_nowait(self, obj: Any) -> None:
         """``put(obj, False)``."""
@@ -124,9 +115,8 @@ class Queue(Parts, _StdlibQueue):
         Raises:
             ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
         """
-        records = [dump_forking(item) for item in items]
         try:
-            self._port.put_many(records, block, None if timeout is None else max(0.0, timeout))
+            self._port.put_many(list(items), dump_forking, block, None if timeout is None else max(0.0, timeout))
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -144,7 +134,7 @@ class Queue(Parts, _StdlibQueue):
                 are consumed.
         """
         try:
-            return load_many(self._port.get_many(max_items, True, None if timeout is None else max(0.0, timeout)))
+            return self._port.get_many(max_items, load, None if timeout is None else max(0.0, timeout))
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -232,15 +222,9 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             OSError: the queue was closed in this process.
             Exception: what pickling raises; nothing was put.
         """
-        if type(obj) in SCALARS:
-            try:
-                method, payload = 0, pack_scalar(obj)
-            except OverflowError:  # an int of more than 64 bits
-                method, payload = dump_forking(obj)
-        else:
-            method, payload = dump_forking(obj)
         try:
-            self._port.put(method, payload, True, None)
+            if self._port.put_item(obj, True, None, None) is None:
+                self._port.put(*dump_forking(obj), True, None)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
 
@@ -252,17 +236,10 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
         try:
-            record = self._port.get(True, None)
+            item = self._port.get_item(True, None, unpack_plain)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
-        assert record is not None
-        method, payload = record
-        if not method:
-            try:
-                return unpack_plain(payload)
-            except Exception:
-                pass
-        return load(method, payload)
+        return load(*item) if type(item) is tuple else item
 
     def empty(self) -> bool:
         """Whether there is nothing to take. Others may change it at any time.

@@ -13,45 +13,44 @@ from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from shmqueue import pickling
 from shmqueue.exceptions import ShmQueueDeserializationError
-from shmqueue.serialization import LOADERS, SCALARS, pack_plain, pack_scalar, unpack_plain
+from shmqueue.pickling import Beside, Payload
+from shmqueue.serialization import LOADERS, PLAIN, pack_plain, unpack_plain
 
 __all__ = [
-    "SCALARS",
     "Record",
     "dump",
     "dump_forking",
     "load",
-    "load_many",
-    "pack_scalar",
     "pickle_forking",
     "unpack_plain",
 ]
 
-Record = tuple[int, bytes]
+Record = tuple[int, Payload]
 
-_MSGPACK, _PICKLE = 0, 1
-_PLAIN = SCALARS | {str, bytes}
+_MSGPACK, _PICKLE, _PICKLE_BUFFERS = 0, 1, 3
 
 
 def dump(item: Any) -> Record:
     """The record of an item, with plain pickle."""
-    if type(item) in _PLAIN:
+    if type(item) in PLAIN:
         try:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass  # an int of more than 64 bits, or a str with lone surrogates
-    return _PICKLE, pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+    has_buffers, payload = pickling.dumps(item)
+    return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
 
 
 def dump_forking(item: Any) -> Record:
     """The record of an item, with the reducers that multiprocessing and its users have registered."""
-    if type(item) in _PLAIN:
+    if type(item) in PLAIN:
         try:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass
-    return _PICKLE, pickle_forking(item)
+    return _pickle(item)
 
 
 # ---- ForkingPickler without building its table of reducers anew for each item ----
@@ -63,16 +62,17 @@ _ForkingPickler: Any = ForkingPickler  # its table is nobody's declared interfac
 
 
 class _Pickler:
-    """A ForkingPickler that can be used again, the list it writes to, and the reducers it was made with."""
+    """A ForkingPickler that can be used again, what it writes to, and the reducers it was made with."""
 
-    __slots__ = ("chunks", "common", "dump", "forget", "own", "write")
+    __slots__ = ("beside", "chunks", "common", "dump", "forget", "own", "write")
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
         self.write = self.chunks.append
         self.own: _Reducers = dict(_ForkingPickler._extra_reducers)
         self.common: _Reducers = dict(copyreg.dispatch_table)
-        pickler = ForkingPickler(self)
+        self.beside = Beside()
+        pickler = ForkingPickler(self, pickle.HIGHEST_PROTOCOL, True, self.beside)
         self.dump: Callable[[Any], None] = pickler.dump
         self.forget: Callable[[], None] = pickler.clear_memo
 
@@ -80,8 +80,8 @@ class _Pickler:
 _idle_picklers: list[_Pickler] = []
 
 
-def pickle_forking(item: Any) -> bytes:
-    """The bytes that ``ForkingPickler.dumps`` would give.
+def _pickle(item: Any) -> Record:
+    """Pickle with what ``ForkingPickler`` knows.
 
     Each call has a pickler for itself: a ``__reduce__``, a finalizer or a signal handler in the middle of it may put.
     One that raised is not used again.
@@ -94,12 +94,19 @@ def pickle_forking(item: Any) -> bytes:
         pickler = _Pickler()
     chunks = pickler.chunks
     pickler.dump(item)
-    payload = b"".join(chunks)
-    if len(payload) <= _KEPT_PICKLE:
+    pickled = b"".join(chunks)
+    if pickler.beside.views:
+        return _PICKLE_BUFFERS, pickler.beside.payload(pickled)
+    if len(pickled) <= _KEPT_PICKLE:
         chunks.clear()
         pickler.forget()
         _idle_picklers.append(pickler)
-    return payload
+    return _PICKLE, pickled
+
+
+def pickle_forking(item: Any) -> bytes:
+    """The bytes that multiprocessing would send: all of the item in one piece."""
+    return bytes(ForkingPickler.dumps(item))
 
 
 # ---- the way back ----
@@ -119,23 +126,3 @@ def load(method: int, payload: bytes) -> Any:
             "take it with a ShmQueue on which custom_deserialize() was called"
         )
     return loader(payload)
-
-
-def load_many(records: list[Record]) -> list[Any]:
-    """The items of records.
-
-    Raises:
-        ShmQueueDeserializationError: one of them could not be loaded; ``items`` are those that could.
-    """
-    items: list[Any] = []
-    failed: Exception | None = None
-    for method, payload in records:
-        try:
-            items.append(load(method, payload))
-        except Exception as error:
-            failed = failed or error
-    if failed is not None:
-        raise ShmQueueDeserializationError(
-            f"cannot load one of {len(records)} items: {failed!r}", items=items
-        ) from failed
-    return items

@@ -15,7 +15,7 @@ from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
 
 if TYPE_CHECKING:
-    from shmqueue.engine import Buffer
+    from shmqueue.engine import Payload
 
 __all__ = ["Watcher"]
 
@@ -49,7 +49,7 @@ class Watcher:
         """The descriptor; -1 when closed."""
         return self._signal.read_fd
 
-    def put(self, method: int, payload: Buffer, block: bool, timeout: float | None) -> bool:
+    def put(self, method: int, payload: Payload, block: bool, timeout: float | None) -> bool:
         """``Engine.put``; the descriptor is true when it returns."""
         try:
             return self._engine.put(method, payload, block, timeout)

@@ -23,7 +23,7 @@ from shmqueue.handle import Travel
 
 from ._absent import Absent
 from ._port import Port, arrive, open_port
-from ._serialization import SCALARS, dump, load, load_many, pack_scalar, unpack_plain
+from ._serialization import dump, load, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
@@ -51,16 +51,12 @@ class _Shared(Generic[_T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, block)
-        record = self._port.get(block, timeout)
-        if record is None:
+        item = self._port.get_item(block, timeout, unpack_plain)
+        if type(item) is not tuple:
+            return item  # type: ignore[no-any-return]
+        if not item:
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
-        method, payload = record
-        if not method:
-            try:
-                return unpack_plain(payload)  # type: ignore[no-any-return]
-            except Exception:
-                pass  # a dict that a ShmQueue put, with keys that are no strings
-        return load(method, payload)  # type: ignore[no-any-return]
+        return load(*item)  # type: ignore[no-any-return]
 
     def get_nowait(self) -> _T:
         """``get(block=False)``."""
@@ -137,16 +133,12 @@ class Queue(_Shared[_T]):
             ShutDown: the queue was shut down.
             Exception: what pickling raises; nothing was put, as with the others.
         """
-        if type(item) in SCALARS:
-            try:
-                method, payload = 0, pack_scalar(item)
-            except OverflowError:  # an int of more than 64 bits
-                method, payload = dump(item)
-        else:
-            method, payload = dump(item)
         if timeout is not None:
             timeout = self._seconds_of_put(timeout, block)
-        if not self._port.put(method, payload, block, timeout):
+        put = self._port.put_item(item, block, timeout, None)
+        if put is None:
+            put = self._port.put(*dump(item), block, timeout)
+        if not put:
             raise ShmQueueFull(self._port.handle.why_full(1))
 
     def put_nowait(self, item: _T) -> None:
@@ -161,10 +153,9 @@ class Queue(_Shared[_T]):
         Raises:
             ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
         """
-        records = [dump(item) for item in items]
         if timeout is not None:
             timeout = self._seconds_of_put(timeout, block)
-        self._port.put_many(records, block, timeout)
+        self._port.put_many(list(items), dump, block, timeout)
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[_T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -180,7 +171,7 @@ class Queue(_Shared[_T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, True)
-        return load_many(self._port.get_many(max_items, True, timeout))
+        return self._port.get_many(max_items, load, timeout)
 
     def full(self) -> bool:
         """Whether there are ``maxsize`` items. Others may change it at any time."""
@@ -246,14 +237,8 @@ class SimpleQueue(_Shared[_T]):
 
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
-        if type(item) in SCALARS:
-            try:
-                method, payload = 0, pack_scalar(item)
-            except OverflowError:  # an int of more than 64 bits
-                method, payload = dump(item)
-        else:
-            method, payload = dump(item)
-        self._port.put(method, payload, True, None)
+        if self._port.put_item(item, True, None, None) is None:
+            self._port.put(*dump(item), True, None)
 
     def put_nowait(self, item: _T) -> None:
         """The same as ``put(item)``."""

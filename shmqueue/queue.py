@@ -9,26 +9,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shmqueue import console, engine, reflog
 from shmqueue.exceptions import (
     ShmQueueEmpty,
+    ShmQueueError,
     ShmQueueFull,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, Travel, open_handle, require_int
+from shmqueue.items import items_of
 from shmqueue.segment import SYSTEM_PAGESIZE
 from shmqueue.serialization import (
-    SCALARS,
     CustomDeserialize,
     CustomSerialize,
     SerializationMethods,
     Serializer,
-    pack_plain,
-    pack_scalar,
+    load_many,
+    new_packer,
     unpack_plain,
 )
 
@@ -129,7 +131,8 @@ class ShmQueue:
     def _start(self, handle: Handle, serializer: Serializer) -> None:
         self._handle, self._serializer = handle, serializer
         self._name, self._engine, self._segment = handle.name, handle.engine, handle.segment
-        self._put, self._get, self._load = self._engine.put, self._engine.get, serializer.load
+        self._items = items_of(self._engine)
+        self._put_item, self._get_item = self._items.put_item, self._items.get_item
 
     # ---- put and get ----
 
@@ -155,16 +158,13 @@ class ShmQueue:
             ShmQueueValueError: the item is larger than the whole buffer, or ``timeout`` is negative.
             ShmQueueSerializationError: the item cannot be serialized. Nothing was put, as with the others.
         """
-        if not serialization_method:
-            try:
-                payload, method = (pack_scalar if type(data) in SCALARS else pack_plain)(data), 0
-            except Exception:
-                method, payload = self._serializer.dump(data, 0)
-        else:
-            method, payload = self._serializer.dump(data, serialization_method)
         if timeout is not None:
             timeout = _seconds(timeout, block)
-        if not self._put(method, payload, block, timeout):
+        put = None if serialization_method else self._put_item(data, block, timeout, new_packer)
+        if put is None:
+            method, payload = self._serializer.dump(data, serialization_method)
+            put = self._engine.put(method, payload, block, timeout)
+        if not put:
             raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -181,16 +181,12 @@ class ShmQueue:
         """
         if timeout is not None:
             timeout = _seconds(timeout, block)
-        record = self._get(block, timeout)
-        if record is None:
+        item = self._get_item(block, timeout, unpack_plain)
+        if type(item) is not tuple:
+            return item
+        if not item:
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
-        method, payload = record
-        if not method:
-            try:
-                return unpack_plain(payload)
-            except Exception:
-                pass  # keys that are no strings, or an item that cannot be loaded: the serializer knows which
-        return self._load(method, payload)
+        return self._serializer.load(*item)
 
     def put_nowait(self, data: Any) -> None:
         """``put(data, block=False)``."""
@@ -217,15 +213,11 @@ class ShmQueue:
         """
         if timeout is not None:
             timeout = _seconds(timeout, block)
-        records = [self._serializer.dump(item, 0) for item in items]
-        deadline = engine.deadline_after(timeout)
-        done = 0
-        while done < len(records):
-            put = self._engine.put_many(records[done:] if done else records, block, engine.seconds_until(deadline))
-            if put == 0:
-                why = self._handle.why_full(len(records) - done) + _in_time(block, timeout)
-                raise ShmQueueFull(why, items_put=done)
-            done += put
+        items = list(items)
+        put = self._items.put_items(items, block, timeout, new_packer, self._serializer.dump)
+        if put < len(items):
+            why = self._handle.why_full(len(items) - put) + _in_time(block, timeout)
+            raise ShmQueueFull(why, items_put=put)
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -242,10 +234,43 @@ class ShmQueue:
         require_int("max_items", max_items, least=1)
         if timeout is not None:
             timeout = _seconds(timeout, True)
-        records = self._engine.get_many(max_items, True, timeout)
-        if not records:
+        items = self._items.get_items(max_items, True, timeout, unpack_plain)
+        if not items:
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(True, timeout))
-        return self._serializer.load_many(records)
+        return items if type(items) is list else load_many(items, self._serializer.load)
+
+    def get_view(self, block: bool = True, timeout: float | None = None) -> AbstractContextManager[memoryview]:
+        """Read the oldest item where it lies, without a copy: ``with q.get_view() as view:``.
+
+        For items that are bytes (or were put as bytearray or memoryview). ``view`` is a read-only memoryview of the
+        item in shared memory; one that wraps around the buffer's end is lent as a copy. When the block ends the item
+        is taken. If it raises, or the process is killed in it, the item stays in the queue, as the oldest.
+
+        Until then nobody else takes an item: others wait in ``get``, where their timeouts hold. Puts go on while there
+        is room. In the block the thread may use other queues, and put into this one; a get from it raises.
+
+        Args:
+            block: whether to wait for an item.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            ShmQueueEmpty, ShmQueueShutDown: as ``get``.
+            ShmQueueTypeError: the oldest item is not bytes. It stays in the queue.
+            BufferError: at the block's end, when something else still looks at the item, such as a slice of the view.
+            ShmQueueError: the queue's engine cannot (the portable one), or this thread reads in place already.
+        """
+        get_view = getattr(self._engine, "get_view", None)
+        if get_view is None:
+            raise ShmQueueError(f"queue {self._name!r}: get_view() needs the native engine")
+        if timeout is not None:
+            timeout = _seconds(timeout, block)
+        try:
+            view: AbstractContextManager[memoryview] | None = get_view(block, timeout)
+        except TypeError as error:
+            raise ShmQueueTypeError(str(error)) from None
+        if view is None:
+            raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
+        return view
 
     def clear(self) -> None:
         """Drop all items. ``join`` does not wait for them any more."""

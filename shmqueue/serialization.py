@@ -6,11 +6,13 @@ Each record carries the number of the method that made its payload, so a reader 
 0      msgpack, of what msgpack itself keeps exactly
 1      pickle, for everything else; refused on both sides with ``allow_pickle=False``
 2      msgpack in which tuples stand as an extension type
+3      pickle with large buffers beside it, see ``shmqueue.pickling``; refused like 1
 >=1001 the caller's own, see ``ShmQueue.custom_serialize``
 ====== ====================================================================================================
 
 What comes back equals what was put, and has the same type, with one exception: bytearray and memoryview arrive as
-bytes. Subclasses of msgpack's types (an OrderedDict, an IntEnum, a numpy float) go by pickle and stay what they are.
+bytes. Subclasses of msgpack's types (an OrderedDict, an IntEnum, a numpy float) go by pickle and stay what they are. An
+object whose buffers travelled beside its pickle (a large numpy array) lives in the memory that it was received in.
 This module knows nothing of queues or shared memory.
 """
 
@@ -18,23 +20,28 @@ from __future__ import annotations
 
 import enum
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgpack
 
+from shmqueue import pickling
 from shmqueue.exceptions import (
     ShmQueueDeserializationError,
     ShmQueueSerializationError,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
+from shmqueue.pickling import Payload
 
 __all__ = [
     "LOADERS",
+    "PLAIN",
     "SCALARS",
     "SerializationMethods",
     "Serializer",
+    "load_many",
+    "new_packer",
     "pack_plain",
     "pack_scalar",
     "unpack_plain",
@@ -49,6 +56,8 @@ class SerializationMethods(enum.IntEnum):
     PICKLE = 1
     MSGPACK_TUPLES = 2
     """Chosen by ``MSGPACK`` for items with tuples in them."""
+    PICKLE_BUFFERS = 3
+    """Chosen by ``MSGPACK`` and ``PICKLE`` for items with large buffers in them."""
     FIRST_PUBLIC_NUMBER = 1000
     """Numbers above this one are the caller's own."""
 
@@ -61,6 +70,7 @@ _LARGEST_NUMBER = 0xFFFFFFFF
 _MSGPACK = int(SerializationMethods.MSGPACK)
 _PICKLE = int(SerializationMethods.PICKLE)
 _MSGPACK_TUPLES = int(SerializationMethods.MSGPACK_TUPLES)
+_PICKLE_BUFFERS = int(SerializationMethods.PICKLE_BUFFERS)
 
 # Extension codes below 0 are msgpack's own to give, and ExtType() refuses them: no item can hold one by accident.
 _TUPLE_CODE = -84
@@ -69,25 +79,37 @@ _TUPLE_DEPTH_MAX = 32  # deeper nesting goes by pickle, since each level is pack
 SCALARS = frozenset({int, float, bool, type(None)})
 """Types that ``pack_scalar`` is for."""
 
+PLAIN = SCALARS | {str, bytes}
+"""Types of which exact instances are scalars to msgpack, and come back as they were."""
+
+
+def new_packer() -> Callable[[Any], bytes]:
+    """A function that packs with msgpack what msgpack keeps exactly, and raises for all else.
+
+    One call at a time: half-way through an item that it refuses the garbage collector may run any code, which may put.
+    After it has raised it is not to be used again.
+    """
+    pack: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
+    return pack
+
+
 pack_scalar: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
 """msgpack for one number or nothing. It refuses such an item before it has written anything, so one packer serves all
 threads, and a finalizer or signal handler that interrupts it."""
 
 _KEPT_PAYLOAD = 1 << 18  # bytes: a packer keeps the memory of the largest item it has packed
 
+_CONTAINERS = frozenset({tuple, list, dict})  # which may hold tuples, and nothing else that msgpack refuses
+
 _idle_packers: list[Callable[[Any], bytes]] = []
 
 
 def pack_plain(data: Any) -> bytes:
-    """msgpack for what it keeps exactly; raises for all else.
-
-    Each call has a packer for itself. Half-way through an item that msgpack refuses, the garbage collector may run any
-    code, which may put; a packer in that state is not used again.
-    """
+    """msgpack for what it keeps exactly; raises for all else. Each call has a packer for itself."""
     try:
         pack = _idle_packers.pop()
     except IndexError:
-        pack = msgpack.Packer(strict_types=True).pack
+        pack = new_packer()
     payload = pack(data)
     if len(payload) <= _KEPT_PAYLOAD:
         _idle_packers.append(pack)
@@ -137,6 +159,7 @@ LOADERS: dict[int, Callable[[bytes], Any]] = {
     _MSGPACK: _unpack_msgpack,
     _PICKLE: pickle.loads,
     _MSGPACK_TUPLES: _unpack_tuples,
+    _PICKLE_BUFFERS: pickling.loads,
 }
 """What turns the payload of each method back into an item; raises whatever it raises."""
 
@@ -153,8 +176,8 @@ class Serializer:
         self.custom_serialize: CustomSerialize | None = None
         self.custom_deserialize: CustomDeserialize | None = None
 
-    def dump(self, data: Any, method: int) -> tuple[int, bytes]:
-        """Turn an item into the number that its record will carry, and its payload.
+    def dump(self, data: Any, method: int = _MSGPACK) -> tuple[int, Payload]:
+        """Turn an item into the number that its record will carry, and its payload, perhaps in parts.
 
         Raises:
             ShmQueueSerializationError: it cannot be done with this method, or not without pickle.
@@ -164,10 +187,10 @@ class Serializer:
             raise ShmQueueTypeError(f"serialization_method must be an int, not {type(method).__name__}")
         if method in (_MSGPACK, _MSGPACK_TUPLES):
             return self._dump_default(data)
-        if method == _PICKLE:
+        if method in (_PICKLE, _PICKLE_BUFFERS):
             if not self.allow_pickle:
                 raise ShmQueueSerializationError("serialization_method is PICKLE and this queue has allow_pickle=False")
-            return _PICKLE, self._dump_pickle(data)
+            return self._dump_pickle(data)
         if SerializationMethods.FIRST_PUBLIC_NUMBER < method <= _LARGEST_NUMBER:
             return int(method), self._dump_custom(data, method)
         raise ShmQueueValueError(
@@ -175,25 +198,28 @@ class Serializer:
             f"or one of your own from {SerializationMethods.FIRST_PUBLIC_NUMBER + 1} to {_LARGEST_NUMBER}"
         )
 
-    def _dump_default(self, data: Any) -> tuple[int, bytes]:
+    def _dump_default(self, data: Any) -> tuple[int, Payload]:
         try:
             return _MSGPACK, pack_plain(data)
-        except Exception:
-            pass
-        try:
-            return _MSGPACK_TUPLES, _pack_tuples(data)
         except Exception as error:
-            if not self.allow_pickle:
-                raise ShmQueueSerializationError(
-                    f"msgpack cannot keep this {type(data).__name__} ({error}) and this queue has allow_pickle=False"
-                ) from error
-        return _PICKLE, self._dump_pickle(data)
+            why = error
+        if type(data) in _CONTAINERS:
+            try:
+                return _MSGPACK_TUPLES, _pack_tuples(data)
+            except Exception as error:
+                why = error
+        if not self.allow_pickle:
+            raise ShmQueueSerializationError(
+                f"msgpack cannot keep this {type(data).__name__} ({why}) and this queue has allow_pickle=False"
+            ) from why
+        return self._dump_pickle(data)
 
-    def _dump_pickle(self, data: Any) -> bytes:
+    def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
         try:
-            return pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL)
+            has_buffers, payload = pickling.dumps(data)
         except Exception as error:
             raise ShmQueueSerializationError(f"cannot pickle this {type(data).__name__}: {error}") from error
+        return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
 
     def _dump_custom(self, data: Any, method: int) -> bytes:
         if self.custom_serialize is None:
@@ -216,7 +242,7 @@ class Serializer:
         Raises:
             ShmQueueDeserializationError: it cannot be done, or not without pickle.
         """
-        if method == _PICKLE and not self.allow_pickle:
+        if method in (_PICKLE, _PICKLE_BUFFERS) and not self.allow_pickle:
             raise ShmQueueDeserializationError("the item was pickled and this queue has allow_pickle=False")
         loader = LOADERS.get(method) or self._custom_loader(method)
         try:
@@ -235,20 +261,23 @@ class Serializer:
             )
         return lambda payload: custom(method, [payload])
 
-    def load_many(self, records: list[tuple[int, bytes]]) -> list[Any]:
-        """Turn records back into items.
 
-        Raises:
-            ShmQueueDeserializationError: it cannot be done with one of them; ``items`` are the others.
-        """
-        items: list[Any] = []
-        failed: ShmQueueDeserializationError | None = None
-        for method, payload in records:
-            try:
-                items.append(self.load(method, payload))
-            except ShmQueueDeserializationError as error:
-                failed = failed or error
-        if failed is not None:
-            failed.items = items
-            raise failed
-        return items
+def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list[Any]:
+    """The items among which tuples are records (method, payload), which are loaded.
+
+    Raises:
+        ShmQueueDeserializationError: one of them cannot be loaded; ``items`` are the others.
+    """
+    items: list[Any] = []
+    failed: Exception | None = None
+    for entry in entries:
+        try:
+            items.append(load(*entry) if type(entry) is tuple else entry)
+        except Exception as error:
+            failed = failed or error
+    if isinstance(failed, ShmQueueDeserializationError):
+        failed.items = items
+        raise failed
+    if failed is not None:
+        raise ShmQueueDeserializationError(f"cannot load one of several items: {failed!r}", items=items) from failed
+    return items

@@ -216,7 +216,7 @@ class TestThroughAQueue:
             with pytest.raises(shmqueue.ShmQueueTypeError):
                 setter(None)  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("method", [3, 1000, -1, 2**32])
+    @pytest.mark.parametrize("method", [4, 1000, -1, 2**32])
     def test_an_unknown_method_is_refused(self, make: Make, method: int) -> None:
         with pytest.raises(shmqueue.ShmQueueValueError, match=f"no serialization method {method}"):
             make().put(1, serialization_method=method)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Union
 
     Buffer = Union[bytes, bytearray, memoryview]
+    Payload = Union[Buffer, "tuple[Buffer, ...]"]
     NAME: str
 
 __all__ = [
@@ -104,8 +105,8 @@ class Engine(Protocol):
     this reason or waits for it, and with 0 once it could grow again. It gives memory back when it has become empty.
     """
 
-    def put(self, method: int, payload: Buffer, block: bool, timeout: float | None, /) -> bool:
-        """Put one record. False: there was no room in time.
+    def put(self, method: int, payload: Payload, block: bool, timeout: float | None, /) -> bool:
+        """Put one record, whose payload may come in parts. False: there was no room in time.
 
         Raises:
             ShmQueueValueError: the record can never fit.

@@ -56,7 +56,7 @@ from shmqueue.exceptions import (
 from shmqueue.segment import HEADER_SIZE, Segment
 
 if TYPE_CHECKING:
-    from shmqueue.engine import Buffer
+    from shmqueue.engine import Buffer, Payload
 
 __all__ = ["PortableEngine"]
 
@@ -122,7 +122,7 @@ class PortableEngine:
 
     # ---- the protocol ----
 
-    def put(self, method: int, payload: Buffer, block: bool, timeout: float | None, /) -> bool:
+    def put(self, method: int, payload: Payload, block: bool, timeout: float | None, /) -> bool:
         block = bool(block)  # which may run any code, as in the three below
         self._require_usable()
         return self._put(self._record(method, payload), 1, block, timeout)
@@ -461,8 +461,8 @@ class PortableEngine:
 
     # ---- put ----
 
-    def _record(self, method: int, payload: Buffer) -> bytes:
-        data = bytes(payload)
+    def _record(self, method: int, payload: Payload) -> bytes:
+        data = b"".join(payload) if isinstance(payload, tuple) else bytes(payload)
         if len(data) > min(self._capacity - RECORD_HEADER_SIZE, _RECORD_LENGTH_MAX):
             raise ShmQueueValueError(
                 f"item of {len(data)} bytes can never fit: queue {self._name!r} holds {self._capacity} bytes "

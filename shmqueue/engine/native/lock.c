@@ -57,6 +57,7 @@ struct self *lock_self_fill(void)
     self->epoch = lock_epoch();
     self->tid = (uint32_t)syscall(SYS_gettid);
     self->robust = NULL;
+    self->kept = NULL;
     if (syscall(SYS_get_robust_list, 0, &self->robust, &length) != 0 || self->robust == NULL) {
         /* libc registered none for this thread (musl waits for a first use, a raw clone() skips it) */
         own_head.list.next = &own_head.list;
@@ -117,6 +118,10 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
             }
             continue;
         }
+        if ((seen & FUTEX_TID_MASK) == self->tid) {
+            result = LOCK_OWN;
+            break;
+        }
         if (waiters == 0 && spin_while_equal(word, seen, spin_ns)) {
             continue;
         }
@@ -135,6 +140,6 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
         result = waited == WAIT_DEADLINE ? LOCK_DEADLINE : LOCK_INTERRUPTED;
         break;
     }
-    lock_announce(self, NULL);
+    lock_announce(self, self->kept);
     return result;
 }

@@ -10,9 +10,11 @@
  * FUTEX_WAITERS says that there are any; if it carries no id, it wakes one in any case.  No list is linked, so there is
  * no pointer in shared memory that a dying process could leave half written.
  *
- * There is one list_op_pending for a thread, so it holds at most one word at a time.  The head is the one that libc
- * registered for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a
- * robust mutex, and no one else's code runs while we hold a word.
+ * There is one list_op_pending for a thread, so it holds one word at a time.  The head is the one that libc registered
+ * for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a robust mutex, and
+ * no one else's code runs while we hold a word, with one exception: a word may be kept (lock_keep()) while the thread
+ * does anything.  Another word that it takes meanwhile is announced instead of the kept one, which is announced again
+ * afterwards; if the thread dies between those, waiters find the owner of the kept one dead when their slice is over.
  */
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H
@@ -25,6 +27,7 @@ struct self {
     uint32_t epoch;                  /* lock_epoch() when this was filled; 0: never */
     struct robust_list_head *robust; /* where the kernel looks when this thread ends */
     long offset;                     /* from the address the kernel is given to the word */
+    _Atomic uint32_t *kept;          /* what is announced while no other word is; NULL: none */
 };
 
 enum lock_result {
@@ -33,6 +36,7 @@ enum lock_result {
     LOCK_BUSY,
     LOCK_DEADLINE,
     LOCK_INTERRUPTED, /* a signal, or a slice is over */
+    LOCK_OWN,         /* this very thread has it */
 };
 
 extern _Thread_local struct self lock_thread_self;
@@ -74,8 +78,8 @@ static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *sel
             return died ? LOCK_RECOVERED : LOCK_TAKEN;
         }
     }
-    lock_announce(self, NULL);
-    return LOCK_BUSY;
+    lock_announce(self, self->kept);
+    return (seen & FUTEX_TID_MASK) == self->tid ? LOCK_OWN : LOCK_BUSY;
 }
 
 /* Takes the lock, waiting until the deadline (monotonic, ns).  Returns LOCK_INTERRUPTED after a signal and after each
@@ -89,7 +93,19 @@ static inline void lock_release(_Atomic uint32_t *word, struct self *self)
     if (was & FUTEX_WAITERS) {
         futex_wake(word, 1); /* killed before this line: the kernel wakes one, for the word is still announced */
     }
-    lock_announce(self, NULL);
+    lock_announce(self, self->kept);
 }
+
+/* From now on the thread may run any code with this word, which it has.  Returns what it kept before, for
+ * lock_unkeep(). */
+static inline _Atomic uint32_t *lock_keep(_Atomic uint32_t *word, struct self *self)
+{
+    _Atomic uint32_t *before = self->kept;
+    self->kept = word;
+    return before;
+}
+
+/* The word is held as any other again, and must be released without running other code. */
+static inline void lock_unkeep(_Atomic uint32_t *before, struct self *self) { self->kept = before; }
 
 #endif

@@ -69,6 +69,8 @@ enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct sel
         return RING_BUSY;
     case LOCK_DEADLINE:
         return RING_DEADLINE;
+    case LOCK_OWN:
+        return RING_KEPT;
     default:
         return RING_INTERRUPTED;
     }
@@ -413,13 +415,38 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
     return status;
 }
 
-void ring_get_read(struct ring *ring, struct take *take, void *payload)
+void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
 {
     struct span span = arena_span(ring, take->next.arena);
     uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    copy_out(span, advance(span, offset, sizeof(struct record_header)), payload, take->length);
+    copy_out(span, advance(span, offset, sizeof(struct record_header) + (uint64_t)from), bytes, length);
+}
+
+const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t from, uint32_t length)
+{
+    struct span span = arena_span(ring, take->next.arena);
+    uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
+    offset = advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
+    return length <= span.size - offset ? span.bytes + offset : NULL;
+}
+
+void ring_get_keep(struct ring *ring, struct take *take)
+{
+    take->kept_before = lock_keep(&ring->segment->get.guard.lock, take->self);
+}
+
+void ring_get_unkeep(struct take *take) { lock_unkeep(take->kept_before, take->self); }
+
+void ring_get_pass(struct take *take)
+{
     take->next.position += RECORD_HEADER_SIZE + (uint64_t)take->length;
     take->next.count++;
+}
+
+void ring_get_read(struct ring *ring, struct take *take, void *payload)
+{
+    ring_get_peek(ring, take, 0, take->length, payload);
+    ring_get_pass(take);
 }
 
 enum ring_status ring_get_next(struct ring *ring, struct take *take) { return look_at_record(ring, take); }

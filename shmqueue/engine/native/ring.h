@@ -20,6 +20,7 @@ enum ring_status {
     RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */
     RING_CLOSED,      /* ring_interrupt_all() was called */
     RING_UNMAPPED,    /* an arena cannot be mapped; ring->map_error says why */
+    RING_KEPT,        /* this thread keeps the lock itself, see ring_get_keep() */
     RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
 };
 
@@ -63,6 +64,7 @@ struct record_in {
 /* Getting under way: the get lock is held from a successful ring_get_begin() to ring_get_commit() or _abort(). */
 struct take {
     struct self *self;
+    _Atomic uint32_t *kept_before; /* by this thread, while the lock is kept */
     struct view next; /* what the get ledger becomes on commit */
     uint32_t arena;   /* where it was before */
     uint32_t length;  /* of the record at hand, in bytes */
@@ -108,8 +110,19 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
 
 /* Takes the get lock and looks at the first record.  RING_EMPTY leaves the lock free. */
 enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience);
-/* Copies the payload at hand; moves on to the next record, RING_EMPTY if there is none. */
+/* Copies `length` bytes of the payload at hand, from its byte `from` on; they must be within it. */
+void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
+/* Copies all of it, and is done with it. */
 void ring_get_read(struct ring *ring, struct take *take, void *payload);
+/* Where `length` bytes of it from its byte `from` on lie in the segment; NULL if they wrap. */
+const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t from, uint32_t length);
+/* Is done with it without copying. */
+void ring_get_pass(struct take *take);
+/* Between these two the caller may run any code, and use other rings; other getters of this one wait.  A death in
+ * between leaves the record in the queue. */
+void ring_get_keep(struct ring *ring, struct take *take);
+void ring_get_unkeep(struct take *take);
+/* Moves on to the next record, RING_EMPTY if there is none. */
 enum ring_status ring_get_next(struct ring *ring, struct take *take);
 void ring_get_commit(struct ring *ring, struct take *take);
 void ring_get_abort(struct ring *ring, struct take *take);

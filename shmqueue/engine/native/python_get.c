@@ -1,0 +1,396 @@
+/* python_get.c: taking records, and objects where they can be read straight out of a record. */
+#include "python_ring.h"
+
+#define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
+#define STR_MAX 256           /* bytes of a str that is decoded under the lock */
+#define BUFFERS_METHOD 3      /* serialization.py: pickle whose buffers are used where they arrive */
+
+/* What a get hands out: a record as a tuple, or the item itself where it can be read straight out of the record. */
+enum form { AS_RECORD, AS_ITEM };
+
+/* A tuple (method, payload) with the payload's bytes still to be filled in at *fill. */
+static PyObject *new_record(uint32_t method, uint32_t length, void **fill)
+{
+    PyObject *record = PyTuple_New(2);
+    if (record == NULL) {
+        return NULL;
+    }
+    bool writable = method == BUFFERS_METHOD;
+    PyObject *number = PyLong_FromUnsignedLong(method);
+    PyObject *payload = writable ? PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)length)
+                                 : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (number == NULL || payload == NULL) {
+        Py_XDECREF(number);
+        Py_XDECREF(payload);
+        Py_DECREF(record);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(record, 0, number);
+    PyTuple_SET_ITEM(record, 1, payload);
+    *fill = writable ? PyByteArray_AS_STRING(payload) : PyBytes_AS_STRING(payload);
+    return record;
+}
+
+/* With the get lock held: the scalar that the record at hand is. */
+struct scalar scalar_at_hand(RingObject *self, const struct take *take)
+{
+    unsigned char head[SCALAR_HEAD_MAX];
+    if (take->method != 0) {
+        return (struct scalar){.kind = SCALAR_NONE};
+    }
+    ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : (uint32_t)sizeof head, head);
+    return scalar_read(head, take->length);
+}
+
+/* The text of the record at hand, or NULL, also when it is damaged or long: then it goes the long way. */
+static PyObject *str_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar)
+{
+    char text[STR_MAX];
+    if (scalar->body.length > sizeof text) {
+        return NULL;
+    }
+    ring_get_peek(&self->ring, take, scalar->body.from, scalar->body.length, text);
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)scalar->body.length, NULL);
+}
+
+PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)scalar->body.length);
+    if (bytes != NULL) {
+        ring_get_peek(&self->ring, take, scalar->body.from, scalar->body.length, PyBytes_AS_STRING(bytes));
+    }
+    return bytes;
+}
+
+/* With the get lock held: the item that the record at hand is, NULL if it must be loaded.  No exception is set. */
+static PyObject *item_at_hand(RingObject *self, const struct take *take)
+{
+    struct scalar scalar = scalar_at_hand(self, take);
+    PyObject *item = NULL;
+    switch (scalar.kind) {
+    case SCALAR_NONE:
+        return NULL;
+    case SCALAR_NIL:
+        return Py_NewRef(Py_None);
+    case SCALAR_FALSE:
+        return Py_NewRef(Py_False);
+    case SCALAR_TRUE:
+        return Py_NewRef(Py_True);
+    case SCALAR_INT:
+        item = PyLong_FromLongLong(scalar.number);
+        break;
+    case SCALAR_UINT:
+        item = PyLong_FromUnsignedLongLong(scalar.unsigned_number);
+        break;
+    case SCALAR_FLOAT:
+        item = PyFloat_FromDouble(scalar.real);
+        break;
+    case SCALAR_STR:
+        item = str_at_hand(self, take, &scalar);
+        break;
+    case SCALAR_BIN:
+        item = bytes_at_hand(self, take, &scalar);
+        break;
+    }
+    if (item == NULL) {
+        PyErr_Clear();
+    }
+    return item;
+}
+
+/* With the get lock held: what a get hands out for the record at hand, which it passes. NULL: an exception is set. */
+static PyObject *read_one(RingObject *self, struct take *take, enum form form)
+{
+    PyObject *item = form == AS_ITEM ? item_at_hand(self, take) : NULL;
+    if (item != NULL) {
+        ring_get_pass(take);
+        return item;
+    }
+    void *fill;
+    PyObject *record = new_record(take->method, take->length, &fill);
+    if (record != NULL) {
+        ring_get_read(&self->ring, take, fill);
+    }
+    return record;
+}
+
+/* With the get lock held: adds what is there to the list until there are `most`, or no more. */
+static enum ring_status read_many(RingObject *self, struct take *take, enum form form, PyObject *list, Py_ssize_t most)
+{
+    size_t bytes = 0;
+    enum ring_status status;
+    do {
+        bytes += take->length;
+        PyObject *one = read_one(self, take, form);
+        if (one == NULL || PyList_Append(list, one) != 0) {
+            Py_XDECREF(one);
+            return RING_INTERRUPTED; /* an exception is set */
+        }
+        Py_DECREF(one);
+        status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
+    } while (status == RING_OK && bytes + take->length < BATCH_BYTES);
+    /* That is all there is, or all that can be had now: the next call says why. */
+    return status == RING_EMPTY || status == RING_SHUT || status == RING_UNMAPPED ? RING_OK : status;
+}
+
+/* With the get lock held: what to prepare for, where it is too much to be copied with the GIL held. */
+static void foresee(RingObject *self, const struct take *take, enum form form)
+{
+    struct scalar scalar = {.kind = SCALAR_NONE};
+    if (form == AS_ITEM && take->length >= LARGE) {
+        scalar = scalar_at_hand(self, take);
+    }
+    self->last.length = take->length;
+    self->last.method = take->method;
+    self->last.skipped = scalar.kind == SCALAR_BIN ? scalar.body.from : 0;
+}
+
+/* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
+ * first record is too large to be copied like this. */
+static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t most, PyObject **result)
+{
+    struct take take;
+    *result = NULL;
+    enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
+    if (status != RING_OK) {
+        return status;
+    }
+    foresee(self, &take, form);
+    if (take.length >= LARGE) {
+        ring_get_abort(&self->ring, &take);
+        return RING_MISMATCH;
+    }
+    int collector = collector_off();
+    if (most == 0) {
+        *result = read_one(self, &take, form);
+    } else {
+        *result = PyList_New(0);
+        if (*result != NULL) {
+            status = read_many(self, &take, form, *result, most);
+            if (status != RING_OK) {
+                Py_CLEAR(*result);
+            }
+        }
+    }
+    if (*result == NULL) {
+        ring_get_abort(&self->ring, &take);
+        status = status == RING_BROKEN ? RING_BROKEN : RING_OK;
+    } else {
+        ring_get_commit(&self->ring, &take);
+    }
+    collector_back(collector);
+    return status;
+}
+
+/* One attempt without the GIL: takes the first record if it is as foreseen. */
+static enum ring_status take_foreseen(RingObject *self, enum form form, const struct foreseen *foreseen, void *fill,
+                                      struct patience patience)
+{
+    struct take take;
+    enum ring_status status = ring_get_begin(&self->ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    bool is_as_foreseen = take.length == foreseen->length && take.method == foreseen->method;
+    if (is_as_foreseen && foreseen->skipped != 0) {
+        struct scalar scalar = scalar_at_hand(self, &take);
+        is_as_foreseen = scalar.kind == SCALAR_BIN && scalar.body.from == foreseen->skipped;
+    }
+    if (!is_as_foreseen) {
+        foresee(self, &take, form);
+        ring_get_abort(&self->ring, &take);
+        return RING_MISMATCH;
+    }
+    ring_get_peek(&self->ring, &take, foreseen->skipped, take.length - foreseen->skipped, fill);
+    ring_get_pass(&take);
+    ring_get_commit(&self->ring, &take);
+    return RING_OK;
+}
+
+/* What a record as foreseen becomes, with its bytes still to be filled in at *fill. */
+static PyObject *prepare(const struct foreseen *foreseen, Py_ssize_t most, void **fill)
+{
+    PyObject *one, *list;
+    if (foreseen->skipped != 0) {
+        one = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(foreseen->length - foreseen->skipped));
+        *fill = one != NULL ? PyBytes_AS_STRING(one) : NULL;
+    } else {
+        one = new_record(foreseen->method, foreseen->length, fill);
+    }
+    if (one == NULL || most == 0) {
+        return one;
+    }
+    list = PyList_New(1);
+    if (list == NULL) {
+        Py_DECREF(one);
+        return NULL;
+    }
+    PyList_SET_ITEM(list, 0, one);
+    return list;
+}
+
+/* For a large record (`status` RING_MISMATCH), or when the lock was taken: prepares for a record like the one seen
+ * last, then waits for the lock. */
+static enum ring_status patient_get(RingObject *self, enum ring_status status, enum form form, Py_ssize_t most,
+                                    struct patience patience, PyObject **result)
+{
+    struct foreseen foreseen = {self->last.length, self->last.method, self->last.skipped};
+    if (status != RING_MISMATCH && foreseen.length >= LARGE) {
+        foreseen.length = 0; /* no need to prepare so much on a mere guess */
+    }
+    if (foreseen.skipped >= foreseen.length) {
+        foreseen.skipped = 0; /* also when another thread changed them between our reads */
+    }
+    void *fill;
+    *result = prepare(&foreseen, most, &fill);
+    if (*result == NULL) {
+        return RING_OK;
+    }
+    WITHOUT_GIL(self, status = take_foreseen(self, form, &foreseen, fill, patience));
+    if (status != RING_OK) {
+        Py_CLEAR(*result);
+    }
+    return status;
+}
+
+/* `most` 0: one record or item; NULL without an exception if there was none in time.  Else a list of up to `most`. */
+static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout)
+{
+    PyObject *result;
+    struct patience patience;
+    int again = 1;
+    enum ring_status status = try_get(self, form, most, &result);
+    if (status == RING_OK) {
+        return result;
+    }
+    if (!patience_from(self, &block, timeout, &patience)) {
+        return NULL;
+    }
+    while (again == 1 && (status != RING_EMPTY || block)) {
+        if (status == RING_EMPTY) {
+            WITHOUT_GIL(self, status = ring_wait_items(&self->ring, patience.deadline));
+        } else {
+            status = patient_get(self, status, form, most, patience, &result);
+            if (status == RING_OK) {
+                return result;
+            }
+            if (status == RING_EMPTY) {
+                continue;
+            }
+        }
+        again = after(self, status);
+        if (again == 1) {
+            status = try_get(self, form, most, &result);
+            if (status == RING_OK) {
+                return result;
+            }
+        }
+    }
+    return again >= 0 && most != 0 ? PyList_New(0) : NULL;
+}
+
+static PyObject *get_records(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout)
+{
+    PyObject *result = wait_and_get(self, form, most, block, timeout);
+    bool failed = result == NULL && PyErr_Occurred();
+    if (!failed && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
+        WITHOUT_GIL(self, ring_trim(&self->ring, false));
+    }
+    return result;
+}
+
+PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    if (!count_is("get", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
+        return NULL;
+    }
+    PyObject *record = get_records(self, AS_RECORD, 0, block, args[1]);
+    return record != NULL || PyErr_Occurred() ? record : Py_NewRef(Py_None);
+}
+
+/* With the item unpacked if it can be; else the record stays. Steals the reference. */
+static PyObject *unpacked(PyObject *one, PyObject *unpack)
+{
+    if (one == NULL || !PyTuple_CheckExact(one) || PyLong_AsLong(PyTuple_GET_ITEM(one, 0)) != 0) {
+        PyErr_Clear(); /* a number that is no long */
+        return one;
+    }
+    PyObject *item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
+    if (item == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* loading it again says why */
+        return one;
+    }
+    Py_DECREF(one);
+    return item;
+}
+
+PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    if (!count_is("get_item", count, 3) || (block = truth(args[0])) < 0 || !is_open(self)) {
+        return NULL;
+    }
+    PyObject *one = get_records(self, AS_ITEM, 0, block, args[1]);
+    if (one == NULL) {
+        return PyErr_Occurred() ? NULL : PyTuple_New(0);
+    }
+    return PyTuple_CheckExact(one) ? unpacked(one, args[2]) : one;
+}
+
+/* What most and block mean to get_many() and get_items(); false: an exception is set. */
+static bool many_from(RingObject *self, PyObject *number, PyObject *truth_of_block, Py_ssize_t *most, int *block)
+{
+    *block = truth(truth_of_block);
+    if (*block < 0) {
+        return false;
+    }
+    *most = PyNumber_AsSsize_t(number, PyExc_OverflowError);
+    if (*most == -1 && PyErr_Occurred()) {
+        return false;
+    }
+    if (*most < 1) {
+        PyErr_SetString(PyExc_ValueError, "there is no taking of less than one record");
+        return false;
+    }
+    return is_open(self);
+}
+
+PyObject *Ring_get_items(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    Py_ssize_t most;
+    if (!count_is("get_items", count, 4) || !many_from(self, args[0], args[1], &most, &block)) {
+        return NULL;
+    }
+    PyObject *list = get_records(self, AS_ITEM, most, block, args[2]);
+    bool loaded = true;
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        PyObject *one = PyList_GET_ITEM(list, i);
+        if (PyTuple_CheckExact(one)) {
+            one = unpacked(Py_NewRef(one), args[3]);
+            if (one == NULL) {
+                Py_DECREF(list);
+                return NULL;
+            }
+            loaded = loaded && !PyTuple_CheckExact(one);
+            PyList_SetItem(list, i, one);
+        }
+    }
+    if (list == NULL || loaded) {
+        return list;
+    }
+    PyObject *entries = PyList_AsTuple(list);
+    Py_DECREF(list);
+    return entries;
+}
+
+PyObject *Ring_get_many(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    Py_ssize_t most;
+    if (!count_is("get_many", count, 3) || !many_from(self, args[0], args[1], &most, &block)) {
+        return NULL;
+    }
+    return get_records(self, AS_RECORD, most, block, args[2]);
+}

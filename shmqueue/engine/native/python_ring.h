@@ -1,0 +1,177 @@
+/* python_ring.h: the Python type Ring around a struct ring.  module.c and the python_*.c are the only files here that
+ * know Python, and share this.
+ *
+ * Rules for the two kinds of lock that meet here, the interpreter's (GIL) and the one in shared memory:
+ *
+ *   1. Never wait for a shared lock with the GIL held: try it, or release the GIL first.
+ *   2. Never wait for the GIL with a shared lock held.
+ *   3. Small records are copied with both held: releasing the GIL costs more than the copy.  No Python code may run
+ *      then, so before 3.12, where an allocation can run the garbage collector, it is switched off meanwhile.
+ *   4. All memory that a get needs is allocated before its commit: an item taken is an item delivered.
+ *   5. Signal handlers run between attempts only, so a handler may use or close the very queue it interrupted.
+ *   6. Arguments are converted first, which may run any code, and then is_open() is asked.
+ *
+ * `users` counts the calls that run without the GIL; close() waits for them before it unmaps.
+ */
+#ifndef SHMQUEUE_PYTHON_RING_H
+#define SHMQUEUE_PYTHON_RING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "ring.h"
+#include "scalar.h"
+
+#define LARGE 32768 /* bytes from which on the GIL is released during the copy */
+
+typedef struct {
+    PyObject *value_error;
+    PyObject *corrupted_error;
+    PyObject *not_initialized_error;
+    PyObject *shut_down_error;
+    PyObject *error;      /* what they all are */
+    PyTypeObject *view_type;
+} module_state;
+
+/* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
+ * or not at all: it is compared before it is relied on. */
+struct foreseen {
+    _Atomic uint32_t length;
+    _Atomic uint32_t method;
+    _Atomic uint32_t skipped; /* bytes of it that stand before the contents of a bytes object, or 0: a record as such */
+};
+
+typedef struct {
+    PyObject_HEAD
+    struct ring ring;
+    void *memory; /* NULL once closed */
+    size_t size; /* of this mapping; the ring makes others */
+    int file; /* of an elastic queue, to allocate memory; else -1 */
+    PyObject *name;
+    PyObject *report; /* called with an errno when the queue cannot grow */
+    int reported;     /* what it was called with last */
+    bool closing;
+    _Atomic uint32_t users; /* changed with the GIL held; atomic because close() sleeps on it */
+    uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
+    struct foreseen last;   /* the record seen last: a guess at the next one */
+    PyObject *packer;       /* one that nobody is using, or NULL */
+    Py_ssize_t views;       /* that have not ended: the mapping stays while there are any */
+} RingObject;
+
+static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
+
+/* ---- python_calls.c: what all calls have in common ---- */
+
+/* Each sets an exception and returns NULL. */
+PyObject *raise_closed(RingObject *self);
+PyObject *raise_broken(RingObject *self);
+PyObject *raise_never_fits(RingObject *self, size_t length);
+
+/* False, or -1, always means that an exception is set. */
+bool count_is(const char *method, Py_ssize_t given, Py_ssize_t wanted);
+bool method_from(PyObject *number, uint32_t *method);
+
+/* Seconds or None to a deadline on the monotonic clock.  May run any code. */
+bool deadline_from(PyObject *timeout, int64_t *deadline);
+
+/* How a call waits, by its arguments; clears `block` if there is no time to. */
+bool patience_from(RingObject *self, bool *block, PyObject *timeout, struct patience *patience);
+
+/* What a status that ends or suspends an attempt means to Python: 1 try again, 0 it was not possible in time, -1 an
+ * exception is set. */
+int after(RingObject *self, enum ring_status status);
+
+static inline bool is_open(RingObject *self)
+{
+    if (self->memory == NULL || self->closing) {
+        raise_closed(self);
+        return false;
+    }
+    return true;
+}
+
+/* block: any truth value; -1 with an exception set. */
+static inline int truth(PyObject *object)
+{
+    return object == Py_True ? 1 : object == Py_False ? 0 : PyObject_IsTrue(object);
+}
+
+static inline int collector_off(void)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    return PyGC_Disable();
+#else
+    return 0; /* it runs between bytecodes only */
+#endif
+}
+
+static inline void collector_back(int was)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (was) {
+        PyGC_Enable();
+    }
+#else
+    (void)was;
+#endif
+}
+
+static inline void enter(RingObject *self)
+{
+    uint32_t epoch = lock_epoch();
+    if (self->epoch != epoch) {
+        self->epoch = epoch;
+        atomic_store(&self->users, 0);
+    }
+    atomic_fetch_add(&self->users, 1);
+}
+
+static inline void leave(RingObject *self)
+{
+    if (atomic_fetch_sub(&self->users, 1) == 1 && self->closing) {
+        futex_wake(&self->users, WAIT_EVERYONE);
+    }
+}
+
+#define WITHOUT_GIL(self, statement) \
+    do {                             \
+        enter(self);                 \
+        Py_BEGIN_ALLOW_THREADS       \
+        statement;                   \
+        Py_END_ALLOW_THREADS         \
+        leave(self);                 \
+    } while (0)
+
+/* ---- the methods, by file ---- */
+
+typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_t count);
+
+fast_method Ring_put, Ring_put_many; /* python_put.c */
+fast_method Ring_put_item, Ring_put_items; /* python_items.c */
+fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
+fast_method Ring_get_view; /* python_view.c */
+
+/* ---- python_put.c ---- */
+
+bool can_ever_fit(RingObject *self, size_t length);
+
+/* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set. */
+int put_records(RingObject *self, const struct record_in *records, size_t count, size_t bytes, bool block,
+                PyObject *timeout);
+
+/* ---- python_get.c ---- */
+
+/* With the get lock held: the scalar that the record at hand is; its contents, if it is bytes, or NULL. */
+struct scalar scalar_at_hand(RingObject *self, const struct take *take);
+PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar);
+
+/* ---- python_view.c ---- */
+
+extern PyType_Spec View_spec;
+
+/* ---- module.c ---- */
+
+/* Unmaps the segment, when nobody uses it any more. */
+void unmap(RingObject *self);
+
+#endif

@@ -1,0 +1,179 @@
+/* scalar.h: one msgpack value that is no container, by its first bytes (github.com/msgpack/msgpack, spec.md).
+ *
+ * For the items that need no serializer: the Python layer writes them straight into a record, and reads them straight out
+ * of it.  What is written are the very bytes that msgpack's own packer writes, and whatever is not a scalar that fills
+ * its record to the last byte is left to its unpacker.
+ */
+#ifndef SHMQUEUE_SCALAR_H
+#define SHMQUEUE_SCALAR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#define SCALAR_HEAD_MAX 9 /* bytes: a type byte and 64 bits */
+
+/* The first bytes of a value.  The body of a string follows them. */
+struct scalar_head {
+    unsigned char bytes[SCALAR_HEAD_MAX];
+    uint8_t length;
+};
+
+enum scalar_kind {
+    SCALAR_NONE, /* it is something else */
+    SCALAR_NIL,
+    SCALAR_FALSE,
+    SCALAR_TRUE,
+    SCALAR_INT,
+    SCALAR_UINT, /* above INT64_MAX */
+    SCALAR_FLOAT,
+    SCALAR_STR,
+    SCALAR_BIN,
+};
+
+struct scalar {
+    enum scalar_kind kind;
+    union {
+        int64_t number;
+        uint64_t unsigned_number;
+        double real;
+        struct {
+            uint32_t from; /* where in the record the body begins */
+            uint32_t length;
+        } body;
+    };
+};
+
+/* ---- writing ---- */
+
+/* A type byte and `width` bytes of a number, the most significant first. */
+static inline struct scalar_head scalar_typed(unsigned char type, uint64_t number, unsigned width)
+{
+    struct scalar_head head = {.bytes = {type}, .length = (uint8_t)(1 + width)};
+    for (unsigned i = 0; i < width; i++) {
+        head.bytes[width - i] = (unsigned char)(number >> (8 * i));
+    }
+    return head;
+}
+
+static inline struct scalar_head scalar_of_unsigned(uint64_t number)
+{
+    if (number < 0x80) {
+        return scalar_typed((unsigned char)number, 0, 0);
+    }
+    return number <= UINT8_MAX    ? scalar_typed(0xcc, number, 1)
+           : number <= UINT16_MAX ? scalar_typed(0xcd, number, 2)
+           : number <= UINT32_MAX ? scalar_typed(0xce, number, 4)
+                                  : scalar_typed(0xcf, number, 8);
+}
+
+static inline struct scalar_head scalar_of_int(int64_t number)
+{
+    if (number >= -32) {
+        return number >= 0 ? scalar_of_unsigned((uint64_t)number) : scalar_typed((unsigned char)number, 0, 0);
+    }
+    return number >= INT8_MIN    ? scalar_typed(0xd0, (uint64_t)number, 1)
+           : number >= INT16_MIN ? scalar_typed(0xd1, (uint64_t)number, 2)
+           : number >= INT32_MIN ? scalar_typed(0xd2, (uint64_t)number, 4)
+                                 : scalar_typed(0xd3, (uint64_t)number, 8);
+}
+
+static inline struct scalar_head scalar_of_float(double real)
+{
+    uint64_t bits;
+    memcpy(&bits, &real, sizeof bits);
+    return scalar_typed(0xcb, bits, 8);
+}
+
+static inline struct scalar_head scalar_of_str(uint32_t length)
+{
+    if (length < 32) {
+        return scalar_typed((unsigned char)(0xa0 | length), 0, 0);
+    }
+    return length <= UINT8_MAX    ? scalar_typed(0xd9, length, 1)
+           : length <= UINT16_MAX ? scalar_typed(0xda, length, 2)
+                                  : scalar_typed(0xdb, length, 4);
+}
+
+static inline struct scalar_head scalar_of_bin(uint32_t length)
+{
+    return length <= UINT8_MAX    ? scalar_typed(0xc4, length, 1)
+           : length <= UINT16_MAX ? scalar_typed(0xc5, length, 2)
+                                  : scalar_typed(0xc6, length, 4);
+}
+
+/* ---- reading ---- */
+
+static inline uint64_t scalar_number(const unsigned char *bytes, unsigned width)
+{
+    uint64_t number = 0;
+    for (unsigned i = 0; i < width; i++) {
+        number = number << 8 | bytes[i];
+    }
+    return number;
+}
+
+/* How many bytes of a number follow a type byte from 0xc4 on; 0 where none does or the type is no scalar. */
+static inline unsigned scalar_width(unsigned char type)
+{
+    static const unsigned char widths[0xe0 - 0xc4] = {
+        [0xc4 - 0xc4] = 1, [0xc5 - 0xc4] = 2, [0xc6 - 0xc4] = 4, [0xcb - 0xc4] = 8, [0xcc - 0xc4] = 1,
+        [0xcd - 0xc4] = 2, [0xce - 0xc4] = 4, [0xcf - 0xc4] = 8, [0xd0 - 0xc4] = 1, [0xd1 - 0xc4] = 2,
+        [0xd2 - 0xc4] = 4, [0xd3 - 0xc4] = 8, [0xd9 - 0xc4] = 1, [0xda - 0xc4] = 2, [0xdb - 0xc4] = 4,
+    };
+    return type >= 0xc4 && type < 0xe0 ? widths[type - 0xc4] : 0;
+}
+
+/* The scalar that a record of `length` bytes is, by its first ones: `head` has SCALAR_HEAD_MAX of them, or all. */
+static inline struct scalar scalar_read(const unsigned char *head, uint32_t length)
+{
+    struct scalar nothing = {.kind = SCALAR_NONE};
+    if (length == 0) {
+        return nothing;
+    }
+    unsigned char type = head[0];
+    if (type >= 0xa0 && type < 0xc0) {
+        uint32_t body = type & 31u;
+        return length == 1 + body ? (struct scalar){.kind = SCALAR_STR, .body = {1, body}} : nothing;
+    }
+    unsigned width = scalar_width(type);
+    if (width == 0) {
+        if (length != 1) {
+            return nothing;
+        }
+        switch (type) {
+        case 0xc0:
+            return (struct scalar){.kind = SCALAR_NIL};
+        case 0xc2:
+            return (struct scalar){.kind = SCALAR_FALSE};
+        case 0xc3:
+            return (struct scalar){.kind = SCALAR_TRUE};
+        default:
+            return type < 0x80 || type >= 0xe0 ? (struct scalar){.kind = SCALAR_INT, .number = (int8_t)type} : nothing;
+        }
+    }
+    if (length <= width) {
+        return nothing;
+    }
+    uint64_t number = scalar_number(head + 1, width);
+    bool is_bin = type <= 0xc6, is_str = type >= 0xd9;
+    if (is_bin || is_str) {
+        return number == length - 1 - width ? (struct scalar){.kind = is_bin ? SCALAR_BIN : SCALAR_STR,
+                                                              .body = {1 + width, (uint32_t)number}}
+                                            : nothing;
+    }
+    if (length != 1 + width) {
+        return nothing;
+    }
+    struct scalar scalar = {.kind = SCALAR_INT, .unsigned_number = number};
+    if (type == 0xcb) {
+        scalar.kind = SCALAR_FLOAT; /* the bits are those of the double */
+    } else if (type == 0xcf && number > INT64_MAX) {
+        scalar.kind = SCALAR_UINT;
+    } else if (type >= 0xd0 && width < 8 && number >> (8 * width - 1) != 0) {
+        scalar.unsigned_number = number | UINT64_MAX << (8 * width);
+    }
+    return scalar;
+}
+
+#endif

@@ -1,0 +1,175 @@
+"""The short way of ordinary items: from objects to records and back in one call.
+
+The native engine does it in C for what msgpack packs; any other engine, and what is put around one, gets the same from
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shmqueue import engine
+from shmqueue.serialization import PLAIN, SCALARS, pack_plain, pack_scalar
+
+if TYPE_CHECKING:
+    from shmqueue.engine import Engine, Payload
+
+__all__ = ["GetItem", "Items", "PutItem", "as_get_item", "as_put_item", "items_of"]
+
+Pack = Callable[[Any], bytes]
+Unpack = Callable[[bytes], Any]
+Record = tuple[int, Any]
+
+
+class PutItem(Protocol):
+    """Puts an item.
+
+    Args:
+        item: the item.
+        block, timeout: as for ``Engine.put``.
+        new_packer: makes a function that packs with msgpack, for items that are no scalars. None: only exact None,
+            bool, int, float, str and bytes are put.
+
+    Returns:
+        True, False if there was no room in time, or None, with nothing put, if the item does not go this way.
+    """
+
+    def __call__(
+        self, item: Any, block: bool, timeout: float | None, new_packer: Callable[[], Pack] | None, /
+    ) -> bool | None: ...
+
+
+class GetItem(Protocol):
+    """Takes an item.
+
+    Args:
+        block, timeout: as for ``Engine.get``.
+        unpack: turns the payload of a msgpack record into an item, or raises.
+
+    Returns:
+        The item; or a tuple: a record (method, payload) that must be loaded, or nothing, if there was none in time.
+    """
+
+    def __call__(self, block: bool, timeout: float | None, unpack: Unpack, /) -> Any: ...
+
+
+class Items(Protocol):
+    """An engine, or what stands for one, that takes and gives items."""
+
+    put_item: PutItem
+    get_item: GetItem
+
+    def put_items(
+        self,
+        items: Iterable[Any],
+        block: bool,
+        timeout: float | None,
+        new_packer: Callable[[], Pack] | None,
+        dump: Callable[[Any], Record],
+        /,
+    ) -> int:
+        """Put items, all or none if they fit together, else in pieces; ``dump`` makes records of what is not packed.
+
+        All of them are serialized before the first is put. Returns how many were put in time.
+        """
+
+    def get_items(
+        self, most: int, block: bool, timeout: float | None, unpack: Unpack, /
+    ) -> list[Any] | tuple[Any, ...]:
+        """Take 1 to ``most`` items, none if there were none in time.
+
+        Returns a list of items; or a tuple, if there are records (method, payload) among them that must be loaded.
+        """
+
+
+def items_of(engine_: Engine) -> Items:
+    """How to put and get items with this engine."""
+    native: Any = engine_
+    return native if hasattr(engine_, "put_items") else _Generic(engine_)
+
+
+def as_put_item(put: Callable[[int, Payload, bool, float | None], bool]) -> PutItem:
+    """Make it of a put of records."""
+
+    def put_item(
+        item: Any, block: bool, timeout: float | None, new_packer: Callable[[], Pack] | None, /
+    ) -> bool | None:
+        payload = _packed(item, new_packer)
+        return None if payload is None else put(0, payload, block, timeout)
+
+    return put_item
+
+
+def as_get_item(get: Callable[[bool, float | None], tuple[int, bytes] | None]) -> GetItem:
+    """Make it of a get of records."""
+
+    def get_item(block: bool, timeout: float | None, unpack: Unpack, /) -> Any:
+        record = get(block, timeout)
+        if record is None:
+            return ()
+        if record[0] == 0:
+            try:
+                return unpack(record[1])
+            except Exception:
+                pass  # loading it again says why
+        return record
+
+    return get_item
+
+
+def _packed(item: Any, new_packer: Callable[[], Pack] | None) -> bytes | None:
+    try:
+        if type(item) in SCALARS:
+            return pack_scalar(item)
+        if new_packer is not None or type(item) in PLAIN:
+            return pack_plain(item)
+    except Exception:
+        pass
+    return None
+
+
+class _Generic:
+    """Items by an engine that has records only."""
+
+    def __init__(self, engine_: Engine) -> None:
+        self._engine = engine_
+        self.put_item, self.get_item = as_put_item(engine_.put), as_get_item(engine_.get)
+
+    def put_items(
+        self,
+        items: Iterable[Any],
+        block: bool,
+        timeout: float | None,
+        new_packer: Callable[[], Pack] | None,
+        dump: Callable[[Any], Record],
+        /,
+    ) -> int:
+        records = []
+        for item in items:
+            payload = _packed(item, new_packer)
+            records.append(dump(item) if payload is None else (0, payload))
+        deadline = engine.deadline_after(timeout)
+        done = 0
+        while done < len(records):
+            put = self._engine.put_many(records[done:] if done else records, block, engine.seconds_until(deadline))
+            if put == 0:
+                break
+            done += put
+        return done
+
+    def get_items(
+        self, most: int, block: bool, timeout: float | None, unpack: Unpack, /
+    ) -> list[Any] | tuple[Any, ...]:
+        loaded = True
+        entries: list[Any] = []
+        for record in self._engine.get_many(most, block, timeout):
+            entry: Any = record
+            if record[0] == 0:
+                try:
+                    entry = unpack(record[1])
+                except Exception:
+                    pass  # loading it again says why
+            loaded = loaded and type(entry) is not tuple
+            entries.append(entry)
+        return entries if loaded else tuple(entries)

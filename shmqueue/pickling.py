@@ -1,0 +1,91 @@
+"""Pickle with large buffers beside it (PEP 574), so that each is copied once on its way in and once on its way out.
+
+A payload of this kind is  buffers | pickle | u64 index[count] | u32 count . Each buffer begins at a multiple of 64
+bytes from the payload's start; its index entry is its length in bytes, with the highest bit set if it was read-only.
+Objects that are loaded from it live in the memory that it was received in.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, Union
+
+__all__ = ["Beside", "Buffer", "Payload", "dumps", "loads"]
+
+Buffer = Union[bytes, bytearray, memoryview]
+Payload = Union[Buffer, "tuple[Buffer, ...]"]
+"""A payload in one piece, or its parts in their order."""
+
+_LEAST = 4096  # bytes: a smaller buffer is copied into the pickle at less than it costs to keep it apart
+_MOST = 16  # buffers of one item that are kept apart
+_ALIGNMENT = 64  # bytes
+_READ_ONLY = 1 << 63
+_COUNT = struct.Struct("<I")
+_PADDING = bytes(_ALIGNMENT)
+
+
+class Beside:
+    """What a pickler leaves out of its pickle: to be called as its ``buffer_callback``."""
+
+    __slots__ = ("views",)
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the pickler is to write the buffer into the pickle after all."""
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if view.nbytes < _LEAST or len(self.views) == _MOST:
+            view.release()
+            return True
+        self.views.append(view)
+        return False
+
+    def payload(self, pickled: bytes) -> Payload:
+        """All of it as the parts of one payload."""
+        parts: list[Buffer] = []
+        index = []
+        for view in self.views:
+            parts.append(view)
+            if gap := -view.nbytes % _ALIGNMENT:
+                parts.append(_PADDING[:gap])
+            index.append(view.nbytes | (_READ_ONLY if view.readonly else 0))
+        trailer = struct.pack(f"<{len(index)}Q", *index) + _COUNT.pack(len(index))
+        return (*parts, pickled + trailer)
+
+
+def dumps(data: Any) -> tuple[bool, Payload]:
+    """Pickle an item. Returns whether there are buffers beside the pickle, and the payload."""
+    beside = Beside()
+    pickled = pickle.dumps(data, pickle.HIGHEST_PROTOCOL, buffer_callback=beside)
+    return (True, beside.payload(pickled)) if beside.views else (False, pickled)
+
+
+def loads(payload: Buffer, load: Callable[..., Any] = pickle.loads) -> Any:
+    """The item of a payload with buffers.
+
+    Raises:
+        ValueError: the payload contradicts itself.
+        Exception: whatever unpickling raises.
+    """
+    view = memoryview(bytearray(payload) if isinstance(payload, bytes) else payload)
+    end = len(view) - _COUNT.size
+    count = _COUNT.unpack_from(view, end)[0] if end >= 0 else 0
+    pickle_end = end - 8 * count
+    if pickle_end < 0:
+        raise ValueError(f"a pickle with {count} buffers does not fit in {len(view)} bytes")
+    buffers = []
+    offset = 0
+    for entry in struct.unpack_from(f"<{count}Q", view, pickle_end):
+        length = entry & ~_READ_ONLY
+        if length > pickle_end - offset:
+            raise ValueError(f"a buffer of {length} bytes does not fit in {len(view)} bytes")
+        buffer = view[offset : offset + length]
+        buffers.append(buffer.toreadonly() if entry & _READ_ONLY else buffer)
+        offset += length + -length % _ALIGNMENT
+    return load(view[offset:pickle_end], buffers=buffers)
