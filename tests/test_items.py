@@ -1,0 +1,216 @@
+"""What the native engine packs and unpacks itself is what msgpack would; large buffers travel beside their pickle."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import shmqueue
+from shmqueue import ShmQueue, pickling
+from shmqueue.compat import multiprocessing as compat_multiprocessing
+from shmqueue.compat import queue as compat_queue
+
+Make = Callable[..., ShmQueue]
+
+EDGES = [
+    edge + delta
+    for power in (5, 7, 8, 15, 16, 31, 32, 63, 64)
+    for edge in (2**power, -(2**power))
+    for delta in (-1, 0, 1)
+]
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.sampled_from(EDGES),
+    st.floats(),
+    st.text(max_size=300),
+    st.binary(max_size=300),
+    st.sampled_from([31, 32, 255, 256, 257, 65535, 65536]).map("x".__mul__),
+    st.sampled_from([0, 255, 256, 65535, 65536]).map(bytes),
+)
+
+relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@relaxed
+@given(item=SCALARS)
+def test_a_scalar_is_packed_as_msgpack_packs_it(make: Make, item: Any) -> None:
+    q = make(buffer_size=1 << 20)
+    q.put(item)
+    method, payload = q._engine.get(False, None)
+    if method == 0:
+        assert payload == msgpack.packb(item)
+    else:
+        assert type(item) is int
+        assert not -(2**63) <= item < 2**64
+
+
+@relaxed
+@given(item=SCALARS)
+def test_a_scalar_comes_back_as_it_was(make: Make, item: Any) -> None:
+    q = make(buffer_size=1 << 20)
+    q.put(item)
+    (one,) = q.get_many(2)
+    q.put_many([item])
+    other = q.get()
+    for back in (one, other):
+        assert type(back) is type(item)
+        assert struct.pack("d", back) == struct.pack("d", item) if type(item) is float else back == item
+
+
+@relaxed
+@given(payload=st.binary(max_size=20), method=st.sampled_from([0, 0, 0, 1, 2, 3]))
+@example(payload=b"", method=0)
+@example(payload=b"\xc1", method=0)
+@example(payload=b"\xa1\xff", method=0)
+@example(payload=b"\xd9\x05abc", method=0)
+@example(payload=b"\xc6\xff\xff\xff\xff", method=0)
+@example(payload=b"\x00\x00", method=0)
+@example(payload=b"\xff\xff\xff\xff", method=3)
+@example(payload=bytes(8) + b"\x01\x00\x00\x00", method=3)
+def test_any_bytes_are_an_item_or_a_clear_error_and_are_consumed(make: Make, payload: bytes, method: int) -> None:
+    q = make()
+    for take in (q.get, lambda: q.get_many(1)[0]):
+        q._engine.put(method, payload, True, None)
+        try:
+            item = take()
+        except shmqueue.ShmQueueDeserializationError:
+            pass
+        else:
+            if method == 0:
+                expected = msgpack.unpackb(payload, strict_map_key=False)
+                assert repr(item) == repr(expected)
+        assert q.empty()
+
+
+def test_a_lone_surrogate_goes_by_pickle(make: Make, engine: str) -> None:
+    q = make()
+    q.put("\ud800")
+    assert q.get() == "\ud800"
+
+
+def test_an_item_that_is_a_tuple_is_not_taken_for_a_record(make: Make, engine: str) -> None:
+    q = make()
+    items = [(), (0, b"\x01"), (1, b"x"), ((),), (None,)]
+    for item in items:
+        q.put(item)
+    assert q.get() == items[0]
+    assert q.get_many(9) == items[1:]
+    q.put_many(items)
+    assert [q.get() for _ in items] == items
+
+
+def test_a_batch_holds_items_of_all_kinds_in_order(make: Make, engine: str) -> None:
+    q = make(buffer_size=1 << 20)
+    items = [1, "a", (1, 2), {3}, {"k": [None, 1.5]}, b"x", 2**80, [(1,), {2: 3}], bytes(70_000)] * 3
+    q.put_many(items)
+    assert q.get_many(len(items)) + (q.get_many(len(items)) if not q.empty() else []) == items
+
+
+def test_a_batch_of_which_one_cannot_be_serialized_puts_nothing(make: Make, engine: str) -> None:
+    q = make()
+    with pytest.raises(shmqueue.ShmQueueSerializationError):
+        q.put_many([1, lambda: None, 2])
+    assert q.empty()
+
+
+def test_a_packer_is_not_shared_with_a_put_in_the_middle_of_it(make: Make, engine: str) -> None:
+    q = make()
+
+    class Putting:
+        def __reduce__(self) -> tuple[Any, ...]:
+            q.put({"inner": 1})
+            return dict, ()
+
+    q.put([{"outer": 1}, Putting()])
+    assert q.get() == {"inner": 1}
+    assert q.get() == [{"outer": 1}, {}]
+
+
+# ---- buffers beside the pickle ----
+
+
+class Array:
+    """As numpy pickles its arrays."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
+        return type(self), (pickle.PickleBuffer(self.data) if protocol >= 5 else bytes(self.data),)
+
+
+@pytest.fixture(params=["ShmQueue", "queue.Queue", "queue.SimpleQueue", "Queue", "JoinableQueue", "SimpleQueue"])
+def any_queue(request: pytest.FixtureRequest, make: Make, engine: str) -> Any:
+    """A queue of each class, on both engines."""
+    if request.param == "ShmQueue":
+        yield make(max_bytes=1 << 26)
+        return
+    module = compat_queue if "." in request.param else compat_multiprocessing
+    q = getattr(module, request.param.rpartition(".")[2])()
+    yield q
+    q.close()
+
+
+def test_writable_buffers_arrive_writable_and_read_only_ones_read_only(any_queue: Any) -> None:
+    any_queue.put([Array(bytearray(b"w" * 10_001)), Array(b"r" * 5000), Array(bytearray(b"small"))])
+    writable, read_only, small = any_queue.get()
+    assert bytes(writable.data) == b"w" * 10_001
+    assert bytes(read_only.data) == b"r" * 5000
+    assert bytes(small.data) == b"small"
+    writable.data[0] = 0
+    memory = memoryview(read_only.data)
+    assert memory.readonly
+
+
+def test_what_arrives_is_nobody_elses(any_queue: Any) -> None:
+    data = bytearray(20_000)
+    any_queue.put(Array(data))
+    data[0] = 1
+    any_queue.put(Array(data))
+    first, second = any_queue.get(), any_queue.get()
+    first.data[1] = 7
+    assert (first.data[0], second.data[0], second.data[1]) == (0, 1, 0)
+
+
+def test_more_buffers_than_are_kept_apart(any_queue: Any) -> None:
+    items = [Array(bytearray([i]) * (4096 + i)) for i in range(40)]
+    any_queue.put(items)
+    assert [bytes(array.data) for array in any_queue.get()] == [bytes(array.data) for array in items]
+
+
+def test_buffers_in_a_batch(make: Make, engine: str) -> None:
+    q = make(max_bytes=1 << 26)
+    q.put_many([1, Array(bytearray(b"x" * 9000)), 2])
+    one, array, two = q.get_many(3)
+    assert (one, bytes(array.data), two) == (1, b"x" * 9000, 2)
+
+
+def test_buffers_are_pickle_to_allow_pickle(make: Make, engine: str) -> None:
+    q, careful = make(max_bytes=1 << 26), make(max_bytes=1 << 26, allow_pickle=False)
+    with pytest.raises(shmqueue.ShmQueueSerializationError, match="allow_pickle=False"):
+        careful.put(Array(bytearray(10_000)))
+    q.put(Array(bytearray(10_000)))
+    with pytest.raises(shmqueue.ShmQueueDeserializationError, match="allow_pickle=False"):
+        careful.get()
+
+
+def test_a_buffer_is_aligned_in_what_is_received() -> None:
+    has_buffers, parts = pickling.dumps([Array(bytearray(5000)), Array(bytearray(6000))])
+    assert has_buffers
+    assert isinstance(parts, tuple)
+    received = bytearray(b"".join(parts))
+    first, second = pickling.loads(received, load=lambda pickled, buffers: buffers)
+    start = memoryview(received)
+    assert (first.nbytes, second.nbytes) == (5000, 6000)
+    second[:] = b"2" * 6000
+    assert bytes(start[5056 : 5056 + 6000]) == b"2" * 6000
