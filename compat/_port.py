@@ -117,7 +117,7 @@ class Port:
             self._look()
         if not items:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
-        return items if type(items) is list else load_many(items, load)
+        return load_many(*items, load) if isinstance(items, tuple) else items
 
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""

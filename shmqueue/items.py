@@ -76,10 +76,10 @@ class Items(Protocol):
 
     def get_items(
         self, most: int, block: bool, timeout: float | None, unpack: Unpack, /
-    ) -> list[Any] | tuple[Any, ...]:
+    ) -> list[Any] | tuple[list[Any]]:
         """Take 1 to ``most`` items, none if there were none in time.
 
-        Returns a list of items; or a tuple, if there are records (method, payload) among them that must be loaded.
+        Returns a list of items; in a tuple, if there are records (method, payload) among them that must be loaded.
         """
 
 
@@ -160,7 +160,7 @@ class _Generic:
 
     def get_items(
         self, most: int, block: bool, timeout: float | None, unpack: Unpack, /
-    ) -> list[Any] | tuple[Any, ...]:
+    ) -> list[Any] | tuple[list[Any]]:
         loaded = True
         entries: list[Any] = []
         for record in self._engine.get_many(most, block, timeout):
@@ -172,4 +172,4 @@ class _Generic:
                     pass  # loading it again says why
             loaded = loaded and type(entry) is not tuple
             entries.append(entry)
-        return entries if loaded else tuple(entries)
+        return entries if loaded else (entries,)

@@ -237,7 +237,7 @@ class ShmQueue:
         items = self._items.get_items(max_items, True, timeout, unpack_plain)
         if not items:
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(True, timeout))
-        return items if type(items) is list else load_many(items, self._serializer.load)
+        return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
     def get_view(self, block: bool = True, timeout: float | None = None) -> AbstractContextManager[memoryview]:
         """Read the oldest item where it lies, without a copy: ``with q.get_view() as view:``.

@@ -131,6 +131,7 @@ def test_the_command_says_what_is_wrong_with_a_target(spec: str, complaint: str)
     assert complaint in ran.stderr
 
 
+@pytest.mark.thorough
 def test_the_same_seed_draws_the_same_programs() -> None:
     code = """
 from shmqueue.conformance.machine import explore

@@ -242,6 +242,7 @@ def fill(q: ShmQueue, size: int) -> int:
         number += 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [100, 5_000, 700_000])
 def test_growth_ends_with_the_memory_and_nothing_is_lost(
     small_memory: str, make: Make, caplog: pytest.LogCaptureFixture, size: int, engine: str
@@ -354,6 +355,7 @@ while True:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("victim", ["producer", "consumer"])
 def test_a_kill_while_it_grows_or_shrinks_breaks_nothing(make: Make, name: str, victim: str) -> None:
     q = make(buffer_size=4096, max_bytes=2 * MIB)

@@ -372,6 +372,7 @@ def histories(draw: st.DrawFn, fulls: bool = False) -> list[Operation]:
     return history[:8]
 
 
+@pytest.mark.thorough
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     history=histories(),
@@ -392,6 +393,7 @@ def test_a_history_is_refuted_if_and_only_if_no_order_of_it_is_a_queues(
     assert (violation is None) is possible, violation
 
 
+@pytest.mark.thorough
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=histories(fulls=True), maxsize=st.integers(1, 3), drained=st.booleans())
 def test_with_maxsize_a_history_is_refuted_only_if_no_order_of_it_is_a_queues(
@@ -490,6 +492,7 @@ def million() -> list[Operation]:
     return history
 
 
+@pytest.mark.thorough
 def test_a_million_operations_are_accepted(million: list[Operation]) -> None:
     assert find_violation(million) is None
 

@@ -360,6 +360,7 @@ def each_line(most: int = 1000) -> Iterator[int]:
     pytest.fail("the call never came to its end")
 
 
+@pytest.mark.thorough
 class TestInTheMiddle:
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_is_killed_at_any_line_has_done_all_or_nothing(self, cases: Callable[[str], Case], kind: str) -> None:
@@ -487,6 +488,7 @@ while True:
 """
 
 
+@pytest.mark.thorough
 class TestProcesses:
     def test_those_killed_at_any_moment_leave_whole_records(self, opened: Open) -> None:
         queue = opened(capacity=WHOLE, initial=PAGE)

@@ -134,6 +134,7 @@ e._locked(die, None)
         assert queue.engine.put(2, b"second", True, 1.0)
         assert queue.engine.get_many(9, True, 1.0) == [(1, b"first"), (2, b"second")]
 
+    @pytest.mark.thorough
     def test_producers_killed_at_any_moment_leave_whole_items_in_order(self, opened: Open, name: str) -> None:
         queue = opened()
         chance = random.Random(1)

@@ -315,6 +315,7 @@ LOOP = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("victim", LOOP)
 def test_a_kill_at_any_moment_wedges_and_breaks_nothing(make: Make, name: str, victim: str) -> None:
     q = make(buffer_size=1 << 16)

@@ -288,6 +288,7 @@ def test_mpire_as_its_readme_shows_it(both: Callable[..., tuple[Ran, Ran]]) -> N
     assert len([puts for puts in on_ours.puts if puts]) >= 2 + 5 + 1  # of the Pool; of each worker; their results
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 def test_mpire_in_many_ways(both: Callable[..., tuple[Ran, Ran]], method: str) -> None:
     pytest.importorskip("mpire", reason="mpire is not installed")

@@ -219,6 +219,7 @@ class RingMachine(RuleBasedStateMachine):
         assert self.engine.join(0) == (counters.unfinished == 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine_name", ["native", "portable", "portable that keeps no memory"])
 def test_a_ring_behaves_like_a_list(engine_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_name, _, thrifty = engine_name.partition(" ")

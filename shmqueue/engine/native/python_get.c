@@ -312,8 +312,7 @@ PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
 /* With the item unpacked if it can be; else the record stays. Steals the reference. */
 static PyObject *unpacked(PyObject *one, PyObject *unpack)
 {
-    if (one == NULL || !PyTuple_CheckExact(one) || PyLong_AsLong(PyTuple_GET_ITEM(one, 0)) != 0) {
-        PyErr_Clear(); /* a number that is no long */
+    if (!PyTuple_CheckExact(one) || PyLong_AsLong(PyTuple_GET_ITEM(one, 0)) != 0) {
         return one;
     }
     PyObject *item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
@@ -335,7 +334,7 @@ PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
     if (one == NULL) {
         return PyErr_Occurred() ? NULL : PyTuple_New(0);
     }
-    return PyTuple_CheckExact(one) ? unpacked(one, args[2]) : one;
+    return unpacked(one, args[2]);
 }
 
 /* What most and block mean to get_many() and get_items(); false: an exception is set. */
@@ -363,25 +362,26 @@ PyObject *Ring_get_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
     if (!count_is("get_items", count, 4) || !many_from(self, args[0], args[1], &most, &block)) {
         return NULL;
     }
+    PyObject *entries = PyTuple_New(1); /* before anything is taken, for it may fail */
+    if (entries == NULL) {
+        return NULL;
+    }
     PyObject *list = get_records(self, AS_ITEM, most, block, args[2]);
     bool loaded = true;
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        PyObject *one = PyList_GET_ITEM(list, i);
-        if (PyTuple_CheckExact(one)) {
-            one = unpacked(Py_NewRef(one), args[3]);
-            if (one == NULL) {
-                Py_DECREF(list);
-                return NULL;
-            }
-            loaded = loaded && !PyTuple_CheckExact(one);
-            PyList_SetItem(list, i, one);
+        PyObject *one = unpacked(Py_NewRef(PyList_GET_ITEM(list, i)), args[3]);
+        if (one == NULL) {
+            Py_CLEAR(list);
+            break;
         }
+        loaded = loaded && !PyTuple_CheckExact(one);
+        PyList_SetItem(list, i, one);
     }
     if (list == NULL || loaded) {
+        Py_DECREF(entries);
         return list;
     }
-    PyObject *entries = PyList_AsTuple(list);
-    Py_DECREF(list);
+    PyTuple_SET_ITEM(entries, 0, list);
     return entries;
 }
 

@@ -6,7 +6,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define SPIN_NS 20000      /* for an item or for room: about what waking a sleeper would cost */
+#define SPIN_MOST_NS 20000  /* for an item or for room: about what waking a sleeper would cost */
+#define SPIN_LEAST_NS 1000
+#define SHORT_SLEEP_NS 60000 /* and that cost: a sleep not longer than this had better been spun away */
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
 #define PAUSES_WHEN_FULL 256 /* a few microseconds */
 #define ATTEMPTS 16        /* of a put that is woken and finds no room, before its caller may look at signals */
@@ -54,7 +56,7 @@ enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct sel
 {
     enum lock_result result = lock_try(&side->guard.lock, self);
     if (result == LOCK_BUSY && patience.for_lock) {
-        int64_t spin = ring->spin_ns ? LOCK_SPIN_NS : 0;
+        int64_t spin = ring->may_spin ? LOCK_SPIN_NS : 0;
         result = lock_wait(&side->guard.lock, self, patience.deadline, spin);
     }
     switch (result) {
@@ -101,8 +103,20 @@ void ring_commit_and_wake(struct side *side, struct self *self, const struct vie
     }
 }
 
+/* Spins less where it does not pay, and as long as may be again as soon as it would have.  Threads that share the ring
+ * may overwrite each other's guess. */
+static void learn(const struct ring *ring, _Atomic int32_t *spin, bool has_paid)
+{
+    int32_t ns = atomic_load_explicit(spin, memory_order_relaxed) / 2;
+    if (ring->may_spin) {
+        atomic_store_explicit(spin, has_paid ? SPIN_MOST_NS : ns > SPIN_LEAST_NS ? ns : SPIN_LEAST_NS,
+                              memory_order_relaxed);
+    }
+}
+
 /* Sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing. */
-static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline)
+static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline,
+                                 _Atomic int32_t *spin)
 {
     if (atomic_load(&ring->closing)) {
         return RING_CLOSED;
@@ -110,11 +124,14 @@ static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uin
     if (deadline != WAIT_FOREVER && monotonic_ns() >= deadline) {
         return RING_DEADLINE;
     }
-    if (spin_while_equal(&ledgers->sequence, seen, ring->spin_ns)) {
+    if (spin_while_equal(&ledgers->sequence, seen, atomic_load_explicit(spin, memory_order_relaxed))) {
         return RING_OK;
     }
+    int64_t begun = monotonic_ns();
     atomic_exchange(&ledgers->waiting, 1);
-    switch (futex_wait(&ledgers->sequence, seen, deadline)) {
+    enum wait_result waited = futex_wait(&ledgers->sequence, seen, deadline);
+    learn(ring, spin, waited == WAIT_WOKEN && monotonic_ns() - begun <= SHORT_SLEEP_NS);
+    switch (waited) {
     case WAIT_WOKEN:
         return RING_OK;
     case WAIT_DEADLINE:
@@ -255,7 +272,7 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
  * lines for every single item.  A moment without looking lets several be taken. */
 static void let_some_be_taken(const struct ring *ring)
 {
-    for (int i = 0; ring->spin_ns != 0 && i < PAUSES_WHEN_FULL; i++) {
+    for (int i = 0; ring->may_spin && i < PAUSES_WHEN_FULL; i++) {
         cpu_relax();
     }
 }
@@ -282,7 +299,7 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             return status;
         }
         let_some_be_taken(ring);
-        status = sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline);
+        status = sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline, &ring->spin_for_room);
         if (status != RING_OK) {
             return status;
         }
@@ -479,7 +496,7 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
     if (ledger_read(&segment->put.ledgers).shut != SHUT_NOT) {
         return RING_OK;
     }
-    enum ring_status status = sleep_on(ring, &segment->put.ledgers, seen, deadline);
+    enum ring_status status = sleep_on(ring, &segment->put.ledgers, seen, deadline, &ring->spin_for_items);
     if (status == RING_INTERRUPTED && arena_is_elastic(ring)) {
         ring_trim(ring, true); /* a slice without news, or a signal: time to tidy up */
     }
@@ -500,7 +517,8 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
             return RING_OK;
         }
         struct ledgers *takers = &ring->segment->get.ledgers;
-        status = records ? ring_wait_items(ring, deadline) : sleep_on(ring, takers, seen, deadline);
+        status = records ? ring_wait_items(ring, deadline)
+                         : sleep_on(ring, takers, seen, deadline, &ring->spin_for_room);
         if (status != RING_OK) {
             return status;
         }
@@ -615,7 +633,8 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->file = arena_is_elastic(ring) ? file : -1;
     ring->device = status.st_dev;
     ring->inode = status.st_ino;
-    ring->spin_ns = alone ? 0 : SPIN_NS;
+    ring->may_spin = !alone;
+    ring->spin_for_items = ring->spin_for_room = alone ? 0 : SPIN_MOST_NS;
     return NULL;
 }
 

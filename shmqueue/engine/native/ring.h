@@ -39,7 +39,8 @@ struct ring {
     uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
     uint64_t arena_size[LAYOUT_ARENAS];
     unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
-    int64_t spin_ns;         /* how long to spin before sleeping; 0 on one processor */
+    bool may_spin;           /* there is more than one processor */
+    _Atomic int32_t spin_for_items, spin_for_room; /* ns before sleeping, as it has paid; guesses */
     struct view get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
     struct view put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
     uint32_t put_epoch;      /* in which get_as_seen was read: a fork may have copied it half written */
