@@ -1,0 +1,28 @@
+"""Nothing wedges, nothing is lost: each group of these checks does the worst to a queue and counts what breaks.
+
+``cd tests && python -m safety GROUP`` runs one and prints its figures; ``--seconds`` makes it long. ``--mutant`` runs it
+on a copy of the project with one seeded fault, which it must find: that is how we know that it can fail.
+
+Each group is a module with
+
+* ``TITLE``: what it shows;
+* ``MUTANTS``: the faults that it must find;
+* ``run(options)``: does it, and returns an ``Outcome``;
+* ``IS_IN_C``, where it runs no Python of the product: True;
+* ``why_not()``, where it needs a tool that a machine may lack: what is missing, or None.
+"""
+
+from __future__ import annotations
+
+GROUPS = (
+    "death",
+    "sleepers",
+    "torture",
+    "models",
+    "sanitizers",
+    "interruption",
+    "shortage",
+    "intruders",
+    "life_cycle",
+    "side_by_side",
+)
