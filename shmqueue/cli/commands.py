@@ -11,6 +11,8 @@ import shmqueue
 from shmqueue import ShmQueueError
 from shmqueue.cli import demo as demonstration
 from shmqueue.cli import inspection, installation, output, transfer
+from shmqueue.cli.bench.command import Wish, run_bench
+from shmqueue.cli.bench.workloads import PEERS, PYPI, WORKLOADS
 from shmqueue.cli.demo_view import print_report, view_for
 
 __all__ = ["commands"]
@@ -48,6 +50,17 @@ def _show_warning(message: Warning | str, *details: object, **more: object) -> N
 
 def _complain(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """Values like ``NAME=PATH``, as a dict."""
+    pairs = dict(value.partition("=")[::2] for value in values)
+    for name, path in pairs.items():
+        if name not in (*PEERS, PYPI):
+            raise click.BadParameter(f"{name!r} is none of {', '.join((*PEERS, PYPI))}")
+        if not path:
+            raise click.BadParameter(f"{name}=PATH: the path of a Python interpreter is missing")
+    return pairs
 
 
 @click.group(
@@ -98,6 +111,52 @@ def demo(items: int | None, seconds: float, deadline: float, as_json: bool) -> N
         output.print_json(report.as_json())
     else:
         print_report(report)
+
+
+_file = click.Path(dir_okay=False, writable=True)
+
+
+@commands.command()
+@click.option("--peers", is_flag=True, help="Measure the other packages' queues that are installed too.")
+@click.option(
+    "--peer-python",
+    "pythons",
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=_pairs,
+    help="Run a peer with this interpreter, which has its package; pypi-shmqueue=PATH is PyPI's shmqueue.",
+)
+@click.option(
+    "--workload",
+    "workloads",
+    multiple=True,
+    type=click.Choice(list(WORKLOADS)),
+    metavar="NAME",
+    help=f"Measure this only; may be repeated. One of {', '.join(WORKLOADS)}.",
+)
+@click.option("--quick", is_flag=True, help="Fewer workloads and rounds: at most 30 seconds.")
+@click.option("--rounds", type=click.IntRange(min=1), help="How often everything is measured; 5, quick 3.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="About how long each measurement takes; 0.5, quick 0.15.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which a measurement is ended, and reported to hang; 30, quick 5.",
+)
+@click.option("--json", "json_file", type=_file, metavar="FILE", help="Write all figures, of each round.")
+@click.option("--markdown", "markdown_file", type=_file, metavar="FILE", help="Write the tables as Markdown.")
+@click.option("--svg", "svg_file", type=_file, metavar="FILE", help="Write a chart.")
+def bench(**options: Any) -> None:
+    """Measure throughput, latency and processor time, beside multiprocessing.Queue.
+
+    Every queue does the same work, in processes of its own, round by round in turn; shown are medians, and how many
+    times better they are than those of multiprocessing.Queue. Every item is checked. A queue that hangs is ended, and
+    said to hang.
+    """
+    run_bench(Wish(**options))
 
 
 @commands.command()

@@ -1,0 +1,235 @@
+"""What is measured: the workloads, the queues, and which figures stand in which table.
+
+A workload is one line of ``WORKLOADS``; what it asks of a worker is in ``work`` and ``kinds``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shmqueue.cli.bench.kinds import LARGE
+
+__all__ = [
+    "PEERS",
+    "PYPI",
+    "TABLES",
+    "WORKLOADS",
+    "YARDSTICK",
+    "Column",
+    "Contestant",
+    "Table",
+    "Workload",
+    "contestants",
+]
+
+YARDSTICK = "multiprocessing.Queue"
+"""Whose figures are 1 in all ratios."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A queue under test."""
+
+    label: str
+    driver: str
+    role: str
+    """field: one of the queues to choose from. family: another way to use ours. floor: what no queue can be below."""
+    package: str | None = None
+    """Whose version is told; None, this one's or Python's."""
+    python: str | None = None
+    """The interpreter that has the package; None, this one."""
+
+
+_OURS = Contestant("shmqueue", "shmqueue", "field")
+_STANDARD = Contestant(YARDSTICK, "multiprocessing", "field")
+_FAMILY = (
+    Contestant("compat.multiprocessing.Queue", "compat.multiprocessing", "family"),
+    Contestant("compat.queue.Queue", "compat.queue", "family"),
+    Contestant("shmqueue, portable engine", "shmqueue-portable", "family"),
+)
+_FLOOR = Contestant("msgpack alone, no queue", "floor", "floor", package="msgpack")
+PEERS = (
+    "faster-fifo",
+    "cloudtoid-interprocess",
+    "membridge",
+    "iceoryx2",
+    "shmqueue3",
+    "py-sharedmemory",
+    "pyzmq",
+)
+"""Packages that can be beside this one."""
+PYPI = "pypi-shmqueue"
+"""The one that cannot."""
+
+
+def contestants(peers: bool, pythons: dict[str, str]) -> list[Contestant]:
+    """All who take part.
+
+    Args:
+        peers: whether other packages' queues do.
+        pythons: interpreters for some of them, by name; the one for ``pypi-shmqueue`` is the only way to have that.
+    """
+    names = [*(PEERS if peers else ()), *(name for name in pythons if not peers or name not in PEERS)]
+    others = [Contestant(name, name, "field", name.removeprefix("pypi-"), pythons.get(name)) for name in names]
+    return [_OURS, _STANDARD, *others, *_FAMILY, _FLOOR]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a workload, and how it is shown."""
+
+    workload: str
+    figure: str
+    """rate, items a second; cost, nanoseconds an item; cpu, processor seconds per million items; p50, p99,
+    microseconds; idle, percent of a processor."""
+    title: str
+    unit: str = "/s"
+    scale: float = 1.0
+    """What the figure is multiplied by to be in that unit."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether it is a rate."""
+        return self.figure == "rate"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What goes through a queue, and how."""
+
+    name: str
+    shape: str
+    kind: str
+    trial: int
+    """Items of the first trial, which finds out how many take long enough."""
+    producers: int = 1
+    consumers: int = 1
+    queued: int = 0
+    roles: tuple[str, ...] = ("field",)
+    """Which contestants do it."""
+    sized_like: str | None = None
+    """Of which workload this takes the number of items, if that was measured."""
+    quick: bool = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds that it takes longer than others, at most: so slow is one that puts 10,000 items a second."""
+        return self.queued / 10_000
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it lasts as long as it is told to, however many items that are."""
+        return self.shape == "idle"
+
+    @property
+    def most(self) -> int:
+        """Most items: so many that their numbers still fit where they are noted."""
+        return 3_000_000 if self.shape == "logged" else 1_000_000 if self.shape == "round-trip" else 100_000_000
+
+
+_ALL = ("field", "family")
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload("int", "stream", "int", 2_000, roles=_ALL, quick=True),
+        Workload("dict", "stream", "dict", 2_000, roles=_ALL, quick=True),
+        Workload("bytes", "stream", "bytes", 30, quick=True),
+        Workload("raw", "stream", "raw", 30),
+        Workload("numpy", "stream", "numpy", 30),
+        Workload("2-to-2", "logged", "dict", 2_000, producers=2, consumers=2),
+        Workload("round-trip", "round-trip", "int", 200, quick=True),
+        Workload("pair-int", "pair", "int", 2_000),
+        Workload("pair-dict", "pair", "dict", 2_000),
+        Workload("floor-int", "convert", "int", 20_000, roles=("floor",)),
+        Workload("floor-dict", "convert", "dict", 20_000, roles=("floor",)),
+        Workload("idle", "idle", "int", 1),
+        Workload("batch-int", "batches", "int", 2_000, roles=_ALL),
+        Workload("batch-dict", "batches", "dict", 2_000, roles=_ALL),
+        Workload("list", "stream", "list", 200, roles=_ALL),
+        *(Workload(f"1-to-{n}", "logged", "int", 2_000, consumers=n) for n in (1, 2, 4, 8)),
+        *(Workload(f"{n}-to-1", "logged", "int", 2_000, producers=n) for n in (2, 4, 8)),
+        *(
+            Workload(f"queued-{n}", "pair", "int", 2_000, queued=n, sized_like="queued-1")
+            for n in (1, 100, 10_000, 1_000_000)
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures side by side; a row for each contestant of these roles."""
+
+    title: str
+    columns: tuple[Column, ...]
+    roles: tuple[str, ...] = ("field",)
+    notes: dict[str, str] = field(default_factory=dict)
+    """What is to be known of a workload, by its name."""
+    floors: dict[str, str] = field(default_factory=dict)
+    """For the contestant that is none: which workload stands in for which."""
+
+
+_GIGABYTES = LARGE / 1e9
+
+TABLES: tuple[Table, ...] = (
+    Table(
+        "One producer and one consumer, two of each",
+        (
+            Column("int", "rate", "small int"),
+            Column("dict", "rate", "small dict"),
+            Column("bytes", "rate", "1 MiB bytes", "GB/s", _GIGABYTES),
+            Column("raw", "rate", "1 MiB raw", "GB/s", _GIGABYTES),
+            Column("numpy", "rate", "1 MiB numpy", "GB/s", _GIGABYTES),
+            Column("2-to-2", "rate", "2 to 2 dict"),
+        ),
+        notes={"raw": "Raw: bytes as they are, read in place where the queue lends them"},
+    ),
+    Table(
+        "Time and processor",
+        (
+            Column("round-trip", "p50", "round trip p50", "us"),
+            Column("round-trip", "p99", "round trip p99", "us"),
+            Column("pair-int", "cost", "put+get int", "ns"),
+            Column("pair-dict", "cost", "put+get dict", "ns"),
+            Column("dict", "cpu", "CPU per million dicts", "s"),
+            Column("idle", "idle", "CPU of a blocked get", "%"),
+        ),
+        roles=("field", "floor"),
+        notes={
+            "pair-int": "put+get: in turn, in one process",
+            "idle": "CPU of a blocked get: percent of one processor",
+        },
+        floors={"pair-int": "floor-int", "pair-dict": "floor-dict"},
+    ),
+    Table(
+        "Several processes, small int",
+        tuple(
+            Column(name, "rate", name.replace("-", " "))
+            for name in ("1-to-1", "1-to-2", "1-to-4", "1-to-8", "2-to-1", "4-to-1", "8-to-1")
+        ),
+    ),
+    Table(
+        "put+get in turn while so many items are in the queue",
+        tuple(Column(f"queued-{n}", "rate", f"{n:,}") for n in (1, 100, 10_000, 1_000_000)),
+    ),
+    Table(
+        "Batches of 100 with put_many and get_many, and lists of 100 dicts as one item",
+        (
+            Column("batch-int", "rate", "ints"),
+            Column("batch-dict", "rate", "dicts"),
+            Column("list", "rate", "dicts in lists", "/s", 100),
+        ),
+    ),
+    Table(
+        "The ways to use shmqueue",
+        (
+            Column("int", "rate", "small int"),
+            Column("dict", "rate", "small dict"),
+            Column("batch-int", "rate", "batches, int"),
+            Column("batch-dict", "rate", "batches, dict"),
+            Column("list", "rate", "dicts in lists", "/s", 100),
+        ),
+        roles=("ours", "family"),
+    ),
+)
