@@ -1,7 +1,7 @@
 """Nothing wedges, nothing is lost: each group of these checks does the worst to a queue and counts what breaks.
 
-``cd tests && python -m safety GROUP`` runs one and prints its figures; ``--seconds`` makes it long. ``--mutant`` runs it
-on a copy of the project with one seeded fault, which it must find: that is how we know that it can fail.
+``cd tests && python -m safety GROUP`` runs one and prints its figures; ``--seconds`` makes it long. ``--mutant`` runs
+it on a copy of the project with one seeded fault, which it must find: that is how we know that it can fail.
 
 Each group is a module with
 

@@ -1,0 +1,119 @@
+"""Producers and consumers are killed at random moments, and every item is accounted for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from .outcome import Mutant, Options, Outcome
+from .torture_items import LARGEST
+from .torture_round import Round
+from .torture_workers import Shape
+
+TITLE = "Producers and consumers killed at random"
+SHAPES = (
+    Shape("fixed, one page", 4096, None, largest=400, batch=4),
+    Shape("elastic", 4096, 2 << 20, largest=LARGEST, batch=8),
+    Shape("fixed", 1 << 20, None, largest=LARGEST, batch=5),
+    Shape("elastic, at most 50 items", 1 << 16, 2 << 20, largest=LARGEST // 4, batch=8, maxsize=50),
+)
+LONGEST_ROUND = 5.0  # seconds; the journals of a round are kept that long
+
+MUTANTS = (
+    Mutant(
+        "commit before payload",
+        "shmqueue/engine/native/ring.c",
+        """    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
+    put.position += bytes;
+    put.count += count;
+    note_high_water(ring, put.count);
+    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+""",
+        """    uint64_t offset = arena_offset(ring, put.arena, put.position);
+    put.position += bytes;
+    put.count += count;
+    note_high_water(ring, put.count);
+    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    write_records(span, offset, records, count);
+""",
+    ),
+    Mutant(
+        "a large item is read and stays",
+        "shmqueue/engine/native/python_get.c",
+        "    ring_get_pass(&take);\n    ring_get_commit(&self->ring, &take);\n",
+        "    ring_get_commit(&self->ring, &take);\n",
+    ),
+    Mutant(
+        "put_many() puts one by one",
+        "shmqueue/queue.py",
+        "        put = self._items.put_items(items, block, timeout, new_packer, self._serializer.dump)\n",
+        "        dump = self._serializer.dump\n"
+        "        put = sum(self._items.put_items([item], block, timeout, new_packer, dump) for item in items)\n",
+    ),
+    Mutant(
+        "a dead owner's block stays",
+        "shmqueue/segment/sidecar.py",
+        '            _posixshmem.shm_unlink("/" + name)\n',
+        "            pass\n",
+        engine="portable",
+    ),
+    Mutant(
+        "two may own the sidecar",
+        "shmqueue/segment/sidecar.py",
+        "fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        engine="portable",
+    ),
+)
+
+
+FIGURES = (
+    "producers killed",
+    "consumers killed",
+    "openers killed",
+    "keepers killed",
+    "stopped and continued",
+    "items put",
+    "items put by producers killed in the put",
+    "items not put by producers killed in the put",
+    "items got",
+    "items lost with a killed consumer",
+    "items that killed consumers may have had",
+    "items doubled",
+    "items reordered",
+    "locks taken over from the dead",
+    "most memory of an elastic queue (bytes)",
+    "elastic queues gave memory back",
+    "worst put (ms)",
+    "worst get (ms)",
+    "worst done (ms)",
+    "worst open (ms)",
+    "worst close (ms)",
+)
+
+
+def run(options: Options) -> Outcome:
+    outcome = Outcome({"engine": options.engine, "start method": options.start_method, **dict.fromkeys(FIGURES, 0)})
+    began = time.monotonic()
+    deadline = began + options.seconds
+    length = min(LONGEST_ROUND, options.seconds / len(SHAPES))
+    directory = Path(tempfile.mkdtemp(prefix="shmqueue-torture-", dir=tempfile.gettempdir()))
+    try:
+        number = 0
+        while not outcome.faults and (number < len(SHAPES) or time.monotonic() < deadline):
+            a_round = Round(number, SHAPES[number % len(SHAPES)], options, outcome, directory)
+            a_round.run(length)
+            a_round.check_leftovers()
+            number += 1
+    finally:
+        shutil.rmtree(directory)
+    left = len(multiprocessing.active_children())
+    if left:
+        outcome.fault(f"{left} processes are left")
+    outcome.figures["rounds"] = number
+    outcome.figures["seconds"] = round(time.monotonic() - began)
+    outcome.figures["processes left"] = left
+    return outcome

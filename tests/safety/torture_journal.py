@@ -1,0 +1,84 @@
+"""A worker's journal: what it was about to do and what it has done, on which its death has no influence.
+
+A file that only grows, with one write() for each line; it belongs to one worker, and is read after its end. What a
+killed worker has written stays: the kernel has it. At most the last line is cut off, which is then not read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+_LINE = Struct("<IIQQ")
+
+
+class What(IntEnum):
+    """``BEGIN_*`` stands before an operation, the others after it.
+
+    ``count`` is of items, ``producer`` and ``number`` are those of the first one.
+    """
+
+    BEGIN_OPEN = 0
+    OPENED = 1
+    BEGIN_CLOSE = 2
+    CLOSED = 3
+    BEGIN_PUT = 4
+    PUT = 5
+    FULL = 6
+    BEGIN_GET = 7
+    GOT = 8  # one for each item, then GET_ENDS
+    GET_ENDS = 9
+    BEGIN_DONE = 10  # task_done(), `count` times
+    DONE = 11
+    LEFT = 12  # the worker ends in good order
+
+
+class Line(NamedTuple):
+    what: int
+    count: int
+    number: int
+    time: int
+    """Nanoseconds of the monotonic clock; of ``GOT``, the producer."""
+
+
+class Journal:
+    """For the worker to write."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, what: What, count: int = 0, number: int = 0) -> None:
+        os.write(self._fd, _LINE.pack(what, count, number, time.monotonic_ns()))
+
+    def write_got(self, names: Iterable[tuple[int, int]]) -> None:
+        """What a get has returned, at once."""
+        lines = [_LINE.pack(What.GOT, 1, number, producer) for producer, number in names]
+        lines.append(_LINE.pack(What.GET_ENDS, len(lines), 0, time.monotonic_ns()))
+        os.write(self._fd, b"".join(lines))
+
+
+def last_line(path: Path) -> tuple[int, Line | None]:
+    """How many whole lines there are as yet, and the last one."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            count = os.fstat(file.fileno()).st_size // _LINE.size
+            line = os.pread(file.fileno(), _LINE.size, (count - 1) * _LINE.size) if count else b""
+    except FileNotFoundError:  # it has not come so far
+        return 0, None
+    return count, Line(*_LINE.unpack(line)) if line else None
+
+
+def read_journal(path: Path) -> Iterator[Line]:
+    """Its whole lines."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # killed before it began
+        return
+    whole = len(data) // _LINE.size * _LINE.size
+    for fields in _LINE.iter_unpack(memoryview(data)[:whole]):
+        yield Line(*fields)
