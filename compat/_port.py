@@ -97,12 +97,13 @@ class Port:
         Raises:
             ShmQueueFull: there was no room in time; its ``items_put`` says how many were put.
         """
+        count = len(items)  # now: later there may be no memory for the number, and all is put
         try:
             put = self._items.put_items(items, block, timeout, None, dump)
         finally:
             self._look()
-        if put < len(items):
-            raise ShmQueueFull(self.handle.why_full(len(items) - put), items_put=put)
+        if put < count:
+            raise ShmQueueFull(self.handle.why_full(count - put), items_put=put)
 
     def get_many(self, most: int, load: Callable[[int, bytes], Any], timeout: float | None) -> list[Any]:
         """Take 1 to ``most`` of the oldest items, waiting only for the first.

@@ -103,7 +103,7 @@ class ShmQueueRefusedError(ShmQueueError, PermissionError):
 
 
 class ShmQueueNoSpaceError(ShmQueueError, OSError):
-    """The file system that holds the segments has not enough memory left."""
+    """The file system that holds the segments has not enough memory left, or this process may not have so much."""
 
 
 class ShmQueueCorruptedError(ShmQueueError, RuntimeError):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shmqueue import engine
-from shmqueue.serialization import PLAIN, SCALARS, pack_plain, pack_scalar
+from shmqueue.serialization import PLAIN, pack_plain
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
@@ -120,8 +120,6 @@ def as_get_item(get: Callable[[bool, float | None], tuple[int, bytes] | None]) -
 
 def _packed(item: Any, new_packer: Callable[[], Pack] | None) -> bytes | None:
     try:
-        if type(item) in SCALARS:
-            return pack_scalar(item)
         if new_packer is not None or type(item) in PLAIN:
             return pack_plain(item)
     except Exception:

@@ -214,9 +214,10 @@ class ShmQueue:
         if timeout is not None:
             timeout = _seconds(timeout, block)
         items = list(items)
+        count = len(items)  # now: later there may be no memory for the number, and all is put
         put = self._items.put_items(items, block, timeout, new_packer, self._serializer.dump)
-        if put < len(items):
-            why = self._handle.why_full(len(items) - put) + _in_time(block, timeout)
+        if put < count:
+            why = self._handle.why_full(count - put) + _in_time(block, timeout)
             raise ShmQueueFull(why, items_put=put)
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:

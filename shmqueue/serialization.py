@@ -19,6 +19,7 @@ This module knows nothing of queues or shared memory.
 from __future__ import annotations
 
 import enum
+import functools
 import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,13 +38,11 @@ from shmqueue.pickling import Payload
 __all__ = [
     "LOADERS",
     "PLAIN",
-    "SCALARS",
     "SerializationMethods",
     "Serializer",
     "load_many",
     "new_packer",
     "pack_plain",
-    "pack_scalar",
     "unpack_plain",
 ]
 
@@ -76,10 +75,7 @@ _PICKLE_BUFFERS = int(SerializationMethods.PICKLE_BUFFERS)
 _TUPLE_CODE = -84
 _TUPLE_DEPTH_MAX = 32  # deeper nesting goes by pickle, since each level is packed once more inside the outer one
 
-SCALARS = frozenset({int, float, bool, type(None)})
-"""Types that ``pack_scalar`` is for."""
-
-PLAIN = SCALARS | {str, bytes}
+PLAIN = frozenset({int, float, bool, type(None), str, bytes})
 """Types of which exact instances are scalars to msgpack, and come back as they were."""
 
 
@@ -87,15 +83,12 @@ def new_packer() -> Callable[[Any], bytes]:
     """A function that packs with msgpack what msgpack keeps exactly, and raises for all else.
 
     One call at a time: half-way through an item that it refuses the garbage collector may run any code, which may put.
-    After it has raised it is not to be used again.
+    After it has raised it is not to be used again: what it has written of that item, all of it if there was no memory
+    for the result, would come before the next one.
     """
     pack: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
     return pack
 
-
-pack_scalar: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
-"""msgpack for one number or nothing. It refuses such an item before it has written anything, so one packer serves all
-threads, and a finalizer or signal handler that interrupts it."""
 
 _KEPT_PAYLOAD = 1 << 18  # bytes: a packer keeps the memory of the largest item it has packed
 
@@ -138,14 +131,19 @@ def _pack_tuples(data: Any, depth: int = 0) -> bytes:
     return packed
 
 
-def _tuple_from_extension(code: int, data: bytes) -> Any:
+def _tuple_from_extension(depth: int, code: int, data: bytes) -> Any:
     if code == _TUPLE_CODE:
-        return tuple(_unpack_tuples(data))
+        return tuple(_unpack_tuples(data, depth + 1))
     return msgpack.ExtType(code, data)
 
 
-def _unpack_tuples(payload: bytes) -> Any:
-    return msgpack.unpackb(payload, ext_hook=_tuple_from_extension, strict_map_key=False)
+_EXTENSION_HOOKS = tuple(functools.partial(_tuple_from_extension, depth) for depth in range(_TUPLE_DEPTH_MAX + 1))
+
+
+def _unpack_tuples(payload: bytes, depth: int = 0) -> Any:
+    if depth > _TUPLE_DEPTH_MAX:  # nobody packs that, and each level takes much of the stack
+        raise _TupleDepth(f"tuples are nested more than {_TUPLE_DEPTH_MAX} deep")
+    return msgpack.unpackb(payload, ext_hook=_EXTENSION_HOOKS[depth], strict_map_key=False)
 
 
 def _unpack_msgpack(payload: bytes) -> Any:
@@ -202,21 +200,26 @@ class Serializer:
         try:
             return _MSGPACK, pack_plain(data)
         except Exception as error:
-            why = error
-        if type(data) in _CONTAINERS:
-            try:
-                return _MSGPACK_TUPLES, _pack_tuples(data)
-            except Exception as error:
-                why = error
-        if not self.allow_pickle:
-            raise ShmQueueSerializationError(
-                f"msgpack cannot keep this {type(data).__name__} ({why}) and this queue has allow_pickle=False"
-            ) from why
-        return self._dump_pickle(data)
+            why: Exception | None = error
+        try:
+            if type(data) in _CONTAINERS:
+                try:
+                    return _MSGPACK_TUPLES, _pack_tuples(data)
+                except Exception as error:
+                    why = error
+            if not self.allow_pickle:
+                raise ShmQueueSerializationError(
+                    f"msgpack cannot keep this {type(data).__name__} ({why}) and this queue has allow_pickle=False"
+                ) from why
+            return self._dump_pickle(data)
+        finally:
+            why = None  # its traceback holds this frame, and so the item, until the next garbage collection
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
         try:
             has_buffers, payload = pickling.dumps(data)
+        except MemoryError:
+            raise  # it is not the item's fault
         except Exception as error:
             raise ShmQueueSerializationError(f"cannot pickle this {type(data).__name__}: {error}") from error
         return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload

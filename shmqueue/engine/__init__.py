@@ -10,13 +10,19 @@ where it is, or where the environment asked for the portable one).
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from shmqueue.exceptions import PortableEngineWarning, ShmQueueRefusedError, ShmQueueValueError
+from shmqueue.exceptions import (
+    PortableEngineWarning,
+    ShmQueueNoSpaceError,
+    ShmQueueRefusedError,
+    ShmQueueValueError,
+)
 from shmqueue.segment import Segment
 
 if TYPE_CHECKING:
@@ -216,13 +222,22 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
 
     Raises:
         ShmQueueRefusedError: the segment belongs to an engine that is not available here.
+        ShmQueueNoSpaceError: this process has no room for it in its address space.
     """
-    if segment.header.shape.engine == "portable":
-        from shmqueue.engine.portable import PortableEngine
+    try:
+        if segment.header.shape.engine == "portable":
+            from shmqueue.engine.portable import PortableEngine
 
-        return PortableEngine(segment, report)
-    if segment.header.shape.engine == "native" and _native is not None:
-        return _native.open_ring(segment, report)
+            return PortableEngine(segment, report)
+        if segment.header.shape.engine == "native" and _native is not None:
+            return _native.open_ring(segment, report)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        why = (
+            f"cannot map queue {segment.name!r}: {error.strerror} (address space of this process: RLIMIT_AS, ulimit -v)"
+        )
+        raise ShmQueueNoSpaceError(error.errno, why, segment.path) from error
     raise ShmQueueRefusedError(
         f"queue {segment.name!r} belongs to the {segment.header.shape.engine} engine, "
         f"which is not available here: {REASON}"

@@ -358,7 +358,10 @@ class PortableEngine:
                     try:
                         owner.release(hold)
                     finally:
-                        owner.release(hold)  # in case a second Ctrl-C interrupted the first one
+                        try:
+                            owner.release(hold)  # in case a second Ctrl-C interrupted the first one
+                        finally:
+                            owner.let_go(hold)  # in case there was no memory for it
                 if not isinstance(error, Contradiction):
                     raise
                 if not overtaken:  # else it may have read what others were just writing

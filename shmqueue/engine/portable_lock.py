@@ -194,6 +194,17 @@ class Owner:
         hold.has_sidecar = False
         hold.released = True
 
+    def let_go(self, hold: Hold) -> None:
+        """What must be done of ``release`` when even that fails. It needs no memory, and leaves a block as the dead do.
+
+        Harmless after ``release``.
+        """
+        if not hold.released and sidecars.HAS_SIDECARS and (self.hold is hold or self.hold is None):
+            self.hold = None
+            hold.released = True
+            if self._fd >= 0:
+                sidecars.unlock_sidecar(self._fd)
+
     def _finish(self, hold: Hold) -> None:
         try:
             # No jump and no call between the look at the hold and the body of act.
@@ -238,7 +249,10 @@ class Owner:
         try:
             return bool(hold.shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
         except OSError as error:
-            raise error.__cause__ or error from None  # shmlock's own words speak of an exit event, which is not there
+            cause = error.__cause__ or error  # shmlock's own words speak of an exit event, which is not there
+            if isinstance(cause, OSError) and cause.filename is None:
+                cause.filename = self._block
+            raise cause from None
 
     def _release_block(self, hold: Hold) -> None:
         shmlock, hold.shmlock = hold.shmlock, None

@@ -12,7 +12,7 @@ import uuid
 
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
 from shmqueue.segment.header import HEADER_SIZE, refused
-from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes
+from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode
 
 try:
     import fcntl
@@ -25,6 +25,7 @@ __all__ = [
     "fcntl",
     "fresh_description",
     "give_name",
+    "lengthen",
     "lock_shared",
     "nameless_file",
     "remove_quietly",
@@ -101,10 +102,13 @@ def nameless_file(path: str) -> tuple[int, str | None]:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
-        temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
-        fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
-        lock_shared(fd)
-        return fd, temporary
+        while True:
+            temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
+            fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            lock_shared(fd)
+            if same_file(fd, temporary):
+                return fd, temporary
+            os.close(fd)  # a sweep came before the lock
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _no_space(parent, HEADER_SIZE) from error
@@ -143,15 +147,31 @@ def reserve(fd: int, size: int, path: str) -> None:
             for start in range(0, size, len(block)):
                 os.write(fd, block[: size - start])
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _no_space(os.path.dirname(path), size) from error
-        raise ShmQueueNoSpaceError(error.errno, f"cannot reserve {size} bytes: {error.strerror}", path) from error
+        raise _cannot_have(error, size, path) from error
+
+
+def lengthen(fd: int, size: int, path: str) -> None:
+    """Make the file ``size`` bytes long, without any more memory."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        raise _cannot_have(error, size, path) from error
+
+
+def _cannot_have(error: OSError, size: int, path: str) -> ShmQueueNoSpaceError:
+    if error.errno == errno.ENOSPC:
+        return _no_space(os.path.dirname(path), size)
+    why = f"cannot reserve {size} bytes: {error.strerror}"
+    if error.errno == errno.EFBIG:
+        why += " (the file system allows no such file, or this process may not make one: RLIMIT_FSIZE, ulimit -f)"
+    return ShmQueueNoSpaceError(error.errno, why, path)
 
 
 def _no_space(where: str, needed: int) -> ShmQueueNoSpaceError:
-    return ShmQueueNoSpaceError(
-        errno.ENOSPC,
+    why = (
         f"not enough shared memory: {needed} bytes needed, {free_bytes()} free "
-        "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
-        where,
+        "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)"
     )
+    if not has_free_inode(where):
+        why = "no inodes left: the file system takes no more files (remove some, or mount it with a larger nr_inodes)"
+    return ShmQueueNoSpaceError(errno.ENOSPC, why, where)

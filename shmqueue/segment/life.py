@@ -15,11 +15,13 @@ from shmqueue.segment.files import (
     fcntl,
     fresh_description,
     give_name,
+    lengthen,
     lock_shared,
     nameless_file,
     remove_quietly,
     require_private_file,
     reserve,
+    same_file,
 )
 from shmqueue.segment.handle import Segment, unlink_if_unheld
 from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, Shape, pid_namespace, refused
@@ -111,7 +113,7 @@ def _hold(name: str, path: str, fd: int, with_name: bool) -> Segment | None:
             require_private_file(os.fstat(fd), path)
         lock_shared(fd)
         status = os.fstat(fd)
-        if with_name and status.st_nlink == 0:
+        if with_name and fcntl is not None and not same_file(fd, path):  # its links may be another name's, see _create
             return None
         header = _header_of(fd, status, path)
         _require_own_pid_namespace(header, path)
@@ -166,7 +168,7 @@ def _create(name: str, path: str, header: Header) -> Segment | None:
     fd, temporary = nameless_file(path)
     try:
         reserve(fd, HEADER_SIZE + (shape.initial or shape.data_size), path)
-        os.ftruncate(fd, HEADER_SIZE + shape.data_size)
+        lengthen(fd, HEADER_SIZE + shape.data_size, path)
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, header.pack())
         lock_shared(fd)

@@ -14,6 +14,7 @@ __all__ = [
     "directory",
     "file_prefix",
     "free_bytes",
+    "has_free_inode",
     "list_entries",
     "list_names",
     "name_of",
@@ -96,6 +97,14 @@ def free_bytes() -> int:
         return -1
     figures = os.statvfs(directory())
     return figures.f_bavail * figures.f_frsize
+
+
+def has_free_inode(where: str) -> bool:
+    """Whether the file system of ``where`` takes one more file, as far as it says."""
+    if not hasattr(os, "statvfs"):
+        return True
+    figures = os.statvfs(where)
+    return figures.f_files == 0 or figures.f_favail > 0
 
 
 def total_bytes() -> int:

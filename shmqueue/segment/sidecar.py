@@ -31,7 +31,7 @@ from shmqueue.segment.files import (
     same_file,
 )
 from shmqueue.segment.header import FIELDS, MAGIC, refused, uuid_in
-from shmqueue.segment.naming import directory, file_prefix, list_entries
+from shmqueue.segment.naming import directory, file_prefix, has_free_inode, list_entries
 
 if TYPE_CHECKING:
     from shmqueue.segment.handle import Segment
@@ -128,9 +128,9 @@ def unlock_sidecar(fd: int) -> None:
 
 
 def block_has_room() -> bool:
-    """Whether a shmlock block can be written to now: in a full /dev/shm that would be the death of the process."""
+    """Whether a shmlock block can be made and written to now: in a full /dev/shm that would be the process's death."""
     try:
-        return os.statvfs("/dev/shm").f_bavail > 0
+        return os.statvfs("/dev/shm").f_bavail > 0 and has_free_inode("/dev/shm")
     except OSError:
         return True
 

@@ -37,6 +37,9 @@ static uint64_t cut(struct ring *ring, uint64_t initial, uint64_t capacity)
     if (capacity <= RECORD_HEADER_SIZE || capacity > CAPACITY_MAX || initial > capacity) {
         return 0;
     }
+    if (initial != 0 && initial <= RECORD_HEADER_SIZE) {
+        return 0; /* a record's header must fit whatever arena a ledger says that it lies in */
+    }
     for (uint64_t size = initial; size != 0 && size < capacity; size *= 2) {
         if (!add_arena(ring, size, &total)) {
             return 0;
@@ -112,10 +115,11 @@ static uint64_t reserved_bytes(const struct ring *ring, uint32_t arena)
     return arena == 0 ? size : least(size, atomic_load(&ring->segment->arenas[arena].reserved));
 }
 
-/* Bytes from the arena's start that are touched once `bytes` more are put. */
+/* Bytes from the arena's start that are touched once `bytes` more, which it can hold, are put. */
 static uint64_t touched(const struct ring *ring, const struct view *put, uint64_t bytes)
 {
-    return least(ring->arena_size[put->arena], put->position - arena_base(ring, put->arena) + bytes);
+    uint64_t size = ring->arena_size[put->arena], used = put->position - arena_base(ring, put->arena);
+    return used < size - bytes ? used + bytes : size; /* a base beyond the position must not wrap to a small number */
 }
 
 static bool is_free(const struct ring *ring, const struct view *put, uint64_t bytes)

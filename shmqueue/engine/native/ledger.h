@@ -34,7 +34,7 @@ static inline struct view ledger_read(struct ledgers *ledgers)
     return view;
 }
 
-/* Rule 5, for who owns one side's lock and read the other side afterwards, or saw both at one moment.  NULL: it
+/* Rules 4 and 5, for who owns one side's lock and read the other side afterwards, or saw both at one moment.  NULL: it
  * holds. */
 static inline const char *ledgers_contradict(const struct view *put, const struct view *get, uint64_t capacity)
 {
@@ -43,6 +43,10 @@ static inline const char *ledgers_contradict(const struct view *put, const struc
     }
     if (put->count < get->count) {
         return "the ledgers' counts contradict each other";
+    }
+    uint64_t bytes = put->position - get->position, records = put->count - get->count;
+    if (records > bytes / RECORD_HEADER_SIZE || (records == 0 && bytes != 0)) {
+        return "the ledgers' counts contradict their positions";
     }
     return NULL;
 }

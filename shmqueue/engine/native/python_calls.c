@@ -112,7 +112,7 @@ int after(RingObject *self, enum ring_status status)
     }
     if (status == RING_UNMAPPED) {
         errno = atomic_load(&self->ring.map_error);
-        PyErr_SetFromErrno(PyExc_OSError);
+        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, self->name);
         return -1;
     }
     if (status == RING_DEADLINE) {

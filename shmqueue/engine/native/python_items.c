@@ -305,10 +305,16 @@ PyObject *Ring_put_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
         return NULL;
     }
     Py_ssize_t put = -1;
-    if (items_from(self, &items, sequence, args[3], args[4])) {
+    PyObject *all = PyLong_FromSsize_t(PyTuple_GET_SIZE(sequence)); /* before the commit, which nothing takes back */
+    if (all != NULL && items_from(self, &items, sequence, args[3], args[4])) {
         put = put_in_pieces(self, &items, block, args[2]);
     }
+    bool is_all = put == PyTuple_GET_SIZE(sequence);
     items_release(&items);
     Py_DECREF(sequence);
+    if (is_all) {
+        return all;
+    }
+    Py_XDECREF(all);
     return put < 0 ? NULL : PyLong_FromSsize_t(put);
 }

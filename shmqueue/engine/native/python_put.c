@@ -219,16 +219,23 @@ PyObject *Ring_put_many(RingObject *self, PyObject *const *args, Py_ssize_t coun
         return NULL;
     }
     int done = -1;
-    size_t fitting = 0;
+    PyObject *all = NULL; /* what is returned if they are put; made before the commit, which nothing takes back */
     if (batch_from(self, &batch, sequence) && is_open(self)) {
         size_t bytes = 0;
-        fitting = ring_fitting(&self->ring, batch.records, batch.count);
+        size_t fitting = ring_fitting(&self->ring, batch.records, batch.count);
         for (size_t i = 0; i < fitting; i++) {
             bytes += batch.records[i].length;
         }
-        done = fitting == 0 ? 0 : put_records(self, batch.records, fitting, bytes, block, args[2]);
+        all = PyLong_FromSize_t(fitting);
+        if (all != NULL) {
+            done = fitting == 0 ? 0 : put_records(self, batch.records, fitting, bytes, block, args[2]);
+        }
     }
     batch_release(&batch);
     Py_DECREF(sequence);
-    return done < 0 ? NULL : PyLong_FromSize_t(done ? fitting : 0);
+    if (done == 1) {
+        return all;
+    }
+    Py_XDECREF(all);
+    return done < 0 ? NULL : PyLong_FromLong(0);
 }

@@ -63,11 +63,12 @@ static bool begin(ViewObject *view)
         if (view->bytes == NULL && (view->copy = bytes_at_hand(ring, &view->take, &scalar)) != NULL) {
             view->bytes = PyBytes_AS_STRING(view->copy);
         }
-    } else {
-        PyErr_Format(PyExc_TypeError, "the oldest item of queue %R is not bytes: take it with get()", ring->name);
     }
     if (view->bytes == NULL) {
         ring_get_abort(&ring->ring, &view->take);
+        if (scalar.kind != SCALAR_BIN) { /* said without the lock: making an exception may run a finalizer */
+            PyErr_Format(PyExc_TypeError, "the oldest item of queue %R is not bytes: take it with get()", ring->name);
+        }
         return false;
     }
     ring_get_keep(&ring->ring, &view->take);

@@ -114,6 +114,17 @@ static void learn(const struct ring *ring, _Atomic int32_t *spin, bool has_paid)
     }
 }
 
+/* For a getter that was woken. A putter who finds the flag down, because the next one took it down between his commit
+ * and his look, relies on that one, who wakes for his own items only. So whoever is woken and sees more than the one
+ * that he may take wakes another one. Putters need no such thing: they are all woken at once. */
+static void pass_on(struct segment *segment)
+{
+    uint64_t taken = ledger_read(&segment->get.ledgers).count;
+    if (ledger_read(&segment->put.ledgers).count - taken > 1) {
+        futex_wake(&segment->put.ledgers.sequence, 1);
+    }
+}
+
 /* Sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing. */
 static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline,
                                  _Atomic int32_t *spin)
@@ -133,6 +144,9 @@ static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uin
     learn(ring, spin, waited == WAIT_WOKEN && monotonic_ns() - begun <= SHORT_SLEEP_NS);
     switch (waited) {
     case WAIT_WOKEN:
+        if (ledgers == &ring->segment->put.ledgers) {
+            pass_on(ring->segment);
+        }
         return RING_OK;
     case WAIT_DEADLINE:
         return RING_DEADLINE;
