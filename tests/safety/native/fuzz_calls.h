@@ -1,0 +1,315 @@
+/* fuzz_calls.h: the calls of a trial of fuzz.c, and what must be true of each, whatever the bytes are. */
+#ifndef SHMQUEUE_TESTS_FUZZ_CALLS_H
+#define SHMQUEUE_TESTS_FUZZ_CALLS_H
+
+#include "corrupt.h"
+#include "guards.h"
+
+#include <stdarg.h>
+
+#define ITEMS_MAX 64
+#define PAYLOAD_MAX 3000
+#define LATE_NS (INT64_C(3) * 1000000000) /* behind its deadline no call may be so much late: a wedge, not noise */
+#define SHORT_NS 30000
+#define LONG_NS (INT64_C(250) * 1000000)  /* long enough that a dead owner's lock is taken over */
+
+static uint64_t trial_number; /* of the trial at hand, printed with a fault */
+static _Atomic uint64_t calls;
+static uint64_t fault_count;
+static int64_t worst_late_ns;
+
+__attribute__((format(printf, 1, 2))) static void fault(const char *format, ...)
+{
+    va_list values;
+    if (fault_count++ < 20) {
+        printf("fault: fuzz: trial %llu: ", (unsigned long long)trial_number);
+        va_start(values, format);
+        vprintf(format, values);
+        va_end(values);
+        printf("\n");
+        fflush(stdout);
+    }
+}
+
+/* What is known of the queue as long as no byte went wrong that matters. */
+struct model {
+    bool is_exact;
+    bool is_shut;
+    uint64_t next;              /* number of the next item */
+    uint64_t first;             /* of the oldest in the queue */
+    uint32_t lengths[ITEMS_MAX]; /* of item n at n % ITEMS_MAX */
+};
+
+struct trial {
+    struct source source;
+    uint64_t initial, capacity, maxsize;
+    int file;
+    unsigned char *whole; /* a mapping without guards */
+    size_t size;
+    struct model model;
+    struct surroundings around;
+    enum kind kind;
+    unsigned char before[LAYOUT_HEADER_SIZE]; /* the header page after the corruption */
+    bool is_raced;
+    _Atomic bool race_is_over;
+};
+
+struct handle {
+    struct trial *trial;
+    struct ring ring;
+    size_t mapped;
+};
+
+/* ---- attaching ---- */
+
+/* As module.c does it.  False: refused. */
+static bool attach_guarded(struct handle *handle, struct trial *trial)
+{
+    struct header header;
+    handle->trial = trial;
+    if (pread(trial->file, &header, sizeof header, 0) != sizeof header) {
+        harness_fail("pread");
+    }
+    uint64_t first = ring_first_mapping(&header);
+    handle->mapped = first < trial->size ? first : trial->size;
+    void *memory = mmap(NULL, handle->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, trial->file, 0);
+    if (memory == MAP_FAILED) {
+        return false;
+    }
+    const char *why = ring_open(&handle->ring, memory, handle->mapped, trial->size, trial->file);
+    if (why != NULL) {
+        if (*why == '\0') {
+            fault("refused without a sentence");
+        }
+        munmap(memory, handle->mapped);
+        return false;
+    }
+    guard_header(&handle->ring);
+    return true;
+}
+
+static void detach_guarded(struct handle *handle)
+{
+    ring_interrupt_all(&handle->ring);
+    ring_close(&handle->ring);
+    munmap(handle->ring.segment, handle->mapped);
+}
+
+/* ---- calls ---- */
+
+static unsigned char filling(uint64_t number, size_t at) { return (unsigned char)(number * 37 + at * 3 + (at >> 8)); }
+
+static struct patience draw_patience(struct trial *trial)
+{
+    uint64_t chance = below(&trial->source, 256);
+    bool is_long = chance < (trial->kind == LOCK && !trial->is_raced ? 2 : 0);
+    int64_t length = is_long ? LONG_NS : chance < 200 ? 0 : SHORT_NS;
+    return (struct patience){
+        .for_lock = is_long || chance % 4 != 0,
+        .for_room = chance % 8 != 0,
+        .deadline = monotonic_ns() + length,
+    };
+}
+
+static enum ring_status call_put(struct handle *handle, struct patience patience)
+{
+    struct trial *trial = handle->trial;
+    struct model *model = &trial->model;
+    static unsigned char bytes[4][PAYLOAD_MAX];
+    struct record_in records[4];
+    struct part parts[4];
+    size_t count = below(&trial->source, 3) == 0 ? 1 + below(&trial->source, 4) : 1;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t number = model->next + i;
+        uint32_t length = (uint32_t)below(&trial->source, below(&trial->source, 8) == 0 ? PAYLOAD_MAX : 40);
+        for (size_t at = 0; at < length; at++) {
+            bytes[i][at] = filling(number, at);
+        }
+        parts[i] = (struct part){bytes[i], length};
+        records[i] = (struct record_in){.method = (uint32_t)number, .length = length, &parts[i], 1};
+    }
+    count = ring_fitting(&handle->ring, records, count);
+    if (count == 0 || model->next + count - model->first > ITEMS_MAX) {
+        return RING_FULL;
+    }
+    enum ring_status status = ring_put(&handle->ring, records, count, patience);
+    if (status == RING_OK) {
+        for (size_t i = 0; i < count; i++) {
+            model->lengths[model->next++ % ITEMS_MAX] = records[i].length;
+        }
+    } else if (model->is_exact && (status == RING_SHUT) != model->is_shut && status != RING_INTERRUPTED) {
+        fault("a put had status %d", (int)status);
+    }
+    return status;
+}
+
+/* One record of a get. */
+static void read_record(struct handle *handle, struct take *take, uint64_t number)
+{
+    struct model *model = &handle->trial->model;
+    uint32_t length = take->length;
+    if (length > handle->ring.capacity - RECORD_HEADER_SIZE) {
+        fault("a record of %u bytes in a queue of %llu", length, (unsigned long long)handle->ring.capacity);
+        return;
+    }
+    unsigned char *payload = malloc(length);
+    ring_get_read(&handle->ring, take, payload);
+    if (model->is_exact) {
+        bool is_right = number < model->next && length == model->lengths[number % ITEMS_MAX] &&
+                        take->method == (uint32_t)number;
+        for (size_t at = 0; is_right && at < length; at++) {
+            is_right = payload[at] == filling(number, at);
+        }
+        if (!is_right) {
+            fault("an item is not the one that was put");
+        }
+    }
+    free(payload);
+}
+
+static enum ring_status call_get(struct handle *handle, struct patience patience)
+{
+    struct trial *trial = handle->trial;
+    struct model *model = &trial->model;
+    struct take take;
+    uint64_t most = 1 + below(&trial->source, 5) / 3 * 3, number = model->first;
+    enum ring_status status = ring_get_begin(&handle->ring, &take, patience);
+    if (status != RING_OK) {
+        if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && model->first != model->next) {
+            fault("a get found nothing where %llu items are", (unsigned long long)(model->next - model->first));
+        }
+        return status;
+    }
+    do {
+        read_record(handle, &take, number++);
+    } while (number - model->first < most && (status = ring_get_next(&handle->ring, &take)) == RING_OK);
+    if (status == RING_BROKEN || below(&trial->source, 8) == 0) {
+        ring_get_abort(&handle->ring, &take);
+        return status == RING_BROKEN ? status : RING_OK;
+    }
+    ring_get_commit(&handle->ring, &take);
+    model->first = number < model->next ? number : model->next;
+    return RING_OK;
+}
+
+static enum ring_status call_clear(struct handle *handle, struct patience patience)
+{
+    struct model *model = &handle->trial->model;
+    uint64_t dropped = 0;
+    enum ring_status status = ring_clear(&handle->ring, &dropped, patience);
+    if (status == RING_OK) {
+        if (dropped > handle->ring.capacity / RECORD_HEADER_SIZE ||
+            (model->is_exact && dropped != model->next - model->first)) {
+            fault("a clear dropped %llu items", (unsigned long long)dropped);
+        }
+        model->first = model->next;
+    }
+    return status;
+}
+
+/* Whatever the bytes are: so many records of 8 bytes at least, in so much room. */
+static bool are_possible(const struct figures *figures, uint64_t capacity)
+{
+    uint64_t used = figures->put.position - figures->get.position, records = figures->put.count - figures->get.count;
+    return used <= capacity && records <= used / RECORD_HEADER_SIZE && (records != 0 || used == 0);
+}
+
+static enum ring_status call_figures(struct handle *handle)
+{
+    struct model *model = &handle->trial->model;
+    struct figures figures;
+    enum ring_status status = ring_figures(&handle->ring, &figures);
+    if (status == RING_OK && !handle->trial->is_raced && !are_possible(&figures, handle->ring.capacity)) {
+        fault("the figures contradict each other");
+    }
+    if (status == RING_OK && model->is_exact && figures.put.count - figures.get.count != model->next - model->first) {
+        fault("the figures are wrong");
+    }
+    return status;
+}
+
+static enum ring_status call_shut_down(struct handle *handle, struct patience patience)
+{
+    struct model *model = &handle->trial->model;
+    bool immediate = below(&handle->trial->source, 2) == 0;
+    enum ring_status status = ring_shut_down(&handle->ring, immediate, patience);
+    model->is_shut = model->is_shut || status == RING_OK;
+    if (status != RING_OK || immediate) { /* it may have been done in part */
+        model->is_exact = model->is_exact && status == RING_OK;
+        model->first = model->next;
+    }
+    return status;
+}
+
+static enum ring_status call_one(struct handle *handle, struct patience patience)
+{
+    struct ring *ring = &handle->ring;
+    switch (below(&handle->trial->source, 20)) {
+    default:
+        return call_put(handle, patience);
+    case 6 ... 11:
+        return call_get(handle, patience);
+    case 12:
+        return call_clear(handle, patience);
+    case 13:
+        return call_figures(handle);
+    case 14:
+        return ring_task_done(ring);
+    case 15:
+        return ring_join(ring, patience.deadline);
+    case 16:
+        return ring_wait_items(ring, patience.deadline);
+    case 17:
+        return ring_wait(ring, patience.for_room, patience.deadline);
+    case 18:
+        ring_trim(ring, patience.for_room);
+        return ring_is_poisoned(ring) ? RING_BROKEN : RING_OK;
+    case 19:
+        return below(&handle->trial->source, 8) == 0 ? call_shut_down(handle, patience) : RING_OK;
+    }
+}
+
+/* ---- what must be true of each call ---- */
+
+static bool keeps_a_lock(const struct trial *trial, struct ring *ring)
+{
+    uint32_t me = lock_self()->tid;
+    return !trial->is_raced && ((atomic_load(&ring->segment->put.guard.lock) & FUTEX_TID_MASK) == me ||
+                                (atomic_load(&ring->segment->get.guard.lock) & FUTEX_TID_MASK) == me);
+}
+
+static void call(struct handle *handle)
+{
+    static unsigned char before[1 << 18];
+    struct trial *trial = handle->trial;
+    bool was_poisoned = ring_is_poisoned(&handle->ring);
+    bool is_compared = was_poisoned && !trial->is_raced && trial->size <= sizeof before;
+    if (is_compared) {
+        memcpy(before, trial->whole, trial->size);
+    }
+    struct patience patience = draw_patience(trial);
+    enum ring_status status = call_one(handle, patience);
+    int64_t late = monotonic_ns() - patience.deadline;
+    atomic_fetch_add(&calls, 1);
+    worst_late_ns = late > worst_late_ns ? late : worst_late_ns;
+    if (late > LATE_NS) {
+        fault("a call came back %lld ms after its deadline", (long long)(late / 1000000));
+    }
+    if (status > RING_SHUT || status == RING_CLOSED || status == RING_UNMAPPED || status == RING_MISMATCH) {
+        fault("a call had status %d", (int)status);
+    }
+    if (status == RING_BROKEN && !ring_is_poisoned(&handle->ring)) {
+        fault("a handle was called broken and is not poisoned");
+    }
+    if (trial->model.is_exact && ring_is_poisoned(&handle->ring)) {
+        fault("poisoned for nothing: %s", atomic_load(&handle->ring.broken));
+    }
+    if (keeps_a_lock(trial, &handle->ring)) {
+        fault("a lock was kept");
+    }
+    if (is_compared && memcmp(before, trial->whole, trial->size) != 0) {
+        fault("a poisoned handle wrote to the segment");
+    }
+}
+
+#endif

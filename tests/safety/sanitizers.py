@@ -1,0 +1,216 @@
+"""The engine's core under the sanitizers: as threads on one mapping, and on segments with wrong bytes in them.
+
+``native/threads.c`` lets putters, getters and an onlooker loose, ``native/fuzz.c`` corrupts segments, and
+``byte_flips`` does the same to queues of both engines in Python. Each runs in a process of its own and prints lines
+"figure: number" and "fault: sentence"; a sanitizer that finds something ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .builds import compile_program
+from .outcome import Mutant, Options, Outcome
+
+TITLE = "Threads and wrong bytes, under the sanitizers"
+
+PATIENCE = 60.0  # seconds beyond its time after which a program is ended, and a fault
+GUARDS = ("-Wl,--wrap=mmap,--wrap=munmap",)
+ASAN = ("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+TSAN = ("-O1", "-fsanitize=thread")
+SANITIZERS = {
+    "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=0:max_allocation_size_mb=64",  # a leak check would need ptrace
+    "TSAN_OPTIONS": "halt_on_error=1",
+    "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",
+}
+TELLING = re.compile(r"ERROR: |WARNING: Thread|runtime error: |SUMMARY: |Invalid |uninitialised|#[01] ")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One program under one tool.
+
+    ``share`` is its part of the time; 0, it belongs to a long run only. ``items`` is how many each putter puts in a
+    round of ``threads``. What ``tools`` names must be installed.
+    """
+
+    name: str
+    program: str
+    share: float
+    flags: tuple[str, ...] = ()
+    compiler: str = "gcc"
+    items: int = 600
+    tools: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
+    engine: str = ""
+
+    def command(self, scratch: Path, options: Options) -> list[str]:
+        """Compile, and say what to run."""
+        seconds = options.seconds * (self.share or 0.2)
+        if self.program == "byte_flips":
+            return [sys.executable, "-m", f"{__package__}.byte_flips", str(options.seed), str(seconds), self.engine]
+        into = scratch / re.sub(r"\W+", "-", self.name)
+        into.mkdir()
+        program = str(compile_program(self.program, into, self.flags, self.compiler))
+        if "-DFUZZ_LIBFUZZER" in self.flags:
+            return [program, f"-seed={options.seed or 1}", f"-max_total_time={int(seconds)}", "-max_len=400", str(into)]
+        more = [str(self.items)] if self.program == "threads" else []
+        return [*self.wrapper, program, str(options.seed), str(seconds), *more]
+
+
+VALGRIND = ("valgrind", "-q", "--error-exitcode=9", "--fair-sched=yes")
+LIBFUZZER = ("-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all", "-DFUZZ_LIBFUZZER")
+CHECKS = (
+    Check("threads, ThreadSanitizer", "threads", 0.2, TSAN),
+    Check("wrong bytes, ASan and UBSan", "fuzz", 0.4, (*ASAN, *GUARDS)),
+    Check("wrong bytes, plain", "fuzz", 0.1, ("-O2", *GUARDS)),
+    Check("threads, ASan and UBSan", "threads", 0.1, ASAN),
+    Check("threads, plain", "threads", 0.1, ("-O2",), items=2000),
+    Check("threads, valgrind", "threads", 0.02, ("-O2",), items=100, tools=("valgrind",), wrapper=VALGRIND),
+    Check("byte flips, native", "byte_flips", 0.1, engine="native"),
+    Check("byte flips, portable", "byte_flips", 0.1, engine="portable"),
+    Check("threads, clang's ThreadSanitizer", "threads", 0.0, TSAN, "clang", tools=("clang",)),
+    Check("wrong bytes, clang's ASan and UBSan", "fuzz", 0.0, (*ASAN, *GUARDS), "clang", tools=("clang",)),
+    Check("wrong bytes, libFuzzer", "fuzz", 0.0, (*LIBFUZZER, *GUARDS), "clang", tools=("clang",)),
+)
+
+
+def run(options: Options) -> Outcome:
+    outcome = Outcome()
+    over = threading.Event()  # a short run is over with its first fault
+    with tempfile.TemporaryDirectory(prefix="shmqueue-sanitizers-") as scratch, ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda check: _run(check, Path(scratch), options, over), CHECKS))
+    for result in results:
+        outcome.figures.update(result.figures)
+        outcome.faults.extend(result.faults)
+    return outcome
+
+
+def why_not() -> str | None:
+    return None if shutil.which("gcc") else "gcc is missing: the programs cannot be compiled"
+
+
+def _run(check: Check, scratch: Path, options: Options, over: threading.Event) -> Outcome:
+    result = Outcome()
+    missing = [tool for tool in check.tools if shutil.which(tool) is None]
+    if missing:
+        result.figures[f"{check.name}: not run"] = f"{', '.join(missing)} is not installed"
+    elif over.is_set():
+        result.figures[f"{check.name}: not run"] = "another one had found a fault"
+    elif check.share == 0 and not options.is_long:
+        result.figures[f"{check.name}: not run"] = f"only from {options.LONG:.0f} seconds on"
+    else:
+        _run_program(check, check.command(scratch, options), options, result)
+        if result.faults and not options.is_long:
+            over.set()
+    return result
+
+
+def _run_program(check: Check, command: list[str], options: Options, result: Outcome) -> None:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=os.environ | SANITIZERS,
+        cwd=Path(__file__).resolve().parents[1],
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=options.seconds + PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, errors = process.communicate()
+            result.fault(f"{check.name}: did not end in time (seed {options.seed})")
+    if "unexpected memory mapping" in errors:
+        result.figures[f"{check.name}: not run"] = "ThreadSanitizer does not get along with this kernel's addresses"
+        return
+    for line in output.splitlines():
+        what, _, value = line.partition(": ")
+        if what == "fault":
+            result.fault(f"{check.name}: {value} (seed {options.seed})")
+        elif re.fullmatch(r"[\d.]+", value):
+            result.figures[f"{check.name}: {what}"] = float(value) if "." in value else int(value)
+    if (runs := re.search(r"Done (\d+) runs", errors)) is not None:  # libFuzzer's
+        result.figures[f"{check.name}: trials"] = int(runs[1])
+    if process.returncode != 0 and (not result.faults or TELLING.search(errors)):
+        result.fault(f"{check.name}: exit status {process.returncode}: {_gist(errors)} (seed {options.seed})")
+
+
+def _gist(errors: str) -> str:
+    """The lines that say what was found, and where."""
+    lines = [line.strip() for line in errors.splitlines()]
+    telling = [line for line in lines if TELLING.search(line)]
+    return " | ".join(telling[:8] or lines[-8:])
+
+
+RING, ARENA, LEDGER, LOCK = (f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.h", "ledger.h", "lock.h"))
+MUTANTS = (
+    Mutant(
+        "a record's length is not checked",
+        RING,
+        "if (head.length > used - sizeof head || head.length > span.size - sizeof head) {",
+        "if (head.length == UINT32_MAX) {",
+    ),
+    Mutant(
+        "the bytes in the queue are not checked against its capacity",
+        LEDGER,
+        "if (put->position < get->position || put->position - get->position > capacity) {",
+        "if (put->position < get->position && capacity == 0) {",
+    ),
+    Mutant(
+        "a get ledger's arena is not checked",
+        RING,
+        "    if (take->arena >= ring->arenas) {",
+        "    if (take->arena == UINT32_MAX) {",
+    ),
+    Mutant(
+        "what is copied out begins one byte late after it wrapped",
+        RING,
+        "memcpy((char *)bytes + to_end, span.bytes, length - to_end);",
+        "memcpy((char *)bytes + to_end, span.bytes + 1, length - to_end);",
+    ),
+    Mutant(
+        "counts are not checked against positions",
+        LEDGER,
+        "if (records > bytes / RECORD_HEADER_SIZE || (records == 0 && bytes != 0)) {",
+        "if (records == UINT64_MAX && bytes == 0) {",
+    ),
+    Mutant(
+        "a commit is published without release",
+        LEDGER,
+        """    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release); /* or shut */
+    atomic_store_explicit(&ledgers->arena[slot], view->arena, memory_order_release);
+    atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
+""",
+        """    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->arena[slot], view->arena, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->sequence, next, memory_order_relaxed);
+""",
+    ),
+    Mutant(
+        "a mark is stored without an atomic",
+        RING,
+        "atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);",
+        "*(volatile uint64_t *)mark = put_count - ring->get_as_seen.count;",
+    ),
+    Mutant(
+        "a lock is released without release",
+        LOCK,
+        "uint32_t was = atomic_exchange_explicit(word, 0, memory_order_release);",
+        "uint32_t was = atomic_exchange_explicit(word, 0, memory_order_relaxed);",
+    ),
+)
