@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define SPIN_MOST_NS 20000  /* for an item or for room: about what waking a sleeper would cost */
+#define WAKE_NS 25000      /* about what waking a sleeper on another processor costs */
+#define SPIN_MOST_NS 50000 /* for an item or for room: two who wake each other in turn come out of that by themselves */
 #define SPIN_LEAST_NS 1000
-#define SHORT_SLEEP_NS 60000 /* and that cost: a sleep not longer than this had better been spun away */
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
 #define PAUSES_WHEN_FULL 256 /* a few microseconds */
 #define ATTEMPTS 16        /* of a put that is woken and finds no room, before its caller may look at signals */
@@ -135,13 +135,14 @@ static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uin
     if (deadline != WAIT_FOREVER && monotonic_ns() >= deadline) {
         return RING_DEADLINE;
     }
-    if (spin_while_equal(&ledgers->sequence, seen, atomic_load_explicit(spin, memory_order_relaxed))) {
+    int32_t budget = atomic_load_explicit(spin, memory_order_relaxed);
+    if (spin_while_equal(&ledgers->sequence, seen, budget)) {
         return RING_OK;
     }
-    int64_t begun = monotonic_ns();
+    int64_t begun = monotonic_ns() - budget;
     atomic_exchange(&ledgers->waiting, 1);
     enum wait_result waited = futex_wait(&ledgers->sequence, seen, deadline);
-    learn(ring, spin, waited == WAIT_WOKEN && monotonic_ns() - begun <= SHORT_SLEEP_NS);
+    learn(ring, spin, waited == WAIT_WOKEN && monotonic_ns() - begun <= SPIN_MOST_NS + WAKE_NS);
     switch (waited) {
     case WAIT_WOKEN:
         if (ledgers == &ring->segment->put.ledgers) {
