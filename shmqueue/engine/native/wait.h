@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SPIN_ALONE 256 /* rounds, some microseconds, before a spinning thread lets others run in between */
 #define WAIT_SLICE_NS INT64_C(100000000)
 #define WAIT_FOREVER INT64_MAX /* a deadline that never comes */
 #define WAIT_EVERYONE INT_MAX  /* for futex_wake() */
@@ -87,7 +89,8 @@ static inline enum wait_result futex_wait(_Atomic uint32_t *word, uint32_t seen,
     return length < WAIT_SLICE_NS ? WAIT_DEADLINE : WAIT_SLICE_OVER;
 }
 
-/* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed. */
+/* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed.  After a few microseconds it lets
+ * others run in between: with more threads than processors the one that it waits for may need this very processor. */
 static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64_t budget)
 {
     if (budget <= 0) {
@@ -100,6 +103,9 @@ static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64
         }
         cpu_relax();
         if (round % 16 == 15) { /* a clock read costs as much as a few pauses */
+            if (round > SPIN_ALONE) {
+                sched_yield();
+            }
             int64_t now = monotonic_ns();
             if (end == 0) {
                 end = now + budget;

@@ -1,0 +1,185 @@
+/* sleepers_scenes.h: one sleeper or waker dies or stands still, and another one stays. */
+#ifndef SHMQUEUE_TESTS_SLEEPERS_SCENES_H
+#define SHMQUEUE_TESTS_SLEEPERS_SCENES_H
+
+#include "sleepers_watch.h"
+
+#define SHORT_DEADLINE_NS INT64_C(200000000)
+
+static int64_t overshoot; /* the worst, of a deadline while the lock's owner was stopped */
+
+static inline bool kill_asleep(void)
+{
+    prepare_to_wake(bed);
+    struct sleeper *victim = start_asleep(0), *other = start_asleep(1);
+    kill_child(victim->pid);
+    wake(bed);
+    is_due();
+    await_done(other, false);
+    return true;
+}
+
+/* False: it was not the victim that was woken. */
+static inline bool kill_woken(void)
+{
+    prepare_to_wake(bed);
+    struct sleeper *victim = start_sleeper(0, true, WAIT_FOREVER);
+    if (!run_to_futex(victim->pid, word_of(bed), FUTEX_WAIT) ||
+        ptrace(PTRACE_SYSCALL, victim->pid, NULL, NULL) != 0 ||
+        !await_asleep(victim->pid, word_of(bed), victim)) {
+        fault("it does not fall asleep");
+    }
+    struct sleeper *other = start_asleep(1);
+    wake(bed);
+    bool hit = WIFSTOPPED(reap(victim->pid)) && was_woken(victim->pid);
+    kill_child(victim->pid);
+    is_due();
+    await_done(other, true);
+    return hit;
+}
+
+static inline bool kill_waker(void)
+{
+    struct sleeper *other;
+    pid_t waker = start_waker();
+    other = start_asleep(1);
+    if (!run_to_futex(waker, word_of(bed), FUTEX_WAKE)) {
+        fault("it wakes nobody");
+    } else {
+        kill_child(waker);
+    }
+    note_wake(bed);
+    is_due();
+    await_done(other, true);
+    return true;
+}
+
+/* Whether what a sleeper waits for is there, as the bytes say that `before` was read from. */
+static inline bool is_given(uint32_t before)
+{
+    if (bed == JOINERS) {
+        return atomic_load(&ring.segment->tally.done) != before;
+    }
+    return (atomic_load(word_of(bed)) & FUTEX_TID_MASK) != (before & FUTEX_TID_MASK);
+}
+
+static inline uint32_t read_before(void)
+{
+    return bed == JOINERS ? (uint32_t)atomic_load(&ring.segment->tally.done) : atomic_load(word_of(bed));
+}
+
+static inline void step_until_given(pid_t waker, uint32_t before)
+{
+    int status;
+    while (!is_given(before)) {
+        if (!resume_traced(waker, true, &status)) {
+            fault("a waker does not come to its commit");
+            return;
+        }
+    }
+}
+
+static inline bool kill_at_commit(void)
+{
+    pid_t waker = start_waker();
+    struct sleeper *other = start_asleep(1);
+    uint32_t before = read_before();
+    step_until_given(waker, before);
+    kill_child(waker);
+    note_wake(bed);
+    is_due();
+    await_done(other, true);
+    return true;
+}
+
+/* Each is woken for what is due to it; no slice is needed.  With two locks' sleepers the first one wakes the second. */
+static inline bool kill_nobody(void)
+{
+    prepare_to_wake(bed);
+    atomic_store(&board->chained, is_lock(bed));
+    struct sleeper *first = start_asleep(0), *second = start_asleep(1);
+    if (is_lock(bed)) {
+        start_clocks();
+        wake(bed);
+    } else {
+        wake(bed);
+        if (bed != JOINERS) {
+            wake(bed);
+        }
+        is_due();
+    }
+    while (atomic_load(&board->due) == 0) {
+        usleep(50);
+    }
+    await_done(first, false);
+    await_done(second, false);
+    return true;
+}
+
+/* The kernel wakes one. */
+static inline bool kill_holder(void)
+{
+    pid_t holder = start_waker();
+    struct sleeper *other = start_asleep(1);
+    kill_child(holder);
+    is_due();
+    await_done(other, false);
+    return true;
+}
+
+static inline bool stop_holder(void)
+{
+    int status;
+    pid_t holder = start_child();
+    if (holder == 0) {
+        prepare_to_wake(bed);
+        raise(SIGSTOP);
+        wake(bed);
+        _exit(0);
+    }
+    if (waitpid(holder, &status, WUNTRACED) != holder || !WIFSTOPPED(status)) {
+        harness_fail("stopping a child");
+    }
+    int64_t deadline = monotonic_ns() + SHORT_DEADLINE_NS;
+    struct sleeper *hasty = start_sleeper(0, false, deadline), *other = start_asleep(1);
+    while (atomic_load(&hasty->done) == 0 && monotonic_ns() < deadline + WEDGED_NS + lateness()) {
+        usleep(200);
+    }
+    int64_t over = atomic_load(&hasty->done) - deadline;
+    if (over < 0) {
+        fault("a call with a deadline has not returned, or too early");
+    }
+    overshoot = over > overshoot ? over : overshoot;
+    if (kill(hasty->pid, SIGKILL) == 0) {
+        status = reap(hasty->pid);
+        if (!WIFEXITED(status) || WEXITSTATUS(status) != RING_DEADLINE) {
+            fault("a call with a deadline ended with status %#x", (unsigned)status);
+        }
+    }
+    kill(holder, SIGCONT);
+    reap(holder);
+    is_due();
+    await_done(other, false);
+    return true;
+}
+
+static inline bool stop_sleeper(void)
+{
+    int status;
+    struct sleeper *stopped = start_asleep(0), *other = start_asleep(1);
+    kill(stopped->pid, SIGSTOP);
+    if (waitpid(stopped->pid, &status, WUNTRACED) != stopped->pid || !WIFSTOPPED(status)) {
+        harness_fail("stopping a child");
+    }
+    wake(bed);
+    is_due();
+    await_done(other, false);
+    atomic_store(&board->due, 0);
+    kill(stopped->pid, SIGCONT);
+    wake(bed);
+    is_due();
+    await_done(stopped, true);
+    return true;
+}
+
+#endif

@@ -1,0 +1,141 @@
+"""Death of sleepers and wakers: whoever stays asleep beside them is woken, at the latest when its slice is over.
+
+The C program ``native/sleepers.c`` kills and stops at chosen points of the native engine's code; ``sleepers_python``
+does to queues of any engine, in Python, what can be done from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import sleepers_python
+from .builds import compile_program
+from .outcome import Mutant, Options, Outcome
+
+__all__ = ["MUTANTS", "TITLE", "run"]
+
+TITLE = "Death of sleepers and wakers"
+SLICE = 100.0  # milliseconds, WAIT_SLICE_NS
+PATIENCE = 90.0  # seconds, for the program to end after its time
+
+_RING = "shmqueue/engine/native/ring.c"
+_TALLY = "shmqueue/engine/native/tally.c"
+_LOCK_C = "shmqueue/engine/native/lock.c"
+_LOCK_H = "shmqueue/engine/native/lock.h"
+_WAIT = "shmqueue/engine/native/wait.h"
+
+MUTANTS = (
+    Mutant(
+        "a sleep has no slices",
+        _WAIT,
+        "FUTEX_WAIT, seen, &timeout, NULL, 0)",
+        "FUTEX_WAIT, seen, deadline == WAIT_FOREVER ? NULL : &timeout, NULL, 0)",
+    ),
+    Mutant(
+        "no flag is raised before a sleep",
+        _RING,
+        "    atomic_exchange(&ledgers->waiting, 1);\n    enum wait_result",
+        "    enum wait_result",
+    ),
+    Mutant(
+        "the flag is not raised again when more may sleep",
+        _RING,
+        "        atomic_exchange(&ledgers->waiting, 1);\n        if (atomic_load(&ledgers->sequence)",
+        "        if (atomic_load(&ledgers->sequence)",
+    ),
+    Mutant(
+        "nobody looks whether something was committed while the flag was down",
+        _RING,
+        "        if (atomic_load(&ledgers->sequence) != committed) {",
+        "        if (false && committed != 0) {",
+    ),
+    Mutant(
+        "the flag is taken down after the commit",
+        _RING,
+        "    store_load_barrier_after_locked();\n    if (!asleep",
+        "    store_load_barrier_after_locked();\n    atomic_exchange(&ledgers->waiting, 0);\n    if (!asleep",
+    ),
+    Mutant(
+        "a consumer that was woken passes nothing on",
+        _RING,
+        "            pass_on(ring->segment);",
+        "            (void)pass_on;",
+    ),
+    Mutant(
+        "a joiner raises no flag",
+        _TALLY,
+        "        atomic_exchange(&tally->waiting, 1);\n",
+        "",
+    ),
+    Mutant(
+        "who has slept at a lock forgets that others may",
+        _LOCK_C,
+        "        waiters = FUTEX_WAITERS;\n",
+        "",
+    ),
+    Mutant(
+        "the kernel is not told of the lock",
+        _LOCK_H,
+        "*(void *volatile *)&self->robust->list_op_pending = word ? (char *)word - self->offset : NULL;",
+        "*(void *volatile *)&self->robust->list_op_pending = word && !word ? (char *)word - self->offset : NULL;",
+    ),
+    Mutant(
+        "an owner that is stopped is taken for dead",
+        _LOCK_C,
+        "(name_end[2] == 'Z' || name_end[2] == 'X')",
+        "(name_end[2] == 'Z' || name_end[2] == 'X' || name_end[2] == 'T')",
+    ),
+)
+
+
+def run(options: Options) -> Outcome:
+    outcome = Outcome()
+    native = options.engine == "native"
+    if native and shutil.which("gcc") is None:
+        outcome.figures["native/sleepers.c"] = "not run: gcc is missing"
+    elif native:
+        _run_program(options, outcome)
+    if not outcome.faults:  # what is broken below would only take its time up here
+        sleepers_python.run(options, outcome)
+    return outcome
+
+
+def _run_program(options: Options, outcome: Outcome) -> None:
+    seconds = options.seconds * 0.9 if options.is_long else 0.0  # 0: each scene once
+    with tempfile.TemporaryDirectory(prefix="shmqueue-sleepers-") as scratch:
+        # what a call needs of libc is found before: finding it would be many instructions that are not ours
+        program = compile_program("sleepers", Path(scratch), ("-O2", "-Wl,-z,now"))
+        command = [str(program), str(options.seed), str(seconds), *(["thoroughly"] if options.is_long else [])]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + PATIENCE, check=False)
+        except subprocess.TimeoutExpired as error:
+            outcome.fault(f"native/sleepers.c did not end: {error.output!r}")
+            return
+    worst = 0.0
+    for line in done.stdout.splitlines():
+        what, _, value = line.partition(": ")
+        if what == "fault":
+            outcome.fault(value)
+        elif what == "scene":
+            name, _, numbers = value.rpartition(": ")
+            plays, missed, stall = numbers.split()
+            hits = f", {missed} of them too slow to tell" if int(missed) else ""
+            outcome.figures[name] = f"{plays} times{hits}, worst stall {stall} ms"
+            outcome.count("scenes played", int(plays))
+            worst = max(worst, float(stall))
+        elif what == "groups":
+            groups, members, items, in_doubt, longest = value.split()
+            outcome.figures["groups killed"] = f"{groups}, {members} busy processes in all"
+            outcome.figures["items of groups"] = int(items)
+            outcome.figures["items lost with a consumer that was killed"] = int(in_doubt)
+            outcome.figures["longest call of a survivor of a group, ms"] = float(longest)
+        elif what == "overshoot":
+            outcome.figures["deadlines while an owner was stopped: late by, ms"] = float(value)
+        elif what == "notable":
+            outcome.figures["stalls longer than a slice and 150 ms"] = int(value)
+    if done.returncode not in {0, 1}:
+        outcome.fault(f"native/sleepers.c ended with {done.returncode}: {done.stderr}")
+    outcome.figures["worst stall of all, ms"] = f"{worst} (a slice is {SLICE:.0f})"

@@ -1,0 +1,51 @@
+"""Each group of ``safety``, as briefly as it makes sense, and each fault that it must find."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safety import GROUPS
+
+HERE = Path(__file__).parent
+PATIENCE = 110.0  # seconds
+
+pytestmark = pytest.mark.thorough  # C programs, models, and storms of processes: the same on every Python
+
+
+def run(group: str, *arguments: str) -> dict[str, Any]:
+    """Run a group in an interpreter of its own, as its command line does."""
+    command = [sys.executable, "-m", "safety", group, "--json", *arguments]
+    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            output, errors = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode == 3:
+        pytest.skip(errors.strip())
+    assert process.returncode in {0, 1}, f"exit status {process.returncode}\n{output}\n{errors}"
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_nothing_breaks(group: str) -> None:
+    found = run(group)
+    print(json.dumps(found["figures"], indent=1))
+    assert found["faults"] == []
+
+
+@pytest.mark.parametrize(
+    ("group", "mutant"),
+    [(group, mutant.name) for group in GROUPS for mutant in importlib.import_module(f"safety.{group}").MUTANTS],
+)
+def test_a_seeded_fault_is_found(group: str, mutant: str) -> None:
+    found = run(group, "--mutant", mutant)
+    print(*found["faults"][:5], sep="\n")
+    assert found["faults"]
