@@ -47,13 +47,18 @@ def _close(queue: Any) -> None:
         queue.close()
 
 
+def _flush(queue: Any, put: Callable[..., Any]) -> None:
+    _close(queue)
+
+
 @dataclass(frozen=True)
 class Peer:
     """A queue class.
 
     ``make`` gets a directory for what the queue needs in files, and runs before the processes are forked; ``put_end``
-    and ``get_end`` run in those, and get what was made and the worker's number. ``flush`` is what a producer calls that
-    comes to its end, ``dispose`` ends the queue. ``takes_objects``: not only bytes. ``takes_any_size``: of items.
+    and ``get_end`` run in those, and get what was made and the worker's number. ``flush`` gets what was made and the
+    put, when a producer comes to its end; ``dispose`` ends the queue. ``takes_objects``: not only bytes.
+    ``takes_any_size``: of items.
     """
 
     name: str
@@ -61,7 +66,7 @@ class Peer:
     make: Make
     put_end: End = _put_of
     get_end: End = _get_of
-    flush: Callable[[Any], None] = _close
+    flush: Callable[[Any, Callable[..., Any]], None] = _flush
     dispose: Callable[[Any], None] = _close
     is_ours: bool = False
     takes_objects: bool = True
@@ -90,7 +95,7 @@ def _end_ours(queue: Any) -> None:
     queue.shutdown()
 
 
-def _nothing(queue: Any) -> None:
+def _nothing(*arguments: Any) -> None:
     pass
 
 
@@ -110,7 +115,7 @@ OURS = (
 # ---- the standard library's ----
 
 
-def _flush_standard(queue: Any) -> None:
+def _flush_standard(queue: Any, put: Callable[..., Any]) -> None:
     queue.close()
     queue.join_thread()
 
@@ -199,8 +204,15 @@ def _put_pyzmq(addresses: Any, worker: int) -> Callable[[Any], None]:
     zmq: Any = importlib.import_module("zmq")
     socket = zmq.Context().socket(zmq.PUSH)
     socket.bind(addresses[worker])
+    time.sleep(0.5)  # consumers that are there already try again every 100 ms; what they miss is not ours to count
     put: Callable[[Any], None] = socket.send_pyobj
     return put
+
+
+def _flush_pyzmq(addresses: Any, put: Any) -> None:
+    socket = put.__self__
+    socket.close()
+    socket.context.term()
 
 
 def _get_pyzmq(addresses: Any, worker: int) -> Callable[[], Any]:
@@ -258,7 +270,7 @@ PEERS = (
         _make_pyzmq,
         put_end=_put_pyzmq,
         get_end=_get_pyzmq,
-        flush=_nothing,
+        flush=_flush_pyzmq,
         dispose=_nothing,
     ),
     Peer(
@@ -267,7 +279,7 @@ PEERS = (
         _make_py_sharedmemory,
         put_end=lambda pair, worker: pair[0].put,
         get_end=lambda pair, worker: pair[1].get,
-        flush=lambda pair: pair[0].wait_for_all_ack(),
+        flush=lambda pair, put: pair[0].wait_for_all_ack(),
         dispose=_dispose_pair,
         producers=1,
     ),

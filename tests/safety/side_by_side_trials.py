@@ -102,7 +102,7 @@ def _produce(peer: Peer, queue: Any, board: Board, worker: int, padding: bytes) 
         number += 1
         put(ITEM.pack(worker, number) + padding)
         counters[_PUT + worker] = number
-    peer.flush(queue)
+    peer.flush(queue, put)
 
 
 def _produce_on_demand(peer: Peer, queue: Any, board: Board, worker: int, padding: bytes) -> None:
@@ -143,7 +143,7 @@ def _put_what_cannot_be(peer: Peer, queue: Any, board: Board, report: Any, item:
     else:
         report.send("returns")
     put(ITEM.pack(0, 1))
-    peer.flush(queue)
+    peer.flush(queue, put)
     report.send("put the next one")
 
 
