@@ -208,7 +208,8 @@ class ShmQueue:
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
 
         Raises:
-            ShmQueueFull: there was no room in time; its ``items_put`` says how many of a larger batch were put.
+            ShmQueueFull: there was no room in time; its ``items_put`` says how many of a larger batch were put. Other
+                exceptions that end the wait for room (Ctrl-C, a shut-down) do not say it.
             ShmQueueValueError, ShmQueueSerializationError: as ``put``, for any one of them; nothing was put.
         """
         if timeout is not None:
@@ -247,8 +248,10 @@ class ShmQueue:
         item in shared memory; one that wraps around the buffer's end is lent as a copy. When the block ends the item
         is taken. If it raises, or the process is killed in it, the item stays in the queue, as the oldest.
 
-        Until then nobody else takes an item: others wait in ``get``, where their timeouts hold. Puts go on while there
-        is room. In the block the thread may use other queues, and put into this one; a get from it raises.
+        Until then nobody else takes an item: others wait in ``get``, where their timeouts hold (one that may not wait
+        waits for a second, and then says that the queue is empty). Puts go on while there is room. In the block the
+        thread may use other queues, and put into this one as long as there is room; a get from it raises. A view ends
+        in the thread that began it: one that is dropped elsewhere ends with that thread.
 
         Args:
             block: whether to wait for an item.

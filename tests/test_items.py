@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -134,6 +136,38 @@ def test_a_packer_is_not_shared_with_a_put_in_the_middle_of_it(make: Make, engin
     q.put([{"outer": 1}, Putting()])
     assert q.get() == {"inner": 1}
     assert q.get() == [{"outer": 1}, {}]
+
+
+def test_records_and_large_items_are_taken_side_by_side(make: Make) -> None:
+    q = make(buffer_size=1 << 21)
+    item, count = bytes(40_000), 4000
+    records: list[Any] = []
+    items: list[Any] = []
+
+    def take(get: Callable[[], Any], into: list[Any]) -> None:
+        while (one := get()) not in (None, (0, b"\xc0")):
+            into.append(one)
+
+    takers = [
+        threading.Thread(target=take, args=(lambda: q._engine.get(True, None), records)),
+        threading.Thread(target=take, args=(q.get, items)),
+    ]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for taker in takers:
+            taker.start()
+        for _ in range(count):
+            q.put(item)
+        for _ in takers:
+            q.put(None)
+        for taker in takers:
+            taker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(records) + len(items) == count
+    assert all(record == (0, msgpack.packb(item)) for record in records)
+    assert all(one == item for one in items)
 
 
 # ---- buffers beside the pickle ----

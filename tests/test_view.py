@@ -217,6 +217,96 @@ def test_a_view_ends_in_its_own_thread(make: Make) -> None:
     assert q.empty()
 
 
+def test_what_still_looks_at_the_item_sees_it_after_the_queue_is_gone(make: Make) -> None:
+    for block_raises in (False, True):
+        q = make()
+        q.put(b"item")
+        try:
+            with q.get_view() as view:
+                part = view[1:3]
+                if block_raises:
+                    raise ZeroDivisionError
+        except (BufferError, ZeroDivisionError):
+            pass
+        q.shutdown()
+        assert bytes(part) == b"te"
+
+
+def test_a_view_left_without_being_entered_or_twice_says_so(make: Make) -> None:
+    q = make()
+    q.put(b"item")
+    with pytest.raises(RuntimeError, match="entered"):
+        q.get_view().__exit__(None, None, None)
+    manager = q.get_view()
+    with manager:
+        pass
+    with pytest.raises(RuntimeError, match="entered"):
+        manager.__exit__(None, None, None)
+
+
+def test_a_view_entered_and_dropped_gives_the_queue_back(make: Make) -> None:
+    q = make()
+    q.put(b"item")
+    q.get_view().__enter__()
+    assert q.get(timeout=PATIENCE) == b"item"
+
+
+def test_the_view_of_a_thread_that_has_ended_is_not_taken_for_ones_own(make: Make) -> None:
+    q, other = make(), make()
+    managers: list[object] = []
+    seen: list[bytes] = []
+    reads, may_end = threading.Barrier(2), threading.Barrier(2)
+
+    def begin() -> None:
+        managers.append(q.get_view())
+
+    def read() -> None:  # perhaps where the other thread has been in memory
+        with q.get_view() as view:
+            managers.clear()
+            reads.wait(PATIENCE)
+            may_end.wait(PATIENCE)
+            seen.append(bytes(view))
+
+    for number in range(10):
+        q.put(b"%d" % number)
+        first = threading.Thread(target=begin)
+        first.start()
+        first.join(PATIENCE)
+        second = threading.Thread(target=read)
+        second.start()
+        reads.wait(PATIENCE)
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            other.get(timeout=0.01)
+        may_end.wait(PATIENCE)
+        second.join(PATIENCE)
+    assert seen == [b"%d" % number for number in range(10)]
+    assert q.empty()
+
+
+def test_views_may_end_in_any_order(make: Make, name: str) -> None:
+    queues = [make(f"{name}-{number}") for number in range(10)]  # more than are announced to the kernel
+    for q in queues:
+        q.put(b"item")
+    managers = [q.get_view() for q in queues]
+    for manager in managers:
+        manager.__enter__()
+    for manager in managers[::2] + managers[1::2]:
+        manager.__exit__(None, None, None)
+    assert all(q.empty() for q in queues)
+
+
+def test_the_queue_is_shut_down_for_all_within_ones_own_view(make: Make) -> None:
+    q = make()
+    q.put(b"item")
+    q.put(b"next")
+    with q.get_view() as view:
+        q.shutdown_all(immediate=True)
+        assert view == b"item"
+    with pytest.raises(shmqueue.ShmQueueShutDown):
+        q.get()
+    assert q.qsize() == 0
+
+
 def test_a_thread_that_ends_meanwhile_leaves_the_item(make: Make) -> None:
     q = make()
     q.put(b"lent")

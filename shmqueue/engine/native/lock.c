@@ -58,6 +58,7 @@ struct self *lock_self_fill(void)
     self->tid = (uint32_t)syscall(SYS_gettid);
     self->robust = NULL;
     self->kept = NULL;
+    self->kept_count = 0;
     if (syscall(SYS_get_robust_list, 0, &self->robust, &length) != 0 || self->robust == NULL) {
         /* libc registered none for this thread (musl waits for a first use, a raw clone() skips it) */
         own_head.list.next = &own_head.list;
@@ -142,4 +143,24 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
     }
     lock_announce(self, self->kept);
     return result;
+}
+
+void lock_keep(_Atomic uint32_t *word, struct self *self)
+{
+    if (self->kept_count < LOCKS_KEPT) {
+        self->all_kept[self->kept_count++] = self->kept = word;
+    }
+}
+
+void lock_unkeep(_Atomic uint32_t *word, struct self *self)
+{
+    unsigned left = 0;
+    for (unsigned i = 0; i < self->kept_count; i++) {
+        if (self->all_kept[i] != word) {
+            self->all_kept[left++] = self->all_kept[i];
+        }
+    }
+    self->kept_count = left;
+    self->kept = left > 0 ? self->all_kept[left - 1] : NULL;
+    lock_announce(self, word);
 }

@@ -11,15 +11,17 @@
  * no pointer in shared memory that a dying process could leave half written.
  *
  * There is one list_op_pending for a thread, so it holds one word at a time.  The head is the one that libc registered
- * for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a robust mutex, and
- * no one else's code runs while we hold a word, with one exception: a word may be kept (lock_keep()) while the thread
- * does anything.  Another word that it takes meanwhile is announced instead of the kept one, which is announced again
- * afterwards; if the thread dies between those, waiters find the owner of the kept one dead when their slice is over.
+ * for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a robust mutex,
+ * and no one else's code runs while we hold a word, with one exception: words may be kept (lock_keep()) while the
+ * thread does anything.  While no other word is busy, the one that was kept last is announced.  If the thread dies
+ * with a word that is not announced, waiters find its owner dead when their slice is over.
  */
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H
 
 #include "wait.h"
+
+#define LOCKS_KEPT 8
 
 /* Who the calling thread is to the kernel.  Filled at a thread's first use, and again after a fork. */
 struct self {
@@ -28,6 +30,8 @@ struct self {
     struct robust_list_head *robust; /* where the kernel looks when this thread ends */
     long offset;                     /* from the address the kernel is given to the word */
     _Atomic uint32_t *kept;          /* what is announced while no other word is; NULL: none */
+    _Atomic uint32_t *all_kept[LOCKS_KEPT]; /* of which it is the last; more than that are never announced */
+    unsigned kept_count;
 };
 
 enum lock_result {
@@ -96,16 +100,10 @@ static inline void lock_release(_Atomic uint32_t *word, struct self *self)
     lock_announce(self, self->kept);
 }
 
-/* From now on the thread may run any code with this word, which it has.  Returns what it kept before, for
- * lock_unkeep(). */
-static inline _Atomic uint32_t *lock_keep(_Atomic uint32_t *word, struct self *self)
-{
-    _Atomic uint32_t *before = self->kept;
-    self->kept = word;
-    return before;
-}
+/* From now on the thread may run any code with this word, which it has. */
+void lock_keep(_Atomic uint32_t *word, struct self *self);
 
 /* The word is held as any other again, and must be released without running other code. */
-static inline void lock_unkeep(_Atomic uint32_t *before, struct self *self) { self->kept = before; }
+void lock_unkeep(_Atomic uint32_t *word, struct self *self);
 
 #endif

@@ -222,7 +222,7 @@ static void Ring_dealloc(RingObject *self)
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))Ring_##name, METH_FASTCALL, NULL}
 
-static PyMethodDef Ring_methods[] = { /* documented once, in shmqueue.engine.Engine */
+static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, shmqueue.items, ShmQueue.get_view */
     FAST(put),
     FAST(put_item),
     FAST(put_items),

@@ -238,12 +238,16 @@ static enum ring_status patient_get(RingObject *self, enum ring_status status, e
     if (status != RING_MISMATCH && foreseen.length >= LARGE) {
         foreseen.length = 0; /* no need to prepare so much on a mere guess */
     }
-    if (foreseen.skipped >= foreseen.length) {
-        foreseen.skipped = 0; /* also when another thread changed them between our reads */
+    if (form == AS_RECORD || foreseen.skipped >= foreseen.length) {
+        foreseen.skipped = 0; /* another thread, of the other form, may have changed them between our reads */
     }
     void *fill;
     *result = prepare(&foreseen, most, &fill);
     if (*result == NULL) {
+        return RING_OK;
+    }
+    if (!is_open(self)) { /* a collection, before 3.12, may have run any code */
+        Py_CLEAR(*result);
         return RING_OK;
     }
     WITHOUT_GIL(self, status = take_foreseen(self, form, &foreseen, fill, patience));
@@ -293,7 +297,8 @@ static PyObject *get_records(RingObject *self, enum form form, Py_ssize_t most, 
 {
     PyObject *result = wait_and_get(self, form, most, block, timeout);
     bool failed = result == NULL && PyErr_Occurred();
-    if (!failed && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
+    bool open = self->memory != NULL && !self->closing; /* or not any more, see patient_get() */
+    if (!failed && open && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(self, ring_trim(&self->ring, false));
     }
     return result;
@@ -312,7 +317,7 @@ PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
 /* With the item unpacked if it can be; else the record stays. Steals the reference. */
 static PyObject *unpacked(PyObject *one, PyObject *unpack)
 {
-    if (!PyTuple_CheckExact(one) || PyLong_AsLong(PyTuple_GET_ITEM(one, 0)) != 0) {
+    if (!PyTuple_CheckExact(one) || PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0)) != 0) {
         return one;
     }
     PyObject *item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
@@ -359,11 +364,12 @@ PyObject *Ring_get_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
 {
     int block;
     Py_ssize_t most;
-    if (!count_is("get_items", count, 4) || !many_from(self, args[0], args[1], &most, &block)) {
+    if (!count_is("get_items", count, 4)) {
         return NULL;
     }
     PyObject *entries = PyTuple_New(1); /* before anything is taken, for it may fail */
-    if (entries == NULL) {
+    if (entries == NULL || !many_from(self, args[0], args[1], &most, &block)) {
+        Py_XDECREF(entries);
         return NULL;
     }
     PyObject *list = get_records(self, AS_ITEM, most, block, args[2]);

@@ -1,4 +1,4 @@
-/* python_items.c: putting objects, as msgpack has them.  What msgpack does not keep is left to the caller's serializer. */
+/* python_items.c: putting objects, as msgpack has them.  What it does not keep is left to the caller's serializer. */
 #include "python_ring.h"
 
 #define KEPT_PAYLOAD (1 << 18) /* bytes; a packer keeps the memory of the largest item it has packed */
@@ -123,8 +123,8 @@ static int pack_item(RingObject *self, struct packed *packed, PyObject *item, Py
     }
     if (PyBytes_CheckExact(item)) {
         size_t length = (size_t)PyBytes_GET_SIZE(item);
-        return length <= UINT32_MAX ? pack_body(packed, scalar_of_bin((uint32_t)length), PyBytes_AS_STRING(item), length)
-                                    : 0;
+        struct scalar_head head = scalar_of_bin((uint32_t)length);
+        return length <= UINT32_MAX ? pack_body(packed, head, PyBytes_AS_STRING(item), length) : 0;
     }
     if (item == Py_None || item == Py_True || item == Py_False) {
         return pack_head(packed, scalar_typed(item == Py_None ? 0xc0 : item == Py_True ? 0xc3 : 0xc2, 0, 0));

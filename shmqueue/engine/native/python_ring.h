@@ -4,7 +4,7 @@
  * Rules for the two kinds of lock that meet here, the interpreter's (GIL) and the one in shared memory:
  *
  *   1. Never wait for a shared lock with the GIL held: try it, or release the GIL first.
- *   2. Never wait for the GIL with a shared lock held.
+ *   2. Never wait for the GIL with a shared lock held; but for python_view.c, whose block may run anything anyway.
  *   3. Small records are copied with both held: releasing the GIL costs more than the copy.  No Python code may run
  *      then, so before 3.12, where an allocation can run the garbage collector, it is switched off meanwhile.
  *   4. All memory that a get needs is allocated before its commit: an item taken is an item delivered.

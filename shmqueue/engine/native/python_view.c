@@ -1,8 +1,8 @@
 /* python_view.c: reading an item where it lies.
  *
- * A View is a context manager whose block sees the bytes of the oldest item in place.  Meanwhile its thread keeps the get
- * lock, so nobody takes that item or another one; puts go on while there is room.  At the end of the block the item is
- * taken.  If the block raises, or the thread or process ends within it, the item stays in the queue.
+ * A View is a context manager whose block sees the bytes of the oldest item in place.  Meanwhile its thread keeps the
+ * get lock, so nobody takes that item or another one; puts go on while there is room.  At the end of the block the
+ * item is taken.  If the block raises, or the thread or process ends within it, the item stays in the queue.
  *
  * Only the thread that began a view ends it: the lock word carries its id.
  */
@@ -12,19 +12,30 @@ typedef struct {
     PyObject_HEAD
     RingObject *ring;
     struct take take;
-    uint32_t epoch;     /* of the process that began it */
+    uint32_t epoch, tid; /* of the process and thread that began it */
+    bool entered;
     bool holds;         /* the get lock, for this item */
     const void *bytes;
     Py_ssize_t length;
     PyObject *copy;     /* of an item that wraps from the ring's end to its start; else NULL */
-    PyObject *lent;     /* the memoryview that the block has */
+    PyObject *lent;     /* weak: the memoryview that the block has, which has this view */
     Py_ssize_t exports; /* memoryviews and the like that still look at the bytes */
 } ViewObject;
 
 static bool is_own_thread(ViewObject *view)
 {
     struct self *self = lock_self();
-    return view->epoch == self->epoch && view->take.self == self;
+    return view->epoch == self->epoch && view->tid == self->tid;
+}
+
+/* Nothing looks at the bytes any more. */
+static void let_mapping_go(ViewObject *view)
+{
+    RingObject *ring = view->ring;
+    ring->views--;
+    if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
+        unmap(ring);
+    }
 }
 
 /* Ends the view; the item is taken or stays. */
@@ -35,9 +46,8 @@ static void end(ViewObject *view, bool taken)
         return;
     }
     view->holds = false;
-    ring->views--;
     if (is_own_thread(view)) {
-        ring_get_unkeep(&view->take);
+        ring_get_unkeep(&ring->ring, &view->take);
         if (taken) {
             ring_get_pass(&view->take);
             ring_get_commit(&ring->ring, &view->take);
@@ -45,9 +55,10 @@ static void end(ViewObject *view, bool taken)
             ring_get_abort(&ring->ring, &view->take);
         }
     } /* else its thread has ended, and the kernel has freed the lock; or it will, or this is a forked child's copy */
-    if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
-        unmap(ring);
-    } else if (taken && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
+    if (view->exports == 0) {
+        let_mapping_go(view);
+    }
+    if (taken && ring->memory != NULL && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(ring, ring_trim(&ring->ring, false));
     }
 }
@@ -73,6 +84,7 @@ static bool begin(ViewObject *view)
     }
     ring_get_keep(&ring->ring, &view->take);
     view->epoch = view->take.self->epoch;
+    view->tid = view->take.self->tid;
     view->holds = true;
     ring->views++;
     return true;
@@ -80,12 +92,39 @@ static bool begin(ViewObject *view)
 
 static PyObject *View_enter(ViewObject *view, PyObject *Py_UNUSED(ignored))
 {
-    if (!view->holds || view->lent != NULL) {
+    if (!view->holds || view->entered) {
         PyErr_SetString(PyExc_RuntimeError, "a view is entered once");
         return NULL;
     }
-    view->lent = PyMemoryView_FromObject((PyObject *)view);
-    return Py_XNewRef(view->lent);
+    PyObject *lent = PyMemoryView_FromObject((PyObject *)view);
+    view->lent = lent != NULL ? PyWeakref_NewRef(lent, NULL) : NULL;
+    if (view->lent == NULL) {
+        Py_XDECREF(lent);
+        return NULL;
+    }
+    view->entered = true;
+    return lent;
+}
+
+/* Takes the bytes from the block, which may have kept its memoryview.  False: an exception is set. */
+static bool take_back(ViewObject *view)
+{
+    PyObject *lent = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyWeakref_GetRef(view->lent, &lent) < 0) {
+        return false;
+    }
+#else
+    lent = PyWeakref_GetObject(view->lent);
+    lent = lent == Py_None ? NULL : Py_XNewRef(lent);
+#endif
+    if (lent == NULL) {
+        return true;
+    }
+    PyObject *released = PyObject_CallMethod(lent, "release", NULL);
+    Py_DECREF(lent);
+    Py_XDECREF(released);
+    return released != NULL;
 }
 
 static PyObject *View_exit(ViewObject *view, PyObject *const *args, Py_ssize_t count)
@@ -98,12 +137,14 @@ static PyObject *View_exit(ViewObject *view, PyObject *const *args, Py_ssize_t c
         PyErr_Format(PyExc_RuntimeError, "a view of queue %R ends in the thread that began it", view->ring->name);
         return NULL;
     }
-    PyObject *released = view->lent != NULL ? PyObject_CallMethod(view->lent, "release", NULL) : NULL;
-    if (released == NULL) {
+    if (!view->entered || !view->holds) {
+        PyErr_SetString(PyExc_RuntimeError, "a view is left once, after it was entered");
+        return NULL;
+    }
+    if (!take_back(view)) {
         end(view, false);
         return NULL;
     }
-    Py_DECREF(released);
     if (view->exports != 0 && !raised) {
         end(view, false);
         PyErr_Format(PyExc_BufferError, "something still looks at the item of queue %R, which therefore stays in it",
@@ -128,7 +169,12 @@ static int View_getbuffer(ViewObject *view, Py_buffer *buffer, int flags)
     return 0;
 }
 
-static void View_releasebuffer(ViewObject *view, Py_buffer *Py_UNUSED(buffer)) { view->exports--; }
+static void View_releasebuffer(ViewObject *view, Py_buffer *Py_UNUSED(buffer))
+{
+    if (--view->exports == 0 && !view->holds) {
+        let_mapping_go(view);
+    }
+}
 
 static void View_dealloc(ViewObject *view)
 {

@@ -464,10 +464,13 @@ const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t 
 
 void ring_get_keep(struct ring *ring, struct take *take)
 {
-    take->kept_before = lock_keep(&ring->segment->get.guard.lock, take->self);
+    lock_keep(&ring->segment->get.guard.lock, take->self);
 }
 
-void ring_get_unkeep(struct take *take) { lock_unkeep(take->kept_before, take->self); }
+void ring_get_unkeep(struct ring *ring, struct take *take)
+{
+    lock_unkeep(&ring->segment->get.guard.lock, take->self);
+}
 
 void ring_get_pass(struct take *take)
 {
@@ -599,7 +602,8 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
     struct view put = ledger_read(&side->ledgers);
     put.shut = put.shut > wanted ? put.shut : wanted;
     ring_commit_and_wake(side, self, &put, WAIT_EVERYONE);
-    return immediate ? ring_clear(ring, &dropped, patience) : stir_putters(ring, patience);
+    status = immediate ? ring_clear(ring, &dropped, patience) : stir_putters(ring, patience);
+    return status == RING_KEPT ? RING_OK : status; /* it is shut down: who comes next does the rest */
 }
 
 /* ---- the handle ---- */

@@ -65,7 +65,6 @@ struct record_in {
 /* Getting under way: the get lock is held from a successful ring_get_begin() to ring_get_commit() or _abort(). */
 struct take {
     struct self *self;
-    _Atomic uint32_t *kept_before; /* by this thread, while the lock is kept */
     struct view next; /* what the get ledger becomes on commit */
     uint32_t arena;   /* where it was before */
     uint32_t length;  /* of the record at hand, in bytes */
@@ -122,7 +121,7 @@ void ring_get_pass(struct take *take);
 /* Between these two the caller may run any code, and use other rings; other getters of this one wait.  A death in
  * between leaves the record in the queue. */
 void ring_get_keep(struct ring *ring, struct take *take);
-void ring_get_unkeep(struct take *take);
+void ring_get_unkeep(struct ring *ring, struct take *take);
 /* Moves on to the next record, RING_EMPTY if there is none. */
 enum ring_status ring_get_next(struct ring *ring, struct take *take);
 void ring_get_commit(struct ring *ring, struct take *take);

@@ -1,8 +1,8 @@
 /* scalar.h: one msgpack value that is no container, by its first bytes (github.com/msgpack/msgpack, spec.md).
  *
- * For the items that need no serializer: the Python layer writes them straight into a record, and reads them straight out
- * of it.  What is written are the very bytes that msgpack's own packer writes, and whatever is not a scalar that fills
- * its record to the last byte is left to its unpacker.
+ * For the items that need no serializer: the Python layer writes them straight into a record, and reads them straight
+ * out of it.  What is written are the very bytes that msgpack's own packer writes, and whatever is not a scalar that
+ * fills its record to the last byte is left to its unpacker.
  */
 #ifndef SHMQUEUE_SCALAR_H
 #define SHMQUEUE_SCALAR_H

@@ -1,8 +1,8 @@
 /* wait.h: clocks, futexes and spinning.
  *
  * Every sleep is cut into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit and
- * its wake, or the woken one is killed, interrupted or out of time, or closes its handle, before it acts.  Both cost the
- * others at most one slice.  Who only waits and takes nothing (ring_wait) passes the wake-up on.
+ * its wake, or the woken one is killed, interrupted or out of time, or closes its handle, before it acts.  Both cost
+ * the others at most one slice.  Who only waits and takes nothing (ring_wait) passes the wake-up on.
  */
 #ifndef SHMQUEUE_WAIT_H
 #define SHMQUEUE_WAIT_H
