@@ -40,6 +40,16 @@ SCALARS = st.one_of(
     st.sampled_from([0, 255, 256, 65535, 65536]).map(bytes),
 )
 
+CONTAINERS = st.recursive(
+    SCALARS.filter(lambda item: not isinstance(item, int) or -(2**63) <= item < 2**64),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=20),
+        st.dictionaries(st.text(max_size=8), inner, max_size=20),
+        st.dictionaries(st.one_of(st.integers(-5, 300), st.binary(max_size=3), st.booleans()), inner, max_size=5),
+    ),
+    max_leaves=30,
+)
+
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -67,6 +77,60 @@ def test_a_scalar_comes_back_as_it_was(make: Make, item: Any) -> None:
     for back in (one, other):
         assert type(back) is type(item)
         assert struct.pack("d", back) == struct.pack("d", item) if type(item) is float else back == item
+
+
+@relaxed
+@given(item=CONTAINERS)
+@example(item=[])
+@example(item={})
+@example(item=[[[[[[[[[[1]]]]]]]]]])
+@example(item=[{}] * 64)
+@example(item=list(range(65)))
+@example(item={"k": "x" * 1018})
+@example(item={"k": "x" * 1019})
+@example(item={"k": "x" * 1022})
+def test_lists_and_dicts_are_packed_and_unpacked_as_msgpack_does_it(make: Make, item: Any) -> None:
+    q = make(buffer_size=1 << 21)
+    q.put(item)
+    q.put_many([item])
+    packed = msgpack.packb(item)
+    for _ in range(2):
+        assert q._engine.get(False, None) == (0, packed)
+    expected = repr(msgpack.unpackb(packed, strict_map_key=False))
+    q.put(item)
+    q.put_many([item])
+    assert repr(q.get()) == expected
+    assert repr(q.get_many(1)[0]) == expected
+
+
+def test_a_dicts_keys_are_interned(make: Make, native: None) -> None:
+    q = make()
+    q.put({"interned": 1})
+    (key,) = q.get()
+    assert key is sys.intern("interned")
+
+
+@relaxed
+@given(
+    payload=CONTAINERS.map(msgpack.packb).flatmap(
+        lambda packed: st.builds(
+            lambda at, byte, end: (packed[: at % len(packed)] + bytes([byte]) + packed[at % len(packed) + 1 :])[:end],
+            st.integers(0, 2000),
+            st.integers(0, 255),
+            st.integers(1, 2000),
+        )
+    )
+)
+def test_damaged_lists_and_dicts_are_what_msgpack_says_they_are(make: Make, payload: bytes) -> None:
+    q = make(buffer_size=1 << 21)
+    q._engine.put(0, payload, True, None)
+    try:
+        expected = repr(msgpack.unpackb(payload, strict_map_key=False))
+    except Exception:
+        with pytest.raises(shmqueue.ShmQueueDeserializationError):
+            q.get()
+    else:
+        assert repr(q.get()) == expected
 
 
 @relaxed

@@ -216,6 +216,9 @@ static void Ring_dealloc(RingObject *self)
     Py_XDECREF(self->name);
     Py_XDECREF(self->report);
     Py_XDECREF(self->packer);
+    for (size_t i = 0; i < KEYS; i++) {
+        Py_XDECREF(self->keys[i]);
+    }
     type->tp_free(self);
     Py_DECREF(type);
 }

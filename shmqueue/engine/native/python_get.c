@@ -1,5 +1,5 @@
 /* python_get.c: taking records, and objects where they can be read straight out of a record. */
-#include "python_ring.h"
+#include "python_plain.h"
 
 #define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
 #define STR_MAX 256           /* bytes of a str that is decoded under the lock */
@@ -39,7 +39,23 @@ struct scalar scalar_at_hand(RingObject *self, const struct take *take)
         return (struct scalar){.kind = SCALAR_NONE};
     }
     ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : (uint32_t)sizeof head, head);
-    return scalar_read(head, take->length);
+    struct scalar scalar = scalar_read(head, take->length);
+    if (scalar.size != take->length) {
+        scalar.kind = SCALAR_NONE;
+    }
+    return scalar;
+}
+
+/* The small container of the record at hand, or NULL. */
+static PyObject *plain_at_hand(RingObject *self, const struct take *take)
+{
+    struct plain plain;
+    if (take->method != 0 || take->length > sizeof plain.bytes) {
+        return NULL;
+    }
+    plain.length = take->length;
+    ring_get_peek(&self->ring, take, 0, take->length, plain.bytes);
+    return plain_unpack(&plain, self->keys);
 }
 
 /* The text of the record at hand, or NULL, also when it is damaged or long: then it goes the long way. */
@@ -69,7 +85,7 @@ static PyObject *item_at_hand(RingObject *self, const struct take *take)
     PyObject *item = NULL;
     switch (scalar.kind) {
     case SCALAR_NONE:
-        return NULL;
+        return plain_at_hand(self, take);
     case SCALAR_NIL:
         return Py_NewRef(Py_None);
     case SCALAR_FALSE:

@@ -1,5 +1,5 @@
 /* python_items.c: putting objects, as msgpack has them.  What it does not keep is left to the caller's serializer. */
-#include "python_ring.h"
+#include "python_plain.h"
 
 #define KEPT_PAYLOAD (1 << 18) /* bytes; a packer keeps the memory of the largest item it has packed */
 
@@ -8,6 +8,7 @@ struct packed {
     struct scalar_head head;
     struct part parts[2];
     size_t part_count;
+    struct plain *plain; /* where there is room for one; not of the caller's to give back */
     PyObject *owned;  /* or NULL */
     Py_buffer buffer; /* .obj NULL: none */
 };
@@ -135,12 +136,18 @@ static int pack_item(RingObject *self, struct packed *packed, PyObject *item, Py
     if (PyByteArray_CheckExact(item) || PyMemoryView_Check(item)) {
         return pack_buffer(packed, item);
     }
+    if (packed->plain != NULL && plain_pack(packed->plain, item)) {
+        packed->parts[0] = (struct part){packed->plain->bytes, packed->plain->length};
+        packed->part_count = 1;
+        return 1;
+    }
     return pack_by_packer(self, packed, item, new_packer);
 }
 
 PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    struct packed packed;
+    struct plain plain;
+    struct packed packed = {.plain = &plain};
     int block, done;
     if (!count_is("put_item", count, 4) || (block = truth(args[1])) < 0) {
         return NULL;
@@ -169,6 +176,7 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
 /* ---- several items at once ---- */
 
 struct items {
+    struct plain scratch;
     struct record_in *records;
     struct packed *packed;
     size_t count; /* of those that are packed */
@@ -212,13 +220,24 @@ static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *
     return done;
 }
 
+/* What was packed into the scratch, if it was, into memory of its own.  False: an exception is set. */
+static bool keep_plain(struct packed *packed)
+{
+    if (packed->parts[0].bytes == packed->plain->bytes) {
+        packed->owned = PyBytes_FromStringAndSize((const char *)packed->plain->bytes, packed->plain->length);
+        packed->parts[0].bytes = packed->owned != NULL ? PyBytes_AS_STRING(packed->owned) : NULL;
+    }
+    return packed->parts[0].bytes != NULL;
+}
+
 static bool items_add(RingObject *self, struct items *items, PyObject *item, PyObject *new_packer, PyObject *dump)
 {
     struct packed *packed = &items->packed[items->count];
     uint32_t method = 0;
+    packed->plain = &items->scratch;
     int done = pack_item(self, packed, item, new_packer);
     items->count++;
-    if (done < 0) {
+    if (done < 0 || (done == 1 && !keep_plain(packed))) {
         return false;
     }
     if (done == 0) {
@@ -295,8 +314,11 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
 
 PyObject *Ring_put_items(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    struct items items = {0};
+    struct items items;
     int block;
+    items.records = NULL;
+    items.packed = NULL;
+    items.count = 0;
     if (!count_is("put_items", count, 5) || (block = truth(args[1])) < 0) {
         return NULL;
     }

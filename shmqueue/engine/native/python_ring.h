@@ -22,6 +22,7 @@
 #include "ring.h"
 #include "scalar.h"
 
+#define KEYS 128
 #define LARGE 32768 /* bytes from which on the GIL is released during the copy */
 
 typedef struct {
@@ -55,6 +56,7 @@ typedef struct {
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *packer;       /* one that nobody is using, or NULL */
+    PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
     Py_ssize_t views;       /* that have not ended: the mapping stays while there are any */
 } RingObject;
 

@@ -1,8 +1,8 @@
-/* scalar.h: one msgpack value that is no container, by its first bytes (github.com/msgpack/msgpack, spec.md).
+/* scalar.h: msgpack values by their first bytes (github.com/msgpack/msgpack, spec.md).
  *
  * For the items that need no serializer: the Python layer writes them straight into a record, and reads them straight
- * out of it.  What is written are the very bytes that msgpack's own packer writes, and whatever is not a scalar that
- * fills its record to the last byte is left to its unpacker.
+ * out of it.  What is written are the very bytes that msgpack's own packer writes, and whatever does not fill its
+ * record to the last byte is left to its unpacker.
  */
 #ifndef SHMQUEUE_SCALAR_H
 #define SHMQUEUE_SCALAR_H
@@ -33,12 +33,13 @@ enum scalar_kind {
 
 struct scalar {
     enum scalar_kind kind;
+    uint32_t size; /* bytes, all of it */
     union {
         int64_t number;
         uint64_t unsigned_number;
         double real;
         struct {
-            uint32_t from; /* where in the record the body begins */
+            uint32_t from; /* where the body begins */
             uint32_t length;
         } body;
     };
@@ -124,48 +125,48 @@ static inline unsigned scalar_width(unsigned char type)
     return type >= 0xc4 && type < 0xe0 ? widths[type - 0xc4] : 0;
 }
 
-/* The scalar that a record of `length` bytes is, by its first ones: `head` has SCALAR_HEAD_MAX of them, or all. */
+static inline struct scalar scalar_sized(struct scalar scalar, uint32_t size, uint32_t length)
+{
+    scalar.size = size;
+    scalar.kind = size <= length ? scalar.kind : SCALAR_NONE;
+    return scalar;
+}
+
+/* The scalar that `length` bytes begin with, by the first ones: `head` has SCALAR_HEAD_MAX of them, or all. */
 static inline struct scalar scalar_read(const unsigned char *head, uint32_t length)
 {
-    struct scalar nothing = {.kind = SCALAR_NONE};
+    struct scalar scalar = {.kind = SCALAR_NONE};
     if (length == 0) {
-        return nothing;
+        return scalar;
     }
     unsigned char type = head[0];
     if (type >= 0xa0 && type < 0xc0) {
         uint32_t body = type & 31u;
-        return length == 1 + body ? (struct scalar){.kind = SCALAR_STR, .body = {1, body}} : nothing;
+        return scalar_sized((struct scalar){.kind = SCALAR_STR, .body = {1, body}}, 1 + body, length);
     }
     unsigned width = scalar_width(type);
     if (width == 0) {
-        if (length != 1) {
-            return nothing;
-        }
-        switch (type) {
-        case 0xc0:
-            return (struct scalar){.kind = SCALAR_NIL};
-        case 0xc2:
-            return (struct scalar){.kind = SCALAR_FALSE};
-        case 0xc3:
-            return (struct scalar){.kind = SCALAR_TRUE};
-        default:
-            return type < 0x80 || type >= 0xe0 ? (struct scalar){.kind = SCALAR_INT, .number = (int8_t)type} : nothing;
-        }
+        scalar.kind = type == 0xc0   ? SCALAR_NIL
+                      : type == 0xc2 ? SCALAR_FALSE
+                      : type == 0xc3 ? SCALAR_TRUE
+                      : type < 0x80 || type >= 0xe0 ? SCALAR_INT
+                                                    : SCALAR_NONE;
+        scalar.number = (int8_t)type;
+        return scalar_sized(scalar, 1, length);
     }
     if (length <= width) {
-        return nothing;
+        return scalar;
     }
     uint64_t number = scalar_number(head + 1, width);
     bool is_bin = type <= 0xc6, is_str = type >= 0xd9;
     if (is_bin || is_str) {
-        return number == length - 1 - width ? (struct scalar){.kind = is_bin ? SCALAR_BIN : SCALAR_STR,
-                                                              .body = {1 + width, (uint32_t)number}}
-                                            : nothing;
+        scalar.kind = number <= length - 1 - width ? is_bin ? SCALAR_BIN : SCALAR_STR : SCALAR_NONE;
+        scalar.body.from = 1 + width;
+        scalar.body.length = (uint32_t)number;
+        return scalar_sized(scalar, 1 + width + (scalar.kind != SCALAR_NONE ? (uint32_t)number : 0), length);
     }
-    if (length != 1 + width) {
-        return nothing;
-    }
-    struct scalar scalar = {.kind = SCALAR_INT, .unsigned_number = number};
+    scalar.kind = SCALAR_INT;
+    scalar.unsigned_number = number;
     if (type == 0xcb) {
         scalar.kind = SCALAR_FLOAT; /* the bits are those of the double */
     } else if (type == 0xcf && number > INT64_MAX) {
@@ -173,7 +174,38 @@ static inline struct scalar scalar_read(const unsigned char *head, uint32_t leng
     } else if (type >= 0xd0 && width < 8 && number >> (8 * width - 1) != 0) {
         scalar.unsigned_number = number | UINT64_MAX << (8 * width);
     }
-    return scalar;
+    return scalar_sized(scalar, 1 + width, length);
+}
+
+/* ---- containers: how many items, or pairs, follow the head ---- */
+
+struct container {
+    bool is_one, is_map;
+    uint32_t count;
+    uint32_t size; /* of the head */
+};
+
+static inline struct scalar_head container_head(bool is_map, uint16_t count)
+{
+    if (count < 16) {
+        return scalar_typed((unsigned char)((is_map ? 0x80 : 0x90) | count), 0, 0);
+    }
+    return scalar_typed(is_map ? 0xde : 0xdc, count, 2);
+}
+
+static inline struct container container_read(const unsigned char *head, uint32_t length)
+{
+    struct container container = {.is_one = false};
+    unsigned char type = length > 0 ? head[0] : 0;
+    if (type >= 0x80 && type < 0xa0) {
+        return (struct container){.is_one = true, .is_map = type < 0x90, .count = type & 15u, .size = 1};
+    }
+    unsigned width = type == 0xdc || type == 0xde ? 2 : type == 0xdd || type == 0xdf ? 4 : 0;
+    if (width != 0 && length > width) {
+        container = (struct container){.is_one = true, .is_map = type >= 0xde, .size = 1 + width};
+        container.count = (uint32_t)scalar_number(head + 1, width);
+    }
+    return container;
 }
 
 #endif
