@@ -153,6 +153,14 @@ _POINTS_OF_LIFE = 2500  # about as many as there are
 _GRACE = 1.0  # seconds
 
 
+def _is_the_interpreters_own(error: BaseException | None) -> bool:
+    """Whether the exception came between the instructions that begin or end a handler, where no real one comes.
+
+    It unbalances the interpreter's stack, and the handler finds a traceback where its exception should be.
+    """
+    return isinstance(error, TypeError) and "'traceback' object" in str(error)
+
+
 def _interrupt_life(target: Target, what: str, point: int, outcome: Outcome) -> bool:
     name = new_name()
     other = None if what == "open" else target.make(name)
@@ -161,7 +169,9 @@ def _interrupt_life(target: Target, what: str, point: int, outcome: Outcome) -> 
     call = partial(target.make, name) if queue is None else partial(target.close, queue)
     _, error = injection.run_plain(call)
     interrupted = error is not None
-    if interrupted and not isinstance(error, KeyboardInterrupt):
+    if interrupted and _is_the_interpreters_own(error):
+        outcome.count("interruptions that no real one can be")
+    elif interrupted and not isinstance(error, KeyboardInterrupt):
         outcome.fault(f"{what}, interrupted at {injection.where}, raised {error!r:.150}")
     error = None
     if queue is not None:
