@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.handle import Travel
+from shmqueue.items import FastPaths
 
 from ._absent import Absent
 from ._ends import Reader, ReadersLock, Writer, WritersLock
@@ -33,10 +34,14 @@ def _no_pipe(instead: str) -> Absent:
     return Absent(f"the queue is in shared memory and has no pipe; use {instead}")
 
 
-class Parts:
+class Parts(FastPaths):
     """The private parts of the standard queues that programs are known to use, made when they are asked for."""
 
     _port: Port
+
+    def _start(self, port: Port) -> None:
+        self._port = port
+        self._use_fast_paths(port.engine)
 
     _reader: Any = _Part(lambda queue: Reader(queue._port))
     _writer: Any = _Part(lambda queue: Writer(queue._port))
@@ -70,5 +75,5 @@ class Parts:
 
 def _arrive(queue_type: type[Parts], travel: Travel) -> Parts:
     queue = queue_type.__new__(queue_type)
-    queue._port = arrive(travel)
+    queue._start(arrive(travel))
     return queue

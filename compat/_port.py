@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.handle import Handle, Travel, open_handle
-from shmqueue.items import GetItem, PutItem, as_get_item, as_put_item, items_of
+from shmqueue.items import GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of
 from shmqueue.serialization import load_many, unpack_plain
 
 from ._serialization import Record
@@ -67,6 +67,7 @@ class Port:
     def _go_straight(self) -> None:
         self.put, self.get = self.engine.put, self.engine.get
         self.put_item, self.get_item = self._items.put_item, self._items.get_item
+        allow_fast_paths(self.engine, True)
 
     def go_by(
         self,
@@ -74,6 +75,7 @@ class Port:
         get: Callable[[bool, float | None], tuple[int, bytes] | None],
     ) -> None:
         """Put and get everything by these instead of the engine's own."""
+        allow_fast_paths(self.engine, False)
         self.put, self.get = put, get
         self.put_item, self.get_item = as_put_item(put), as_get_item(get)
 

@@ -12,10 +12,11 @@ from multiprocessing import queues
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.items import fast_get, fast_put
 
 from ._parts import Parts
 from ._port import open_port
-from ._serialization import dump_forking, load, unpack_plain
+from ._serialization import dump_forking, load, load_for, unpack_plain
 
 if TYPE_CHECKING:
     _StdlibQueue = queues.Queue[Any]
@@ -41,7 +42,7 @@ class Queue(Parts, _StdlibQueue):
     """
 
     def __init__(self, maxsize: int = 0, *, name: str | None = None, ctx: object = None) -> None:
-        self._port = open_port(name, maxsize=max(0, operator.index(maxsize)))
+        self._start(open_port(name, maxsize=max(0, operator.index(maxsize))))
 
     @property
     def _maxsize(self) -> int:
@@ -51,6 +52,7 @@ class Queue(Parts, _StdlibQueue):
     def _closed(self) -> bool:
         return not self._port.handle.is_open
 
+    @fast_put(containers=False)
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end. It is in the queue when this returns.
 
@@ -75,6 +77,7 @@ class Queue(Parts, _StdlibQueue):
         if not put:
             raise ShmQueueFull(self._port.handle.why_full(1))
 
+    @fast_get(unpack_plain, load_for)
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item.
 
@@ -213,8 +216,9 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
     """
 
     def __init__(self, *, name: str | None = None, ctx: object = None) -> None:
-        self._port = open_port(name, threshold=_PIPE_CAPACITY)
+        self._start(open_port(name, threshold=_PIPE_CAPACITY))
 
+    @fast_put(containers=False)
     def put(self, obj: Any) -> None:
         """Put an item at the end; wait for room.
 
@@ -228,6 +232,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
 
+    @fast_get(unpack_plain, load_for)
     def get(self) -> Any:
         """Take the oldest item; wait for one.
 

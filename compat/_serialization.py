@@ -23,6 +23,7 @@ __all__ = [
     "dump",
     "dump_forking",
     "load",
+    "load_for",
     "pickle_forking",
     "unpack_plain",
 ]
@@ -126,3 +127,8 @@ def load(method: int, payload: bytes) -> Any:
             "take it with a ShmQueue on which custom_deserialize() was called"
         )
     return loader(payload)
+
+
+def load_for(queue: object, method: int, payload: bytes) -> Any:
+    """``load``; all queues load alike."""
+    return load(method, payload)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.handle import Travel
+from shmqueue.items import FastPaths, fast_get, fast_put
 
 from ._absent import Absent
 from ._port import Port, arrive, open_port
-from ._serialization import dump, load, unpack_plain
+from ._serialization import dump, load, load_for, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
@@ -32,11 +33,16 @@ _T = TypeVar("_T")
 _SHARED = "the queue is shared between processes; "
 
 
-class _Shared(Generic[_T]):
+class _Shared(FastPaths, Generic[_T]):
     """What Queue and SimpleQueue have in common."""
 
     _port: Port
 
+    def _start(self, port: Port) -> None:
+        self._port = port
+        self._use_fast_paths(port.engine)
+
+    @fast_get(unpack_plain, load_for)
     def get(self, block: bool = True, timeout: float | None = None) -> _T:
         """Take the oldest item.
 
@@ -113,13 +119,14 @@ class Queue(_Shared[_T]):
 
     def __init__(self, maxsize: int = 0, *, name: str | None = None, max_bytes: int = 0) -> None:
         limit = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
-        self._port = open_port(name, maxsize=limit, max_bytes=max_bytes)
+        self._start(open_port(name, maxsize=limit, max_bytes=max_bytes))
 
     @property
     def maxsize(self) -> int:
         """Most items, 0 for as many as there is memory for."""
         return self._port.maxsize
 
+    @fast_put(containers=False)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end.
 
@@ -233,8 +240,9 @@ class SimpleQueue(_Shared[_T]):
     """
 
     def __init__(self, *, name: str | None = None) -> None:
-        self._port = open_port(name)
+        self._start(open_port(name))
 
+    @fast_put(containers=False)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
         if self._port.put_item(item, True, None, None) is None:
@@ -247,7 +255,7 @@ class SimpleQueue(_Shared[_T]):
 
 def _arrive(queue_type: type[_Shared[Any]], travel: Travel) -> _Shared[Any]:
     queue = queue_type.__new__(queue_type)
-    queue._port = arrive(travel)
+    queue._start(arrive(travel))
     return queue
 
 

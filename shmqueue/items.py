@@ -1,13 +1,16 @@
 """The short way of ordinary items: from objects to records and back in one call.
 
 The native engine does it in C for what msgpack packs; any other engine, and what is put around one, gets the same from
-here.
+here. Where a put or a get of the most ordinary items succeeds at once, the native engine does all of it: see
+``fast_put`` and ``fast_get``.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shmqueue import engine
 from shmqueue.serialization import PLAIN, pack_plain
@@ -15,8 +18,33 @@ from shmqueue.serialization import PLAIN, pack_plain
 if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
 
-__all__ = ["GetItem", "Items", "PutItem", "as_get_item", "as_put_item", "items_of"]
+try:
+    from shmqueue.engine.native import FastMethod, FastPaths, Ring
+except ImportError:
+    if not TYPE_CHECKING:
+        Ring = FastMethod = None
 
+        class FastPaths:
+            """Base of the queue classes; without the native engine there is no fast path."""
+
+            def _use_fast_paths(self, engine: object, /) -> None:
+                pass
+
+
+__all__ = [
+    "FastPaths",
+    "GetItem",
+    "Items",
+    "PutItem",
+    "allow_fast_paths",
+    "as_get_item",
+    "as_put_item",
+    "fast_get",
+    "fast_put",
+    "items_of",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 Pack = Callable[[Any], bytes]
 Unpack = Callable[[bytes], Any]
 Record = tuple[int, Any]
@@ -171,3 +199,54 @@ class _Generic:
             loaded = loaded and type(entry) is not tuple
             entries.append(entry)
         return entries if loaded else (entries,)
+
+
+# ---- what needs no Python at all ----
+
+
+def fast_put(containers: bool) -> Callable[[_Function], _Function]:
+    """Have a queue's ``put(self, item, block, timeout)`` tried by the native engine before it is called.
+
+    That is one attempt, which waits for nothing, for scalars, small lists and dicts of them, and None for a timeout.
+    Whatever does not succeed is left to the function, so it must do the same, and more. The class is one of
+    ``FastPaths``, and says by ``_use_fast_paths`` which engine its object uses.
+
+    Args:
+        containers: whether lists and dicts go as msgpack.
+    """
+
+    def decorate(put: _Function) -> _Function:
+        return put if FastMethod is None else _in_place_of(put, FastMethod.put(put, _options(put, 2), containers))
+
+    return decorate
+
+
+def fast_get(unpack: Unpack, load: Callable[[Any, int, bytes], Any]) -> Callable[[_Function], _Function]:
+    """The same for ``get(self, block, timeout)``.
+
+    Args:
+        unpack: turns the payload of a msgpack record into an item, or raises.
+        load: is called with the queue and what was taken, if that is a record (method, payload) that must be loaded.
+    """
+
+    def decorate(get: _Function) -> _Function:
+        return get if FastMethod is None else _in_place_of(get, FastMethod.get(get, _options(get, 1), unpack, load))
+
+    return decorate
+
+
+def allow_fast_paths(engine_: Engine, allowed: bool) -> None:
+    """Whether items may pass by whatever was put around the engine."""
+    if Ring is not None and isinstance(engine_, Ring):
+        engine_.fast = allowed
+
+
+def _options(function: Callable[..., Any], wanted: int) -> int:
+    """How many of block and timeout it takes."""
+    assert isinstance(function, FunctionType)
+    return min(2, function.__code__.co_argcount - wanted)
+
+
+def _in_place_of(function: _Function, method: FastMethod) -> _Function:
+    wrapper: Any = functools.update_wrapper(method, function)
+    return wrapper  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, Travel, open_handle, require_int
-from shmqueue.items import items_of
+from shmqueue.items import FastPaths, fast_get, fast_put, items_of
 from shmqueue.segment import SYSTEM_PAGESIZE
 from shmqueue.serialization import (
     CustomDeserialize,
@@ -73,7 +73,11 @@ class Statistics:
     """Whether somebody may be asleep in a put or a get."""
 
 
-class ShmQueue:
+def _load(queue: ShmQueue, method: int, payload: bytes) -> Any:
+    return queue._serializer.load(method, payload)
+
+
+class ShmQueue(FastPaths):
     """A FIFO queue that any process of this user on this machine can open by its name.
 
     Creates the queue, or attaches to it when it exists. All methods may be called from several threads, and a handle
@@ -133,9 +137,11 @@ class ShmQueue:
         self._name, self._engine, self._segment = handle.name, handle.engine, handle.segment
         self._items = items_of(self._engine)
         self._put_item, self._get_item = self._items.put_item, self._items.get_item
+        self._use_fast_paths(self._engine)
 
     # ---- put and get ----
 
+    @fast_put(containers=True)
     def put(
         self,
         data: Any,
@@ -167,6 +173,7 @@ class ShmQueue:
         if not put:
             raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
 
+    @fast_get(unpack_plain, _load)
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item.
 

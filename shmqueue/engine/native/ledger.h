@@ -14,6 +14,7 @@ struct view {
         uint64_t shut;    /* of a put ledger */
     };
     uint32_t arena;
+    uint32_t sequence; /* of the ledger when it was read: what to sleep on until it moves */
 };
 
 /* Rule 3: without the lock. The slots are stored with release and read with acquire, so that whoever sees a value
@@ -21,16 +22,16 @@ struct view {
 static inline struct view ledger_read(struct ledgers *ledgers)
 {
     struct view view;
-    uint32_t sequence, again;
+    uint32_t again;
     do {
-        sequence = atomic_load_explicit(&ledgers->sequence, memory_order_acquire);
-        unsigned slot = sequence & 1;
+        view.sequence = atomic_load_explicit(&ledgers->sequence, memory_order_acquire);
+        unsigned slot = view.sequence & 1;
         view.position = atomic_load_explicit(&ledgers->position[slot], memory_order_acquire);
         view.count = atomic_load_explicit(&ledgers->count[slot], memory_order_acquire);
         view.dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_acquire); /* or shut */
         view.arena = atomic_load_explicit(&ledgers->arena[slot], memory_order_acquire);
         again = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed);
-    } while (sequence != again);
+    } while (view.sequence != again);
     return view;
 }
 

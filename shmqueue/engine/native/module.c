@@ -2,6 +2,7 @@
 #include "python_ring.h"
 
 #include <fcntl.h>
+#include <structmember.h>
 #include <sys/mman.h>
 
 static PyObject *Ring_clear(RingObject *self, PyObject *Py_UNUSED(ignored))
@@ -177,6 +178,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     self->name = Py_NewRef(name);
     self->report = Py_NewRef(report);
     self->file = -1;
+    self->fast = true;
     struct header header = {0};
     if (pread(file, &header, sizeof header, 0) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -246,11 +248,17 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef Ring_members[] = {
+    {"fast", T_BOOL, offsetof(RingObject, fast), 0, "Whether FastMethods may use it."},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot Ring_slots[] = {
     {Py_tp_doc, "Ring(fd, size, name, report): the native engine's handle on a segment; see shmqueue.engine.Engine."},
     {Py_tp_new, Ring_new},
     {Py_tp_dealloc, Ring_dealloc},
     {Py_tp_methods, Ring_methods},
+    {Py_tp_members, Ring_members},
     {0, NULL},
 };
 
@@ -282,6 +290,16 @@ static PyMethodDef module_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* A type that is an attribute of the module; NULL with an exception set. */
+static PyTypeObject *public_type(PyObject *module, PyType_Spec *spec)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type != NULL && PyModule_AddType(module, (PyTypeObject *)type) < 0) {
+        Py_CLEAR(type);
+    }
+    return (PyTypeObject *)type;
+}
+
 static int module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
@@ -309,13 +327,11 @@ static int module_exec(PyObject *module)
     if (state->view_type == NULL) {
         return -1;
     }
-    PyObject *type = PyType_FromModuleAndSpec(module, &Ring_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int result = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return result;
+    state->ring_type = public_type(module, &Ring_spec);
+    state->fast_paths_type = public_type(module, &FastPaths_spec);
+    PyTypeObject *fast_method_type = public_type(module, &FastMethod_spec);
+    Py_XDECREF(fast_method_type); /* the module has it */
+    return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL ? 0 : -1;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -326,7 +342,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->not_initialized_error);
     Py_VISIT(state->shut_down_error);
     Py_VISIT(state->error);
+    Py_VISIT(state->ring_type);
     Py_VISIT(state->view_type);
+    Py_VISIT(state->fast_paths_type);
     return 0;
 }
 
@@ -338,7 +356,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->not_initialized_error);
     Py_CLEAR(state->shut_down_error);
     Py_CLEAR(state->error);
+    Py_CLEAR(state->ring_type);
     Py_CLEAR(state->view_type);
+    Py_CLEAR(state->fast_paths_type);
     return 0;
 }
 

@@ -2,7 +2,6 @@
 #include "python_plain.h"
 
 #define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
-#define STR_MAX 256           /* bytes of a str that is decoded under the lock */
 #define BUFFERS_METHOD 3      /* serialization.py: pickle whose buffers are used where they arrive */
 
 /* What a get hands out: a record as a tuple, or the item itself where it can be read straight out of the record. */
@@ -46,29 +45,6 @@ struct scalar scalar_at_hand(RingObject *self, const struct take *take)
     return scalar;
 }
 
-/* The small container of the record at hand, or NULL. */
-static PyObject *plain_at_hand(RingObject *self, const struct take *take)
-{
-    struct plain plain;
-    if (take->method != 0 || take->length > sizeof plain.bytes) {
-        return NULL;
-    }
-    plain.length = take->length;
-    ring_get_peek(&self->ring, take, 0, take->length, plain.bytes);
-    return plain_unpack(&plain, self->keys);
-}
-
-/* The text of the record at hand, or NULL, also when it is damaged or long: then it goes the long way. */
-static PyObject *str_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar)
-{
-    char text[STR_MAX];
-    if (scalar->body.length > sizeof text) {
-        return NULL;
-    }
-    ring_get_peek(&self->ring, take, scalar->body.from, scalar->body.length, text);
-    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)scalar->body.length, NULL);
-}
-
 PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)scalar->body.length);
@@ -81,33 +57,16 @@ PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct 
 /* With the get lock held: the item that the record at hand is, NULL if it must be loaded.  No exception is set. */
 static PyObject *item_at_hand(RingObject *self, const struct take *take)
 {
-    struct scalar scalar = scalar_at_hand(self, take);
-    PyObject *item = NULL;
-    switch (scalar.kind) {
-    case SCALAR_NONE:
-        return plain_at_hand(self, take);
-    case SCALAR_NIL:
-        return Py_NewRef(Py_None);
-    case SCALAR_FALSE:
-        return Py_NewRef(Py_False);
-    case SCALAR_TRUE:
-        return Py_NewRef(Py_True);
-    case SCALAR_INT:
-        item = PyLong_FromLongLong(scalar.number);
-        break;
-    case SCALAR_UINT:
-        item = PyLong_FromUnsignedLongLong(scalar.unsigned_number);
-        break;
-    case SCALAR_FLOAT:
-        item = PyFloat_FromDouble(scalar.real);
-        break;
-    case SCALAR_STR:
-        item = str_at_hand(self, take, &scalar);
-        break;
-    case SCALAR_BIN:
-        item = bytes_at_hand(self, take, &scalar);
-        break;
+    unsigned char plain[PLAIN_MAX];
+    if (take->method != 0) {
+        return NULL;
     }
+    if (take->length <= sizeof plain) {
+        ring_get_peek(&self->ring, take, 0, take->length, plain);
+        return plain_unpack(plain, take->length, self->keys);
+    }
+    struct scalar scalar = scalar_at_hand(self, take);
+    PyObject *item = scalar.kind == SCALAR_BIN ? bytes_at_hand(self, take, &scalar) : NULL;
     if (item == NULL) {
         PyErr_Clear();
     }
@@ -156,9 +115,10 @@ static void foresee(RingObject *self, const struct take *take, enum form form)
     if (form == AS_ITEM && take->length >= LARGE) {
         scalar = scalar_at_hand(self, take);
     }
-    self->last.length = take->length;
-    self->last.method = take->method;
-    self->last.skipped = scalar.kind == SCALAR_BIN ? scalar.body.from : 0;
+    atomic_store_explicit(&self->last.length, take->length, memory_order_relaxed);
+    atomic_store_explicit(&self->last.method, take->method, memory_order_relaxed);
+    uint32_t skipped = scalar.kind == SCALAR_BIN ? scalar.body.from : 0;
+    atomic_store_explicit(&self->last.skipped, skipped, memory_order_relaxed);
 }
 
 /* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
@@ -309,13 +269,20 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
     return again >= 0 && most != 0 ? PyList_New(0) : NULL;
 }
 
+/* After a get that has not failed. */
+static void tidy_up(RingObject *self)
+{
+    bool open = self->memory != NULL && !self->closing; /* or not any more, see patient_get() */
+    if (open && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
+        WITHOUT_GIL(self, ring_trim(&self->ring, false));
+    }
+}
+
 static PyObject *get_records(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout)
 {
     PyObject *result = wait_and_get(self, form, most, block, timeout);
-    bool failed = result == NULL && PyErr_Occurred();
-    bool open = self->memory != NULL && !self->closing; /* or not any more, see patient_get() */
-    if (!failed && open && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
-        WITHOUT_GIL(self, ring_trim(&self->ring, false));
+    if (result != NULL || !PyErr_Occurred()) {
+        tidy_up(self);
     }
     return result;
 }
@@ -330,8 +297,7 @@ PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
     return record != NULL || PyErr_Occurred() ? record : Py_NewRef(Py_None);
 }
 
-/* With the item unpacked if it can be; else the record stays. Steals the reference. */
-static PyObject *unpacked(PyObject *one, PyObject *unpack)
+PyObject *unpacked(PyObject *one, PyObject *unpack)
 {
     if (!PyTuple_CheckExact(one) || PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0)) != 0) {
         return one;
@@ -343,6 +309,15 @@ static PyObject *unpacked(PyObject *one, PyObject *unpack)
     }
     Py_DECREF(one);
     return item;
+}
+
+bool get_item_at_once(RingObject *self, PyObject **result)
+{
+    bool done = try_get(self, AS_ITEM, 0, result) == RING_OK;
+    if (done && *result != NULL) {
+        tidy_up(self);
+    }
+    return done;
 }
 
 PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t count)

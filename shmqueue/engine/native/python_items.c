@@ -3,60 +3,33 @@
 
 #define KEPT_PAYLOAD (1 << 18) /* bytes; a packer keeps the memory of the largest item it has packed */
 
-/* What stands for an item in a record; `body` borrows from the item, or from `owned` or `buffer`. */
+/* What stands for an item in a record. */
 struct packed {
-    struct scalar_head head;
     struct part parts[2];
     size_t part_count;
-    struct plain *plain; /* where there is room for one; not of the caller's to give back */
-    PyObject *owned;  /* or NULL */
-    Py_buffer buffer; /* .obj NULL: none */
+    struct scalar_head head; /* parts may point to it */
+    PyObject *owner;         /* of what else they point to, unless that is the item itself; or NULL */
 };
-
-static void packed_release(struct packed *packed)
-{
-    Py_XDECREF(packed->owned);
-    if (packed->buffer.obj != NULL) {
-        PyBuffer_Release(&packed->buffer);
-    }
-}
 
 static size_t packed_length(const struct packed *packed)
 {
     return packed->parts[0].length + (packed->part_count == 2 ? packed->parts[1].length : 0);
 }
 
-static int pack_head(struct packed *packed, struct scalar_head head)
+static int pack_whole(struct packed *packed, const void *bytes, size_t length)
 {
-    packed->head = head;
-    packed->parts[0] = (struct part){packed->head.bytes, head.length};
+    packed->parts[0] = (struct part){length ? bytes : "", length};
     packed->part_count = 1;
     return 1;
 }
 
 static int pack_body(struct packed *packed, struct scalar_head head, const void *body, size_t length)
 {
-    pack_head(packed, head);
+    packed->head = head;
+    packed->parts[0] = (struct part){packed->head.bytes, head.length};
     packed->parts[1] = (struct part){length ? body : "", length};
     packed->part_count = 2;
     return 1;
-}
-
-static int pack_int(struct packed *packed, PyObject *item)
-{
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(item, &overflow);
-    if (overflow == 0) {
-        return pack_head(packed, scalar_of_int(number));
-    }
-    if (overflow > 0) {
-        unsigned long long large = PyLong_AsUnsignedLongLong(item);
-        if (large != (unsigned long long)-1 || !PyErr_Occurred()) {
-            return pack_head(packed, scalar_of_unsigned(large));
-        }
-        PyErr_Clear();
-    }
-    return 0;
 }
 
 static int pack_str(struct packed *packed, PyObject *item)
@@ -67,18 +40,24 @@ static int pack_str(struct packed *packed, PyObject *item)
         PyErr_Clear();
         return 0;
     }
-    return length <= (Py_ssize_t)UINT32_MAX ? pack_body(packed, scalar_of_str((uint32_t)length), text, (size_t)length)
-                                            : 0;
+    return (size_t)length <= UINT32_MAX ? pack_body(packed, scalar_of_str((uint32_t)length), text, (size_t)length) : 0;
 }
 
-static int pack_buffer(struct packed *packed, PyObject *item)
+static int pack_bytes(struct packed *packed, const void *bytes, size_t length)
 {
-    if (PyObject_GetBuffer(item, &packed->buffer, PyBUF_SIMPLE) != 0) {
-        PyErr_Clear(); /* not contiguous: others will say so */
-        return 0;
+    return length <= UINT32_MAX ? pack_body(packed, scalar_of_bin((uint32_t)length), bytes, length) : 0;
+}
+
+/* Bytes that an object has, in one piece; an exception is set where there are none. */
+static const Py_buffer *buffer_of(struct packed *packed, PyObject *item)
+{
+    packed->owner = PyMemoryView_FromObject(item);
+    const Py_buffer *buffer = packed->owner != NULL ? PyMemoryView_GET_BUFFER(packed->owner) : NULL;
+    if (buffer != NULL && !PyBuffer_IsContiguous(buffer, 'C')) {
+        PyErr_SetString(PyExc_BufferError, "the bytes do not lie one after the other");
+        return NULL;
     }
-    size_t length = (size_t)packed->buffer.len;
-    return length <= UINT32_MAX ? pack_body(packed, scalar_of_bin((uint32_t)length), packed->buffer.buf, length) : 0;
+    return buffer;
 }
 
 /* By a packer that is used by one call at a time: a finalizer in the middle of it may put. */
@@ -89,71 +68,61 @@ static int pack_by_packer(RingObject *self, struct packed *packed, PyObject *ite
     if (pack == NULL && (pack = PyObject_CallNoArgs(new_packer)) == NULL) {
         return -1;
     }
-    packed->owned = PyObject_CallOneArg(pack, item);
-    if (packed->owned == NULL || !PyBytes_CheckExact(packed->owned)) {
+    packed->owner = PyObject_CallOneArg(pack, item);
+    if (packed->owner == NULL || !PyBytes_CheckExact(packed->owner)) {
         Py_DECREF(pack); /* with what it has written of the item that it refused */
-        if (packed->owned == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        if (packed->owner == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
             return -1;
         }
         PyErr_Clear();
         return 0;
     }
-    size_t length = (size_t)PyBytes_GET_SIZE(packed->owned);
-    packed->parts[0] = (struct part){PyBytes_AS_STRING(packed->owned), length};
-    packed->part_count = 1;
+    size_t length = (size_t)PyBytes_GET_SIZE(packed->owner);
     if (self->packer == NULL && length <= KEPT_PAYLOAD) {
         self->packer = pack;
     } else {
         Py_DECREF(pack);
     }
-    return 1;
+    return pack_whole(packed, PyBytes_AS_STRING(packed->owner), length);
 }
 
-/* 1: packed, to be released by the caller.  0: it is not for us.  -1: an exception is set. */
-static int pack_item(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer)
+/* 1: packed, perhaps into `plain`, which has room for PLAIN_MAX bytes; packed->owner is the caller's to give back.  0: it
+ * is not for us.  -1: an exception is set. */
+static int pack_item(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer,
+                     unsigned char *plain)
 {
-    packed->owned = packed->buffer.obj = NULL;
-    if (PyLong_CheckExact(item)) {
-        return pack_int(packed, item);
+    packed->owner = NULL;
+    uint32_t length = plain_pack(plain, item, new_packer != Py_None);
+    if (length > 0) {
+        return pack_whole(packed, plain, length);
     }
     if (PyUnicode_CheckExact(item)) {
         return pack_str(packed, item);
     }
-    if (PyFloat_CheckExact(item)) {
-        return pack_head(packed, scalar_of_float(PyFloat_AS_DOUBLE(item)));
-    }
     if (PyBytes_CheckExact(item)) {
-        size_t length = (size_t)PyBytes_GET_SIZE(item);
-        struct scalar_head head = scalar_of_bin((uint32_t)length);
-        return length <= UINT32_MAX ? pack_body(packed, head, PyBytes_AS_STRING(item), length) : 0;
-    }
-    if (item == Py_None || item == Py_True || item == Py_False) {
-        return pack_head(packed, scalar_typed(item == Py_None ? 0xc0 : item == Py_True ? 0xc3 : 0xc2, 0, 0));
+        return pack_bytes(packed, PyBytes_AS_STRING(item), (size_t)PyBytes_GET_SIZE(item));
     }
     if (new_packer == Py_None) {
         return 0;
     }
     if (PyByteArray_CheckExact(item) || PyMemoryView_Check(item)) {
-        return pack_buffer(packed, item);
-    }
-    if (packed->plain != NULL && plain_pack(packed->plain, item)) {
-        packed->parts[0] = (struct part){packed->plain->bytes, packed->plain->length};
-        packed->part_count = 1;
-        return 1;
+        const Py_buffer *buffer = buffer_of(packed, item);
+        PyErr_Clear(); /* not contiguous: others will say so */
+        return buffer != NULL ? pack_bytes(packed, buffer->buf, (size_t)buffer->len) : 0;
     }
     return pack_by_packer(self, packed, item, new_packer);
 }
 
 PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    struct plain plain;
-    struct packed packed = {.plain = &plain};
-    int block, done;
+    unsigned char plain[PLAIN_MAX];
+    struct packed packed;
+    int block;
     if (!count_is("put_item", count, 4) || (block = truth(args[1])) < 0) {
         return NULL;
     }
-    done = pack_item(self, &packed, args[0], args[3]);
-    if (done == 1) {
+    int packs = pack_item(self, &packed, args[0], args[3], plain), done = packs < 0 ? -1 : 0;
+    if (packs == 1) {
         size_t length = packed_length(&packed);
         if (!is_open(self)) {
             done = -1;
@@ -165,18 +134,37 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
                 .method = 0, .length = (uint32_t)length, .parts = packed.parts, .part_count = packed.part_count};
             done = put_records(self, &record, 1, length, block, args[2]);
         }
-    } else if (done == 0) {
-        packed_release(&packed);
+    }
+    Py_XDECREF(packed.owner);
+    if (packs == 0) {
         Py_RETURN_NONE;
     }
-    packed_release(&packed);
     return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+bool put_item_at_once(RingObject *self, PyObject *item, bool containers)
+{
+    unsigned char plain[PLAIN_MAX];
+    uint32_t length = plain_pack(plain, item, containers);
+    if (length == 0 || !can_ever_fit(self, length)) {
+        return false;
+    }
+    struct part part = {plain, length};
+    struct record_in record = {.method = 0, .length = length, .parts = &part, .part_count = 1};
+    return ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
 }
 
 /* ---- several items at once ---- */
 
+/* Memory that what is packed lies in. */
+struct block {
+    struct block *previous;
+    size_t used;
+    unsigned char bytes[16 * PLAIN_MAX];
+};
+
 struct items {
-    struct plain scratch;
+    struct block *block;
     struct record_in *records;
     struct packed *packed;
     size_t count; /* of those that are packed */
@@ -185,10 +173,32 @@ struct items {
 static void items_release(struct items *items)
 {
     for (size_t i = 0; i < items->count; i++) {
-        packed_release(&items->packed[i]);
+        Py_XDECREF(items->packed[i].owner);
+    }
+    while (items->block != NULL) {
+        struct block *previous = items->block->previous;
+        PyMem_Free(items->block);
+        items->block = previous;
     }
     PyMem_Free(items->records);
     PyMem_Free(items->packed);
+}
+
+/* Where PLAIN_MAX bytes may be written; NULL with an exception set. */
+static unsigned char *room_in_block(struct items *items)
+{
+    struct block *block = items->block;
+    if (block == NULL || block->used > sizeof block->bytes - PLAIN_MAX) {
+        block = PyMem_Malloc(sizeof *block);
+        if (block == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        block->previous = items->block;
+        block->used = 0;
+        items->block = block;
+    }
+    return block->bytes + block->used;
 }
 
 /* The record that the serializer makes of an item, (method, payload), as one part. */
@@ -198,56 +208,47 @@ static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *
     if (record == NULL) {
         return false;
     }
-    bool done = false;
+    const Py_buffer *buffer = NULL;
     if (!PyTuple_CheckExact(record) || PyTuple_GET_SIZE(record) != 2) {
         PyErr_SetString(PyExc_TypeError, "an item is dumped as a tuple of (method, payload)");
     } else if (method_from(PyTuple_GET_ITEM(record, 0), method)) {
-        PyObject *payload = PyTuple_GET_ITEM(record, 1);
+        PyObject *payload = Py_NewRef(PyTuple_GET_ITEM(record, 1));
         if (PyTuple_CheckExact(payload)) {
             PyObject *separator = PyBytes_FromStringAndSize(NULL, 0);
-            packed->owned = separator != NULL ? PyObject_CallMethod(separator, "join", "(O)", payload) : NULL;
+            PyObject *joined = separator != NULL ? PyObject_CallMethod(separator, "join", "(O)", payload) : NULL;
             Py_XDECREF(separator);
-            payload = packed->owned;
+            Py_SETREF(payload, joined);
         }
-        done = payload != NULL && PyObject_GetBuffer(payload, &packed->buffer, PyBUF_SIMPLE) == 0;
+        buffer = payload != NULL ? buffer_of(packed, payload) : NULL;
+        Py_XDECREF(payload);
     }
     Py_DECREF(record);
-    if (done) {
-        size_t length = (size_t)packed->buffer.len;
-        packed->parts[0] = (struct part){length ? packed->buffer.buf : "", length};
-        packed->part_count = 1;
-    }
-    return done;
-}
-
-/* What was packed into the scratch, if it was, into memory of its own.  False: an exception is set. */
-static bool keep_plain(struct packed *packed)
-{
-    if (packed->parts[0].bytes == packed->plain->bytes) {
-        packed->owned = PyBytes_FromStringAndSize((const char *)packed->plain->bytes, packed->plain->length);
-        packed->parts[0].bytes = packed->owned != NULL ? PyBytes_AS_STRING(packed->owned) : NULL;
-    }
-    return packed->parts[0].bytes != NULL;
+    return buffer != NULL && pack_whole(packed, buffer->buf, (size_t)buffer->len);
 }
 
 static bool items_add(RingObject *self, struct items *items, PyObject *item, PyObject *new_packer, PyObject *dump)
 {
     struct packed *packed = &items->packed[items->count];
     uint32_t method = 0;
-    packed->plain = &items->scratch;
-    int done = pack_item(self, packed, item, new_packer);
-    items->count++;
-    if (done < 0 || (done == 1 && !keep_plain(packed))) {
+    unsigned char *plain = room_in_block(items);
+    if (plain == NULL) {
         return false;
     }
-    if (done == 0) {
-        packed_release(packed);
-        packed->owned = packed->buffer.obj = NULL;
+    int packs = pack_item(self, packed, item, new_packer, plain);
+    items->count++;
+    if (packs < 0) {
+        return false;
+    }
+    if (packs == 0) {
+        Py_CLEAR(packed->owner);
         if (!pack_by_serializer(packed, item, dump, &method)) {
             return false;
         }
     }
     size_t length = packed_length(packed);
+    if (packed->parts[0].bytes == plain) {
+        items->block->used += length;
+    }
     if (!can_ever_fit(self, length)) {
         raise_never_fits(self, length);
         return false;
@@ -260,8 +261,8 @@ static bool items_add(RingObject *self, struct items *items, PyObject *item, PyO
 static bool items_from(RingObject *self, struct items *items, PyObject *sequence, PyObject *new_packer, PyObject *dump)
 {
     size_t count = (size_t)PyTuple_GET_SIZE(sequence);
-    items->records = PyMem_Calloc(count, sizeof *items->records);
-    items->packed = PyMem_Calloc(count, sizeof *items->packed);
+    items->records = PyMem_New(struct record_in, count);
+    items->packed = PyMem_New(struct packed, count);
     if (items->records == NULL || items->packed == NULL) {
         PyErr_NoMemory();
         return false;
@@ -314,11 +315,8 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
 
 PyObject *Ring_put_items(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    struct items items;
+    struct items items = {0};
     int block;
-    items.records = NULL;
-    items.packed = NULL;
-    items.count = 0;
     if (!count_is("put_items", count, 5) || (block = truth(args[1])) < 0) {
         return NULL;
     }

@@ -7,99 +7,116 @@
 
 /* ---- to msgpack ---- */
 
-static bool add(struct plain *plain, const void *bytes, size_t length)
+struct writer {
+    unsigned char *next;
+    uint32_t left;
+};
+
+static bool add(struct writer *writer, const void *bytes, size_t length)
 {
-    if (length > sizeof plain->bytes - plain->length) {
+    if (length > writer->left) {
         return false;
     }
-    memcpy(plain->bytes + plain->length, bytes, length);
-    plain->length += (uint32_t)length;
+    memcpy(writer->next, bytes, length);
+    writer->next += length;
+    writer->left -= (uint32_t)length;
     return true;
 }
 
-static bool add_head(struct plain *plain, struct scalar_head head) { return add(plain, head.bytes, head.length); }
+static bool add_head(struct writer *writer, struct scalar_head head) { return add(writer, head.bytes, head.length); }
 
-static bool add_str(struct plain *plain, PyObject *item)
+static bool add_str(struct writer *writer, PyObject *item)
 {
     Py_ssize_t length;
     const char *text = PyUnicode_AsUTF8AndSize(item, &length);
-    if (text == NULL) {
+    if (text == NULL) { /* a lone surrogate, or no memory: others will say which */
         PyErr_Clear();
         return false;
     }
-    return length <= PLAIN_MAX && add_head(plain, scalar_of_str((uint32_t)length)) && add(plain, text, (size_t)length);
+    return length <= PLAIN_MAX && add_head(writer, scalar_of_str((uint32_t)length)) &&
+           add(writer, text, (size_t)length);
 }
 
-static bool add_int(struct plain *plain, PyObject *item)
+static bool add_bytes(struct writer *writer, PyObject *item)
+{
+    size_t length = (size_t)PyBytes_GET_SIZE(item);
+    return length <= PLAIN_MAX && add_head(writer, scalar_of_bin((uint32_t)length)) &&
+           add(writer, PyBytes_AS_STRING(item), length);
+}
+
+static bool add_int(struct writer *writer, PyObject *item)
 {
     int overflow;
     long long number = PyLong_AsLongLongAndOverflow(item, &overflow);
-    return overflow == 0 && add_head(plain, scalar_of_int(number));
+    if (overflow == 0) {
+        return add_head(writer, scalar_of_int(number));
+    }
+    unsigned long long large = overflow > 0 ? PyLong_AsUnsignedLongLong(item) : 0;
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
+    }
+    return overflow > 0 && add_head(writer, scalar_of_unsigned(large));
 }
 
-static bool add_item(struct plain *plain, PyObject *item, int depth);
+static bool add_item(struct writer *writer, PyObject *item, int depth);
 
-static bool add_list(struct plain *plain, PyObject *list, int depth)
+static bool add_list(struct writer *writer, PyObject *list, int depth)
 {
     Py_ssize_t count = PyList_GET_SIZE(list);
-    if (depth == DEPTH_MAX || count > COUNT_MAX || !add_head(plain, container_head(false, (uint16_t)count))) {
+    if (depth == DEPTH_MAX || count > COUNT_MAX || !add_head(writer, container_head(false, (uint16_t)count))) {
         return false;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (!add_item(plain, PyList_GET_ITEM(list, i), depth + 1)) {
+        if (!add_item(writer, PyList_GET_ITEM(list, i), depth + 1)) {
             return false;
         }
     }
     return true;
 }
 
-static bool add_dict(struct plain *plain, PyObject *dict, int depth)
+static bool add_dict(struct writer *writer, PyObject *dict, int depth)
 {
     PyObject *key, *value;
     Py_ssize_t position = 0, count = PyDict_GET_SIZE(dict);
-    if (depth == DEPTH_MAX || count > COUNT_MAX || !add_head(plain, container_head(true, (uint16_t)count))) {
+    if (depth == DEPTH_MAX || count > COUNT_MAX || !add_head(writer, container_head(true, (uint16_t)count))) {
         return false;
     }
     while (PyDict_Next(dict, &position, &key, &value)) {
-        if (!add_item(plain, key, depth + 1) || !add_item(plain, value, depth + 1)) {
+        if (!add_item(writer, key, depth + 1) || !add_item(writer, value, depth + 1)) {
             return false;
         }
     }
     return true;
 }
 
-static bool add_item(struct plain *plain, PyObject *item, int depth)
+static bool add_item(struct writer *writer, PyObject *item, int depth)
 {
-    if (PyUnicode_CheckExact(item)) {
-        return add_str(plain, item);
-    }
     if (PyLong_CheckExact(item)) {
-        return add_int(plain, item);
+        return add_int(writer, item);
+    }
+    if (PyUnicode_CheckExact(item)) {
+        return add_str(writer, item);
     }
     if (PyFloat_CheckExact(item)) {
-        return add_head(plain, scalar_of_float(PyFloat_AS_DOUBLE(item)));
-    }
-    if (item == Py_None || item == Py_True || item == Py_False) {
-        return add_head(plain, scalar_typed(item == Py_None ? 0xc0 : item == Py_True ? 0xc3 : 0xc2, 0, 0));
-    }
-    if (PyDict_CheckExact(item)) {
-        return add_dict(plain, item, depth);
-    }
-    if (PyList_CheckExact(item)) {
-        return add_list(plain, item, depth);
+        return add_head(writer, scalar_of_float(PyFloat_AS_DOUBLE(item)));
     }
     if (PyBytes_CheckExact(item)) {
-        size_t length = (size_t)PyBytes_GET_SIZE(item);
-        return length <= PLAIN_MAX && add_head(plain, scalar_of_bin((uint32_t)length)) &&
-               add(plain, PyBytes_AS_STRING(item), length);
+        return add_bytes(writer, item);
     }
-    return false;
+    if (item == Py_None || item == Py_True || item == Py_False) {
+        return add_head(writer, scalar_typed(item == Py_None ? 0xc0 : item == Py_True ? 0xc3 : 0xc2, 0, 0));
+    }
+    if (PyDict_CheckExact(item)) {
+        return add_dict(writer, item, depth);
+    }
+    return PyList_CheckExact(item) && add_list(writer, item, depth);
 }
 
-bool plain_pack(struct plain *plain, PyObject *item)
+uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool containers)
 {
-    plain->length = 0;
-    return add_item(plain, item, 0);
+    struct writer writer = {bytes, PLAIN_MAX};
+    return add_item(&writer, item, containers ? 0 : DEPTH_MAX) ? PLAIN_MAX - writer.left : 0;
 }
 
 /* ---- and back ---- */
@@ -221,9 +238,9 @@ static PyObject *take_item(struct reader *reader, int depth, bool is_key)
     return container.is_map ? take_dict(reader, container.count, depth) : take_list(reader, container.count, depth);
 }
 
-PyObject *plain_unpack(const struct plain *plain, PyObject **keys)
+PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, PyObject **keys)
 {
-    struct reader reader = {plain->bytes, plain->length, keys};
+    struct reader reader = {bytes, length, keys};
     PyObject *item = take_item(&reader, 0, false);
     if (item != NULL && reader.left != 0) {
         Py_CLEAR(item);

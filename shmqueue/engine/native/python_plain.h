@@ -1,4 +1,4 @@
-/* python_plain.h: small lists and dicts of scalars, and of such, to msgpack and back.
+/* python_plain.h: scalars, and small lists and dicts of scalars and of such, to msgpack and back.
  *
  * What is written are the very bytes of msgpack's packer, what is read is what its unpacker makes of them.  Anything
  * else (other types, too large, too deep, damaged) is left to those two.  No Python code runs in here.
@@ -10,15 +10,10 @@
 
 #define PLAIN_MAX 1024 /* bytes */
 
-struct plain {
-    unsigned char bytes[PLAIN_MAX];
-    uint32_t length;
-};
-
-/* False: it is not for us, and no exception is set. */
-bool plain_pack(struct plain *plain, PyObject *item);
+/* Writes at most PLAIN_MAX bytes.  How many; 0: the item is not for us, and no exception is set. */
+uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool containers);
 
 /* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys. */
-PyObject *plain_unpack(const struct plain *plain, PyObject **keys);
+PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, PyObject **keys);
 
 #endif

@@ -31,7 +31,7 @@ typedef struct {
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *view_type;
+    PyTypeObject *ring_type, *view_type, *fast_paths_type;
 } module_state;
 
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
@@ -58,6 +58,7 @@ typedef struct {
     PyObject *packer;       /* one that nobody is using, or NULL */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
     Py_ssize_t views;       /* that have not ended: the mapping stays while there are any */
+    bool fast;              /* whether FastMethods may pass by those who put and get for their queue */
 } RingObject;
 
 static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
@@ -161,7 +162,20 @@ bool can_ever_fit(RingObject *self, size_t length);
 int put_records(RingObject *self, const struct record_in *records, size_t count, size_t bytes, bool block,
                 PyObject *timeout);
 
+/* ---- python_items.c ---- */
+
+/* Puts an item that needs no packer, if there is room and nobody is in the way.  False: it is not put, and no exception
+ * is set. */
+bool put_item_at_once(RingObject *self, PyObject *item, bool containers);
+
 /* ---- python_get.c ---- */
+
+/* Takes what is there, if nobody is in the way: an item, or a record as a tuple, or NULL with an exception set.  False:
+ * it is not taken, and no exception is set. */
+bool get_item_at_once(RingObject *self, PyObject **result);
+
+/* What was taken, unpacked if that can be; else the record stays. Steals the reference. */
+PyObject *unpacked(PyObject *one, PyObject *unpack);
 
 /* With the get lock held: the scalar that the record at hand is; its contents, if it is bytes, or NULL. */
 struct scalar scalar_at_hand(RingObject *self, const struct take *take);
@@ -170,6 +184,10 @@ PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct 
 /* ---- python_view.c ---- */
 
 extern PyType_Spec View_spec;
+
+/* ---- python_fast.c ---- */
+
+extern PyType_Spec FastMethod_spec, FastPaths_spec;
 
 /* ---- module.c ---- */
 

@@ -235,7 +235,8 @@ static void write_records(struct span span, uint64_t offset, const struct record
     }
 }
 
-/* One attempt. RING_FULL leaves in *seen the getters' sequence from before the look. */
+/* One attempt. RING_FULL leaves in *seen the getters' sequence at the look that found no room. While there is room by
+ * an older look, nothing of the getters' is read: that would make both fetch that line for every item. */
 static enum ring_status try_put(struct ring *ring, const struct record_in *records, size_t count, uint64_t bytes,
                                 struct patience patience, uint32_t *seen)
 {
@@ -249,16 +250,17 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         ring->put_epoch = self->epoch;
         ring->get_as_seen = (struct view){0};
     }
-    *seen = atomic_load_explicit(&ring->segment->get.ledgers.sequence, memory_order_acquire);
     struct view put = ledger_read(&side->ledgers);
     status = find_room(ring, &put, bytes, count, patience.for_lock);
     if (status != RING_OK) {
+        *seen = ring->get_as_seen.sequence;
         lock_release(&side->guard.lock, self);
         return status;
     }
     struct span span = arena_span(ring, put.arena);
     if (span.bytes == NULL) { /* no addresses are left: the same to us as no memory */
         atomic_store(&ring->grow_error, atomic_load(&ring->map_error));
+        *seen = ledger_read(&ring->segment->get.ledgers).sequence;
         lock_release(&side->guard.lock, self);
         return patience.for_lock ? RING_FULL : RING_BUSY;
     }
