@@ -52,7 +52,7 @@ class Queue(Parts, _StdlibQueue):
     def _closed(self) -> bool:
         return not self._port.handle.is_open
 
-    @fast_put(containers=False)
+    @fast_put(as_pickle=True)
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end. It is in the queue when this returns.
 
@@ -119,7 +119,7 @@ class Queue(Parts, _StdlibQueue):
             ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
         """
         try:
-            self._port.put_many(list(items), dump_forking, block, None if timeout is None else max(0.0, timeout))
+            self._port.put_many(tuple(items), dump_forking, block, None if timeout is None else max(0.0, timeout))
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -218,7 +218,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
     def __init__(self, *, name: str | None = None, ctx: object = None) -> None:
         self._start(open_port(name, threshold=_PIPE_CAPACITY))
 
-    @fast_put(containers=False)
+    @fast_put(as_pickle=True)
     def put(self, obj: Any) -> None:
         """Put an item at the end; wait for room.
 

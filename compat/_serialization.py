@@ -1,8 +1,9 @@
 """Items to records and back, as the adapters promise it: what comes back is what was put, as pickle would have it.
 
-msgpack (record method 0) is used only for exact None, bool, int of 64 bits, float, str and bytes, pickle (method 1) for
-all else. Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of
-pickling and unpickling are raised as they are.
+msgpack (record method 0) is used only for exact None, bool, int of 64 bits, float, str and bytes, and by the native
+engine for small lists and dicts of those in which no list or dict stands twice; pickle (method 1) for all else.
+Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of pickling and
+unpickling are raised as they are.
 """
 
 from __future__ import annotations

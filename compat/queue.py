@@ -126,7 +126,7 @@ class Queue(_Shared[_T]):
         """Most items, 0 for as many as there is memory for."""
         return self._port.maxsize
 
-    @fast_put(containers=False)
+    @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end.
 
@@ -162,7 +162,7 @@ class Queue(_Shared[_T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_put(timeout, block)
-        self._port.put_many(list(items), dump, block, timeout)
+        self._port.put_many(tuple(items), dump, block, timeout)
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[_T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -242,7 +242,7 @@ class SimpleQueue(_Shared[_T]):
     def __init__(self, *, name: str | None = None) -> None:
         self._start(open_port(name))
 
-    @fast_put(containers=False)
+    @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
         if self._port.put_item(item, True, None, None) is None:

@@ -56,8 +56,9 @@ class PutItem(Protocol):
     Args:
         item: the item.
         block, timeout: as for ``Engine.put``.
-        new_packer: makes a function that packs with msgpack, for items that are no scalars. None: only exact None,
-            bool, int, float, str and bytes are put.
+        new_packer: makes a function that packs with msgpack, for items that are no scalars. None: only what comes
+            back as from pickle is put: exact None, bool, int, float, str and bytes, and perhaps small lists and dicts
+            of those in which no list or dict stands twice.
 
     Returns:
         True, False if there was no room in time, or None, with nothing put, if the item does not go this way.
@@ -204,7 +205,7 @@ class _Generic:
 # ---- what needs no Python at all ----
 
 
-def fast_put(containers: bool) -> Callable[[_Function], _Function]:
+def fast_put(as_pickle: bool) -> Callable[[_Function], _Function]:
     """Have a queue's ``put(self, item, block, timeout)`` tried by the native engine before it is called.
 
     That is one attempt, which waits for nothing, for scalars, small lists and dicts of them, and None for a timeout.
@@ -212,11 +213,11 @@ def fast_put(containers: bool) -> Callable[[_Function], _Function]:
     ``FastPaths``, and says by ``_use_fast_paths`` which engine its object uses.
 
     Args:
-        containers: whether lists and dicts go as msgpack.
+        as_pickle: whether all must come back as from pickle, as for ``PutItem`` without a packer.
     """
 
     def decorate(put: _Function) -> _Function:
-        return put if FastMethod is None else _in_place_of(put, FastMethod.put(put, _options(put, 2), containers))
+        return put if FastMethod is None else _in_place_of(put, FastMethod.put(put, _options(put, 2), as_pickle))
 
     return decorate
 

@@ -49,7 +49,7 @@ class FastPaths:
 
 class FastMethod:
     @classmethod
-    def put(cls, function: Callable[..., Any], options: int, containers: bool, /) -> FastMethod: ...
+    def put(cls, function: Callable[..., Any], options: int, as_pickle: bool, /) -> FastMethod: ...
     @classmethod
     def get(
         cls,

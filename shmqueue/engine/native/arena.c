@@ -10,6 +10,7 @@
 #define ALLOCATED_AT_ONCE (UINT64_C(4) << 20)
 #define PUNCH_MAX (UINT64_C(64) << 20)  /* bytes that are given back in one hold of the put lock */
 #define SPARSE 16                       /* an arena is too large when less than one in so many bytes is used */
+#define GETS_BETWEEN_LOOKS 64           /* while records are left in it */
 #define CALM_NS UINT64_C(100000000)     /* how long to leave it at that after the last time, at least */
 #define CALM_NS_PER_BYTE 10             /* and for so long: some twenty times what touching the memory anew costs */
 #define TRIM_PATIENCE_NS INT64_C(10000000)
@@ -268,7 +269,12 @@ bool arena_trim_is_due(struct ring *ring, struct take *take)
         uint32_t next = arena_after(ring, get->arena);
         get->arena = next < ring->arenas ? next : get->arena;
     }
-    return get->arena != take->arena || (get->arena != 0 && is_too_large(ring, &ring->put_as_seen, get, false));
+    if (get->arena != take->arena) {
+        return true;
+    }
+    bool is_empty = get->position == ring->put_as_seen.position;
+    bool is_turn = is_empty || get->count % GETS_BETWEEN_LOOKS == 0; /* a look may read the clock */
+    return get->arena != 0 && is_turn && is_too_large(ring, &ring->put_as_seen, get, false);
 }
 
 /* Both sides at one moment, under either lock.  False: they contradict each other, or an arena does not exist. */

@@ -87,7 +87,7 @@ struct header {
 /* lock:       free when its thread id bits are 0; see lock.h.  After a death the kernel sets FUTEX_OWNER_DIED; there is
  *             nothing to repair, because an uncommitted slot is not current (rule 2).
  * recoveries: how often a dead owner's lock was taken over.  Written by the lock's owner; a death may lose one count.
- * high_water: most items ever in the queue (put side only).  Written by the lock's owner, before the commit. */
+ * high_water: most items ever in the queue, about (put side only).  Written by the lock's owner, before the commit. */
 struct guard {
     _Atomic uint32_t lock;
     uint32_t reserved;

@@ -20,7 +20,7 @@ typedef struct {
     PyObject *function;
     PyTypeObject *queues; /* FastPaths */
     Py_ssize_t options;   /* how many arguments may follow: block, timeout */
-    bool containers;      /* put: whether msgpack stands for lists and dicts */
+    bool as_pickle;       /* put: see plain_pack() */
     PyObject *unpack;     /* get: for the payload of a msgpack record */
     PyObject *load;       /* get: (queue, method, payload) to the item of any other record */
     PyObject *dict;
@@ -28,12 +28,22 @@ typedef struct {
 
 /* ---- calls ---- */
 
+/* As PyObject_TypeCheck(), without a call: whose fields an object has is told by the chain of these bases. */
+static bool is_queue(const FastMethodObject *method, PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    while (type != NULL && type != method->queues) {
+        type = type->tp_base;
+    }
+    return type != NULL;
+}
+
 /* The ring that a call may try, NULL if there is none: it gives what is wanted, and maybe block and no timeout. */
 static RingObject *ring_to_try(const FastMethodObject *method, PyObject *const *args, size_t nargsf, PyObject *keywords,
                                Py_ssize_t wanted)
 {
     Py_ssize_t given = PyVectorcall_NARGS(nargsf);
-    if (keywords != NULL || given < wanted || given > wanted + method->options || !PyObject_TypeCheck(args[0], method->queues)) {
+    if (keywords != NULL || given < wanted || given > wanted + method->options || !is_queue(method, args[0])) {
         return NULL;
     }
     if ((given > wanted && args[wanted] != Py_True && args[wanted] != Py_False) ||
@@ -48,7 +58,7 @@ static PyObject *call_put(PyObject *callable, PyObject *const *args, size_t narg
 {
     FastMethodObject *method = (FastMethodObject *)callable;
     RingObject *ring = ring_to_try(method, args, nargsf, keywords, 2);
-    if (ring != NULL && put_item_at_once(ring, args[1], method->containers)) {
+    if (ring != NULL && put_item_at_once(ring, args[1], method->as_pickle)) {
         Py_RETURN_NONE;
     }
     return PyObject_Vectorcall(method->function, args, nargsf, keywords);
@@ -95,13 +105,13 @@ static PyObject *FastMethod_put(PyObject *type, PyObject *args)
 {
     PyObject *function;
     Py_ssize_t options;
-    int containers;
-    if (!PyArg_ParseTuple(args, "Onp:put", &function, &options, &containers)) {
+    int as_pickle;
+    if (!PyArg_ParseTuple(args, "Onp:put", &function, &options, &as_pickle)) {
         return NULL;
     }
     PyObject *method = FastMethod_make((PyTypeObject *)type, call_put, function, options);
     if (method != NULL) {
-        ((FastMethodObject *)method)->containers = containers;
+        ((FastMethodObject *)method)->as_pickle = as_pickle;
     }
     return method;
 }
@@ -158,7 +168,7 @@ static void FastMethod_dealloc(FastMethodObject *method)
 
 static PyMethodDef FastMethod_methods[] = {
     {"put", FastMethod_put, METH_VARARGS | METH_CLASS,
-     "put(function, options, containers): see shmqueue.items.fast_put."},
+     "put(function, options, as_pickle): see shmqueue.items.fast_put."},
     {"get", FastMethod_get, METH_VARARGS | METH_CLASS,
      "get(function, options, unpack, load): see shmqueue.items.fast_get."},
     {NULL, NULL, 0, NULL},

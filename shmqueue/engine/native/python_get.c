@@ -366,6 +366,9 @@ PyObject *Ring_get_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
     PyObject *list = get_records(self, AS_ITEM, most, block, args[2]);
     bool loaded = true;
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+        if (!PyTuple_CheckExact(PyList_GET_ITEM(list, i))) {
+            continue;
+        }
         PyObject *one = unpacked(Py_NewRef(PyList_GET_ITEM(list, i)), args[3]);
         if (one == NULL) {
             Py_CLEAR(list);

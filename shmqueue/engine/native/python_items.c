@@ -7,8 +7,8 @@
 struct packed {
     struct part parts[2];
     size_t part_count;
-    struct scalar_head head; /* parts may point to it */
-    PyObject *owner;         /* of what else they point to, unless that is the item itself; or NULL */
+    unsigned char head[SCALAR_HEAD_MAX]; /* parts may point to it */
+    PyObject *owner;                     /* of what else they point to, unless that is the item itself; or NULL */
 };
 
 static size_t packed_length(const struct packed *packed)
@@ -25,8 +25,7 @@ static int pack_whole(struct packed *packed, const void *bytes, size_t length)
 
 static int pack_body(struct packed *packed, struct scalar_head head, const void *body, size_t length)
 {
-    packed->head = head;
-    packed->parts[0] = (struct part){packed->head.bytes, head.length};
+    packed->parts[0] = (struct part){packed->head, scalar_write(head, packed->head)};
     packed->parts[1] = (struct part){length ? body : "", length};
     packed->part_count = 2;
     return 1;
@@ -86,13 +85,13 @@ static int pack_by_packer(RingObject *self, struct packed *packed, PyObject *ite
     return pack_whole(packed, PyBytes_AS_STRING(packed->owner), length);
 }
 
-/* 1: packed, perhaps into `plain`, which has room for PLAIN_MAX bytes; packed->owner is the caller's to give back.  0: it
+/* 1: packed, perhaps into `plain`, which has PLAIN_ROOM bytes; packed->owner is the caller's to give back.  0: it
  * is not for us.  -1: an exception is set. */
 static int pack_item(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer,
                      unsigned char *plain)
 {
     packed->owner = NULL;
-    uint32_t length = plain_pack(plain, item, new_packer != Py_None);
+    uint32_t length = plain_pack(plain, item, new_packer == Py_None);
     if (length > 0) {
         return pack_whole(packed, plain, length);
     }
@@ -115,7 +114,7 @@ static int pack_item(RingObject *self, struct packed *packed, PyObject *item, Py
 
 PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    unsigned char plain[PLAIN_MAX];
+    unsigned char plain[PLAIN_ROOM];
     struct packed packed;
     int block;
     if (!count_is("put_item", count, 4) || (block = truth(args[1])) < 0) {
@@ -142,10 +141,10 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
-bool put_item_at_once(RingObject *self, PyObject *item, bool containers)
+bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 {
-    unsigned char plain[PLAIN_MAX];
-    uint32_t length = plain_pack(plain, item, containers);
+    unsigned char plain[PLAIN_ROOM];
+    uint32_t length = plain_pack(plain, item, as_pickle);
     if (length == 0 || !can_ever_fit(self, length)) {
         return false;
     }
@@ -184,11 +183,11 @@ static void items_release(struct items *items)
     PyMem_Free(items->packed);
 }
 
-/* Where PLAIN_MAX bytes may be written; NULL with an exception set. */
+/* Where PLAIN_ROOM bytes may be written; NULL with an exception set. */
 static unsigned char *room_in_block(struct items *items)
 {
     struct block *block = items->block;
-    if (block == NULL || block->used > sizeof block->bytes - PLAIN_MAX) {
+    if (block == NULL || block->used > sizeof block->bytes - PLAIN_ROOM) {
         block = PyMem_Malloc(sizeof *block);
         if (block == NULL) {
             PyErr_NoMemory();

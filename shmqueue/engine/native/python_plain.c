@@ -4,12 +4,16 @@
 #define DEPTH_MAX 8
 #define KEY_MAX 40   /* bytes */
 #define COUNT_MAX 64 /* items of one container; where there are more, this is no saving */
+#define CONTAINERS_MAX 16
 
 /* ---- to msgpack ---- */
 
 struct writer {
     unsigned char *next;
     uint32_t left;
+    bool as_pickle;
+    unsigned count; /* of containers, with as_pickle */
+    const PyObject *containers[CONTAINERS_MAX];
 };
 
 static bool add(struct writer *writer, const void *bytes, size_t length)
@@ -23,7 +27,16 @@ static bool add(struct writer *writer, const void *bytes, size_t length)
     return true;
 }
 
-static bool add_head(struct writer *writer, struct scalar_head head) { return add(writer, head.bytes, head.length); }
+static bool add_head(struct writer *writer, struct scalar_head head)
+{
+    uint32_t length = scalar_write(head, writer->next); /* perhaps beyond the limit, but not beyond PLAIN_ROOM */
+    if (length > writer->left) {
+        return false;
+    }
+    writer->next += length;
+    writer->left -= length;
+    return true;
+}
 
 static bool add_str(struct writer *writer, PyObject *item)
 {
@@ -61,10 +74,27 @@ static bool add_int(struct writer *writer, PyObject *item)
 
 static bool add_item(struct writer *writer, PyObject *item, int depth);
 
+/* What a list or dict begins with; false where it is too large or deep, or as_pickle and not the only one. */
+static bool add_container(struct writer *writer, const PyObject *container, bool is_map, Py_ssize_t count, int depth)
+{
+    if (writer->as_pickle) {
+        for (unsigned i = 0; i < writer->count; i++) {
+            if (writer->containers[i] == container) {
+                return false;
+            }
+        }
+        if (writer->count == CONTAINERS_MAX) {
+            return false;
+        }
+        writer->containers[writer->count++] = container;
+    }
+    return depth < DEPTH_MAX && count <= COUNT_MAX && add_head(writer, container_head(is_map, (uint16_t)count));
+}
+
 static bool add_list(struct writer *writer, PyObject *list, int depth)
 {
     Py_ssize_t count = PyList_GET_SIZE(list);
-    if (depth == DEPTH_MAX || count > COUNT_MAX || !add_head(writer, container_head(false, (uint16_t)count))) {
+    if (!add_container(writer, list, false, count, depth)) {
         return false;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -79,7 +109,7 @@ static bool add_dict(struct writer *writer, PyObject *dict, int depth)
 {
     PyObject *key, *value;
     Py_ssize_t position = 0, count = PyDict_GET_SIZE(dict);
-    if (depth == DEPTH_MAX || count > COUNT_MAX || !add_head(writer, container_head(true, (uint16_t)count))) {
+    if (!add_container(writer, dict, true, count, depth)) {
         return false;
     }
     while (PyDict_Next(dict, &position, &key, &value)) {
@@ -113,10 +143,14 @@ static bool add_item(struct writer *writer, PyObject *item, int depth)
     return PyList_CheckExact(item) && add_list(writer, item, depth);
 }
 
-uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool containers)
+uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle)
 {
-    struct writer writer = {bytes, PLAIN_MAX};
-    return add_item(&writer, item, containers ? 0 : DEPTH_MAX) ? PLAIN_MAX - writer.left : 0;
+    struct writer writer;
+    writer.next = bytes;
+    writer.left = PLAIN_MAX;
+    writer.as_pickle = as_pickle;
+    writer.count = 0;
+    return add_item(&writer, item, 0) ? PLAIN_MAX - writer.left : 0;
 }
 
 /* ---- and back ---- */
@@ -135,14 +169,46 @@ static void skip(struct reader *reader, uint32_t bytes)
 
 static PyObject *take_item(struct reader *reader, int depth, bool is_key);
 
+static PyObject *str_from(const char *text, uint32_t length)
+{
+    unsigned char all = 0;
+    for (uint32_t i = 0; i < length; i++) {
+        all |= (unsigned char)text[i];
+    }
+    if (length < 2 || all >= 0x80) { /* the shortest there are already */
+        return PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
+    }
+    PyObject *str = PyUnicode_New((Py_ssize_t)length, 127);
+    if (str != NULL) {
+        memcpy(PyUnicode_DATA(str), text, length);
+    }
+    return str;
+}
+
+/* Which place in a table of KEYS a text has, by its first and last bytes; in as few loads as can be. */
+static unsigned place_of(const char *text, uint32_t length)
+{
+    uint64_t first = 0, last = 0;
+    if (length >= 8) {
+        memcpy(&first, text, 8);
+        memcpy(&last, text + length - 8, 8);
+    } else if (length >= 4) {
+        uint32_t half[2];
+        memcpy(&half[0], text, 4);
+        memcpy(&half[1], text + length - 4, 4);
+        first = half[0];
+        last = half[1];
+    } else if (length > 0) {
+        first = (unsigned char)text[0];
+        last = (uint64_t)(unsigned char)text[length / 2] << 8 | (unsigned char)text[length - 1];
+    }
+    return (unsigned)((first + 3 * last + length) * UINT64_C(0x9E3779B97F4A7C15) >> (64 - KEYS_BITS));
+}
+
 /* A dict's key, interned, as msgpack does it. */
 static PyObject *key_from(PyObject **keys, const char *text, uint32_t length)
 {
-    uint32_t hash = 2166136261u; /* FNV-1a */
-    for (uint32_t i = 0; i < length; i++) {
-        hash = (hash ^ (unsigned char)text[i]) * 16777619u;
-    }
-    PyObject **known = &keys[(hash ^ hash >> 16) % KEYS];
+    PyObject **known = &keys[place_of(text, length)];
     if (*known != NULL && PyUnicode_GET_LENGTH(*known) == (Py_ssize_t)length &&
         memcmp(PyUnicode_DATA(*known), text, length) == 0) {
         return Py_NewRef(*known);
@@ -186,7 +252,7 @@ static PyObject *take_scalar(struct reader *reader, bool is_key)
         break;
     case SCALAR_STR:
         item = is_key ? key_from(reader->keys, body, scalar.body.length)
-                      : PyUnicode_DecodeUTF8(body, (Py_ssize_t)scalar.body.length, NULL);
+                      : str_from(body, scalar.body.length);
         break;
     case SCALAR_BIN:
         item = PyBytes_FromStringAndSize(body, (Py_ssize_t)scalar.body.length);

@@ -9,9 +9,12 @@
 #include "python_ring.h"
 
 #define PLAIN_MAX 1024 /* bytes */
+#define PLAIN_ROOM (PLAIN_MAX + SCALAR_HEAD_MAX)
 
-/* Writes at most PLAIN_MAX bytes.  How many; 0: the item is not for us, and no exception is set. */
-uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool containers);
+/* Packs into PLAIN_MAX bytes at most, of PLAIN_ROOM that are the caller's.  Into how many; 0: the item is not for us,
+ * and no exception is set.  as_pickle: only what comes back as from pickle, in which a list or dict that stands twice
+ * in an item is one afterwards, too. */
+uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle);
 
 /* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys. */
 PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, PyObject **keys);

@@ -22,7 +22,8 @@
 #include "ring.h"
 #include "scalar.h"
 
-#define KEYS 128
+#define KEYS_BITS 7
+#define KEYS (1 << KEYS_BITS)
 #define LARGE 32768 /* bytes from which on the GIL is released during the copy */
 
 typedef struct {
@@ -166,7 +167,7 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
 
 /* Puts an item that needs no packer, if there is room and nobody is in the way.  False: it is not put, and no exception
  * is set. */
-bool put_item_at_once(RingObject *self, PyObject *item, bool containers);
+bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle);
 
 /* ---- python_get.c ---- */
 

@@ -11,6 +11,7 @@
 #define SPIN_LEAST_NS 1000
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
 #define PAUSES_WHEN_FULL 256 /* a few microseconds */
+#define EXACT_HIGH_WATER 1024 /* items */
 #define ATTEMPTS 16        /* of a put that is woken and finds no room, before its caller may look at signals */
 
 enum ring_status ring_poison(struct ring *ring, const char *why)
@@ -208,12 +209,14 @@ static enum ring_status find_room(struct ring *ring, struct view *put, uint64_t 
     return may_grow ? arena_grow(ring, put, bytes) : RING_BUSY;
 }
 
-/* Under the put lock: most items that were ever in the queue at once. */
+/* Under the put lock: most items that were ever in the queue at once. Of many, to within a 64th: a queue that grows and
+ * grows would else have to look at its getters' line at every put. */
 static void note_high_water(struct ring *ring, uint64_t put_count)
 {
     _Atomic uint64_t *mark = &ring->segment->put.guard.high_water;
     uint64_t highest = atomic_load_explicit(mark, memory_order_relaxed);
-    if (put_count - ring->get_as_seen.count > highest) { /* perhaps: our view of the getters may be old */
+    uint64_t margin = highest < EXACT_HIGH_WATER ? 0 : highest / 64;
+    if (put_count - ring->get_as_seen.count > highest + margin) { /* perhaps: our view of the getters may be old */
         ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
         if (put_count - ring->get_as_seen.count > highest && put_count >= ring->get_as_seen.count) {
             atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);

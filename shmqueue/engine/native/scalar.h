@@ -13,10 +13,11 @@
 
 #define SCALAR_HEAD_MAX 9 /* bytes: a type byte and 64 bits */
 
-/* The first bytes of a value.  The body of a string follows them. */
+/* What a value begins with: a type byte, then the last `width` bytes of a number.  The body of a string follows. */
 struct scalar_head {
-    unsigned char bytes[SCALAR_HEAD_MAX];
-    uint8_t length;
+    unsigned char type;
+    uint8_t width;
+    uint64_t number;
 };
 
 enum scalar_kind {
@@ -47,14 +48,21 @@ struct scalar {
 
 /* ---- writing ---- */
 
-/* A type byte and `width` bytes of a number, the most significant first. */
-static inline struct scalar_head scalar_typed(unsigned char type, uint64_t number, unsigned width)
+static inline struct scalar_head scalar_typed(unsigned char type, uint64_t number, uint8_t width)
 {
-    struct scalar_head head = {.bytes = {type}, .length = (uint8_t)(1 + width)};
-    for (unsigned i = 0; i < width; i++) {
-        head.bytes[width - i] = (unsigned char)(number >> (8 * i));
+    return (struct scalar_head){.type = type, .width = width, .number = number};
+}
+
+/* Writes a head, the number's most significant byte first, and returns its length.  There must be room for
+ * SCALAR_HEAD_MAX bytes: all are written, which is faster than to count. */
+static inline uint32_t scalar_write(struct scalar_head head, unsigned char *bytes)
+{
+    uint64_t number = head.width > 0 ? head.number << (64 - 8 * head.width) : 0;
+    bytes[0] = head.type;
+    for (unsigned i = 0; i < 8; i++) { /* compilers make one swap and one store of it */
+        bytes[1 + i] = (unsigned char)(number >> (56 - 8 * i));
     }
-    return head;
+    return 1u + head.width;
 }
 
 static inline struct scalar_head scalar_of_unsigned(uint64_t number)
@@ -107,8 +115,8 @@ static inline struct scalar_head scalar_of_bin(uint32_t length)
 
 static inline uint64_t scalar_number(const unsigned char *bytes, unsigned width)
 {
-    uint64_t number = 0;
-    for (unsigned i = 0; i < width; i++) {
+    uint64_t number = bytes[0];
+    for (unsigned i = 1; i < width; i++) {
         number = number << 8 | bytes[i];
     }
     return number;

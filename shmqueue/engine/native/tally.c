@@ -118,7 +118,8 @@ enum ring_status ring_figures(struct ring *ring, struct figures *figures)
         return ring_poison(ring, why);
     }
     figures->done = atomic_load(&segment->tally.done);
-    figures->high_water = atomic_load(&segment->put.guard.high_water);
+    uint64_t highest = atomic_load(&segment->put.guard.high_water), queued = figures->put.count - figures->get.count;
+    figures->high_water = highest > queued ? highest : queued;
     figures->recoveries = atomic_load(&segment->put.guard.recoveries) + atomic_load(&segment->get.guard.recoveries);
     figures->putters_waiting = atomic_load(&segment->get.ledgers.waiting);
     figures->getters_waiting = atomic_load(&segment->put.ledgers.waiting);

@@ -1,0 +1,291 @@
+"""Puts and gets that the native engine does without calling a Python function, and how little that may be noticed."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import pickle
+import queue as standard_queue
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import shmqueue
+from shmqueue import ShmQueue
+from shmqueue.compat import multiprocessing as compat_multiprocessing
+from shmqueue.compat import queue as compat_queue
+
+pytestmark = pytest.mark.usefixtures("native")
+
+ADAPTERS: list[Callable[[], Any]] = [
+    compat_multiprocessing.Queue,
+    compat_multiprocessing.JoinableQueue,
+    compat_multiprocessing.SimpleQueue,
+    compat_queue.Queue,
+    compat_queue.SimpleQueue,
+]
+PUT_AND_GET = [
+    (queue, method) for queue in (ShmQueue, compat_queue.Queue, compat_queue.SimpleQueue) for method in ("put", "get")
+]
+
+
+def close(q: Any) -> None:
+    (q.shutdown if isinstance(q, ShmQueue) else q.close)()
+
+
+@pytest.fixture(params=[lambda: ShmQueue("fast", buffer_size=1 << 16), *ADAPTERS])
+def q(request: pytest.FixtureRequest) -> Any:
+    opened = request.param()
+    yield opened
+    close(opened)
+
+
+def functions_called(call: Callable[[], Any]) -> list[str]:
+    called: list[str] = []
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return called[1:]  # without the call of `call`
+
+
+@pytest.mark.parametrize("item", [None, True, 7, -(2**63), 2**64 - 1, 0.5, "text", b"bytes", [1, [2]], {"a": {"b": 1}}])
+def test_no_python_function_runs(q: Any, item: Any) -> None:
+    assert functions_called(lambda: q.put(item)) == []
+    got: list[Any] = []
+    assert functions_called(lambda: got.append(q.get())) == []
+    assert got == [item]
+    assert type(got[0]) is type(item)
+
+
+@pytest.mark.parametrize(("queue", "method"), PUT_AND_GET)
+def test_they_look_like_the_functions_they_are(queue: Any, method: str) -> None:
+    found = getattr(queue, method)
+    assert found.__name__ == method
+    assert found.__qualname__.endswith(f".{method}")
+    assert found.__doc__ == found.__wrapped__.__doc__ != None  # noqa: E711
+    assert inspect.signature(found) == inspect.signature(found.__wrapped__)
+    assert next(iter(inspect.signature(found).parameters)) == "self"
+    assert inspect.isroutine(found)
+    assert found.__module__ == queue.__module__ or queue is compat_queue.SimpleQueue
+
+
+def test_a_bound_one_looks_like_a_method_and_can_be_pickled(q: Any) -> None:
+    assert inspect.ismethod(q.put)
+    assert q.put.__self__ is q
+    assert q.put == q.put
+    assert "self" not in inspect.signature(q.put).parameters
+    other = pickle.loads(pickle.dumps(q.get))
+    q.put(1)
+    assert other() == 1
+    close(other.__self__)
+
+
+def test_what_a_subclass_defines_comes_first(name: str) -> None:
+    class Counting(ShmQueue):
+        puts = 0
+
+        def put(self, *args: Any, **keywords: Any) -> None:
+            self.puts += 1
+            super().put(*args, **keywords)
+
+        def get(self, *args: Any, **keywords: Any) -> Any:
+            return ["got", super().get(*args, **keywords)]
+
+    with Counting(name) as q:
+        q.put(1)
+        q.put_nowait(2)
+        assert q.puts == 2
+        assert [q.get(), q.get_nowait()] == [["got", 1], ["got", 2]]
+
+
+def test_a_class_is_not_kept_by_its_methods() -> None:
+    class Passing(ShmQueue):
+        pass
+
+    with Passing("passing") as q:
+        q.put(1)
+        q.get()
+    gone = weakref.ref(Passing)
+    del q, Passing
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_queue_ends_with_its_last_reference(name: str) -> None:
+    q = ShmQueue(name)
+    q.put(1)
+    gone = weakref.ref(q)
+    del q
+    assert gone() is None
+    with pytest.raises(shmqueue.ShmQueueNotFoundError):
+        ShmQueue(name, create=False)
+
+
+@pytest.mark.parametrize("queue", [ShmQueue, compat_queue.Queue, compat_multiprocessing.SimpleQueue])
+def test_what_is_no_queue_is_refused(queue: Any) -> None:
+    if not isinstance(queue, type):
+        queue = type(queue())
+    for stranger in (object(), 5, queue.__new__(queue)):  # the last one was never opened
+        with pytest.raises(AttributeError):
+            queue.put(stranger, 1)
+        with pytest.raises(AttributeError):
+            queue.get(stranger)
+    with pytest.raises(TypeError):
+        queue.put()
+    with pytest.raises(TypeError):
+        queue.get()
+
+
+def test_all_ways_to_call_them(name: str) -> None:
+    with ShmQueue(name) as q:
+        for put in (
+            lambda: q.put(1),
+            lambda: q.put(1, True),
+            lambda: q.put(1, False),
+            lambda: q.put(1, 1),
+            lambda: q.put(1, True, None),
+            lambda: q.put(1, True, 5),
+            lambda: q.put(1, block=False),
+            lambda: q.put(data=1),
+            lambda: q.put(1, False, None, 1),
+            lambda: ShmQueue.put(q, 1),
+        ):
+            put()
+        for get in (
+            lambda: q.get(),
+            lambda: q.get(True),
+            lambda: q.get(False),
+            lambda: q.get(0),
+            lambda: q.get(True, None),
+            lambda: q.get(True, 5),
+            lambda: q.get(False, -1),
+            lambda: q.get(timeout=1),
+            lambda: q.get_nowait(),
+            lambda: ShmQueue.get(q),
+        ):
+            assert get() == 1
+        with pytest.raises(TypeError):
+            q.put(1, True, None, 0, 0)  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            q.get(True, None, 0)  # type: ignore[call-arg]
+        with pytest.raises(shmqueue.ShmQueueValueError):
+            q.put(1, True, -1)
+        assert q.empty()
+
+
+def test_simple_queues_take_no_more_than_the_standard_one() -> None:
+    q = compat_multiprocessing.SimpleQueue()
+    with pytest.raises(TypeError):
+        q.put(1, True)
+    q.put(1)
+    with pytest.raises(TypeError):
+        q.get(True)
+    assert q.get() == 1
+    q.close()
+
+
+def test_full_empty_and_closed(name: str) -> None:
+    q = ShmQueue(name, maxsize=1)
+    q.put(1)
+    with pytest.raises(standard_queue.Full):
+        q.put(2, False)
+    assert q.get() == 1
+    with pytest.raises(standard_queue.Empty):
+        q.get(False)
+    q.shutdown()
+    with pytest.raises(shmqueue.ShmQueueNotInitializedError):
+        q.put(1)
+    with pytest.raises(shmqueue.ShmQueueNotInitializedError):
+        q.get()
+
+
+def test_nothing_is_kept_or_lost_of_an_item(q: Any) -> None:
+    text, number = "a text that is nobody else's", 2**62 + 11
+    item = {"text": text, "number": number}
+    before = sys.getrefcount(item), sys.getrefcount(text), sys.getrefcount(number)
+    for _ in range(50):
+        q.put(item)
+        got = q.get()
+        assert got == item
+        assert got is not item
+    assert (sys.getrefcount(item), sys.getrefcount(text), sys.getrefcount(number)) == before
+    assert sys.getrefcount(got) == 2
+
+
+# ---- what adapters hand to msgpack comes back as from pickle ----
+
+
+def structure(item: Any) -> Any:
+    """An item with numbers in the place of its lists and dicts, which say where the same one stands again."""
+    numbers: dict[int, int] = {}
+
+    def of(part: Any) -> Any:
+        if not isinstance(part, (list, dict, tuple)):
+            return type(part), repr(part)
+        if id(part) in numbers:
+            return numbers[id(part)]
+        numbers[id(part)] = len(numbers)
+        parts = [pair for entry in part.items() for pair in entry] if isinstance(part, dict) else part
+        return type(part), [of(inner) for inner in parts]
+
+    return of(item)
+
+
+INNER = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**65), 2**65), st.floats(), st.text(max_size=9), st.binary()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5),
+        st.dictionaries(
+            st.one_of(st.text(max_size=5), st.integers(-300, 300), st.binary(max_size=2)), inner, max_size=5
+        ),
+        st.tuples(inner, inner),
+    ),
+    max_leaves=20,
+)
+SHARED = st.one_of(
+    INNER,
+    INNER.map(lambda part: [part, part]),
+    INNER.map(lambda part: {"once": part, "again": [part]}),
+    st.lists(st.just([]), max_size=20).map(lambda parts: [list(part) for part in parts]),
+)
+SELF: list[Any] = []
+SELF.append(SELF)
+ONE: list[Any] = []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(item=SHARED)
+@example(item=SELF)
+@example(item=[ONE] * 3)
+@example(item=[[] for _ in range(15)])
+@example(item=[[] for _ in range(16)])
+@example(item={"a": ONE, "b": {"c": ONE}})
+@example(item="\ud800")
+@example(item=["\ud800"])
+@example(item=[2**64])
+@example(item={-(2**63): 2**64 - 1})
+@example(item=[[[[[[[[[1]]]]]]]]])
+@example(item=["x" * 1000, "y" * 30])
+@example(item=list(range(65)))
+def test_an_adapter_gives_what_pickle_gives(item: Any) -> None:
+    due = structure(pickle.loads(pickle.dumps(item)))
+    for make in (compat_queue.Queue, compat_multiprocessing.Queue):
+        adapter = make()
+        try:
+            adapter.put(item)
+            adapter.put_many([item, item])
+            assert [structure(adapter.get()) for _ in range(3)] == [due] * 3
+        finally:
+            adapter.close()
