@@ -11,6 +11,10 @@
 #define SPIN_LEAST_NS 1000
 #define LOCK_SPIN_NS 2000  /* for a lock: a critical section is a copy of a few bytes */
 #define PAUSES_WHEN_FULL 256 /* a few microseconds */
+#define LULL_NS 4000         /* how long a getter does not look, where several items come meanwhile */
+#define LULL_TRIAL_NS 1000
+#define LULL_TRIAL 256       /* one in so many waits finds out */
+#define LULL_PAYS 3          /* items */
 #define EXACT_HIGH_WATER 1024 /* items */
 #define ATTEMPTS 16        /* of a put that is woken and finds no room, before its caller may look at signals */
 
@@ -126,10 +130,12 @@ static void pass_on(struct segment *segment)
     }
 }
 
-/* Sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing. */
+/* Sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing.  *was_soon:
+ * they did while it was still spinning. */
 static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline,
-                                 _Atomic int32_t *spin)
+                                 _Atomic int32_t *spin, bool *was_soon)
 {
+    *was_soon = false;
     if (atomic_load(&ring->closing)) {
         return RING_CLOSED;
     }
@@ -138,6 +144,7 @@ static enum ring_status sleep_on(struct ring *ring, struct ledgers *ledgers, uin
     }
     int32_t budget = atomic_load_explicit(spin, memory_order_relaxed);
     if (spin_while_equal(&ledgers->sequence, seen, budget)) {
+        *was_soon = true;
         return RING_OK;
     }
     int64_t begun = monotonic_ns() - budget;
@@ -318,8 +325,9 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
         if (status != RING_FULL || !patience.for_room) {
             return status;
         }
+        bool was_soon;
         let_some_be_taken(ring);
-        status = sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline, &ring->spin_for_room);
+        status = sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline, &ring->spin_for_room, &was_soon);
         if (status != RING_OK) {
             return status;
         }
@@ -505,6 +513,30 @@ void ring_get_abort(struct ring *ring, struct take *take)
     lock_release(&ring->segment->get.guard.lock, take->self);
 }
 
+/* A getter that keeps up with its putters would meet each item when it is put, and they would fetch each other's lines
+ * for every single one.  A moment without looking lets several come.  Whether they do is found out now and then: who
+ * takes part in a conversation gets one at a time, and should have it at once.  `taken`: so far, by all. */
+static void let_some_come(struct ring *ring, uint64_t taken)
+{
+    uint64_t several = taken - atomic_load_explicit(&ring->taken_before_lull, memory_order_relaxed);
+    int32_t lull = atomic_load_explicit(&ring->lull, memory_order_relaxed);
+    if (lull > 0) {
+        lull = several >= LULL_PAYS ? LULL_NS : 0;
+    } else {
+        uint32_t times = atomic_load_explicit(&ring->times_without_lull, memory_order_relaxed) + 1;
+        atomic_store_explicit(&ring->times_without_lull, times, memory_order_relaxed);
+        lull = times % LULL_TRIAL == 0 ? LULL_TRIAL_NS : 0;
+    }
+    atomic_store_explicit(&ring->taken_before_lull, taken, memory_order_relaxed);
+    atomic_store_explicit(&ring->lull, lull, memory_order_relaxed);
+    if (lull > 0) {
+        int64_t end = monotonic_ns() + lull;
+        while (monotonic_ns() < end) {
+            cpu_relax();
+        }
+    }
+}
+
 enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
 {
     struct segment *segment = ring->segment;
@@ -512,14 +544,15 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
         return RING_BROKEN;
     }
     uint32_t seen = atomic_load_explicit(&segment->put.ledgers.sequence, memory_order_acquire);
-    uint64_t taken = ledger_read(&segment->get.ledgers).position;
-    if (ledger_read(&segment->put.ledgers).position != taken) {
+    struct view get = ledger_read(&segment->get.ledgers), put = ledger_read(&segment->put.ledgers);
+    if (put.position != get.position || put.shut != SHUT_NOT) {
         return RING_OK;
     }
-    if (ledger_read(&segment->put.ledgers).shut != SHUT_NOT) {
-        return RING_OK;
+    bool was_soon;
+    enum ring_status status = sleep_on(ring, &segment->put.ledgers, seen, deadline, &ring->spin_for_items, &was_soon);
+    if (was_soon) {
+        let_some_come(ring, get.count);
     }
-    enum ring_status status = sleep_on(ring, &segment->put.ledgers, seen, deadline, &ring->spin_for_items);
     if (status == RING_INTERRUPTED && arena_is_elastic(ring)) {
         ring_trim(ring, true); /* a slice without news, or a signal: time to tidy up */
     }
@@ -540,8 +573,9 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
             return RING_OK;
         }
         struct ledgers *takers = &ring->segment->get.ledgers;
+        bool was_soon;
         status = records ? ring_wait_items(ring, deadline)
-                         : sleep_on(ring, takers, seen, deadline, &ring->spin_for_room);
+                         : sleep_on(ring, takers, seen, deadline, &ring->spin_for_room, &was_soon);
         if (status != RING_OK) {
             return status;
         }

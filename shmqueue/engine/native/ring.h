@@ -41,6 +41,9 @@ struct ring {
     unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
     bool may_spin;           /* there is more than one processor */
     _Atomic int32_t spin_for_items, spin_for_room; /* ns before sleeping, as it has paid; guesses */
+    _Atomic int32_t lull;    /* ns that a getter lets pass for more items to come, see let_some_come(); these too */
+    _Atomic uint32_t times_without_lull;
+    _Atomic uint64_t taken_before_lull; /* items */
     struct view get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
     struct view put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
     uint32_t put_epoch;      /* in which get_as_seen was read: a fork may have copied it half written */
