@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.handle import Handle, Travel, open_handle
-from shmqueue.items import GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of
-from shmqueue.serialization import load_many, unpack_plain
+from shmqueue.items import GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
+from shmqueue.serialization import unpack_plain
 
 from ._serialization import Record
 from ._waiting import look_in_wait

@@ -12,7 +12,7 @@ from multiprocessing import queues
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
-from shmqueue.items import fast_get, fast_put
+from shmqueue.items import Record, fast_get, fast_put
 
 from ._parts import Parts
 from ._port import open_port
@@ -96,7 +96,7 @@ class Queue(Parts, _StdlibQueue):
             item = self._port.get_item(block, timeout, unpack_plain)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
-        if type(item) is not tuple:
+        if type(item) is not Record:
             return item
         if not item:
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
@@ -244,7 +244,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             item = self._port.get_item(True, None, unpack_plain)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
-        return load(*item) if type(item) is tuple else item
+        return load(*item) if type(item) is Record else item
 
     def empty(self) -> bool:
         """Whether there is nothing to take. Others may change it at any time.

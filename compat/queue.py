@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.handle import Travel
-from shmqueue.items import FastPaths, fast_get, fast_put
+from shmqueue.items import FastPaths, Record, fast_get, fast_put
 
 from ._absent import Absent
 from ._port import Port, arrive, open_port
@@ -58,7 +58,7 @@ class _Shared(FastPaths, Generic[_T]):
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, block)
         item = self._port.get_item(block, timeout, unpack_plain)
-        if type(item) is not tuple:
+        if type(item) is not Record:
             return item  # type: ignore[no-any-return]
         if not item:
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")

@@ -13,16 +13,20 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shmqueue import engine
+from shmqueue.exceptions import ShmQueueDeserializationError
 from shmqueue.serialization import PLAIN, pack_plain
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
 
 try:
-    from shmqueue.engine.native import FastMethod, FastPaths, Ring
+    from shmqueue.engine.native import FastMethod, FastPaths, Record, Ring
 except ImportError:
     if not TYPE_CHECKING:
         Ring = FastMethod = None
+
+        class Record(tuple):
+            """A record that must be loaded, (method, payload): a type of its own, for an item may be a tuple."""
 
         class FastPaths:
             """Base of the queue classes; without the native engine there is no fast path."""
@@ -36,18 +40,20 @@ __all__ = [
     "GetItem",
     "Items",
     "PutItem",
+    "Record",
     "allow_fast_paths",
     "as_get_item",
     "as_put_item",
     "fast_get",
     "fast_put",
     "items_of",
+    "load_many",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 Pack = Callable[[Any], bytes]
 Unpack = Callable[[bytes], Any]
-Record = tuple[int, Any]
+Dumped = tuple[int, Any]
 
 
 class PutItem(Protocol):
@@ -77,7 +83,8 @@ class GetItem(Protocol):
         unpack: turns the payload of a msgpack record into an item, or raises.
 
     Returns:
-        The item; or a tuple: a record (method, payload) that must be loaded, or nothing, if there was none in time.
+        The item; or a ``Record`` (method, payload), which must be loaded; or one with nothing in it, if there was none
+        in time.
     """
 
     def __call__(self, block: bool, timeout: float | None, unpack: Unpack, /) -> Any: ...
@@ -95,7 +102,7 @@ class Items(Protocol):
         block: bool,
         timeout: float | None,
         new_packer: Callable[[], Pack] | None,
-        dump: Callable[[Any], Record],
+        dump: Callable[[Any], Dumped],
         /,
     ) -> int:
         """Put items, all or none if they fit together, else in pieces; ``dump`` makes records of what is not packed.
@@ -108,7 +115,7 @@ class Items(Protocol):
     ) -> list[Any] | tuple[list[Any]]:
         """Take 1 to ``most`` items, none if there were none in time.
 
-        Returns a list of items; in a tuple, if there are records (method, payload) among them that must be loaded.
+        Returns a list of items; in a tuple, if there are instances of ``Record`` among them, which must be loaded.
         """
 
 
@@ -135,16 +142,18 @@ def as_get_item(get: Callable[[bool, float | None], tuple[int, bytes] | None]) -
 
     def get_item(block: bool, timeout: float | None, unpack: Unpack, /) -> Any:
         record = get(block, timeout)
-        if record is None:
-            return ()
-        if record[0] == 0:
-            try:
-                return unpack(record[1])
-            except Exception:
-                pass  # loading it again says why
-        return record
+        return Record() if record is None else _unpacked(record, unpack)
 
     return get_item
+
+
+def _unpacked(record: tuple[int, bytes], unpack: Unpack) -> Any:
+    if record[0] == 0:
+        try:
+            return unpack(record[1])
+        except Exception:
+            pass  # loading it again says why
+    return Record(record)
 
 
 def _packed(item: Any, new_packer: Callable[[], Pack] | None) -> bytes | None:
@@ -169,7 +178,7 @@ class _Generic:
         block: bool,
         timeout: float | None,
         new_packer: Callable[[], Pack] | None,
-        dump: Callable[[Any], Record],
+        dump: Callable[[Any], Dumped],
         /,
     ) -> int:
         records = []
@@ -188,18 +197,29 @@ class _Generic:
     def get_items(
         self, most: int, block: bool, timeout: float | None, unpack: Unpack, /
     ) -> list[Any] | tuple[list[Any]]:
-        loaded = True
-        entries: list[Any] = []
-        for record in self._engine.get_many(most, block, timeout):
-            entry: Any = record
-            if record[0] == 0:
-                try:
-                    entry = unpack(record[1])
-                except Exception:
-                    pass  # loading it again says why
-            loaded = loaded and type(entry) is not tuple
-            entries.append(entry)
-        return entries if loaded else (entries,)
+        entries = [_unpacked(record, unpack) for record in self._engine.get_many(most, block, timeout)]
+        return (entries,) if any(type(entry) is Record for entry in entries) else entries
+
+
+def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list[Any]:
+    """The items among which are records, which are loaded.
+
+    Raises:
+        ShmQueueDeserializationError: one of them cannot be loaded; ``items`` are the others.
+    """
+    items: list[Any] = []
+    failed: Exception | None = None
+    for entry in entries:
+        try:
+            items.append(load(*entry) if type(entry) is Record else entry)
+        except Exception as error:
+            failed = failed or error
+    if isinstance(failed, ShmQueueDeserializationError):
+        failed.items = items
+        raise failed
+    if failed is not None:
+        raise ShmQueueDeserializationError(f"cannot load one of several items: {failed!r}", items=items) from failed
+    return items
 
 
 # ---- what needs no Python at all ----

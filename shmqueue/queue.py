@@ -22,14 +22,13 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, Travel, open_handle, require_int
-from shmqueue.items import FastPaths, fast_get, fast_put, items_of
+from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
 from shmqueue.segment import SYSTEM_PAGESIZE
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
     SerializationMethods,
     Serializer,
-    load_many,
     new_packer,
     unpack_plain,
 )
@@ -189,7 +188,7 @@ class ShmQueue(FastPaths):
         if timeout is not None:
             timeout = _seconds(timeout, block)
         item = self._get_item(block, timeout, unpack_plain)
-        if type(item) is not tuple:
+        if type(item) is not Record:
             return item
         if not item:
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 import functools
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -40,7 +40,6 @@ __all__ = [
     "PLAIN",
     "SerializationMethods",
     "Serializer",
-    "load_many",
     "new_packer",
     "pack_plain",
     "unpack_plain",
@@ -263,24 +262,3 @@ class Serializer:
                 "set it up with custom_deserialize()"
             )
         return lambda payload: custom(method, [payload])
-
-
-def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list[Any]:
-    """The items among which tuples are records (method, payload), which are loaded.
-
-    Raises:
-        ShmQueueDeserializationError: one of them cannot be loaded; ``items`` are the others.
-    """
-    items: list[Any] = []
-    failed: Exception | None = None
-    for entry in entries:
-        try:
-            items.append(load(*entry) if type(entry) is tuple else entry)
-        except Exception as error:
-            failed = failed or error
-    if isinstance(failed, ShmQueueDeserializationError):
-        failed.items = items
-        raise failed
-    if failed is not None:
-        raise ShmQueueDeserializationError(f"cannot load one of several items: {failed!r}", items=items) from failed
-    return items

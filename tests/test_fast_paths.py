@@ -60,7 +60,9 @@ def functions_called(call: Callable[[], Any]) -> list[str]:
     return called[1:]  # without the call of `call`
 
 
-@pytest.mark.parametrize("item", [None, True, 7, -(2**63), 2**64 - 1, 0.5, "text", b"bytes", [1, [2]], {"a": {"b": 1}}])
+@pytest.mark.parametrize(
+    "item", [None, True, 7, -(2**63), 2**64 - 1, 0.5, "text", b"bytes", [1, [2]], {"a": {"b": 1}}, (), (1, ("b",))]
+)
 def test_no_python_function_runs(q: Any, item: Any) -> None:
     assert functions_called(lambda: q.put(item)) == []
     got: list[Any] = []

@@ -18,6 +18,7 @@ import shmqueue
 from shmqueue import ShmQueue, pickling
 from shmqueue.compat import multiprocessing as compat_multiprocessing
 from shmqueue.compat import queue as compat_queue
+from shmqueue.serialization import LOADERS, Serializer, _pack_tuples
 
 Make = Callable[..., ShmQueue]
 
@@ -49,6 +50,19 @@ CONTAINERS = st.recursive(
     ),
     max_leaves=30,
 )
+
+TUPLES = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(max_size=20), st.binary()
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=9).map(tuple),
+        st.lists(inner, max_size=5),
+        st.dictionaries(st.one_of(st.text(max_size=5), st.tuples(st.integers(-9, 300))), inner, max_size=5),
+    ),
+    max_leaves=30,
+)
+DUMP, LOAD_TUPLES = Serializer(allow_pickle=True).dump, LOADERS[2]
 
 relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -103,6 +117,70 @@ def test_lists_and_dicts_are_packed_and_unpacked_as_msgpack_does_it(make: Make, 
     assert repr(q.get_many(1)[0]) == expected
 
 
+@relaxed
+@given(item=TUPLES)
+@example(item=())
+@example(item=((), ()))
+@example(item=(((((((((1,),),),),),),),),))
+@example(item=tuple(range(65)))
+@example(item=({"k": (1, 2)}, [(3,)]))
+@example(item={(1, (2, b"")): "tuples can be keys"})
+def test_tuples_are_packed_and_unpacked_as_the_serializer_does_it(make: Make, item: Any) -> None:
+    q = make(buffer_size=1 << 21)
+    q.put(item)
+    q.put_many([item])
+    for _ in range(2):
+        assert q._engine.get(False, None) == DUMP(item)
+    q.put(item)
+    q.put_many([item])
+    assert repr(q.get()) == repr(item)
+    assert repr(q.get_many(1)[0]) == repr(item)
+
+
+@pytest.mark.parametrize(
+    "length", [0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 254, 255, 256, 257, 990, 1015, 1016, 1017, 1020, 1030]
+)
+def test_a_tuple_of_any_length_is_packed_so(make: Make, length: int) -> None:
+    q = make(buffer_size=1 << 16)
+    for item in [("x" * length,), (b"x" * length, 1), ["", ("x" * length,)], (("x" * length,),), (("x" * length,), 1)]:
+        q.put(item)
+        assert q._engine.get(False, None) == DUMP(item)
+
+
+def damaged(packed: bytes) -> st.SearchStrategy[bytes]:
+    return st.builds(
+        lambda at, byte, end: (packed[: at % len(packed)] + bytes([byte]) + packed[at % len(packed) + 1 :])[:end],
+        st.integers(0, 2000),
+        st.integers(0, 255),
+        st.integers(1, 2000),
+    )
+
+
+@relaxed
+@given(payload=TUPLES.map(_pack_tuples).flatmap(damaged))
+@example(payload=b"\xd4\xac\x90")
+@example(payload=b"\xc7\x00\xac")
+@example(payload=b"\xd4\xac\x80")
+@example(payload=b"\xd4\xac\xc0")
+@example(payload=b"\xd5\xac\x91\x01\x01")
+@example(payload=b"\xc9\x00\x00\x00\x01\xac\x90")
+@example(payload=b"\xd5\xac\x90\x01")
+@example(payload=b"\xd4\x05\x90")
+@example(payload=b"\x81\xd5\xac\x91\x90\x01")
+@example(payload=b"\xc8\x00")
+@example(payload=b"\xd4")
+def test_damaged_tuples_are_what_the_serializer_says_they_are(make: Make, payload: bytes) -> None:
+    q = make(buffer_size=1 << 21)
+    q._engine.put(2, payload, True, None)
+    try:
+        expected = repr(LOAD_TUPLES(payload))
+    except Exception:
+        with pytest.raises(shmqueue.ShmQueueDeserializationError):
+            q.get()
+    else:
+        assert repr(q.get()) == expected
+
+
 def test_a_dicts_keys_are_interned(make: Make, native: None) -> None:
     q = make()
     q.put({"interned": 1})
@@ -111,16 +189,7 @@ def test_a_dicts_keys_are_interned(make: Make, native: None) -> None:
 
 
 @relaxed
-@given(
-    payload=CONTAINERS.map(msgpack.packb).flatmap(
-        lambda packed: st.builds(
-            lambda at, byte, end: (packed[: at % len(packed)] + bytes([byte]) + packed[at % len(packed) + 1 :])[:end],
-            st.integers(0, 2000),
-            st.integers(0, 255),
-            st.integers(1, 2000),
-        )
-    )
-)
+@given(payload=CONTAINERS.map(msgpack.packb).flatmap(damaged))
 def test_damaged_lists_and_dicts_are_what_msgpack_says_they_are(make: Make, payload: bytes) -> None:
     q = make(buffer_size=1 << 21)
     q._engine.put(0, payload, True, None)

@@ -269,6 +269,19 @@ static PyType_Spec Ring_spec = {
     .slots = Ring_slots,
 };
 
+/* ---- the type Record ---- */
+
+static PyType_Slot Record_slots[] = {
+    {Py_tp_doc, "A record that must be loaded, (method, payload): a type of its own, for an item may be a tuple."},
+    {0, NULL},
+};
+
+static PyType_Spec Record_spec = {
+    .name = "shmqueue.engine.native._core.Record",
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, /* the sizes are those of a tuple */
+    .slots = Record_slots,
+};
+
 /* ---- the module ---- */
 
 static PyObject *core_data_size(PyObject *Py_UNUSED(module), PyObject *args)
@@ -291,9 +304,9 @@ static PyMethodDef module_methods[] = {
 };
 
 /* A type that is an attribute of the module; NULL with an exception set. */
-static PyTypeObject *public_type(PyObject *module, PyType_Spec *spec)
+static PyTypeObject *public_type(PyObject *module, PyType_Spec *spec, PyTypeObject *base)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, (PyObject *)base);
     if (type != NULL && PyModule_AddType(module, (PyTypeObject *)type) < 0) {
         Py_CLEAR(type);
     }
@@ -327,11 +340,16 @@ static int module_exec(PyObject *module)
     if (state->view_type == NULL) {
         return -1;
     }
-    state->ring_type = public_type(module, &Ring_spec);
-    state->fast_paths_type = public_type(module, &FastPaths_spec);
-    PyTypeObject *fast_method_type = public_type(module, &FastMethod_spec);
+    state->ring_type = public_type(module, &Ring_spec, NULL);
+    state->fast_paths_type = public_type(module, &FastPaths_spec, NULL);
+    PyTypeObject *fast_method_type = public_type(module, &FastMethod_spec, NULL);
     Py_XDECREF(fast_method_type); /* the module has it */
-    return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL ? 0 : -1;
+    state->record_type = public_type(module, &Record_spec, &PyTuple_Type);
+    state->nothing = state->record_type != NULL ? PyObject_CallNoArgs((PyObject *)state->record_type) : NULL;
+    return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL &&
+                   state->nothing != NULL
+               ? 0
+               : -1;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -344,7 +362,9 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
     Py_VISIT(state->view_type);
+    Py_VISIT(state->record_type);
     Py_VISIT(state->fast_paths_type);
+    Py_VISIT(state->nothing);
     return 0;
 }
 
@@ -358,7 +378,9 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->view_type);
+    Py_CLEAR(state->record_type);
     Py_CLEAR(state->fast_paths_type);
+    Py_CLEAR(state->nothing);
     return 0;
 }
 

@@ -1,8 +1,8 @@
 /* python_fast.c: put() and get() of a queue class, without a Python frame where they succeed at once.
  *
- * A FastMethod stands in a class in the place of a function.  A call that gives no more than `block` tries it here, on
- * the Ring that its queue (a FastPaths) has: one attempt, which waits for nothing.  Whatever is not done by that is left
- * to the function: waiting, timeouts, other items, a queue that is closed or damaged, and so every exception of put().
+ * A FastMethod stands in a class in the place of a function.  A call that gives no timeout is tried here, on the Ring
+ * that its queue (a FastPaths) has: one attempt, which waits for nothing.  Whatever is not done by that is left to the
+ * function: waiting, timeouts, other items, a queue that is closed or damaged, and so every exception of put().
  */
 #include "python_ring.h"
 
@@ -72,16 +72,18 @@ static PyObject *call_get(PyObject *callable, PyObject *const *args, size_t narg
     if (ring == NULL || !get_item_at_once(ring, &item)) {
         return PyObject_Vectorcall(method->function, args, nargsf, keywords);
     }
-    if (item == NULL || !PyTuple_CheckExact(item)) {
+    if (item == NULL || !is_record(ring, item)) {
         return item;
     }
     PyObject *queue = Py_NewRef(args[0]); /* unpacking may run any code */
-    item = unpacked(item, method->unpack);
-    if (item != NULL && PyTuple_CheckExact(item)) {
+    Py_INCREF(ring);
+    item = unpacked(ring, item, method->unpack);
+    if (item != NULL && is_record(ring, item)) {
         PyObject *record = item, *arguments[] = {queue, PyTuple_GET_ITEM(record, 0), PyTuple_GET_ITEM(record, 1)};
         item = PyObject_Vectorcall(method->load, arguments, 3, NULL);
         Py_DECREF(record);
     }
+    Py_DECREF(ring);
     Py_DECREF(queue);
     return item;
 }

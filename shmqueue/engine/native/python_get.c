@@ -4,13 +4,14 @@
 #define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
 #define BUFFERS_METHOD 3      /* serialization.py: pickle whose buffers are used where they arrive */
 
-/* What a get hands out: a record as a tuple, or the item itself where it can be read straight out of the record. */
+/* What a get hands out: a Record, or the item itself where it can be read straight out of the record. */
 enum form { AS_RECORD, AS_ITEM };
 
-/* A tuple (method, payload) with the payload's bytes still to be filled in at *fill. */
-static PyObject *new_record(uint32_t method, uint32_t length, void **fill)
+/* A Record (method, payload) with the payload's bytes still to be filled in at *fill. */
+static PyObject *new_record(RingObject *self, uint32_t method, uint32_t length, void **fill)
 {
-    PyObject *record = PyTuple_New(2);
+    PyTypeObject *type = state_of(self)->record_type;
+    PyObject *record = type->tp_alloc(type, 2);
     if (record == NULL) {
         return NULL;
     }
@@ -58,12 +59,12 @@ PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct 
 static PyObject *item_at_hand(RingObject *self, const struct take *take)
 {
     unsigned char plain[PLAIN_MAX];
-    if (take->method != 0) {
+    if (take->method != PLAIN_MSGPACK && take->method != PLAIN_TUPLES) {
         return NULL;
     }
     if (take->length <= sizeof plain) {
         ring_get_peek(&self->ring, take, 0, take->length, plain);
-        return plain_unpack(plain, take->length, self->keys);
+        return plain_unpack(plain, take->length, take->method, self->keys);
     }
     struct scalar scalar = scalar_at_hand(self, take);
     PyObject *item = scalar.kind == SCALAR_BIN ? bytes_at_hand(self, take, &scalar) : NULL;
@@ -82,7 +83,7 @@ static PyObject *read_one(RingObject *self, struct take *take, enum form form)
         return item;
     }
     void *fill;
-    PyObject *record = new_record(take->method, take->length, &fill);
+    PyObject *record = new_record(self, take->method, take->length, &fill);
     if (record != NULL) {
         ring_get_read(&self->ring, take, fill);
     }
@@ -184,14 +185,14 @@ static enum ring_status take_foreseen(RingObject *self, enum form form, const st
 }
 
 /* What a record as foreseen becomes, with its bytes still to be filled in at *fill. */
-static PyObject *prepare(const struct foreseen *foreseen, Py_ssize_t most, void **fill)
+static PyObject *prepare(RingObject *self, const struct foreseen *foreseen, Py_ssize_t most, void **fill)
 {
     PyObject *one, *list;
     if (foreseen->skipped != 0) {
         one = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(foreseen->length - foreseen->skipped));
         *fill = one != NULL ? PyBytes_AS_STRING(one) : NULL;
     } else {
-        one = new_record(foreseen->method, foreseen->length, fill);
+        one = new_record(self, foreseen->method, foreseen->length, fill);
     }
     if (one == NULL || most == 0) {
         return one;
@@ -218,7 +219,7 @@ static enum ring_status patient_get(RingObject *self, enum ring_status status, e
         foreseen.skipped = 0; /* another thread, of the other form, may have changed them between our reads */
     }
     void *fill;
-    *result = prepare(&foreseen, most, &fill);
+    *result = prepare(self, &foreseen, most, &fill);
     if (*result == NULL) {
         return RING_OK;
     }
@@ -297,9 +298,9 @@ PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
     return record != NULL || PyErr_Occurred() ? record : Py_NewRef(Py_None);
 }
 
-PyObject *unpacked(PyObject *one, PyObject *unpack)
+PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
 {
-    if (!PyTuple_CheckExact(one) || PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0)) != 0) {
+    if (!is_record(self, one) || PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0)) != PLAIN_MSGPACK) {
         return one;
     }
     PyObject *item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
@@ -328,9 +329,9 @@ PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
     }
     PyObject *one = get_records(self, AS_ITEM, 0, block, args[1]);
     if (one == NULL) {
-        return PyErr_Occurred() ? NULL : PyTuple_New(0);
+        return PyErr_Occurred() ? NULL : Py_NewRef(state_of(self)->nothing);
     }
-    return unpacked(one, args[2]);
+    return unpacked(self, one, args[2]);
 }
 
 /* What most and block mean to get_many() and get_items(); false: an exception is set. */
@@ -366,15 +367,15 @@ PyObject *Ring_get_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
     PyObject *list = get_records(self, AS_ITEM, most, block, args[2]);
     bool loaded = true;
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        if (!PyTuple_CheckExact(PyList_GET_ITEM(list, i))) {
+        if (!is_record(self, PyList_GET_ITEM(list, i))) {
             continue;
         }
-        PyObject *one = unpacked(Py_NewRef(PyList_GET_ITEM(list, i)), args[3]);
+        PyObject *one = unpacked(self, Py_NewRef(PyList_GET_ITEM(list, i)), args[3]);
         if (one == NULL) {
             Py_CLEAR(list);
             break;
         }
-        loaded = loaded && !PyTuple_CheckExact(one);
+        loaded = loaded && !is_record(self, one);
         PyList_SetItem(list, i, one);
     }
     if (list == NULL || loaded) {

@@ -7,6 +7,7 @@
 struct packed {
     struct part parts[2];
     size_t part_count;
+    uint32_t method;
     unsigned char head[SCALAR_HEAD_MAX]; /* parts may point to it */
     PyObject *owner;                     /* of what else they point to, unless that is the item itself; or NULL */
 };
@@ -91,10 +92,11 @@ static int pack_item(RingObject *self, struct packed *packed, PyObject *item, Py
                      unsigned char *plain)
 {
     packed->owner = NULL;
-    uint32_t length = plain_pack(plain, item, new_packer == Py_None);
+    uint32_t length = plain_pack(plain, item, new_packer == Py_None, &packed->method);
     if (length > 0) {
         return pack_whole(packed, plain, length);
     }
+    packed->method = PLAIN_MSGPACK;
     if (PyUnicode_CheckExact(item)) {
         return pack_str(packed, item);
     }
@@ -129,8 +131,10 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
             raise_never_fits(self, length);
             done = -1;
         } else {
-            struct record_in record = {
-                .method = 0, .length = (uint32_t)length, .parts = packed.parts, .part_count = packed.part_count};
+            struct record_in record = {.method = packed.method,
+                                       .length = (uint32_t)length,
+                                       .parts = packed.parts,
+                                       .part_count = packed.part_count};
             done = put_records(self, &record, 1, length, block, args[2]);
         }
     }
@@ -144,12 +148,12 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 {
     unsigned char plain[PLAIN_ROOM];
-    uint32_t length = plain_pack(plain, item, as_pickle);
+    uint32_t method, length = plain_pack(plain, item, as_pickle, &method);
     if (length == 0 || !can_ever_fit(self, length)) {
         return false;
     }
     struct part part = {plain, length};
-    struct record_in record = {.method = 0, .length = length, .parts = &part, .part_count = 1};
+    struct record_in record = {.method = method, .length = length, .parts = &part, .part_count = 1};
     return ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
 }
 
@@ -201,7 +205,7 @@ static unsigned char *room_in_block(struct items *items)
 }
 
 /* The record that the serializer makes of an item, (method, payload), as one part. */
-static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *dump, uint32_t *method)
+static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *dump)
 {
     PyObject *record = PyObject_CallOneArg(dump, item);
     if (record == NULL) {
@@ -210,7 +214,7 @@ static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *
     const Py_buffer *buffer = NULL;
     if (!PyTuple_CheckExact(record) || PyTuple_GET_SIZE(record) != 2) {
         PyErr_SetString(PyExc_TypeError, "an item is dumped as a tuple of (method, payload)");
-    } else if (method_from(PyTuple_GET_ITEM(record, 0), method)) {
+    } else if (method_from(PyTuple_GET_ITEM(record, 0), &packed->method)) {
         PyObject *payload = Py_NewRef(PyTuple_GET_ITEM(record, 1));
         if (PyTuple_CheckExact(payload)) {
             PyObject *separator = PyBytes_FromStringAndSize(NULL, 0);
@@ -228,7 +232,6 @@ static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *
 static bool items_add(RingObject *self, struct items *items, PyObject *item, PyObject *new_packer, PyObject *dump)
 {
     struct packed *packed = &items->packed[items->count];
-    uint32_t method = 0;
     unsigned char *plain = room_in_block(items);
     if (plain == NULL) {
         return false;
@@ -240,7 +243,7 @@ static bool items_add(RingObject *self, struct items *items, PyObject *item, PyO
     }
     if (packs == 0) {
         Py_CLEAR(packed->owner);
-        if (!pack_by_serializer(packed, item, dump, &method)) {
+        if (!pack_by_serializer(packed, item, dump)) {
             return false;
         }
     }
@@ -253,7 +256,7 @@ static bool items_add(RingObject *self, struct items *items, PyObject *item, PyO
         return false;
     }
     items->records[items->count - 1] = (struct record_in){
-        .method = method, .length = (uint32_t)length, .parts = packed->parts, .part_count = packed->part_count};
+        .method = packed->method, .length = (uint32_t)length, .parts = packed->parts, .part_count = packed->part_count};
     return true;
 }
 

@@ -5,13 +5,14 @@
 #define KEY_MAX 40   /* bytes */
 #define COUNT_MAX 64 /* items of one container; where there are more, this is no saving */
 #define CONTAINERS_MAX 16
+#define EXTENSION_TUPLE (-84) /* serialization.py */
 
 /* ---- to msgpack ---- */
 
 struct writer {
     unsigned char *next;
     uint32_t left;
-    bool as_pickle;
+    bool as_pickle, has_tuples;
     unsigned count; /* of containers, with as_pickle */
     const PyObject *containers[CONTAINERS_MAX];
 };
@@ -120,6 +121,28 @@ static bool add_dict(struct writer *writer, PyObject *dict, int depth)
     return true;
 }
 
+/* An extension of what a list of the same would be.  Its head is written when its length is known. */
+static bool add_tuple(struct writer *writer, PyObject *tuple, int depth)
+{
+    unsigned char *start = writer->next, gap[EXTENSION_HEAD_MAX] = {0};
+    Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+    writer->has_tuples = true;
+    if (!add(writer, gap, sizeof gap) || !add_container(writer, tuple, false, count, depth)) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (!add_item(writer, PyTuple_GET_ITEM(tuple, i), depth + 1)) {
+            return false;
+        }
+    }
+    uint32_t length = (uint32_t)(writer->next - start) - EXTENSION_HEAD_MAX;
+    uint32_t head = extension_write(start, EXTENSION_TUPLE, length);
+    memmove(start + head, start + EXTENSION_HEAD_MAX, length);
+    writer->next -= EXTENSION_HEAD_MAX - head;
+    writer->left += EXTENSION_HEAD_MAX - head;
+    return true;
+}
+
 static bool add_item(struct writer *writer, PyObject *item, int depth)
 {
     if (PyLong_CheckExact(item)) {
@@ -140,17 +163,23 @@ static bool add_item(struct writer *writer, PyObject *item, int depth)
     if (PyDict_CheckExact(item)) {
         return add_dict(writer, item, depth);
     }
-    return PyList_CheckExact(item) && add_list(writer, item, depth);
+    if (PyList_CheckExact(item)) {
+        return add_list(writer, item, depth);
+    }
+    return PyTuple_CheckExact(item) && add_tuple(writer, item, depth);
 }
 
-uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle)
+uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle, uint32_t *method)
 {
     struct writer writer;
     writer.next = bytes;
     writer.left = PLAIN_MAX;
     writer.as_pickle = as_pickle;
+    writer.has_tuples = false;
     writer.count = 0;
-    return add_item(&writer, item, 0) ? PLAIN_MAX - writer.left : 0;
+    bool done = add_item(&writer, item, 0);
+    *method = writer.has_tuples ? PLAIN_TUPLES : PLAIN_MSGPACK;
+    return done ? PLAIN_MAX - writer.left : 0;
 }
 
 /* ---- and back ---- */
@@ -158,6 +187,7 @@ uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle)
 struct reader {
     const unsigned char *bytes;
     uint32_t left;
+    bool has_tuples;
     PyObject **keys;
 };
 
@@ -291,10 +321,43 @@ static PyObject *take_dict(struct reader *reader, uint32_t count, int depth)
     return dict;
 }
 
+/* The tuple that an extension of `length` bytes is, all of them, to the last. */
+static PyObject *take_tuple(struct reader *reader, uint32_t length, int depth)
+{
+    struct reader inner = {reader->bytes, length, true, reader->keys};
+    struct container container = container_read(inner.bytes, inner.left);
+    if (!container.is_one || container.is_map || depth == DEPTH_MAX || container.count > length - container.size) {
+        return NULL;
+    }
+    skip(&inner, container.size);
+    PyObject *tuple = PyTuple_New((Py_ssize_t)container.count);
+    for (uint32_t i = 0; tuple != NULL && i < container.count; i++) {
+        PyObject *item = take_item(&inner, depth + 1, false);
+        if (item == NULL) {
+            Py_CLEAR(tuple);
+        } else {
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, item);
+        }
+    }
+    if (inner.left != 0) {
+        Py_CLEAR(tuple);
+    }
+    skip(reader, length);
+    return tuple;
+}
+
 static PyObject *take_item(struct reader *reader, int depth, bool is_key)
 {
     struct container container = container_read(reader->bytes, reader->left);
     if (!container.is_one) {
+        struct extension extension = {.code = 0};
+        if (reader->has_tuples) {
+            extension = extension_read(reader->bytes, reader->left);
+        }
+        if (extension.code == EXTENSION_TUPLE) {
+            skip(reader, extension.size);
+            return take_tuple(reader, extension.length, depth);
+        }
         return take_scalar(reader, is_key);
     }
     if (is_key || depth == DEPTH_MAX || container.count > reader->left - container.size) {
@@ -304,9 +367,9 @@ static PyObject *take_item(struct reader *reader, int depth, bool is_key)
     return container.is_map ? take_dict(reader, container.count, depth) : take_list(reader, container.count, depth);
 }
 
-PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, PyObject **keys)
+PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, uint32_t method, PyObject **keys)
 {
-    struct reader reader = {bytes, length, keys};
+    struct reader reader = {bytes, length, method == PLAIN_TUPLES, keys};
     PyObject *item = take_item(&reader, 0, false);
     if (item != NULL && reader.left != 0) {
         Py_CLEAR(item);

@@ -1,7 +1,8 @@
-/* python_plain.h: scalars, and small lists and dicts of scalars and of such, to msgpack and back.
+/* python_plain.h: scalars, and small lists, dicts and tuples of scalars and of such, to msgpack and back.
  *
- * What is written are the very bytes of msgpack's packer, what is read is what its unpacker makes of them.  Anything
- * else (other types, too large, too deep, damaged) is left to those two.  No Python code runs in here.
+ * What is written are the very bytes of msgpack's packer as serialization.py uses it, what is read is what its unpacker
+ * makes of them.  Anything else (other types, too large, too deep, damaged) is left to those two.  No Python code runs
+ * in here.
  */
 #ifndef SHMQUEUE_PYTHON_PLAIN_H
 #define SHMQUEUE_PYTHON_PLAIN_H
@@ -11,12 +12,18 @@
 #define PLAIN_MAX 1024 /* bytes */
 #define PLAIN_ROOM (PLAIN_MAX + SCALAR_HEAD_MAX)
 
+/* serialization.py: methods of the records that this is about. */
+enum plain_method {
+    PLAIN_MSGPACK = 0,
+    PLAIN_TUPLES = 2, /* tuples stand in it, as an extension type */
+};
+
 /* Packs into PLAIN_MAX bytes at most, of PLAIN_ROOM that are the caller's.  Into how many; 0: the item is not for us,
- * and no exception is set.  as_pickle: only what comes back as from pickle, in which a list or dict that stands twice
- * in an item is one afterwards, too. */
-uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle);
+ * and no exception is set.  as_pickle: only what comes back as from pickle, in which a container that stands twice in
+ * an item is one afterwards, too. */
+uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle, uint32_t *method);
 
 /* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys. */
-PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, PyObject **keys);
+PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, uint32_t method, PyObject **keys);
 
 #endif

@@ -32,7 +32,8 @@ typedef struct {
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *ring_type, *view_type, *fast_paths_type;
+    PyTypeObject *ring_type, *view_type, *record_type, *fast_paths_type;
+    PyObject *nothing; /* the Record that stands for none */
 } module_state;
 
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
@@ -63,6 +64,12 @@ typedef struct {
 } RingObject;
 
 static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
+
+/* Whether something is a Record, a tuple of (method, payload) that no item is. */
+static inline bool is_record(RingObject *self, PyObject *object)
+{
+    return PyTuple_Check(object) && Py_TYPE(object) == state_of(self)->record_type;
+}
 
 /* ---- python_calls.c: what all calls have in common ---- */
 
@@ -171,12 +178,12 @@ bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle);
 
 /* ---- python_get.c ---- */
 
-/* Takes what is there, if nobody is in the way: an item, or a record as a tuple, or NULL with an exception set.  False:
+/* Takes what is there, if nobody is in the way: an item, or a Record, or NULL with an exception set.  False:
  * it is not taken, and no exception is set. */
 bool get_item_at_once(RingObject *self, PyObject **result);
 
 /* What was taken, unpacked if that can be; else the record stays. Steals the reference. */
-PyObject *unpacked(PyObject *one, PyObject *unpack);
+PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack);
 
 /* With the get lock held: the scalar that the record at hand is; its contents, if it is bytes, or NULL. */
 struct scalar scalar_at_hand(RingObject *self, const struct take *take);
