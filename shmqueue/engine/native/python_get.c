@@ -58,7 +58,7 @@ PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct 
 /* With the get lock held: the item that the record at hand is, NULL if it must be loaded.  No exception is set. */
 static PyObject *item_at_hand(RingObject *self, const struct take *take)
 {
-    unsigned char plain[PLAIN_MAX];
+    unsigned char plain[PLAIN_SMALL];
     if (take->method != PLAIN_MSGPACK && take->method != PLAIN_TUPLES) {
         return NULL;
     }
@@ -300,10 +300,22 @@ PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
 
 PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
 {
-    if (!is_record(self, one) || PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0)) != PLAIN_MSGPACK) {
+    if (!is_record(self, one)) {
         return one;
     }
-    PyObject *item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
+    unsigned long method = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0));
+    if (method != PLAIN_MSGPACK && method != PLAIN_TUPLES) {
+        return one;
+    }
+    PyObject *payload = PyTuple_GET_ITEM(one, 1);
+    const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(payload);
+    PyObject *item = plain_unpack(bytes, (uint32_t)PyBytes_GET_SIZE(payload), (uint32_t)method, self->keys);
+    if (item == NULL && method != PLAIN_MSGPACK) {
+        return one;
+    }
+    if (item == NULL) {
+        item = PyObject_CallOneArg(unpack, payload);
+    }
     if (item == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear(); /* loading it again says why */
         return one;

@@ -60,6 +60,24 @@ static const Py_buffer *buffer_of(struct packed *packed, PyObject *item)
     return buffer;
 }
 
+/* A container that is not small.  False: it is not for us. */
+static bool pack_container(struct packed *packed, PyObject *item, bool as_pickle)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, PLAIN_ROOM(PLAIN_MOST));
+    uint32_t length = 0;
+    if (bytes != NULL) {
+        length = plain_pack((unsigned char *)PyBytes_AS_STRING(bytes), PLAIN_MOST, item, as_pickle, &packed->method);
+    }
+    if (length == 0 || length == PLAIN_LARGER || _PyBytes_Resize(&bytes, (Py_ssize_t)length) < 0) {
+        PyErr_Clear(); /* no memory: others will say so */
+        Py_XDECREF(bytes);
+        return false;
+    }
+    packed->owner = bytes;
+    pack_whole(packed, PyBytes_AS_STRING(bytes), length);
+    return true;
+}
+
 /* By a packer that is used by one call at a time: a finalizer in the middle of it may put. */
 static int pack_by_packer(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer)
 {
@@ -86,15 +104,20 @@ static int pack_by_packer(RingObject *self, struct packed *packed, PyObject *ite
     return pack_whole(packed, PyBytes_AS_STRING(packed->owner), length);
 }
 
-/* 1: packed, perhaps into `plain`, which has PLAIN_ROOM bytes; packed->owner is the caller's to give back.  0: it
- * is not for us.  -1: an exception is set. */
+/* 1: packed, perhaps into `plain`, which has PLAIN_ROOM(PLAIN_SMALL) bytes; packed->owner is the caller's to give back.
+ * 0: it is not for us.  -1: an exception is set. */
 static int pack_item(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer,
                      unsigned char *plain)
 {
     packed->owner = NULL;
-    uint32_t length = plain_pack(plain, item, new_packer == Py_None, &packed->method);
-    if (length > 0) {
+    bool as_pickle = new_packer == Py_None;
+    uint32_t length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &packed->method);
+    if (length > 0 && length != PLAIN_LARGER) {
         return pack_whole(packed, plain, length);
+    }
+    bool is_body = PyUnicode_CheckExact(item) || PyBytes_CheckExact(item);
+    if (length == PLAIN_LARGER && !is_body && pack_container(packed, item, as_pickle)) {
+        return 1;
     }
     packed->method = PLAIN_MSGPACK;
     if (PyUnicode_CheckExact(item)) {
@@ -116,7 +139,7 @@ static int pack_item(RingObject *self, struct packed *packed, PyObject *item, Py
 
 PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    unsigned char plain[PLAIN_ROOM];
+    unsigned char plain[PLAIN_ROOM(PLAIN_SMALL)];
     struct packed packed;
     int block;
     if (!count_is("put_item", count, 4) || (block = truth(args[1])) < 0) {
@@ -147,9 +170,9 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
 
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 {
-    unsigned char plain[PLAIN_ROOM];
-    uint32_t method, length = plain_pack(plain, item, as_pickle, &method);
-    if (length == 0 || !can_ever_fit(self, length)) {
+    unsigned char plain[PLAIN_ROOM(PLAIN_SMALL)];
+    uint32_t method, length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &method);
+    if (length == 0 || length == PLAIN_LARGER || !can_ever_fit(self, length)) {
         return false;
     }
     struct part part = {plain, length};
@@ -163,7 +186,7 @@ bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 struct block {
     struct block *previous;
     size_t used;
-    unsigned char bytes[16 * PLAIN_MAX];
+    unsigned char bytes[16 * PLAIN_SMALL];
 };
 
 struct items {
@@ -187,11 +210,11 @@ static void items_release(struct items *items)
     PyMem_Free(items->packed);
 }
 
-/* Where PLAIN_ROOM bytes may be written; NULL with an exception set. */
+/* Where PLAIN_ROOM(PLAIN_SMALL) bytes may be written; NULL with an exception set. */
 static unsigned char *room_in_block(struct items *items)
 {
     struct block *block = items->block;
-    if (block == NULL || block->used > sizeof block->bytes - PLAIN_ROOM) {
+    if (block == NULL || block->used > sizeof block->bytes - PLAIN_ROOM(PLAIN_SMALL)) {
         block = PyMem_Malloc(sizeof *block);
         if (block == NULL) {
             PyErr_NoMemory();

@@ -3,7 +3,7 @@
 
 #define DEPTH_MAX 8
 #define KEY_MAX 40   /* bytes */
-#define COUNT_MAX 64 /* items of one container; where there are more, this is no saving */
+#define COUNT_MAX (PLAIN_MOST / 4) /* items of one container: more would hardly find room */
 #define CONTAINERS_MAX 16
 #define EXTENSION_TUPLE (-84) /* serialization.py */
 
@@ -12,14 +12,20 @@
 struct writer {
     unsigned char *next;
     uint32_t left;
-    bool as_pickle, has_tuples;
+    bool as_pickle, has_tuples, is_full;
     unsigned count; /* of containers, with as_pickle */
     const PyObject *containers[CONTAINERS_MAX];
 };
 
+static bool has_room(struct writer *writer, size_t length)
+{
+    writer->is_full = writer->is_full || length > writer->left;
+    return length <= writer->left;
+}
+
 static bool add(struct writer *writer, const void *bytes, size_t length)
 {
-    if (length > writer->left) {
+    if (!has_room(writer, length)) {
         return false;
     }
     memcpy(writer->next, bytes, length);
@@ -30,8 +36,8 @@ static bool add(struct writer *writer, const void *bytes, size_t length)
 
 static bool add_head(struct writer *writer, struct scalar_head head)
 {
-    uint32_t length = scalar_write(head, writer->next); /* perhaps beyond the limit, but not beyond PLAIN_ROOM */
-    if (length > writer->left) {
+    uint32_t length = scalar_write(head, writer->next); /* perhaps beyond the limit, but not beyond PLAIN_ROOM() */
+    if (!has_room(writer, length)) {
         return false;
     }
     writer->next += length;
@@ -47,14 +53,14 @@ static bool add_str(struct writer *writer, PyObject *item)
         PyErr_Clear();
         return false;
     }
-    return length <= PLAIN_MAX && add_head(writer, scalar_of_str((uint32_t)length)) &&
+    return length <= PLAIN_MOST && add_head(writer, scalar_of_str((uint32_t)length)) &&
            add(writer, text, (size_t)length);
 }
 
 static bool add_bytes(struct writer *writer, PyObject *item)
 {
     size_t length = (size_t)PyBytes_GET_SIZE(item);
-    return length <= PLAIN_MAX && add_head(writer, scalar_of_bin((uint32_t)length)) &&
+    return length <= PLAIN_MOST && add_head(writer, scalar_of_bin((uint32_t)length)) &&
            add(writer, PyBytes_AS_STRING(item), length);
 }
 
@@ -89,7 +95,8 @@ static bool add_container(struct writer *writer, const PyObject *container, bool
         }
         writer->containers[writer->count++] = container;
     }
-    return depth < DEPTH_MAX && count <= COUNT_MAX && add_head(writer, container_head(is_map, (uint16_t)count));
+    return depth < DEPTH_MAX && count <= COUNT_MAX && has_room(writer, 1 + (size_t)count) && /* each takes a byte */
+           add_head(writer, container_head(is_map, (uint16_t)count));
 }
 
 static bool add_list(struct writer *writer, PyObject *list, int depth)
@@ -136,6 +143,9 @@ static bool add_tuple(struct writer *writer, PyObject *tuple, int depth)
         }
     }
     uint32_t length = (uint32_t)(writer->next - start) - EXTENSION_HEAD_MAX;
+    if (length > UINT16_MAX) {
+        return false;
+    }
     uint32_t head = extension_write(start, EXTENSION_TUPLE, length);
     memmove(start + head, start + EXTENSION_HEAD_MAX, length);
     writer->next -= EXTENSION_HEAD_MAX - head;
@@ -169,17 +179,17 @@ static bool add_item(struct writer *writer, PyObject *item, int depth)
     return PyTuple_CheckExact(item) && add_tuple(writer, item, depth);
 }
 
-uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle, uint32_t *method)
+uint32_t plain_pack(unsigned char *bytes, uint32_t most, PyObject *item, bool as_pickle, uint32_t *method)
 {
     struct writer writer;
     writer.next = bytes;
-    writer.left = PLAIN_MAX;
+    writer.left = most;
     writer.as_pickle = as_pickle;
-    writer.has_tuples = false;
+    writer.has_tuples = writer.is_full = false;
     writer.count = 0;
     bool done = add_item(&writer, item, 0);
     *method = writer.has_tuples ? PLAIN_TUPLES : PLAIN_MSGPACK;
-    return done ? PLAIN_MAX - writer.left : 0;
+    return done ? most - writer.left : writer.is_full ? PLAIN_LARGER : 0;
 }
 
 /* ---- and back ---- */

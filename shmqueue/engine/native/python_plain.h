@@ -1,4 +1,4 @@
-/* python_plain.h: scalars, and small lists, dicts and tuples of scalars and of such, to msgpack and back.
+/* python_plain.h: scalars, and lists, dicts and tuples of scalars and of such, to msgpack and back.
  *
  * What is written are the very bytes of msgpack's packer as serialization.py uses it, what is read is what its unpacker
  * makes of them.  Anything else (other types, too large, too deep, damaged) is left to those two.  No Python code runs
@@ -9,8 +9,10 @@
 
 #include "python_ring.h"
 
-#define PLAIN_MAX 1024 /* bytes */
-#define PLAIN_ROOM (PLAIN_MAX + SCALAR_HEAD_MAX)
+#define PLAIN_SMALL 1024 /* bytes that are packed on the stack, or unpacked under the get lock */
+#define PLAIN_MOST 65536 /* bytes that are packed at all */
+#define PLAIN_ROOM(most) ((most) + SCALAR_HEAD_MAX)
+#define PLAIN_LARGER UINT32_MAX
 
 /* serialization.py: methods of the records that this is about. */
 enum plain_method {
@@ -18,10 +20,10 @@ enum plain_method {
     PLAIN_TUPLES = 2, /* tuples stand in it, as an extension type */
 };
 
-/* Packs into PLAIN_MAX bytes at most, of PLAIN_ROOM that are the caller's.  Into how many; 0: the item is not for us,
- * and no exception is set.  as_pickle: only what comes back as from pickle, in which a container that stands twice in
- * an item is one afterwards, too. */
-uint32_t plain_pack(unsigned char *bytes, PyObject *item, bool as_pickle, uint32_t *method);
+/* Packs into `most` bytes, of PLAIN_ROOM(most) that are the caller's.  Into how many; 0: the item is not for us;
+ * PLAIN_LARGER: it may be, with more room.  No exception is set.  as_pickle: only what comes back as from pickle, in
+ * which a container that stands twice in an item is one afterwards, too. */
+uint32_t plain_pack(unsigned char *bytes, uint32_t most, PyObject *item, bool as_pickle, uint32_t *method);
 
 /* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys. */
 PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, uint32_t method, PyObject **keys);
