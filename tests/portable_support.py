@@ -61,7 +61,7 @@ def portable_handles(name: str) -> Iterator[Open]:
 
 
 def left_of(uuids: set[str]) -> list[str]:
-    """What is left of the locks of these segments, sidecars and blocks."""
+    """What is left of the locks of these segments."""
     places = {segment.directory(), "/dev/shm"}
     entries = [entry for place in places if os.path.isdir(place) for entry in os.listdir(place)]
     return [entry for entry in entries if any(uuid_hex in entry for uuid_hex in uuids)]
@@ -111,7 +111,8 @@ _FILES = {
 _BREATHS = [
     (PortableEngine._commit, "= moves[", "copy(*"),
     (PortableEngine._commit, "= plans[", "hold.last ="),
-    (portable_lock.Owner._finish, "= (NOTHING,", "act(*"),
+    (portable_lock.Owner.acquire, "dead = ", "hold.marked ="),
+    (portable_lock.Owner._finish, "is_ours =", "act(*"),
 ]
 """Runs of lines in which CPython calls no signal handlers: a look at the hold and what depends on it."""
 

@@ -19,7 +19,6 @@ from support import python, run_python, wait_until
 
 from shmqueue import segment
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
-from shmqueue.segment import Segment
 
 OPEN = """
 import os, sys, signal, struct, time
@@ -73,10 +72,6 @@ def opened(name: str) -> Iterator[Open]:
         yield open_handle
 
 
-def block_path(held: Segment) -> str:
-    return os.path.join("/dev/shm", segment.sidecar.block_of(held))
-
-
 @contextmanager
 def lock_held_elsewhere(name: str) -> Iterator[subprocess.Popen[str]]:
     with python(HOLD_THE_LOCK, name) as process:
@@ -90,7 +85,6 @@ class TestDeath:
         queue = opened()
         with lock_held_elsewhere(name) as process:
             assert not queue.engine.put(0, b"too early", True, 0.02)
-            assert os.path.exists(block_path(queue.segment))
             kill(process)
             started = time.monotonic()
             assert queue.engine.put(7, b"at once", True, 5.0)
@@ -107,13 +101,6 @@ class TestDeath:
             waiter.join(5.0)
             assert not waiter.is_alive()
         assert queue.engine.get(False, None) == (7, b"patient")
-
-    def test_a_block_that_was_never_given_its_size_does_not_block(self, opened: Open) -> None:
-        queue = opened()
-        with open(block_path(queue.segment), "wb"):
-            pass
-        assert queue.engine.put(7, b"x", True, 1.0)
-        assert queue.figures().recoveries == 1
 
     def test_an_owner_that_died_before_its_commit_has_changed_nothing(self, opened: Open, name: str) -> None:
         queue = opened()
@@ -464,19 +451,19 @@ class TestLeftovers:
         with lock_held_elsewhere(name) as process:
             queue.close()
             kill(process)
-        assert len(left_of(uuids)) == 2, "a sidecar and a block"
+        assert len(left_of(uuids)) == 1
         assert name in segment.sweep_orphans()
         assert left_of(uuids) == []
 
-    def test_a_stray_sidecar_goes_with_its_block(self, opened: Open, name: str) -> None:
+    def test_a_stray_sidecar_goes_unless_it_is_owned(self, opened: Open, name: str) -> None:
         queue = opened()
         uuids = {queue.segment.header.uuid.hex()}
         with lock_held_elsewhere(name) as process:
             queue.segment.unlink()
             queue.close()
-            assert len(left_of(uuids)) == 2
+            assert len(left_of(uuids)) == 1
             segment.sweep_orphans()
-            assert len(left_of(uuids)) == 2, "swept a lock that is owned"
+            assert len(left_of(uuids)) == 1, "swept a lock that is owned"
             kill(process)
         segment.sweep_orphans()
         assert left_of(uuids) == []
@@ -486,6 +473,29 @@ class TestLeftovers:
         queue.segment.unlink()
         assert queue.engine.put(1, b"x", True, None)
         assert len(left_of({queue.segment.header.uuid.hex()})) == 1
+
+    @pytest.mark.parametrize("how", ["its remover was killed", "a stranger removed it"])
+    def test_a_sidecar_that_is_none_any_more_keeps_nobody_out_or_in(self, opened: Open, how: str) -> None:
+        queue, other = opened(), opened()
+        queue.engine.put(1, b"x", True, None)
+        path = segment.sidecar.sidecar_of(queue.segment)
+        before = os.stat(path)
+        if how == "a stranger removed it":
+            os.unlink(path)
+        else:
+            os.truncate(path, 1)
+        assert other.engine.get(True, 1.0) == (1, b"x")
+        assert os.stat(path).st_ino != before.st_ino or os.stat(path).st_ctime_ns != before.st_ctime_ns
+        assert os.stat(path).st_size == 0
+        queue.engine.put(2, b"y", True, None)
+        assert other.engine.get(True, 1.0) == (2, b"y")
+
+    def test_a_remover_that_is_killed_half_way_leaves_nothing(self, opened: Open) -> None:
+        queue = opened()
+        queue.engine.put(1, b"x", True, None)
+        os.truncate(segment.sidecar.sidecar_of(queue.segment), 1)
+        queue.close()
+        assert left_of({queue.segment.header.uuid.hex()}) == []
 
     def test_sidecars_in_use_are_not_swept(self, opened: Open) -> None:
         queue = opened()

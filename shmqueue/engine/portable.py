@@ -1,8 +1,8 @@
 """The portable engine: a ring of records in pure Python, for wherever CPython runs.
 
 It may be slow, it may poll, and it keeps every other promise of the ``Engine`` protocol. All mutable state of a segment
-is under one lock (``shmqueue.engine.portable_lock``, a shmlock lock that survives its owner's death), except where rule
-3 below says otherwise.
+is under one lock (``shmqueue.engine.portable_lock``, which survives its owner's death), except where rule 3 below says
+otherwise.
 
     offset   bytes  what
          0     128  header      written once by shmqueue.segment
@@ -10,6 +10,7 @@ is under one lock (``shmqueue.engine.portable_lock``, a shmlock lock that surviv
        129       1  putters     somebody may be asleep in a put: raised before each sleep, taken down by each commit
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
+       132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
        192     104  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
        320     104  state[1]
       4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
@@ -44,7 +45,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after
-from shmqueue.engine.portable_lock import NOTHING, DeathSafeLock, Hold, Owner
+from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.engine.portable_state import NUMBER_MAX, SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
@@ -72,7 +73,8 @@ LONG = 50e-3
 LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
-_SELECTOR, _PUTTERS, _GETTERS, _NOWHERE = 128, 129, 130, 131
+_SELECTOR, _PUTTERS, _GETTERS = 128, 129, 130
+_WAITERS = slice(_PUTTERS, _GETTERS + 1)
 _NO_BYTES = slice(0, 0)
 _WRITE_NOTHING = (
     _NO_BYTES,
@@ -81,10 +83,10 @@ _WRITE_NOTHING = (
     b"",
     _NO_BYTES,
     b"",
-    _NOWHERE,
+    NOWHERE,
     NOTHING,
 )  # the plan of who was overtaken, see _commit
-_SLOTS = (192, 320)
+_SLOTS = slice(192, 192 + SLOT_SIZE), slice(320, 320 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
 _RECORD = Struct("=II")
@@ -114,6 +116,7 @@ class PortableEngine:
         self._told = 0  # what was reported last
         self._has_grown = False  # since then
         self._lock = DeathSafeLock(segment)
+        self._known: tuple[bytes, State | None] = b"", None  # a slot that was checked, and what it says
         self._calls: dict[int, int] = {}  # thread -> its calls in flight; more than 1 if a signal handler calls
         self._pid = os.getpid()  # in which those calls are
         self._closing = False
@@ -155,7 +158,7 @@ class PortableEngine:
         return self._counted(lambda: self._at_once(_finish_one))
 
     def join(self, timeout: float | None, /) -> bool:
-        return self._counted(lambda: self._watch(lambda state: not state.unfinished, _NOWHERE, timeout))
+        return self._counted(lambda: self._watch(lambda state: not state.unfinished, NOWHERE, timeout))
 
     def qsize(self, /) -> int:
         return self._counted(self._current).items
@@ -318,13 +321,26 @@ class PortableEngine:
         memory = self._memory
         for _ in range(_PEEKS):
             selector = memory[_SELECTOR]
-            start = _SLOTS[selector & 1]
-            slot = memory[start : start + SLOT_SIZE]
+            slot = memory[_SLOTS[selector & 1]]
             if memory[_SELECTOR] == selector:
-                state = unpack(slot, self._ring.room)
-                if state is not None and state.serial & 0xFF == selector and not state.contradiction(self._ring.room):
-                    return state
+                try:
+                    return self._state_in(slot, selector)
+                except Contradiction:
+                    pass
         return None
+
+    def _state_in(self, slot: bytes, selector: int) -> State:
+        known, state = self._known
+        if slot == known and state is not None and state.serial & 0xFF == selector:
+            return state  # nothing has changed since it was checked
+        state = unpack(slot, self._ring.room)
+        if state is None or state.serial & 0xFF != selector:
+            raise Contradiction("the state's checksum is wrong")
+        contradiction = state.contradiction(self._ring.room)
+        if contradiction is not None:
+            raise Contradiction(contradiction)
+        self._known = slot, state
+        return state
 
     def _locked(self, attempt: _Attempt[_T], deadline: float | None) -> _T | None:
         """Make the attempt under the lock and commit what it says. None: it was too early for it, or the lock taken.
@@ -336,13 +352,13 @@ class PortableEngine:
         """
         while True:
             owner = self._lock.owner()
-            hold = Hold(owner)
+            hold = Hold(owner, self._memory)
             selector = None
             try:
                 if not owner.acquire(hold, deadline, self._is_closing):
                     return None
                 selector = self._memory[_SELECTOR]
-                state = self._load(selector)
+                state = self._state_in(self._memory[_SLOTS[selector & 1]], selector)
                 following, result, data = attempt(state, hold)
                 done = self._commit(owner, hold, state, following, data)
                 owner.release(hold)
@@ -353,7 +369,7 @@ class PortableEngine:
                     overtaken = owner.hold is not hold
                     if selector is not None:  # no jump between the look at the hold and the store, as in _commit
                         hold.last = NOTHING  # what it would give back is in use again
-                        self._memory[(_NOWHERE, _SELECTOR)[owner.hold is hold]] = selector
+                        self._memory[(NOWHERE, _SELECTOR)[owner.hold is hold]] = selector
                 finally:
                     try:
                         owner.release(hold)
@@ -368,17 +384,6 @@ class PortableEngine:
                     self._broken = str(error)
                     self._require_usable()
 
-    def _load(self, selector: int) -> State:
-        """The state, under the lock."""
-        start = _SLOTS[selector & 1]
-        state = unpack(self._memory[start : start + SLOT_SIZE], self._ring.room)
-        if state is None or state.serial & 0xFF != selector:
-            raise Contradiction("the state's checksum is wrong")
-        contradiction = state.contradiction(self._ring.room)
-        if contradiction is not None:
-            raise Contradiction(contradiction)
-        return state
-
     def _commit(self, owner: Owner, hold: Hold, state: State, following: State | None, data: bytes) -> bool:
         """Write ``data`` behind the last record and make ``following`` the current state. False: we were overtaken."""
         if hold.recovered:
@@ -386,10 +391,10 @@ class PortableEngine:
             following = following._replace(recoveries=following.recoveries + 1)
         if following is None:
             return owner.hold is hold
-        following = following._replace(serial=state.serial + 1)
+        following = following.with_serial(state.serial + 1)
         slot = following.pack()
         new_selector = following.serial & 0xFF
-        at = slice(_SLOTS[new_selector & 1], _SLOTS[new_selector & 1] + SLOT_SIZE)
+        at = _SLOTS[new_selector & 1]
         start = HEADER_SIZE + following.offset(following.put_position - len(data))
         end = min(start + len(data), HEADER_SIZE + following.size)
         first, rest = data[: end - start], data[end - start :]
@@ -406,8 +411,7 @@ class PortableEngine:
         memory[at_first] = first
         memory[at_rest] = rest
         memory[at] = slot
-        memory[_PUTTERS] = 0
-        memory[_GETTERS] = 0
+        memory[_WAITERS] = b"\0\0"
         memory[at_selector] = new_selector
         hold.last = last
         return at_selector == _SELECTOR
@@ -486,7 +490,7 @@ class PortableEngine:
     def _put(self, data: bytes, count: int, block: bool, timeout: float | None) -> bool:
         has_room = self._room_for(data, count)
         shortage: list[int] = []  # the errno of a look that found room but no memory
-        add = self._adding(data, count, shortage)
+        add = self._adding(data, count, has_room, shortage)
 
         def unmet(waited: float) -> None:
             while shortage:
@@ -505,11 +509,13 @@ class PortableEngine:
         if self._threshold:
             most_used = min(most_used, self._threshold - 1)
         most_items = self._maxsize - count if self._maxsize else NUMBER_MAX
-        return lambda state: state.used <= most_used and state.items <= most_items
+        return lambda state: (
+            state.put_position - state.get_position <= most_used and state.put_count - state.get_count <= most_items
+        )
 
-    def _adding(self, data: bytes, count: int, shortage: list[int]) -> _Attempt[bool]:
-        has_room = self._room_for(data, count)
-
+    def _adding(
+        self, data: bytes, count: int, has_room: Callable[[State], bool], shortage: list[int]
+    ) -> _Attempt[bool]:
         def add(state: State, hold: Hold) -> _Step[bool]:
             self._require_open_to_all(state)
             if not has_room(state):
@@ -521,12 +527,7 @@ class PortableEngine:
                     raise error.__cause__ or error from None
                 shortage.append(error.errno)
                 return None, None, b""
-            following = place._replace(
-                put_position=state.put_position + len(data),
-                put_count=state.put_count + count,
-                high_water=max(state.high_water, state.items + count),
-            )
-            return following, True, data
+            return place.after_put(len(data), count), True, data
 
         return add
 
@@ -552,16 +553,17 @@ class PortableEngine:
                 raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
             records.append((method, self._copy_out(state, hold, position + RECORD_HEADER_SIZE, length)))
             position += RECORD_HEADER_SIZE + length
-        following = state._replace(get_position=position, get_count=state.get_count + count)
+        following = state.after_get(position - state.get_position, count)
         if following.items * RECORD_HEADER_SIZE > following.used or (following.items == 0) != (following.used == 0):
             raise Contradiction("the records' lengths contradict the state")
         return self._trimmed(state, following), records, b""
 
     def _copy_out(self, state: State, hold: Hold, position: int, length: int) -> bytes:
         """A copy of bytes of the ring. They are not even looked at after we were overtaken: the memory may be gone."""
+        memory, owner = self._memory, hold.owner
         start = HEADER_SIZE + state.offset(position)
         end = min(start + length, HEADER_SIZE + state.size)
-        at, memory, owner = slice(start, end), self._memory, hold.owner
+        at = slice(start, end)
         data = memory[(_NO_BYTES, at)[owner.hold is hold]]  # no jump and no call between the look and the copying
         if start + length > end:
             at = slice(HEADER_SIZE, HEADER_SIZE + length - (end - start))

@@ -1,12 +1,10 @@
-"""The portable engine's lock: a shmlock lock that the death of its owner cannot keep.
+"""The portable engine's lock: one that the death of its owner cannot keep.
 
-shmlock's lock is a named block of shared memory: whoever creates it owns the lock and removes it again. A process that
-is killed in between leaves the block, nobody can tell whose it was, and everybody waits for ever. So before the block
-each owner takes something that the kernel takes away from the dead: an exclusive flock on the segment's sidecar file
-(the rules are in ``shmqueue.segment.sidecar``). Whoever has the flock knows that a block he finds is a dead owner's,
-for the living one would have the flock: he removes it and goes on.
+Where there is flock, the lock is an exclusive flock on the segment's sidecar file (the rules are in
+``shmqueue.segment.sidecar``), which the kernel takes away from the dead. The owner keeps a mark in the segment's memory
+while he owns it: whoever takes the lock and finds the mark knows that the last owner died in the middle.
 
-What is guaranteed where there is flock:
+What is guaranteed there:
 
 - One owner at a time, among all threads of all processes that use the segment's sidecar.
 - An owner that dies, by whatever signal and at whatever instruction, has released the lock. ``recovered`` tells the
@@ -19,11 +17,12 @@ What is guaranteed where there is flock:
   conditional one), so not within a plain run of comparisons, subscripts and assignments. If such a run ends with a call
   of a C function, with arguments packed before the look (``act(*arguments)``), they come after that function.
 
-Where there is none (Windows), shmlock is alone and waiting for it is polling. There the system removes a block
-together with the last process that has it open, so a dead owner does not keep that one either. But nobody can overtake
-there: a call that interrupts its own thread's hold raises ``ShmQueueError``.
+Where there is none (Windows), a shmlock lock serves: a named block of shared memory, which whoever creates it owns and
+removes again. There the system removes a block together with the last process that has it open, so a dead owner does
+not keep that one either. But nobody can overtake there: a call that interrupts its own thread's hold raises
+``ShmQueueError``.
 
-Nobody queues up: waiters poll, and the lock is not fair.
+Nobody queues up: waiters look again and again, and the lock is not fair.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any, TypeAlias
 
 from shmlock import ShmLock, remove_shm_from_resource_tracker
@@ -44,22 +44,31 @@ from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 
-__all__ = ["NOTHING", "Act", "DeathSafeLock", "Hold", "Owner"]
+__all__ = ["NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner"]
+
+NOWHERE, OWNED = 131, 132
+"""Offsets in a segment: of a byte where stores go that must have no effect, and of the owner's mark."""
 
 Act: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
 """A C function that runs no Python code, and its arguments: what can be called in the same breath as a look."""
 
 NOTHING: Act = (bool, ())
 
+SPINS = 40
+"""Looks at a lock that is taken, one after the other: in that time a running owner is done with an item or two."""
 SHORTEST_PAUSE = 20e-6
 LONGEST_PAUSE = 1e-3
-"""Seconds between two looks at a lock that is taken, at first and in the end."""
+"""Seconds between two rounds of looks, at first and in the end."""
+
+_let_others_run: Callable[[], object] = getattr(os, "sched_yield", bool)
+
+_BLOCK = "shmqueue-block-"
 
 # The resource tracker of multiprocessing would remove the block of a living owner when another process exits.
 if sys.version_info < (3, 13):
-    remove_shm_from_resource_tracker("shmqueue-block-", print_warning=False)
+    remove_shm_from_resource_tracker(_BLOCK, print_warning=False)
 
-# On Ctrl-C shmlock warns of a block that it may have left. The owner of the sidecar removes it: nothing to warn of.
+# On Ctrl-C shmlock warns of a block that it may have left. The system removes it with the process: nothing to warn of.
 warnings.filterwarnings("ignore", message=r"KeyboardInterrupt: process interrupted .*shmqueue-block-")
 
 
@@ -101,7 +110,7 @@ class DeathSafeLock:
 
     def __init__(self, segment: Segment) -> None:
         self._sidecar = sidecars.sidecar_of(segment)
-        self._block = sidecars.block_of(segment)
+        self._block = _BLOCK + segment.header.uuid.hex()
         self._local = threading.local()
 
     def owner(self) -> Owner:
@@ -117,19 +126,21 @@ class DeathSafeLock:
 
 
 class Hold:
-    """From one ``acquire`` to its ``release``.
+    """From one ``acquire`` to its ``release``, by way of the segment's ``memory``.
 
-    ``recovered``: a dead owner's block was found when the lock was taken. ``last``: what ``release`` does as the last
+    ``recovered``: when the lock was taken, the last owner had died with it. ``last``: what ``release`` does as the last
     thing before it gives the lock up, unless it was overtaken. As nothing can be taken back from then on, it is the
     place for what must not happen before that. Its OSError is ignored.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    __slots__ = ("last", "marked", "memory", "owner", "recovered", "released")
+
+    def __init__(self, owner: Owner, memory: mmap) -> None:
         self.owner = owner
+        self.memory = memory
         self.last = NOTHING
         self.recovered = False
-        self.has_sidecar = False
-        self.shmlock: _Block | None = None
+        self.marked = False
         self.released = True
 
 
@@ -147,7 +158,7 @@ class Owner:
         self._block = block
         self._fd = -1
         self._opened: list[int] = []  # more than one only if an overtaker had to open the sidecar again
-        self._shmlock: _Block | None = None  # to be used again
+        self._shmlock: _Block | None = None  # where there are no sidecars
         _owners.add(self)
 
     def acquire(self, hold: Hold, deadline: float | None, give_up: Callable[[], bool]) -> bool:
@@ -160,10 +171,17 @@ class Owner:
             overtaking = self.hold is not None
             if overtaking and not sidecars.HAS_SIDECARS:
                 raise ShmQueueError("a signal handler or finalizer used a queue in the middle of a call on it")
-            hold.released = False
+            hold.released = hold.marked = False
             self.hold = hold
-            if self._try(hold, overtaking) and self.hold is hold:
-                return True
+            if self._take_sidecar(overtaking) if sidecars.HAS_SIDECARS else self._take_block():
+                memory, marks = hold.memory, (NOWHERE, OWNED)
+                # No jump and no call between the look at the hold and the mark.
+                dead = memory[OWNED]
+                memory[marks[self.hold is hold]] = 1
+                hold.marked = True
+                if self.hold is hold:
+                    hold.recovered = dead != 0 and not overtaking
+                    return True
             self.release(hold)
             if give_up():
                 return False
@@ -183,19 +201,15 @@ class Owner:
         """
         if hold.released:
             return
-        if sidecars.HAS_SIDECARS:
-            self._release_block(hold)
-            self._finish(hold)
-            if self._fd >= 0:
-                sidecars.unlock_sidecar(self._fd)
-        else:
-            self._finish(hold)
-            self._release_block(hold)
-        hold.has_sidecar = False
+        self._finish(hold)
+        if not sidecars.HAS_SIDECARS:
+            self._release_block()
+        elif self._fd >= 0:
+            sidecars.unlock_sidecar(self._fd)
         hold.released = True
 
     def let_go(self, hold: Hold) -> None:
-        """What must be done of ``release`` when even that fails. It needs no memory, and leaves a block as the dead do.
+        """What is left of ``release`` when even that fails. It needs no memory, and leaves the mark as the dead do.
 
         Harmless after ``release``.
         """
@@ -207,59 +221,50 @@ class Owner:
 
     def _finish(self, hold: Hold) -> None:
         try:
+            acts, marks, memory = (NOTHING, hold.last), (NOWHERE, OWNED), hold.memory
             # No jump and no call between the look at the hold and the body of act.
-            act, arguments = (NOTHING, hold.last)[self.hold is hold]
+            is_ours = self.hold is hold
+            act, arguments = acts[is_ours]
+            memory[marks[is_ours & hold.marked]] = 0
             self.hold = None
             act(*arguments)
         except OSError as error:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
                 raise  # it is a signal handler's
 
-    def _try(self, hold: Hold, overtaking: bool) -> bool:
-        if not sidecars.HAS_SIDECARS:
-            return self._take_block(hold)
-        if not self._take_sidecar(overtaking):
-            return False
-        hold.has_sidecar = True
-        if not sidecars.block_has_room():
-            return True  # the sidecar is enough to keep the others out
-        if self._take_block(hold):
-            return True
-        sidecars.remove_block(self._block)  # a dead owner's, for the living one would have the sidecar
-        hold.recovered = not overtaking
-        return self._take_block(hold)
-
     def _take_sidecar(self, overtaking: bool) -> bool:
         while True:
             if self._fd < 0:
                 self._opened.append(sidecars.open_sidecar(self._sidecar))
                 self._fd = self._opened[-1]
-            owned = sidecars.try_lock_sidecar(self._fd, self._sidecar)
+            for _ in range(SPINS):
+                owned = sidecars.try_lock_sidecar(self._fd, self._sidecar)
+                if owned is not False:
+                    break
+                _let_others_run()
             if owned is not None:
                 return owned
             self._fd = -1
             if not overtaking:  # else the one who was interrupted may be about to use it
                 self._close()
 
-    def _take_block(self, hold: Hold) -> bool:
-        if hold.shmlock is None:
-            hold.shmlock, self._shmlock = self._shmlock, None
-        if hold.shmlock is None:
-            hold.shmlock = _Block(self._block)
+    def _take_block(self) -> bool:
+        if self._shmlock is None:
+            self._shmlock = _Block(self._block)
         try:
-            return bool(hold.shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
+            return bool(self._shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
         except OSError as error:
             cause = error.__cause__ or error  # shmlock's own words speak of an exit event, which is not there
             if isinstance(cause, OSError) and cause.filename is None:
                 cause.filename = self._block
             raise cause from None
 
-    def _release_block(self, hold: Hold) -> None:
-        shmlock, hold.shmlock = hold.shmlock, None
-        if shmlock is not None and shmlock.release():
-            self._shmlock = shmlock
-        elif hold.has_sidecar and self.hold is hold:  # acquire or release was interrupted: shmlock may have left it
-            sidecars.remove_block(self._block)
+    def _release_block(self) -> None:
+        shmlock, self._shmlock = self._shmlock, None
+        if shmlock is not None:
+            shmlock.release()
+            if not shmlock.locked:
+                self._shmlock = shmlock
 
     def _close(self) -> None:
         self._fd = -1

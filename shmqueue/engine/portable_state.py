@@ -83,6 +83,26 @@ class State(NamedTuple):
         dropped = self.dropped + min(self.items, self.unfinished)
         return self._replace(get_position=self.put_position, get_count=self.put_count, dropped=dropped)
 
+    def with_serial(self, serial: int) -> State:
+        """The same, under another serial number."""
+        return State(serial, *self[1:])
+
+    def after_put(self, length: int, count: int) -> State:
+        """The state after ``count`` records of ``length`` bytes together were added."""
+        serial, put_position, put_count, get_position, get_count, dropped, done, high_water, *others = self
+        put_count += count
+        items = put_count - get_count
+        if items > high_water:
+            high_water = items
+        return State(
+            serial, put_position + length, put_count, get_position, get_count, dropped, done, high_water, *others
+        )
+
+    def after_get(self, length: int, count: int) -> State:
+        """The state after the oldest ``count`` records, of ``length`` bytes together, were taken."""
+        serial, put_position, put_count, get_position, get_count, *others = self
+        return State(serial, put_position, put_count, get_position + length, get_count + count, *others)
+
     def with_ring(self, size: int, offset: int = 0) -> State:
         """The state in a ring of another size, with the oldest record at an offset of it."""
         return self._replace(size=size, base=self.get_position - offset)
@@ -92,23 +112,25 @@ class State(NamedTuple):
 
         They may wrap only as far as the ring can still grow: the growth puts what wraps behind the ring.
         """
-        end = self.end + length
-        return end <= self.size or (self.used + length <= self.size and (self.size == room.most or end <= room.most))
+        size, used = self.size, self.put_position - self.get_position
+        end = (self.get_position - self.base) % size + used + length
+        return end <= size or (used + length <= size and (size == room.most or end <= room.most))
 
     def contradiction(self, room: Room) -> str | None:
         """What cannot be true of this state, or None."""
-        used, items = self.used, self.items
-        if max(self) > NUMBER_MAX or self.shut > 2:
+        _, put_position, put_count, get_position, get_count, dropped, done, _, _, shut, size, base = self
+        used, items = put_position - get_position, put_count - get_count
+        if max(self) > NUMBER_MAX or shut > 2:
             return "the state holds an impossible number"
-        if not room.least <= self.size <= room.most or self.base > self.get_position:
-            return f"there cannot be a ring of {self.size} bytes from position {self.base} on"
-        if not 0 <= used <= self.size:
-            return f"the positions {self.put_position} and {self.get_position} contradict each other"
+        if not room.least <= size <= room.most or base > get_position:
+            return f"there cannot be a ring of {size} bytes from position {base} on"
+        if not 0 <= used <= size:
+            return f"the positions {put_position} and {get_position} contradict each other"
         if not 0 <= items * RECORD_HEADER_SIZE <= used or (items == 0) != (used == 0):
             return f"there cannot be {items} items in {used} bytes"
-        if self.size < room.most < self.end:
-            return f"the positions {self.put_position} and {self.get_position} leave the ring no way to grow"
-        if self.dropped > self.get_count or self.done > self.put_count:
+        if size < room.most < self.end:
+            return f"the positions {put_position} and {get_position} leave the ring no way to grow"
+        if dropped > get_count or done > put_count:
             return "the counts contradict each other"
         return None
 
@@ -123,5 +145,5 @@ def unpack(slot: bytes, room: Room) -> State | None:
     (checksum,) = _CHECKSUM.unpack_from(slot, _FIELDS.size)
     if zlib.crc32(slot[: _FIELDS.size]) ^ _OF_ZEROS != checksum:
         return None
-    state = State._make(_FIELDS.unpack_from(slot))
+    state = State(*_FIELDS.unpack_from(slot))
     return state if state.size else state._replace(size=room.least)

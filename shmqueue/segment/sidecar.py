@@ -1,22 +1,21 @@
 """Sidecars: the files that the portable engine locks.
 
-Its lock (engine/portable_lock.py) is an exclusive flock on a file beside the segment, the sidecar, and then a shmlock
-block, which only the owner of that flock touches. Both carry the segment's uuid in their names.
+Its lock (engine/portable_lock.py) is an exclusive flock on a file beside the segment, the sidecar, which carries the
+segment's uuid in its name.
 
-  1. Who has got the flock owns the lock only if the sidecar's path still names the file that he locked: he looks
-     after locking, and opens the path anew if it does not.
-  2. Only the owner removes a sidecar from its path, and the block before it.
+  1. A sidecar is empty, and its path names it. Who has got the flock on a file that has bytes, or no name, does not own
+     the lock: he opens the path anew.
+  2. Only the owner removes a sidecar: he gives the file a byte, which it keeps for good, then takes its name away.
+  3. Who finds a file with bytes at the path, and has the flock on it, takes its name away for who died doing so.
 
-Two never own the lock at once: for that the path would have to change while the first one owns it, which rule 2
-forbids. So a sidecar may be removed at any time, even that of a queue that has lost its name to unlink() and is still
-used: its users make another one. And no block outlives its sidecar, so that sweeping sidecars sweeps all blocks; to
-judge a block by itself would be wrong, for its segment may lie in another directory ($SHMQUEUE_DIR).
+Two never own the lock at once: for that the first one's file would have to get a byte or lose its name while he owns
+it, which rule 2 forbids. So a sidecar may be removed at any time, even that of a queue that has lost its name to
+unlink() and is still used: its users make another one.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -31,22 +30,14 @@ from shmqueue.segment.files import (
     same_file,
 )
 from shmqueue.segment.header import FIELDS, MAGIC, refused, uuid_in
-from shmqueue.segment.naming import directory, file_prefix, has_free_inode, list_entries
+from shmqueue.segment.naming import directory, file_prefix, list_entries
 
 if TYPE_CHECKING:
     from shmqueue.segment.handle import Segment
 
-try:
-    import _posixshmem  # type: ignore[import-not-found, unused-ignore]
-except ImportError:  # Windows, where a block of shared memory goes with its last handle
-    _posixshmem = None
-
 __all__ = [
     "HAS_SIDECARS",
-    "block_has_room",
-    "block_of",
     "open_sidecar",
-    "remove_block",
     "remove_lock_files",
     "sidecar_of",
     "sweep_sidecars",
@@ -55,8 +46,6 @@ __all__ = [
 ]
 
 HAS_SIDECARS = fcntl is not None
-_BLOCK = "shmqueue-block-"
-_BLOCK_NAME_LENGTH = 30 if sys.platform == "darwin" else 255  # macOS cuts the uuid to 60 bits, which is plenty
 _SIDECAR_PATIENCE = 50  # milliseconds that the last holder waits for somebody's short look at the sidecar
 
 
@@ -67,15 +56,6 @@ def _sidecar_prefix() -> str:
 def sidecar_of(segment: Segment) -> str:
     """The path of a segment's sidecar, whether it exists or not."""
     return os.path.join(os.path.dirname(segment.path), _sidecar_prefix() + segment.header.uuid.hex())
-
-
-def block_of(segment: Segment) -> str:
-    """The name of a segment's shmlock block."""
-    return _block_name(segment.header.uuid.hex())
-
-
-def _block_name(uuid_hex: str) -> str:
-    return (_BLOCK + uuid_hex)[:_BLOCK_NAME_LENGTH]
 
 
 def open_sidecar(path: str) -> int:
@@ -114,34 +94,22 @@ def _make_sidecar(path: str) -> None:
 
 
 def try_lock_sidecar(fd: int, path: str) -> bool | None:
-    """Try to own the lock. False: another does. None: ``fd`` is no longer the sidecar at ``path``, open it anew."""
+    """Try to own the lock. False: another does. None: ``fd`` is no sidecar any more, open the path anew."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    return True if same_file(fd, path) else None
+    status = os.fstat(fd)
+    if status.st_nlink > 0 and status.st_size == 0:
+        return True
+    if same_file(fd, path):
+        os.unlink(path)
+    return None
 
 
 def unlock_sidecar(fd: int) -> None:
     """Give the lock up, or do nothing if ``fd`` does not have it."""
     fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def block_has_room() -> bool:
-    """Whether a shmlock block can be made and written to now: in a full /dev/shm that would be the process's death."""
-    try:
-        return os.statvfs("/dev/shm").f_bavail > 0 and has_free_inode("/dev/shm")
-    except OSError:
-        return True
-
-
-def remove_block(name: str) -> None:
-    """Remove a shmlock block. One that was never given its size cannot be attached to first, so this does without."""
-    try:
-        if _posixshmem is not None:
-            _posixshmem.shm_unlink("/" + name)
-    except FileNotFoundError:
-        pass
 
 
 def remove_lock_files(fd: int, parent: str) -> None:
@@ -151,14 +119,13 @@ def remove_lock_files(fd: int, parent: str) -> None:
         return
     uuid_hex = uuid_in(data).hex()
     try:
-        remove_block(_block_name(uuid_hex))
-        _remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), uuid_hex, _SIDECAR_PATIENCE)
+        _remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), _SIDECAR_PATIENCE)
     except OSError:
         pass  # the segment's removal is more important, and the next sweep tries again
 
 
-def _remove_sidecar(path: str, uuid_hex: str, patience: int) -> None:
-    """Remove a sidecar and its block, by rule 2; leave it if it is in use for longer than ``patience`` milliseconds."""
+def _remove_sidecar(path: str, patience: int) -> None:
+    """Remove a sidecar, by rule 2; leave it if it is in use for longer than ``patience`` milliseconds."""
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
@@ -167,7 +134,7 @@ def _remove_sidecar(path: str, uuid_hex: str, patience: int) -> None:
         try:
             owned = try_lock_sidecar(fd, path)
             if owned:
-                remove_block(_block_name(uuid_hex))
+                os.ftruncate(fd, 1)
                 os.unlink(path)
                 return
         finally:
@@ -194,7 +161,7 @@ def sweep_sidecars(entries: list[str]) -> None:
         uuid_hex = entry[len(prefix) :]
         if uuid_hex not in alive:
             try:
-                _remove_sidecar(os.path.join(directory(), entry), uuid_hex, patience=0)
+                _remove_sidecar(os.path.join(directory(), entry), patience=0)
             except OSError:
                 continue  # somebody else was faster
 
