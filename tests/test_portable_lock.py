@@ -514,6 +514,62 @@ class TestLeftovers:
         assert os.stat(segment.sidecar.sidecar_of(queue.segment)).st_mode & 0o777 == 0o600
 
 
+AT_THE_END = """
+import atexit, sys, threading
+begin, end = threading.Event(), threading.Event()
+atexit.register(lambda: (begin.set(), end.wait(0.5)))  # called when the package has given its queues up
+import shmqueue
+q = shmqueue.ShmQueue(sys.argv[1])
+def use():
+    q.put(2)
+    q.get()
+"""
+
+A_DAEMON_THREAD = """
+def late():
+    begin.wait()
+    use()
+    end.set()
+threading.Thread(target=late, daemon=True).start()
+"""
+
+A_DAEMON_THREAD_UNDER_THE_LOCK = """
+engine = q._engine
+def late(state, hold):
+    inside.set()
+    begin.wait()
+    return None, True, b""
+inside = threading.Event()
+threading.Thread(target=lambda: (engine._locked(late, None), end.set()), daemon=True).start()
+inside.wait()
+"""
+
+THE_MAIN_THREAD = """
+begin.set = use
+end.set()
+"""
+
+
+class TestEndOfProcess:
+    @pytest.mark.parametrize("used", [True, False])
+    @pytest.mark.parametrize(
+        "who",
+        [
+            pytest.param(A_DAEMON_THREAD, id="daemon thread"),
+            pytest.param(A_DAEMON_THREAD_UNDER_THE_LOCK, id="daemon thread under the lock"),
+            pytest.param(THE_MAIN_THREAD, id="main thread"),
+        ],
+    )
+    def test_who_still_uses_the_queue_leaves_no_sidecar(
+        self, name: str, who: str, used: bool, segment_directory: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SHMQUEUE_ENGINE", "portable")
+        with python(AT_THE_END + "use()\n" * used + who, name) as process:
+            assert process.communicate(timeout=20.0) == ("", "")
+        assert process.returncode == 0
+        assert os.listdir(segment_directory) == []
+
+
 class TestWithoutSidecars:
     def test_shmlock_alone_excludes(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(segment.sidecar, "HAS_SIDECARS", False)

@@ -115,7 +115,7 @@ class PortableEngine:
         self._report = report
         self._told = 0  # what was reported last
         self._has_grown = False  # since then
-        self._lock = DeathSafeLock(segment)
+        self._lock = DeathSafeLock(segment, self._memory)
         self._known: tuple[bytes, State | None] = b"", None  # a slot that was checked, and what it says
         self._calls: dict[int, int] = {}  # thread -> its calls in flight; more than 1 if a signal handler calls
         self._pid = os.getpid()  # in which those calls are
@@ -351,8 +351,8 @@ class PortableEngine:
         function returns.
         """
         while True:
-            owner = self._lock.owner()
-            hold = Hold(owner, self._memory)
+            hold = self._lock.hold()
+            owner = hold.owner
             selector = None
             try:
                 if not owner.acquire(hold, deadline, self._is_closing):

@@ -9,6 +9,8 @@ What is guaranteed there:
 - One owner at a time, among all threads of all processes that use the segment's sidecar.
 - An owner that dies, by whatever signal and at whatever instruction, has released the lock. ``recovered`` tells the
   next one. A forked child owns nothing, and the descriptors that it inherits do not keep its parent's lock.
+- A process that ends leaves no sidecar, even if its daemon threads still use the queue: when their handle on the
+  segment has been given up, they make no sidecar any more but wait for the end. Other threads remove what they made.
 - Waiting for the lock ends at the deadline or when the caller's ``give_up`` says so.
 - A signal handler or finalizer that interrupts its own thread's hold of the lock does not deadlock: it overtakes. It
   takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
@@ -108,7 +110,9 @@ _interrupted: list[_Block] = []
 class DeathSafeLock:
     """The lock of one segment, as one handle sees it."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, memory: mmap) -> None:
+        self._segment = segment
+        self._memory = memory
         self._sidecar = sidecars.sidecar_of(segment)
         self._block = _BLOCK + segment.header.uuid.hex()
         self._local = threading.local()
@@ -120,23 +124,28 @@ class DeathSafeLock:
             owner = self._local.owner = _owner_of_this_thread(self._sidecar, self._block)
         return owner
 
+    def hold(self) -> Hold:
+        """What the calling thread's next hold of the lock will be."""
+        return Hold(self.owner(), self._segment, self._memory)
+
     def close(self) -> None:
         """Close the descriptors of all threads but those that are just using them."""
         self._local = threading.local()
 
 
 class Hold:
-    """From one ``acquire`` to its ``release``, by way of the segment's ``memory``.
+    """From one ``acquire`` to its ``release``.
 
     ``recovered``: when the lock was taken, the last owner had died with it. ``last``: what ``release`` does as the last
     thing before it gives the lock up, unless it was overtaken. As nothing can be taken back from then on, it is the
     place for what must not happen before that. Its OSError is ignored.
     """
 
-    __slots__ = ("last", "marked", "memory", "owner", "recovered", "released")
+    __slots__ = ("last", "marked", "memory", "owner", "recovered", "released", "segment")
 
-    def __init__(self, owner: Owner, memory: mmap) -> None:
+    def __init__(self, owner: Owner, segment: Segment, memory: mmap) -> None:
         self.owner = owner
+        self.segment = segment
         self.memory = memory
         self.last = NOTHING
         self.recovered = False
@@ -173,7 +182,7 @@ class Owner:
                 raise ShmQueueError("a signal handler or finalizer used a queue in the middle of a call on it")
             hold.released = hold.marked = False
             self.hold = hold
-            if self._take_sidecar(overtaking) if sidecars.HAS_SIDECARS else self._take_block():
+            if self._take_sidecar(hold, overtaking) if sidecars.HAS_SIDECARS else self._take_block():
                 memory, marks = hold.memory, (NOWHERE, OWNED)
                 # No jump and no call between the look at the hold and the mark.
                 dead = memory[OWNED]
@@ -206,6 +215,8 @@ class Owner:
             self._release_block()
         elif self._fd >= 0:
             sidecars.unlock_sidecar(self._fd)
+            if hold.segment.fileno() < 0:
+                sidecars.remove_sidecar(self._sidecar)
         hold.released = True
 
     def let_go(self, hold: Hold) -> None:
@@ -232,9 +243,11 @@ class Owner:
             if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
                 raise  # it is a signal handler's
 
-    def _take_sidecar(self, overtaking: bool) -> bool:
+    def _take_sidecar(self, hold: Hold, overtaking: bool) -> bool:
         while True:
             if self._fd < 0:
+                while hold.segment.fileno() < 0 and threading.current_thread().daemon:
+                    time.sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
                 self._opened.append(sidecars.open_sidecar(self._sidecar))
                 self._fd = self._opened[-1]
             for _ in range(SPINS):

@@ -39,6 +39,7 @@ __all__ = [
     "HAS_SIDECARS",
     "open_sidecar",
     "remove_lock_files",
+    "remove_sidecar",
     "sidecar_of",
     "sweep_sidecars",
     "try_lock_sidecar",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 HAS_SIDECARS = fcntl is not None
-_SIDECAR_PATIENCE = 50  # milliseconds that the last holder waits for somebody's short look at the sidecar
+_SIDECAR_PATIENCE = 1000  # milliseconds that the last holder waits for a daemon thread's call, or a sweep, to be over
 
 
 def _sidecar_prefix() -> str:
@@ -118,14 +119,18 @@ def remove_lock_files(fd: int, parent: str) -> None:
     if len(data) < FIELDS.size or not data.startswith(MAGIC + b"portable"):
         return
     uuid_hex = uuid_in(data).hex()
+    remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), _SIDECAR_PATIENCE)
+
+
+def remove_sidecar(path: str, patience: int = 0) -> None:
+    """Remove a sidecar if that can be done; leave it if it is in use for longer than ``patience`` milliseconds."""
     try:
-        _remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), _SIDECAR_PATIENCE)
+        _remove_sidecar(path, patience)
     except OSError:
-        pass  # the segment's removal is more important, and the next sweep tries again
+        pass  # whatever it is removed for is more important, and the next sweep tries again
 
 
 def _remove_sidecar(path: str, patience: int) -> None:
-    """Remove a sidecar, by rule 2; leave it if it is in use for longer than ``patience`` milliseconds."""
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
@@ -160,10 +165,7 @@ def sweep_sidecars(entries: list[str]) -> None:
     for entry in sidecars:
         uuid_hex = entry[len(prefix) :]
         if uuid_hex not in alive:
-            try:
-                _remove_sidecar(os.path.join(directory(), entry), patience=0)
-            except OSError:
-                continue  # somebody else was faster
+            remove_sidecar(os.path.join(directory(), entry))
 
 
 def _uuids() -> set[str]:
