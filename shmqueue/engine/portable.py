@@ -45,7 +45,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after
-from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner
+from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.engine.portable_state import NUMBER_MAX, SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
@@ -66,6 +66,9 @@ _T = TypeVar("_T")
 SHORTEST_PAUSE = 50e-6
 LONGEST_PAUSE = 10e-3
 """Seconds between two looks for an item or for room, at first and in the end."""
+
+MOST_LOOKS = 64
+"""Looks for the next commit before the first pause."""
 
 LONG = 50e-3
 """Seconds after which a getter that found nothing takes it that the memory is not needed soon."""
@@ -90,6 +93,7 @@ _SLOTS = slice(192, 192 + SLOT_SIZE), slice(320, 320 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
 _RECORD = Struct("=II")
+_SHORT = 64  # bytes of a record, or what follows it, that are copied before its length is known
 _RECORD_LENGTH_MAX = 0xFFFFFFFF
 
 _Step: TypeAlias = "tuple[State | None, _T | None, bytes]"
@@ -116,6 +120,7 @@ class PortableEngine:
         self._told = 0  # what was reported last
         self._has_grown = False  # since then
         self._lock = DeathSafeLock(segment, self._memory)
+        self._looks = MOST_LOOKS
         self._known: tuple[bytes, State | None] = b"", None  # a slot that was checked, and what it says
         self._calls: dict[int, int] = {}  # thread -> its calls in flight; more than 1 if a signal handler calls
         self._pid = os.getpid()  # in which those calls are
@@ -251,18 +256,33 @@ class PortableEngine:
         block = block and (timeout is None or timeout > 0)
         began = time.monotonic()
         deadline = deadline_after(timeout if block else LOCK_PATIENCE)
-        pause = SHORTEST_PAUSE
+        pause = 0.0
         while True:
-            state = self._peek()
+            state = self._known[1]  # what was true a moment ago is worth an attempt
+            if state is None or not ready(state):
+                state = self._peek()
             if state is None or ready(state):
                 result = self._locked(attempt, deadline)
                 if result is not None:
                     return result
             self._require_usable()
             unmet(time.monotonic() - began)
-            if not block or not self._sleep(pause, deadline, flag):
+            if not block:
                 return None
-            pause = min(1.25 * pause, LONGEST_PAUSE)
+            if (pause or not self._sees_commit(state)) and not self._sleep(pause or SHORTEST_PAUSE, deadline, flag):
+                return None
+            pause = min(1.25 * pause, LONGEST_PAUSE) or SHORTEST_PAUSE
+
+    def _sees_commit(self, state: State | None) -> bool:
+        """Look for the next commit for a moment, which is the shorter the more often there was none."""
+        seen = state.serial & 0xFF if state is not None else -1
+        for _ in range(self._looks):
+            if self._memory[_SELECTOR] != seen:
+                self._looks = min(2 * self._looks, MOST_LOOKS)
+                return True
+            let_others_run()
+        self._looks = max(self._looks // 2, 1)
+        return False
 
     def _watch(self, condition: Callable[[State], object], flag: int, timeout: float | None) -> bool:
         """Wait until the state, read without the lock, meets the condition. False: not in time."""
@@ -391,14 +411,20 @@ class PortableEngine:
             following = following._replace(recoveries=following.recoveries + 1)
         if following is None:
             return owner.hold is hold
-        following = following.with_serial(state.serial + 1)
+        serial = state.serial + 1
+        if following.serial != serial:
+            following = following._replace(serial=serial)
         slot = following.pack()
-        new_selector = following.serial & 0xFF
+        new_selector = serial & 0xFF
         at = _SLOTS[new_selector & 1]
-        start = HEADER_SIZE + following.offset(following.put_position - len(data))
-        end = min(start + len(data), HEADER_SIZE + following.size)
-        first, rest = data[: end - start], data[end - start :]
-        at_first, at_rest = slice(start, end), slice(HEADER_SIZE, HEADER_SIZE + len(rest))
+        at_first, first, at_rest, rest = _NO_BYTES, data, _NO_BYTES, b""
+        if data:
+            start = HEADER_SIZE + following.offset(following.put_position - len(data))
+            end = HEADER_SIZE + following.size
+            if start + len(data) > end:
+                first, rest = data[: end - start], data[end - start :]
+                at_rest = slice(HEADER_SIZE, HEADER_SIZE + len(rest))
+            at_first = slice(start, start + len(first))
         last = self._ring.giving_back(following) if hold.recovered or following.size < state.size else NOTHING
         plans = (_WRITE_NOTHING, (at_first, first, at_rest, rest, at, slot, _SELECTOR, last))
         moves = (NOTHING, self._ring.moving(state, following) if following.size != state.size else NOTHING)
@@ -414,6 +440,7 @@ class PortableEngine:
         memory[_WAITERS] = b"\0\0"
         memory[at_selector] = new_selector
         hold.last = last
+        self._known = slot, following
         return at_selector == _SELECTOR
 
     # ---- memory ----
@@ -534,8 +561,11 @@ class PortableEngine:
     # ---- get ----
 
     def _take_one(self, state: State, hold: Hold) -> _Step[tuple[int, bytes]]:
-        following, records, nothing = self._take(state, hold, 1)
-        return following, records[0] if records else None, nothing
+        if state.put_count == state.get_count:
+            self._require_open_to_all(state)
+            return None, None, b""
+        record, length = self._record_at(state, hold, state.get_position)
+        return self._after_get(state, length, 1), record, b""
 
     def _take(self, state: State, hold: Hold, most: int) -> _Step[list[tuple[int, bytes]]]:
         count = min(most, state.items)
@@ -543,20 +573,33 @@ class PortableEngine:
             self._require_open_to_all(state)
             return None, None, b""
         records = []
-        position = state.get_position
+        taken = 0
         for _ in range(count):
-            used = state.put_position - position
-            if used < RECORD_HEADER_SIZE:
-                raise Contradiction("there are fewer records than the state says")
-            length, method = _RECORD.unpack(self._copy_out(state, hold, position, RECORD_HEADER_SIZE))
-            if length > used - RECORD_HEADER_SIZE:
-                raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
-            records.append((method, self._copy_out(state, hold, position + RECORD_HEADER_SIZE, length)))
-            position += RECORD_HEADER_SIZE + length
-        following = state.after_get(position - state.get_position, count)
-        if following.items * RECORD_HEADER_SIZE > following.used or (following.items == 0) != (following.used == 0):
+            record, length = self._record_at(state, hold, state.get_position + taken)
+            records.append(record)
+            taken += length
+        return self._after_get(state, taken, count), records, b""
+
+    def _record_at(self, state: State, hold: Hold, position: int) -> tuple[tuple[int, bytes], int]:
+        """A copy of the record at a position, as (method, payload), and the bytes that it takes."""
+        used = state.put_position - position
+        if used < RECORD_HEADER_SIZE:
+            raise Contradiction("there are fewer records than the state says")
+        data = self._copy_out(state, hold, position, min(used, _SHORT))
+        length, method = _RECORD.unpack_from(data)
+        end = RECORD_HEADER_SIZE + length
+        if end > used:
+            raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
+        if end > _SHORT:
+            return (method, self._copy_out(state, hold, position + RECORD_HEADER_SIZE, length)), end
+        return (method, data[RECORD_HEADER_SIZE:end]), end
+
+    def _after_get(self, state: State, length: int, count: int) -> State:
+        following = state.after_get(length, count)
+        items, used = following.items, following.used
+        if items * RECORD_HEADER_SIZE > used or (items == 0) != (used == 0):
             raise Contradiction("the records' lengths contradict the state")
-        return self._trimmed(state, following), records, b""
+        return self._trimmed(state, following)
 
     def _copy_out(self, state: State, hold: Hold, position: int, length: int) -> bytes:
         """A copy of bytes of the ring. They are not even looked at after we were overtaken: the memory may be gone."""

@@ -46,7 +46,7 @@ from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 
-__all__ = ["NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner"]
+__all__ = ["NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner", "let_others_run"]
 
 NOWHERE, OWNED = 131, 132
 """Offsets in a segment: of a byte where stores go that must have no effect, and of the owner's mark."""
@@ -56,13 +56,14 @@ Act: TypeAlias = "tuple[Callable[..., object], tuple[Any, ...]]"
 
 NOTHING: Act = (bool, ())
 
-SPINS = 40
-"""Looks at a lock that is taken, one after the other: in that time a running owner is done with an item or two."""
+SPINS = 60
+"""Looks at a lock that is taken, before the first pause and after each: a running owner is done in less time."""
 SHORTEST_PAUSE = 20e-6
 LONGEST_PAUSE = 1e-3
 """Seconds between two rounds of looks, at first and in the end."""
 
-_let_others_run: Callable[[], object] = getattr(os, "sched_yield", bool)
+let_others_run: Callable[[], object] = getattr(os, "sched_yield", bool)
+"""What to do between two looks: where the system offers nothing, nothing."""
 
 _BLOCK = "shmqueue-block-"
 
@@ -250,11 +251,14 @@ class Owner:
                     time.sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
                 self._opened.append(sidecars.open_sidecar(self._sidecar))
                 self._fd = self._opened[-1]
-            for _ in range(SPINS):
-                owned = sidecars.try_lock_sidecar(self._fd, self._sidecar)
-                if owned is not False:
-                    break
-                _let_others_run()
+            owned: bool | None = False
+            for spin in range(SPINS):
+                # A mark keeps one from the flock, which is dear, except in the end: it may be a dead owner's.
+                if not hold.memory[OWNED] or overtaking or spin == SPINS - 1:
+                    owned = sidecars.try_lock_sidecar(self._fd, self._sidecar)
+                    if owned is not False:
+                        break
+                let_others_run()
             if owned is not None:
                 return owned
             self._fd = -1

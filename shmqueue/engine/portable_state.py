@@ -83,25 +83,21 @@ class State(NamedTuple):
         dropped = self.dropped + min(self.items, self.unfinished)
         return self._replace(get_position=self.put_position, get_count=self.put_count, dropped=dropped)
 
-    def with_serial(self, serial: int) -> State:
-        """The same, under another serial number."""
-        return State(serial, *self[1:])
-
     def after_put(self, length: int, count: int) -> State:
-        """The state after ``count`` records of ``length`` bytes together were added."""
+        """The next state, after ``count`` records of ``length`` bytes together were added."""
         serial, put_position, put_count, get_position, get_count, dropped, done, high_water, *others = self
         put_count += count
         items = put_count - get_count
         if items > high_water:
             high_water = items
         return State(
-            serial, put_position + length, put_count, get_position, get_count, dropped, done, high_water, *others
+            serial + 1, put_position + length, put_count, get_position, get_count, dropped, done, high_water, *others
         )
 
     def after_get(self, length: int, count: int) -> State:
-        """The state after the oldest ``count`` records, of ``length`` bytes together, were taken."""
+        """The next state, after the oldest ``count`` records, of ``length`` bytes together, were taken."""
         serial, put_position, put_count, get_position, get_count, *others = self
-        return State(serial, put_position, put_count, get_position + length, get_count + count, *others)
+        return State(serial + 1, put_position, put_count, get_position + length, get_count + count, *others)
 
     def with_ring(self, size: int, offset: int = 0) -> State:
         """The state in a ring of another size, with the oldest record at an offset of it."""

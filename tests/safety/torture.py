@@ -54,10 +54,10 @@ MUTANTS = (
         "        put = sum(self._items.put_items([item], block, timeout, new_packer, dump) for item in items)\n",
     ),
     Mutant(
-        "a dead owner's block stays",
-        "shmqueue/segment/sidecar.py",
-        '            _posixshmem.shm_unlink("/" + name)\n',
-        "            pass\n",
+        "a dead owner's mark keeps the others out",
+        "shmqueue/engine/portable_lock.py",
+        " or overtaking or spin == SPINS - 1:",
+        " or overtaking:",
         engine="portable",
     ),
     Mutant(
