@@ -544,6 +544,20 @@ threading.Thread(target=lambda: (engine._locked(late, None), end.set()), daemon=
 inside.wait()
 """
 
+A_DAEMON_THREAD_THAT_OPENS_THE_SIDECAR = """
+from shmqueue.segment import sidecar
+make, opening = sidecar._make_sidecar, threading.Event()
+def make_slowly(path):
+    opening.set()
+    late = begin.wait(0.3)
+    make(path)
+    if late:
+        threading.Event().wait()
+sidecar._make_sidecar = make_slowly
+threading.Thread(target=lambda: (use(), end.set()), daemon=True).start()
+opening.wait()
+"""
+
 THE_MAIN_THREAD = """
 begin.set = use
 end.set()
@@ -551,20 +565,22 @@ end.set()
 
 
 class TestEndOfProcess:
-    @pytest.mark.parametrize("used", [True, False])
     @pytest.mark.parametrize(
-        "who",
+        "program",
         [
-            pytest.param(A_DAEMON_THREAD, id="daemon thread"),
+            pytest.param(A_DAEMON_THREAD, id="daemon thread, first use"),
+            pytest.param("use()" + A_DAEMON_THREAD, id="daemon thread"),
             pytest.param(A_DAEMON_THREAD_UNDER_THE_LOCK, id="daemon thread under the lock"),
-            pytest.param(THE_MAIN_THREAD, id="main thread"),
+            pytest.param(A_DAEMON_THREAD_THAT_OPENS_THE_SIDECAR, id="daemon thread that opens the sidecar"),
+            pytest.param(THE_MAIN_THREAD, id="main thread, first use"),
+            pytest.param("use()" + THE_MAIN_THREAD, id="main thread"),
         ],
     )
     def test_who_still_uses_the_queue_leaves_no_sidecar(
-        self, name: str, who: str, used: bool, segment_directory: str, monkeypatch: pytest.MonkeyPatch
+        self, name: str, program: str, segment_directory: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SHMQUEUE_ENGINE", "portable")
-        with python(AT_THE_END + "use()\n" * used + who, name) as process:
+        with python(AT_THE_END + program, name) as process:
             assert process.communicate(timeout=20.0) == ("", "")
         assert process.returncode == 0
         assert os.listdir(segment_directory) == []

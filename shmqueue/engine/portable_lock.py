@@ -246,11 +246,13 @@ class Owner:
 
     def _take_sidecar(self, hold: Hold, overtaking: bool) -> bool:
         while True:
-            if self._fd < 0:
-                while hold.segment.fileno() < 0 and threading.current_thread().daemon:
-                    time.sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
-                self._opened.append(sidecars.open_sidecar(self._sidecar))
-                self._fd = self._opened[-1]
+            while self._fd < 0:
+                with sidecars.opening():
+                    if hold.segment.fileno() >= 0 or not threading.current_thread().daemon:
+                        self._opened.append(sidecars.open_sidecar(self._sidecar))
+                        self._fd = self._opened[-1]
+                        break
+                time.sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
             owned: bool | None = False
             for spin in range(SPINS):
                 # A mark keeps one from the flock, which is dear, except in the end: it may be a dead owner's.

@@ -16,6 +16,7 @@ unlink() and is still used: its users make another one.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HAS_SIDECARS",
     "open_sidecar",
+    "opening",
     "remove_lock_files",
     "remove_sidecar",
     "sidecar_of",
@@ -46,6 +48,7 @@ __all__ = [
     "unlock_sidecar",
 ]
 
+_opening = threading.RLock()
 HAS_SIDECARS = fcntl is not None
 _SIDECAR_PATIENCE = 1000  # milliseconds that the last holder waits for a daemon thread's call, or a sweep, to be over
 
@@ -57,6 +60,14 @@ def _sidecar_prefix() -> str:
 def sidecar_of(segment: Segment) -> str:
     """The path of a segment's sidecar, whether it exists or not."""
     return os.path.join(os.path.dirname(segment.path), _sidecar_prefix() + segment.header.uuid.hex())
+
+
+def opening() -> threading.RLock:
+    """What a thread has while it looks whether its segment is still open and opens the sidecar.
+
+    So the sidecar is there, or will not be made, when a process that has closed the segment looks for it.
+    """
+    return _opening
 
 
 def open_sidecar(path: str) -> int:
@@ -119,6 +130,8 @@ def remove_lock_files(fd: int, parent: str) -> None:
     if len(data) < FIELDS.size or not data.startswith(MAGIC + b"portable"):
         return
     uuid_hex = uuid_in(data).hex()
+    if _opening.acquire(timeout=_SIDECAR_PATIENCE / 1000):
+        _opening.release()
     remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), _SIDECAR_PATIENCE)
 
 
@@ -185,3 +198,12 @@ def _uuids() -> set[str]:
 
 def _open_quietly(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _after_fork_in_child() -> None:
+    global _opening
+    _opening = threading.RLock()  # the thread that had it does not exist here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
