@@ -33,6 +33,15 @@ class LastInFirstOut(shm_queue.Queue[Any]):
         return items[-1]
 
 
+def is_dead(pid: int) -> bool:
+    """Whether a process is gone, or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class TwiceAfterAKill(shm_queue.Queue[Any]):
     """Hands out again what a process had taken that was killed: at least once instead of at most once."""
 
@@ -44,21 +53,18 @@ class TwiceAfterAKill(shm_queue.Queue[Any]):
         raise TypeError("only for forked processes")
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        kept = []
+        kept = {}
         again = None
         while True:
             try:
                 pid, value = self._flight.get_nowait()
             except standard_queue.Empty:
                 break
-            if pid == os.getpid():
-                continue
-            if again is None and not os.path.exists(f"/proc/{pid}"):
+            if again is None and is_dead(pid):
                 again = (pid, value)
             else:
-                kept.append((pid, value))
-        for entry in kept:
-            self._flight.put(entry)
+                kept[pid] = value  # of each process what it took last
+        self._flight.put_many(kept.items())
         value = again[1] if again is not None else super().get(block, timeout)
         self._flight.put((os.getpid(), value))
         return value
