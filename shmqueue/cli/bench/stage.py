@@ -31,8 +31,8 @@ __all__ = ["Result", "Spec", "main"]
 
 _PR_SET_PDEATHSIG = 1
 _GOODBYE = 3.0  # seconds in which a worker that has told its figures must end
-_SMALL_ROOM = 1 << 20  # bytes of a queue for small items, and for large ones
-_LARGE_ROOM = 8 << 20
+_SMALL_ROOM = 16 << 20  # bytes of a queue for small items: more than the caches that a processor has to itself
+_LARGE_ROOM = 8 << 20  # for large ones
 _LARGE_LIMIT = 7  # items: as many as fit the latter
 
 

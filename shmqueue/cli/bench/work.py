@@ -135,10 +135,7 @@ def _get_many(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
         number = 0
         while number < job.items:
             items = get_many(BATCH)
-            due = kind.make(range(number, number + len(items)))
-            if items != due:
-                place = next(place for place in range(len(due)) if items[place] != due[place])
-                raise Mistake(number + place, items[place])
+            kind.check(items, number)
             number += len(items)
 
     return _measured(ready, work, receiver.finish)
