@@ -420,6 +420,17 @@ def test_statistics_count_what_went_through(make: Make) -> None:
         statistics.puts = 0  # type: ignore[misc]
 
 
+def test_the_high_water_mark_of_many_items_is_right_to_within_two_percent(make: Make, engine: str) -> None:
+    q = make(buffer_size=1 << 18)
+    for most in (1000, 1500, 5000, 9000):
+        q.put_many([0] * 10)
+        for _ in range(most - 10):
+            q.put(0)
+        assert q.statistics().high_water == most
+        assert len(q.get_many(most)) == most
+        assert 0.98 * most <= q.statistics().high_water <= most
+
+
 def test_threads_of_one_process_share_a_handle(make: Make) -> None:
     q = make()
     count = 500

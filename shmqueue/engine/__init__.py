@@ -1,8 +1,9 @@
 """Engines move bytes between processes through a segment; they know nothing of Python objects.
 
-There are two: ``native`` (C11, Linux: ``shmqueue.engine.native``) and ``portable`` (pure Python under a shmlock lock:
-``shmqueue.engine.portable``). They behave alike and keep different layouts, so a segment belongs to the engine that
-made it. The environment variable ``SHMQUEUE_ENGINE`` chooses; without it the native one is used where it was compiled.
+There are two: ``native`` (C11, Linux: ``shmqueue.engine.native``) and ``portable`` (pure Python under a flock, or a
+shmlock lock where there is none: ``shmqueue.engine.portable``). They behave alike and keep different layouts, so a
+segment belongs to the engine that made it. The environment variable ``SHMQUEUE_ENGINE`` chooses; without it the native
+one is used where it was compiled.
 
 ``shmqueue.engine.NAME`` is the name of the engine that new queues get, ``REASON`` why it is not the native one (None
 where it is, or where the environment asked for the portable one).

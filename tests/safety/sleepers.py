@@ -22,6 +22,7 @@ SLICE = 100.0  # milliseconds, WAIT_SLICE_NS
 PATIENCE = 90.0  # seconds, for the program to end after its time
 
 _RING = "shmqueue/engine/native/ring.c"
+_WAITING = "shmqueue/engine/native/waiting.c"
 _TALLY = "shmqueue/engine/native/tally.c"
 _LOCK_C = "shmqueue/engine/native/lock.c"
 _LOCK_H = "shmqueue/engine/native/lock.h"
@@ -36,7 +37,7 @@ MUTANTS = (
     ),
     Mutant(
         "no flag is raised before a sleep",
-        _RING,
+        _WAITING,
         "    atomic_exchange(&ledgers->waiting, 1);\n    enum wait_result",
         "    enum wait_result",
     ),
@@ -60,7 +61,7 @@ MUTANTS = (
     ),
     Mutant(
         "a consumer that was woken passes nothing on",
-        _RING,
+        _WAITING,
         "            pass_on(ring->segment);",
         "            (void)pass_on;",
     ),

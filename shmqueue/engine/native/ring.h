@@ -9,6 +9,8 @@
 #include "ledger.h"
 #include "lock.h"
 
+#define SPIN_MOST_NS 50000 /* for an item or for room: two who wake each other in turn come out of that by themselves */
+
 enum ring_status {
     RING_OK,
     RING_EMPTY,       /* nothing to take */
@@ -160,6 +162,15 @@ enum ring_status ring_figures(struct ring *ring, struct figures *figures);
 /* For ring.c and arena.c: takes a side's lock; commits, lets the lock go, and wakes up to `most` of the other side. */
 enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience);
 void ring_commit_and_wake(struct side *side, struct self *self, const struct view *view, int most);
+
+/* For ring.c: sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing.
+ * *was_soon: they did while it was still spinning. */
+enum ring_status ring_sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline,
+                               _Atomic int32_t *spin, bool *was_soon);
+
+/* A ring that is full stays so for one item at a time: looking at once would make getter and putter fetch each other's
+ * lines for every single item.  A moment without looking lets several be taken. */
+void ring_let_some_be_taken(const struct ring *ring);
 
 /* Marks the handle, for good: bytes in shared memory that lied once are not touched again.  Returns RING_BROKEN. */
 enum ring_status ring_poison(struct ring *ring, const char *why);

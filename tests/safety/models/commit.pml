@@ -1,5 +1,5 @@
-/* Commit and wake-up: ledger.h, and of ring.c ring_commit_and_wake(), sleep_on(), try_put(), ring_get_begin() and
- * ring_wait_items(), in a queue of fixed size.
+/* Commit and wake-up: ledger.h, of waiting.c ring_sleep_on() and ring_wait_items(), and of ring.c try_put(),
+ * ring_get_begin() and ring_commit_and_wake(), in a queue of fixed size.
  *
  * An item is one byte of the ring, its value its position and one. Memory is as on x86: loads are in order, and stores
  * become visible in order but late, at the latest with the next locked instruction, or when who stored them died. That
@@ -182,7 +182,7 @@ next:   if
         fi;
 put:    atomic { owner[PUT] == 0; owner[PUT] = me + 1; mine = CURRENT(PUT) };
         atomic {
-            noted = side[GET].sequence;
+            noted = side[GET].sequence; /* the code has it from the look below: one of the orders tried here */
             if
             :: mine - known + batch <= CAPACITY -> noted = 0; goto write
             :: else
@@ -200,7 +200,7 @@ put:    atomic { owner[PUT] == 0; owner[PUT] = me + 1; mine = CURRENT(PUT) };
         };
         lock_release(PUT);
 
-        /* sleep_on() */
+        /* ring_sleep_on() */
         side[GET].waiting = true;
         atomic {
             if
