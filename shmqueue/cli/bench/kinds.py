@@ -85,10 +85,6 @@ class Numbered(Kind):
         """The items with these numbers."""
         raise NotImplementedError
 
-    def check(self, items: list[Any], start: int) -> None:
-        """Check that these are the items from number ``start`` on."""
-        raise NotImplementedError
-
 
 class Ints(Numbered):
     """Small integers: the number itself."""
@@ -123,12 +119,6 @@ class Ints(Numbered):
 
     def make(self, numbers: Sequence[int]) -> list[Any]:
         return list(numbers)
-
-    def check(self, items: list[Any], start: int) -> None:
-        due = list(range(start, start + len(items)))
-        if items != due:
-            place = next(place for place in range(len(due)) if items[place] != due[place])
-            raise Mistake(start + place, items[place])
 
 
 class Dicts(Numbered):
@@ -179,13 +169,6 @@ class Dicts(Numbered):
 
     def make(self, numbers: Sequence[int]) -> list[Any]:
         return [{"id": number, "name": "widget", "price": 9.75} for number in numbers]
-
-    def check(self, items: list[Any], start: int) -> None:
-        due = {"id": 0, "name": "widget", "price": 9.75}
-        for number, item in enumerate(items, start):
-            due["id"] = number
-            if item != due:
-                raise Mistake(number, item)
 
 
 class _Pooled(Kind):

@@ -17,6 +17,7 @@ from .kinds import Kind, Mistake, Numbered, Raw
 __all__ = ["BATCH", "Job", "Told", "roles_of"]
 
 BATCH = 100
+_POOL = 1000  # a multiple of it
 
 
 @dataclass(frozen=True)
@@ -115,19 +116,20 @@ def _log(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
 
 
 def _put_many(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
-    sender, kind = queue.sender(index), _numbered_kind(job)
+    sender, pool = queue.sender(index), _pool(job)
     put_many = sender.put_many
     assert put_many is not None
 
     def work() -> None:
         for start in range(0, job.items, BATCH):
-            put_many(kind.make(range(start, start + BATCH)))
+            place = start % _POOL
+            put_many(pool[place : place + BATCH])
 
     return _measured(ready, work, sender.finish)
 
 
 def _get_many(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
-    receiver, kind = queue.receiver(index), _numbered_kind(job)
+    receiver, pool = queue.receiver(index), _pool(job)
     get_many = receiver.get_many
     assert get_many is not None
 
@@ -135,10 +137,19 @@ def _get_many(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
         number = 0
         while number < job.items:
             items = get_many(BATCH)
-            kind.check(items, number)
+            start = number % _POOL
+            due = pool[start : start + len(items)]
+            if items != due:
+                place = next(place for place in range(len(due)) if items[place] != due[place])
+                raise Mistake(number + place, items[place])
             number += len(items)
 
     return _measured(ready, work, receiver.finish)
+
+
+def _pool(job: Job) -> list[Any]:
+    """Items that are made before the clock starts, and go round and round; at the end, the first once more."""
+    return _numbered_kind(job).make([number % _POOL for number in range(_POOL + BATCH)])
 
 
 def _pair(job: Job, lanes: list[Driver], ready: Barrier) -> Told:

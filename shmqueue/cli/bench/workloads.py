@@ -220,6 +220,7 @@ TABLES: tuple[Table, ...] = (
             Column("batch-dict", "rate", "dicts"),
             Column("list", "rate", "dicts in lists", "/s", 100),
         ),
+        notes={"batch-int": "Batches: of items that were made before, as are the lists"},
     ),
     Table(
         "The ways to use shmqueue",

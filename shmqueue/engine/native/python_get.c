@@ -1,6 +1,7 @@
 /* python_get.c: taking records, and objects where they can be read straight out of a record. */
 #include "python_plain.h"
 
+#define COPIED_TOGETHER 4096
 #define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
 #define BUFFERS_METHOD 3      /* serialization.py: pickle whose buffers are used where they arrive */
 
@@ -90,20 +91,58 @@ static PyObject *read_one(RingObject *self, struct take *take, enum form form)
     return record;
 }
 
+/* Steals the reference. False: an exception is set. */
+static bool append(PyObject *list, PyObject *one)
+{
+    bool done = one != NULL && PyList_Append(list, one) == 0;
+    Py_XDECREF(one);
+    return done;
+}
+
+/* With the get lock held: adds small items to the list, from the record at hand on, which are copied together. How many
+ * bytes of payload, perhaps none.  False: an exception is set. */
+static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_ssize_t most, size_t *bytes)
+{
+    unsigned char copy[COPIED_TOGETHER];
+    uint32_t length = ring_get_copy(&self->ring, take, copy, sizeof copy), at = 0;
+    *bytes = 0;
+    while (PyList_GET_SIZE(list) < most && ring_get_in_copy(&self->ring, take, copy + at, length - at)) {
+        bool is_small = take->length <= PLAIN_SMALL && (take->method == PLAIN_MSGPACK || take->method == PLAIN_TUPLES);
+        const unsigned char *payload = copy + at + RECORD_HEADER_SIZE;
+        PyObject *item = is_small ? plain_unpack(payload, take->length, take->method, self->keys) : NULL;
+        if (item == NULL) {
+            break;
+        }
+        if (!append(list, item)) {
+            return false;
+        }
+        ring_get_pass(take);
+        *bytes += take->length;
+        at += RECORD_HEADER_SIZE + take->length;
+    }
+    return true;
+}
+
 /* With the get lock held: adds what is there to the list until there are `most`, or no more. */
 static enum ring_status read_many(RingObject *self, struct take *take, enum form form, PyObject *list, Py_ssize_t most)
 {
-    size_t bytes = 0;
-    enum ring_status status;
+    size_t bytes = 0, small;
+    enum ring_status status = RING_OK;
     do {
-        bytes += take->length;
-        PyObject *one = read_one(self, take, form);
-        if (one == NULL || PyList_Append(list, one) != 0) {
-            Py_XDECREF(one);
-            return RING_INTERRUPTED; /* an exception is set */
+        if (form == AS_ITEM && take->length <= PLAIN_SMALL) {
+            if (!read_small(self, take, list, most, &small)) {
+                return RING_INTERRUPTED; /* an exception is set */
+            }
+            bytes += small;
+            status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
         }
-        Py_DECREF(one);
-        status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
+        if (status == RING_OK && bytes + take->length < BATCH_BYTES) {
+            bytes += take->length;
+            if (!append(list, read_one(self, take, form))) {
+                return RING_INTERRUPTED;
+            }
+            status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
+        }
     } while (status == RING_OK && bytes + take->length < BATCH_BYTES);
     /* That is all there is, or all that can be had now: the next call says why. */
     return status == RING_EMPTY || status == RING_SHUT || status == RING_UNMAPPED ? RING_OK : status;

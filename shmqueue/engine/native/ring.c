@@ -395,6 +395,35 @@ void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, ui
     copy_out(span, advance(span, offset, sizeof(struct record_header) + (uint64_t)from), bytes, length);
 }
 
+uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room)
+{
+    uint32_t arena = take->next.arena;
+    uint64_t begin = take->next.position, end = ring->put_as_seen.position;
+    if (arena != ring->put_as_seen.arena) {
+        end = atomic_load_explicit(&ring->segment->arenas[arena].end, memory_order_relaxed);
+    }
+    if (end < begin || end > ring->put_as_seen.position) {
+        return 0; /* ring_get_next() will say what is wrong */
+    }
+    struct span span = arena_span(ring, arena);
+    uint64_t length = end - begin < room ? end - begin : room;
+    length = length < span.size ? length : span.size;
+    copy_out(span, arena_offset(ring, arena, begin), bytes, length);
+    return (uint32_t)length;
+}
+
+bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *bytes, uint32_t length)
+{
+    struct record_header head;
+    if (length < sizeof head || take->next.count >= ring->put_as_seen.count) {
+        return false;
+    }
+    memcpy(&head, bytes, sizeof head);
+    take->length = head.length;
+    take->method = head.method;
+    return head.length <= length - sizeof head;
+}
+
 const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t from, uint32_t length)
 {
     struct span span = arena_span(ring, take->next.arena);

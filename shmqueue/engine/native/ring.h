@@ -119,6 +119,11 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
 /* Copies all of it, and is done with it. */
 void ring_get_read(struct ring *ring, struct take *take, void *payload);
+/* Copies the queue's bytes from this record on, headers and all, `room` at most, as far as they lie in one arena.  How
+ * many; the last record may be cut off. */
+uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room);
+/* Whether there is a record, as far as is known, of `length` bytes of such a copy; then it is the one at hand. */
+bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *bytes, uint32_t length);
 /* Where `length` bytes of it from its byte `from` on lie in the segment; NULL if they wrap. */
 const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t from, uint32_t length);
 /* Is done with it without copying. */
