@@ -31,7 +31,7 @@ __all__ = ["Result", "Spec", "main"]
 
 _PR_SET_PDEATHSIG = 1
 _GOODBYE = 3.0  # seconds in which a worker that has told its figures must end
-_SMALL_ROOM = 16 << 20  # bytes of a queue for small items: more than the caches that a processor has to itself
+_SMALL_ROOM = 4 << 20  # bytes of a queue for small items: more than the caches that a processor has to itself
 _LARGE_ROOM = 8 << 20  # for large ones
 _LARGE_LIMIT = 7  # items: as many as fit the latter
 
