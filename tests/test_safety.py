@@ -41,6 +41,13 @@ def test_nothing_breaks(group: str) -> None:
     assert found["faults"] == []
 
 
+@pytest.mark.parametrize("group", ["torture", "interruption", "shortage", "intruders", "life_cycle"])
+def test_nothing_breaks_with_the_portable_engine(group: str) -> None:
+    found = run(group, "--engine", "portable")
+    print(json.dumps(found["figures"], indent=1))
+    assert found["faults"] == []
+
+
 @pytest.mark.parametrize(
     ("group", "mutant"),
     [(group, mutant.name) for group in GROUPS for mutant in importlib.import_module(f"safety.{group}").MUTANTS],

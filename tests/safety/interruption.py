@@ -50,8 +50,8 @@ _MUTANTS = (
     Mutant(
         "reference to what a get_many returns kept",
         _GET,
-        "        Py_DECREF(one);\n        status = PyList_GET_SIZE(list) < most",
-        "        status = PyList_GET_SIZE(list) < most",
+        "    bool done = one != NULL && PyList_Append(list, one) == 0;\n    Py_XDECREF(one);\n",
+        "    bool done = one != NULL && PyList_Append(list, one) == 0;\n",
     ),
     Mutant(
         "number of items put made after the commit",
