@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.handle import Travel
-from shmqueue.items import FastPaths
 
 from ._absent import Absent
 from ._ends import Reader, ReadersLock, Writer, WritersLock
-from ._port import Port, arrive
+from ._port import Ported, arrive
 
 __all__ = ["Parts"]
 
@@ -34,14 +33,8 @@ def _no_pipe(instead: str) -> Absent:
     return Absent(f"the queue is in shared memory and has no pipe; use {instead}")
 
 
-class Parts(FastPaths):
+class Parts(Ported):
     """The private parts of the standard queues that programs are known to use, made when they are asked for."""
-
-    _port: Port
-
-    def _start(self, port: Port) -> None:
-        self._port = port
-        self._use_fast_paths(port.engine)
 
     _reader: Any = _Part(lambda queue: Reader(queue._port))
     _writer: Any = _Part(lambda queue: Writer(queue._port))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.handle import Handle, Travel, open_handle
-from shmqueue.items import GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
+from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.serialization import unpack_plain
 
 from ._serialization import Record
@@ -25,7 +25,7 @@ from ._watcher import Watcher
 if TYPE_CHECKING:
     from shmqueue.engine import Payload
 
-__all__ = ["Port", "arrive", "open_port"]
+__all__ = ["Port", "Ported", "arrive", "open_port"]
 
 _FIRST_SIZE = 64 << 10  # bytes that a queue starts with; it grows when it needs more
 
@@ -178,6 +178,16 @@ class Port:
         self._go_straight()
         if watcher is not None:
             watcher.abandon()
+
+
+class Ported(FastPaths):
+    """What all queues of the adapters have: a port, whose engine puts and gets the most ordinary items by itself."""
+
+    _port: Port
+
+    def _start(self, port: Port) -> None:
+        self._port = port
+        self._use_fast_paths(port.engine)
 
 
 class _Closed:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.handle import Travel
-from shmqueue.items import FastPaths, Record, fast_get, fast_put
+from shmqueue.items import Record, fast_get, fast_put
 
 from ._absent import Absent
-from ._port import Port, arrive, open_port
+from ._port import Ported, arrive, open_port
 from ._serialization import dump, load, load_for, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
@@ -33,14 +33,8 @@ _T = TypeVar("_T")
 _SHARED = "the queue is shared between processes; "
 
 
-class _Shared(FastPaths, Generic[_T]):
+class _Shared(Ported, Generic[_T]):
     """What Queue and SimpleQueue have in common."""
-
-    _port: Port
-
-    def _start(self, port: Port) -> None:
-        self._port = port
-        self._use_fast_paths(port.engine)
 
     @fast_get(unpack_plain, load_for)
     def get(self, block: bool = True, timeout: float | None = None) -> _T:

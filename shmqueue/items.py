@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from shmqueue import engine
 from shmqueue.exceptions import ShmQueueDeserializationError
@@ -63,8 +63,8 @@ class PutItem(Protocol):
         item: the item.
         block, timeout: as for ``Engine.put``.
         new_packer: makes a function that packs with msgpack, for items that are no scalars. None: only what comes
-            back as from pickle is put: exact None, bool, int, float, str and bytes, and perhaps small lists and dicts
-            of those in which no list or dict stands twice.
+            back as from pickle is put: exact None, bool, int, float, str and bytes, and perhaps lists, dicts and tuples
+            of those in which none of these stands twice.
 
     Returns:
         True, False if there was no room in time, or None, with nothing put, if the item does not go this way.
@@ -228,7 +228,7 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
 def fast_put(as_pickle: bool) -> Callable[[_Function], _Function]:
     """Have a queue's ``put(self, item, block, timeout)`` tried by the native engine before it is called.
 
-    That is one attempt, which waits for nothing, for scalars, small lists and dicts of them, and None for a timeout.
+    That is one attempt, which waits for nothing, for scalars, small lists, dicts and tuples of them, no timeout.
     Whatever does not succeed is left to the function, so it must do the same, and more. The class is one of
     ``FastPaths``, and says by ``_use_fast_paths`` which engine its object uses.
 
@@ -269,5 +269,4 @@ def _options(function: Callable[..., Any], wanted: int) -> int:
 
 
 def _in_place_of(function: _Function, method: FastMethod) -> _Function:
-    wrapper: Any = functools.update_wrapper(method, function)
-    return wrapper  # type: ignore[no-any-return]
+    return cast(_Function, functools.update_wrapper(method, function))

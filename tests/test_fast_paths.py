@@ -76,7 +76,8 @@ def test_they_look_like_the_functions_they_are(queue: Any, method: str) -> None:
     found = getattr(queue, method)
     assert found.__name__ == method
     assert found.__qualname__.endswith(f".{method}")
-    assert found.__doc__ == found.__wrapped__.__doc__ != None  # noqa: E711
+    assert found.__doc__
+    assert found.__doc__ == found.__wrapped__.__doc__
     assert inspect.signature(found) == inspect.signature(found.__wrapped__)
     assert next(iter(inspect.signature(found).parameters)) == "self"
     assert inspect.isroutine(found)
