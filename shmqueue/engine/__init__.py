@@ -137,6 +137,15 @@ class Engine(Protocol):
         Fewer than there are only if one has 32 KiB or more, or all together 1 MiB.
         """
 
+    def peek(self, block: bool, timeout: float | None, /) -> tuple[int, int, bytes] | None:
+        """Copy the oldest record, which stays in the queue, as (number, method, payload). None: there was none in time.
+
+        The number is how many records were taken before it since the segment was made.
+        """
+
+    def take(self, number: int, /) -> bool:
+        """Take the oldest record if it is the one with that number. False: it is not, or there is none."""
+
     def clear(self, /) -> int:
         """Drop all records, which then count as done. Returns how many there were."""
 

@@ -156,6 +156,19 @@ class PortableEngine:
 
         return self._counted(lambda: self._until(_has_news, take, self._idle, _GETTERS, block, timeout)) or []
 
+    def peek(self, block: bool, timeout: float | None, /) -> tuple[int, int, bytes] | None:
+        block = bool(block)
+        return self._counted(lambda: self._until(_has_news, self._copy_one, self._idle, _GETTERS, block, timeout))
+
+    def take(self, number: int, /) -> bool:
+        def take(state: State, hold: Hold) -> _Step[bool]:
+            if not state.items or state.get_count != number:
+                return None, False, b""
+            _, length = self._record_at(state, hold, state.get_position)
+            return self._after_get(state, length, 1), True, b""
+
+        return self._counted(lambda: self._locked(take, deadline_after(LOCK_PATIENCE))) is True
+
     def clear(self, /) -> int:
         return self._counted(lambda: self._at_once(self._drop_all))
 
@@ -566,6 +579,13 @@ class PortableEngine:
             return None, None, b""
         record, length = self._record_at(state, hold, state.get_position)
         return self._after_get(state, length, 1), record, b""
+
+    def _copy_one(self, state: State, hold: Hold) -> _Step[tuple[int, int, bytes]]:
+        if not state.items:
+            self._require_open_to_all(state)
+            return None, None, b""
+        record, _ = self._record_at(state, hold, state.get_position)
+        return None, (state.get_count, *record), b""
 
     def _take(self, state: State, hold: Hold, most: int) -> _Step[list[tuple[int, bytes]]]:
         count = min(most, state.items)

@@ -160,7 +160,7 @@ typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_
 fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
-fast_method Ring_get_view; /* python_view.c */
+fast_method Ring_get_view, Ring_peek; /* python_view.c */
 
 /* ---- python_put.c ---- */
 
@@ -190,6 +190,8 @@ struct scalar scalar_at_hand(RingObject *self, const struct take *take);
 PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar);
 
 /* ---- python_view.c ---- */
+
+PyObject *Ring_take(RingObject *self, PyObject *number);
 
 extern PyType_Spec View_spec;
 

@@ -1,4 +1,4 @@
-/* python_view.c: reading an item where it lies.
+/* python_view.c: reading an item that stays in the queue, where it lies or as a copy.
  *
  * A View is a context manager whose block sees the bytes of the oldest item in place.  Meanwhile its thread keeps the
  * get lock, so nobody takes that item or another one; puts go on while there is room.  At the end of the block the
@@ -38,6 +38,13 @@ static void let_mapping_go(ViewObject *view)
     }
 }
 
+static void trim_if_due(RingObject *ring)
+{
+    if (ring->memory != NULL && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
+        WITHOUT_GIL(ring, ring_trim(&ring->ring, false));
+    }
+}
+
 /* Ends the view; the item is taken or stays. */
 static void end(ViewObject *view, bool taken)
 {
@@ -58,8 +65,8 @@ static void end(ViewObject *view, bool taken)
     if (view->exports == 0) {
         let_mapping_go(view);
     }
-    if (taken && ring->memory != NULL && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
-        WITHOUT_GIL(ring, ring_trim(&ring->ring, false));
+    if (taken) {
+        trim_if_due(ring);
     }
 }
 
@@ -237,6 +244,72 @@ PyObject *Ring_get_view(RingObject *self, PyObject *const *args, Py_ssize_t coun
     }
     Py_DECREF(view);
     return got == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+/* ---- without a view: a copy of the oldest record, and taking the very one that was copied ---- */
+
+PyObject *Ring_peek(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    struct take take;
+    if (!count_is("peek", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
+        return NULL;
+    }
+    int got = wait_for_item(self, &take, block, args[1]);
+    if (got != 1) {
+        return got == 0 ? Py_NewRef(Py_None) : NULL;
+    }
+    int collector = collector_off();
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)take.length);
+    if (payload != NULL) {
+        ring_get_peek(&self->ring, &take, 0, take.length, PyBytes_AS_STRING(payload));
+    }
+    unsigned long long number = take.next.count;
+    unsigned long method = take.method;
+    ring_get_abort(&self->ring, &take);
+    collector_back(collector);
+    return payload != NULL ? Py_BuildValue("KkN", number, method, payload) : NULL;
+}
+
+/* RING_MISMATCH: the oldest record has another number. */
+static enum ring_status take_numbered(struct ring *ring, uint64_t number, struct patience patience)
+{
+    struct take take;
+    enum ring_status status = ring_get_begin(ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    if (take.next.count != number) {
+        ring_get_abort(ring, &take);
+        return RING_MISMATCH;
+    }
+    ring_get_pass(&take);
+    ring_get_commit(ring, &take);
+    return RING_OK;
+}
+
+PyObject *Ring_take(RingObject *self, PyObject *wanted)
+{
+    bool block = false;
+    struct patience patience;
+    enum ring_status status;
+    int again = 1;
+    unsigned long long number = PyLong_AsUnsignedLongLong(wanted);
+    if ((number == (unsigned long long)-1 && PyErr_Occurred()) || !patience_from(self, &block, Py_None, &patience)) {
+        return NULL;
+    }
+    while (again == 1) {
+        WITHOUT_GIL(self, status = take_numbered(&self->ring, number, patience));
+        if (status == RING_OK) {
+            trim_if_due(self);
+            Py_RETURN_TRUE;
+        }
+        if (status == RING_MISMATCH || status == RING_EMPTY || status == RING_SHUT) {
+            Py_RETURN_FALSE;
+        }
+        again = after(self, status);
+    }
+    return again < 0 ? NULL : PyBool_FromLong(0);
 }
 
 static PyMethodDef View_methods[] = {
