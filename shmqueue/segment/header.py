@@ -6,7 +6,9 @@ import errno
 import mmap
 import os
 import struct
+import uuid
 import zlib
+from functools import cache
 from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueRefusedError
@@ -15,10 +17,13 @@ __all__ = [
     "CRC",
     "FIELDS",
     "HEADER_SIZE",
+    "KEEP",
     "MAGIC",
+    "PRIVATE",
     "SYSTEM_PAGESIZE",
     "Header",
     "Shape",
+    "boot_id",
     "pid_namespace",
     "refused",
     "uuid_in",
@@ -28,10 +33,15 @@ SYSTEM_PAGESIZE: int = mmap.PAGESIZE
 HEADER_SIZE = 4096
 """Bytes before the data: the header and whatever an engine keeps beside it."""
 MAGIC = b"shmqueue"
-_VERSION = 2
+_VERSION = 3
 _BYTE_ORDER = 0x01020304
-FIELDS = struct.Struct("=8s8sIIQQQQQQ16sQI")  # the first 100 bytes of struct header in engine/native/layout.h
+FIELDS = struct.Struct("=8s8sIIQQQQQQ16sqQIII")  # the first 116 bytes of struct header in engine/native/layout.h
 CRC = struct.Struct("=I")
+
+KEEP = 1
+"""Flag: the segment outlives its holders, until its name is removed."""
+PRIVATE = 2
+"""Flag: nobody knows the segment's name; without a holder it can never be opened again."""
 
 
 class Shape(NamedTuple):
@@ -52,15 +62,20 @@ class Shape(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What is written into a segment once, before anyone can see it.
+    """What is written into a segment before anyone can see it.
 
-    ``pid_namespace`` is an inode number (0 where there are none), ``created`` in nanoseconds since the epoch.
+    ``pid_namespace`` is an inode number and ``boot`` the start of the system's boot id (0 where there are none): only
+    where both are the same do the thread ids in the segment's lock words mean anything, and the kernel marks the words
+    of the dead. They alone may change, while nobody has the segment open. ``created`` is in nanoseconds since the
+    epoch, and negative before it. ``flags`` are KEEP and PRIVATE.
     """
 
     shape: Shape
     pid_namespace: int
     uuid: bytes
     created: int
+    boot: int = 0
+    flags: int = 0
 
     def pack(self) -> bytes:
         """The header's bytes, checksum included. ``unpack`` reads them back."""
@@ -73,6 +88,9 @@ class Header(NamedTuple):
             self.pid_namespace,
             self.uuid,
             self.created,
+            self.boot,
+            self.flags,
+            0,
             _BYTE_ORDER,
         )
         return fields + CRC.pack(zlib.crc32(fields))
@@ -86,7 +104,7 @@ class Header(NamedTuple):
         """
         if len(data) < FIELDS.size + CRC.size or file_size < HEADER_SIZE:
             raise refused(path, f"the file has only {file_size} bytes, a segment at least {HEADER_SIZE}")
-        magic, engine, version, header_size, *numbers, byte_order = FIELDS.unpack_from(data)
+        magic, engine, version, header_size, *numbers, _, byte_order = FIELDS.unpack_from(data)
         if magic != MAGIC:
             raise refused(path, "it is not a shmqueue segment (wrong magic)")
         if version != _VERSION or header_size != HEADER_SIZE:
@@ -113,4 +131,13 @@ def pid_namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
+        return 0
+
+
+@cache
+def boot_id() -> int:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return uuid.UUID(file.read().strip()).int >> 64
+    except (OSError, ValueError):
         return 0

@@ -24,7 +24,7 @@ from shmqueue.segment.files import (
     same_file,
 )
 from shmqueue.segment.handle import Segment, unlink_if_unheld
-from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, Shape, pid_namespace, refused
+from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, Shape, boot_id, pid_namespace, refused
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of, path_of
 from shmqueue.segment.sidecar import sweep_sidecars
 
@@ -54,7 +54,7 @@ def open_segment(name: str, shape: Shape, create: bool | None) -> Segment:
             if create is False:
                 raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
         sweep_orphans()
-        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, time.time_ns())
+        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, time.time_ns(), boot_id())
         segment = _create(name, path, header)
         if segment is not None:
             return segment

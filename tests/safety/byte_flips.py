@@ -24,7 +24,7 @@ LATE = 5.0  # seconds: so late no call comes back, however busy the machine is
 HANGING = 30.0
 MEMORY = 1 << 30  # bytes of addresses beyond those at the start
 
-HEADER, STATE, DATA = range(104), range(128, 1280), range(4096, 8192)
+HEADER, STATE, DATA = range(120), range(128, 1280), range(4096, 8192)
 LOCKS = {"native": (range(256, 260), range(512, 516)), "portable": ()}
 """Left alone: a word that names a living thread is a lock that is taken, and a call without a timeout rightly waits."""
 

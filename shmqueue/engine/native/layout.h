@@ -5,7 +5,7 @@
  * from these rules; nothing else in the project knows an offset.
  *
  *      offset   bytes  what
- *           0     104  struct header        written once by segment.py, before the file has a name
+ *           0     120  struct header        written by segment.py, before the file has a name
  *         256      24  put.guard            lock word of the putters, and what only its owner counts
  *         384      64  put.ledgers          how much was ever put
  *         512      24  get.guard            lock word of the getters
@@ -58,15 +58,16 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 2u
+#define LAYOUT_VERSION 3u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
 /* Two cache lines: processors that fetch lines in pairs would otherwise make neighbours share. */
 #define LAYOUT_APART 128
 
-/* Written once, before anyone else can see the file; cached at attach and never read again.  segment.py checks uuid,
- * pid namespace and crc, ring_open() what the engine depends on. */
+/* Written before anyone else can see the file; cached at attach and never read again.  segment.py checks uuid, pid
+ * namespace, boot and crc, ring_open() what the engine depends on.  Only pid_namespace and boot ever change (and the
+ * crc), in one write by a process that holds the file's lock exclusively: nobody has the queue open then. */
 struct header {
     char magic[8];
     char engine[8];
@@ -79,7 +80,10 @@ struct header {
     uint64_t data_size;     /* bytes of the file behind this header */
     uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a thread id means nothing in another one */
     uint8_t uuid[16];       /* which incarnation of the name */
-    uint64_t created;       /* nanoseconds since the epoch */
+    int64_t created;        /* nanoseconds since the epoch */
+    uint64_t boot;          /* first half of the boot id: a thread id means nothing after another boot */
+    uint32_t flags;         /* bit 0: keep, the queue outlives its holders; bit 1: private, nobody knows its name */
+    uint32_t reserved;
     uint32_t byte_order;
     uint32_t crc; /* CRC-32 of all that stands before it */
 };
@@ -174,8 +178,8 @@ struct record_header {
     uint32_t method; /* serialization method, serialization.py */
 };
 
-_Static_assert(sizeof(struct header) == 104, "header.py packs the same 104 bytes");
-_Static_assert(offsetof(struct header, crc) == 100, "the crc covers all that stands before it");
+_Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
+_Static_assert(offsetof(struct header, crc) == 116, "the crc covers all that stands before it");
 _Static_assert(sizeof(struct ledgers) == 64, "a ledger read is one line");
 _Static_assert(offsetof(struct segment, put) == 256, "clear of the header's line");
 _Static_assert(offsetof(struct segment, put.ledgers) == 384, "lock and ledgers a line apart, against false sharing");
