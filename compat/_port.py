@@ -10,7 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from shmqueue.engine import Payload
 
 __all__ = ["Port", "Ported", "arrive", "open_port"]
+
+_Queue = TypeVar("_Queue", bound="Ported")
 
 _FIRST_SIZE = 64 << 10  # bytes that a queue starts with; it grows when it needs more
 
@@ -134,7 +136,7 @@ class Port:
             ShmQueueNotInitializedError: the port was closed.
         """
         with _starting:
-            self._require_open()
+            self.require_open()
             if self._watcher is None:
                 look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
@@ -147,11 +149,11 @@ class Port:
 
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``."""
-        self._require_open()
+        self.require_open()
         return self.handle.travel()
 
     def close(self) -> None:
-        """Give up the handle and the descriptor; everything else raises from now on. Again is harmless."""
+        """Close the handle and the descriptor; every other call then raises. Idempotent."""
         _watched.discard(self)
         closed: Any = _Closed(self.name)
         self.engine = self._items = closed
@@ -160,7 +162,8 @@ class Port:
         if self._watcher is not None:
             self._watcher.close()
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Raise ``ShmQueueNotInitializedError`` if it is closed."""
         if not self.handle.is_open:
             raise _closed_error(self.name)
 
@@ -189,9 +192,28 @@ class Ported(FastPaths):
         self._port = port
         self._use_fast_paths(port.engine)
 
+    def close(self) -> None:
+        """Close the queue in this process; every other call then raises. The last process to close it frees the memory.
+
+        Idempotent. Other processes go on, and get what was put.
+        """
+        self._port.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue is closed in this process."""
+        return not self._port.handle.is_open
+
+    def __enter__(self: _Queue) -> _Queue:
+        self._port.require_open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
 
 class _Closed:
-    """Stands where the engine was. The engine would refuse as well, but ``shut down`` has another meaning here."""
+    """Stands where the engine was, which may be unmapped, and refuses every call."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -204,7 +226,7 @@ class _Closed:
 
 
 def _closed_error(name: str) -> ShmQueueNotInitializedError:
-    return ShmQueueNotInitializedError(f"queue {name!r} was closed in this process")
+    return ShmQueueNotInitializedError(f"queue {name!r} is closed")
 
 
 # ---- the descriptors of this process ----

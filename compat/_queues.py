@@ -163,10 +163,6 @@ class Queue(Parts, _StdlibQueue):
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
 
-    def close(self) -> None:
-        """Give up the queue in this process; other processes go on, and take what was put. Again is harmless."""
-        self._port.close()
-
     def join_thread(self) -> None:
         """Nothing to wait for: what was put is in the queue. As with the standard queue, only after ``close``."""
         assert self._closed, f"Queue {self!r} not closed"
@@ -256,7 +252,3 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             return self._port.engine.qsize() == 0
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
-
-    def close(self) -> None:
-        """Give up the queue in this process; other processes go on. Again is harmless."""
-        self._port.close()

@@ -77,10 +77,6 @@ class _Shared(Ported, Generic[_T]):
         """
         return self._port.fileno()
 
-    def close(self) -> None:
-        """Give up the queue in this process: all else raises from now on. The last process frees the memory."""
-        self._port.close()
-
     def _seconds_of_get(self, timeout: float, block: bool) -> float:
         if not block:
             return 0.0
@@ -92,7 +88,7 @@ class _Shared(Ported, Generic[_T]):
 
     def _refuse_if_shut_down(self) -> None:
         if self._port.counters().is_shut_down:
-            raise ShmQueueShutDown(f"queue {self._port.name!r} was shut down")
+            raise ShmQueueShutDown(f"queue {self._port.name!r} was shut down for all processes")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (type(self), self._port.travel())

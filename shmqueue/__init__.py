@@ -20,19 +20,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmqueue import exceptions
+    from shmqueue.engine import RECORD_HEADER_SIZE as SIZE_HEADER
     from shmqueue.exceptions import (
         PortableEngineWarning,
+        ShmQueueBufferOverflow,
         ShmQueueCorruptedError,
         ShmQueueDeserializationError,
         ShmQueueEmpty,
         ShmQueueError,
+        ShmQueueException,
         ShmQueueExistsError,
         ShmQueueFull,
+        ShmQueueNoDeserializerError,
+        ShmQueueNoSerializerError,
         ShmQueueNoSpaceError,
         ShmQueueNotFoundError,
         ShmQueueNotInitializedError,
         ShmQueueRefusedError,
+        ShmQueueRuntimeError,
         ShmQueueSerializationError,
+        ShmQueueShapeWarning,
         ShmQueueShutDown,
         ShmQueueTypeError,
         ShmQueueValueError,
@@ -45,22 +52,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "SIZE_HEADER",
     "SYSTEM_PAGESIZE",
     "DebugRefLogAction",
     "PortableEngineWarning",
     "SerializationMethods",
     "ShmQueue",
+    "ShmQueueBufferOverflow",
     "ShmQueueCorruptedError",
     "ShmQueueDeserializationError",
     "ShmQueueEmpty",
     "ShmQueueError",
+    "ShmQueueException",
     "ShmQueueExistsError",
     "ShmQueueFull",
+    "ShmQueueNoDeserializerError",
+    "ShmQueueNoSerializerError",
     "ShmQueueNoSpaceError",
     "ShmQueueNotFoundError",
     "ShmQueueNotInitializedError",
     "ShmQueueRefusedError",
+    "ShmQueueRuntimeError",
     "ShmQueueSerializationError",
+    "ShmQueueShapeWarning",
     "ShmQueueShutDown",
     "ShmQueueTypeError",
     "ShmQueueValueError",
@@ -71,13 +85,14 @@ __all__ = [
 
 _ELSEWHERE = {
     "SYSTEM_PAGESIZE": "segment",
+    "SIZE_HEADER": "shared_memory_collection",
     "DebugRefLogAction": "reflog",
     "SerializationMethods": "serialization",
     "ShmQueue": "queue",
     "ShmRefDataSnapshot": "queue",
     "Statistics": "queue",
 }
-_SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization")
+_SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")
 
 
 def __getattr__(name: str) -> Any:

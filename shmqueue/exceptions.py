@@ -14,17 +14,23 @@ from typing import Any
 
 __all__ = [
     "PortableEngineWarning",
+    "ShmQueueBufferOverflow",
     "ShmQueueCorruptedError",
     "ShmQueueDeserializationError",
     "ShmQueueEmpty",
     "ShmQueueError",
+    "ShmQueueException",
     "ShmQueueExistsError",
     "ShmQueueFull",
+    "ShmQueueNoDeserializerError",
+    "ShmQueueNoSerializerError",
     "ShmQueueNoSpaceError",
     "ShmQueueNotFoundError",
     "ShmQueueNotInitializedError",
     "ShmQueueRefusedError",
+    "ShmQueueRuntimeError",
     "ShmQueueSerializationError",
+    "ShmQueueShapeWarning",
     "ShmQueueShutDown",
     "ShmQueueTypeError",
     "ShmQueueValueError",
@@ -60,7 +66,7 @@ class ShmQueueFull(ShmQueueError, queue.Full):
 
 
 class ShmQueueShutDown(ShmQueueError, ShutDown):
-    """The queue was shut down for all: nothing can be put any more, and what there was to get is taken or dropped."""
+    """The queue was shut down for all processes: puts are refused, and there is nothing left to get."""
 
 
 class ShmQueueValueError(ShmQueueError, ValueError):
@@ -72,7 +78,7 @@ class ShmQueueTypeError(ShmQueueError, TypeError):
 
 
 class ShmQueueNotInitializedError(ShmQueueError, RuntimeError):
-    """The handle was given up with ``shutdown()`` before the call."""
+    """The handle was closed before the call, with ``close()`` or ``shutdown()``."""
 
 
 class ShmQueueSerializationError(ShmQueueError, pickle.PicklingError):
@@ -88,6 +94,14 @@ class ShmQueueDeserializationError(ShmQueueError, pickle.UnpicklingError):
     def __init__(self, *args: object, items: Sequence[Any] = ()) -> None:
         super().__init__(*args)
         self.items = list(items)
+
+
+class ShmQueueNoSerializerError(ShmQueueSerializationError, NotImplementedError):
+    """An item was put with a serialization method of the caller's own, and ``custom_serialize()`` was not called."""
+
+
+class ShmQueueNoDeserializerError(ShmQueueDeserializationError, NotImplementedError):
+    """An item came with a serialization method that has no function here; it is consumed."""
 
 
 class ShmQueueExistsError(ShmQueueError, FileExistsError):
@@ -112,3 +126,20 @@ class ShmQueueCorruptedError(ShmQueueError, RuntimeError):
 
 class PortableEngineWarning(RuntimeWarning):
     """The compiled engine is missing, so queues are slower than they should be."""
+
+
+class ShmQueueShapeWarning(UserWarning):
+    """An existing queue was opened with another ``buffer_size``, ``max_bytes`` or ``maxsize`` than it has."""
+
+
+# ---- names of the package of this name on PyPI, for programs that were written for it ----
+
+ShmQueueException = ShmQueueError
+
+
+class ShmQueueRuntimeError(ShmQueueError, RuntimeError):
+    """Not raised by this package: programs written for PyPI's shmqueue import it."""
+
+
+class ShmQueueBufferOverflow(ShmQueueError, OverflowError):
+    """Not raised by this package: programs written for PyPI's shmqueue import it."""

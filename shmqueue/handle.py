@@ -101,13 +101,13 @@ class Handle:
 
     @property
     def is_open(self) -> bool:
-        """Whether it has not been given up yet."""
+        """Whether it has not been closed yet."""
         return self._close_once.alive
 
     def require_open(self) -> None:
-        """Raise ``ShmQueueNotInitializedError`` if it has been given up."""
+        """Raise ``ShmQueueNotInitializedError`` if it is closed."""
         if not self._close_once.alive:
-            raise ShmQueueNotInitializedError(f"queue {self.name!r} was shut down")
+            raise ShmQueueNotInitializedError(f"queue {self.name!r} is closed")
 
     def counters(self) -> Counters:
         """The queue's figures."""

@@ -407,18 +407,27 @@ class ShmQueue(FastPaths):
 
     # ---- the end ----
 
-    def shutdown(self) -> None:
-        """Give up this handle; the last one frees the memory. Again is harmless, anything else afterwards raises.
+    def close(self) -> None:
+        """Close this handle; closing the last one frees the memory. Idempotent; every other call then raises.
 
-        Calls of other threads that wait in this handle end with ``ShmQueueNotInitializedError``, as later ones do.
+        Blocked calls of other threads on this handle end with ``ShmQueueNotInitializedError``, as later ones do.
         """
+        self._handle.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle is closed."""
+        return not self._handle.is_open
+
+    def shutdown(self) -> None:
+        """The same as ``close()``. To shut the queue down for all processes there is ``shutdown_all()``."""
         self._handle.close()
 
     def shutdown_all(self, immediate: bool = False) -> None:
         """Shut the queue down for all processes, as ``queue.Queue.shutdown`` does since Python 3.13.
 
         Every put raises ``ShmQueueShutDown`` from now on; a get takes what is left and raises then, waiting ones too.
-        The handles stay open: this is about the queue, ``shutdown`` about one handle.
+        The handles stay open: this is about the queue, ``close`` about one handle.
 
         Args:
             immediate: also drop the items that are queued; they count as done.
@@ -427,7 +436,7 @@ class ShmQueue(FastPaths):
 
     @property
     def is_shutdown(self) -> bool:
-        """Whether the queue was shut down for all."""
+        """Whether the queue was shut down for all processes."""
         return self._handle.counters().is_shut_down
 
     def unlink(self) -> None:
@@ -440,7 +449,7 @@ class ShmQueue(FastPaths):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.shutdown()
+        self.close()
 
     def set_console_handlers(self, register_atexit: bool = False) -> None:
         """Give up this handle when the process is told to end by SIGINT, SIGTERM or SIGHUP (console events on Windows).
@@ -470,7 +479,7 @@ class ShmQueue(FastPaths):
 
     def __repr__(self) -> str:
         if not self._handle.is_open:
-            return f"<ShmQueue {self._name!r}, shut down>"
+            return f"<ShmQueue {self._name!r}, closed>"
         counters = self._handle.counters()
         size = self._handle.shape.capacity
         return f"<ShmQueue {self._name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"

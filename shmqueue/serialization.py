@@ -29,6 +29,8 @@ import msgpack
 from shmqueue import pickling
 from shmqueue.exceptions import (
     ShmQueueDeserializationError,
+    ShmQueueNoDeserializerError,
+    ShmQueueNoSerializerError,
     ShmQueueSerializationError,
     ShmQueueTypeError,
     ShmQueueValueError,
@@ -51,6 +53,8 @@ class SerializationMethods(enum.IntEnum):
 
     MSGPACK = 0
     """The default: msgpack where it keeps the item's types, pickle otherwise."""
+    DEFAULT = 0
+    """The same as ``MSGPACK``."""
     PICKLE = 1
     MSGPACK_TUPLES = 2
     """Chosen by ``MSGPACK`` for items with tuples in them."""
@@ -225,8 +229,8 @@ class Serializer:
 
     def _dump_custom(self, data: Any, method: int) -> bytes:
         if self.custom_serialize is None:
-            raise ShmQueueSerializationError(
-                f"serialization method {method} is your own: set it up with custom_serialize() first"
+            raise ShmQueueNoSerializerError(
+                f"serialization method {int(method)} is your own and has no function: call custom_serialize() first"
             )
         try:
             payload = self.custom_serialize(method, data)
@@ -257,8 +261,8 @@ class Serializer:
     def _custom_loader(self, method: int) -> Callable[[bytes], Any]:
         custom = self.custom_deserialize
         if custom is None or method <= SerializationMethods.FIRST_PUBLIC_NUMBER:
-            raise ShmQueueDeserializationError(
-                f"the item was put with serialization method {method}, which is not known here: "
-                "set it up with custom_deserialize()"
+            raise ShmQueueNoDeserializerError(
+                f"the item was put with serialization method {method}, which has no function here: "
+                "call custom_deserialize() first"
             )
         return lambda payload: custom(method, [payload])

@@ -115,7 +115,7 @@ def test_without_the_extra_it_says_what_to_install(missing: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
     assert missing in done.stderr
-    assert "pip install 'shmqueue[cli]'" in done.stderr
+    assert "install this project with its cli extra (from a checkout: pip install '.[cli]')" in done.stderr
     assert "Traceback" not in done.stderr
 
 

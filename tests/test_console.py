@@ -53,7 +53,7 @@ def test_the_handler_that_was_there_runs_afterwards(name: str, segment_directory
     before = "signal.signal(signal.SIGTERM, lambda *_: (print(q), sys.exit(7)))"
     status, output = end_with(signal.SIGTERM, name, before=before, blocked="sys.stdin.read()")
     assert status == 7
-    assert "shut down" in output
+    assert "closed" in output
     assert os.listdir(segment_directory) == []
 
 

@@ -235,10 +235,10 @@ def test_shutdown_twice_is_harmless_and_everything_else_then_raises(make: Make, 
         lambda: q.unfinished_tasks, lambda: q.put_many([1]), lambda: q.get_many(1), q.__reduce__, q.__enter__,
         lambda: q.maxsize, q.set_console_handlers, lambda: q.add_ref_manually(1), q.reduce_ref_counter,
     ):  # fmt: skip
-        with pytest.raises(shmqueue.ShmQueueNotInitializedError, match=f"queue '{name}' was shut down"):
+        with pytest.raises(shmqueue.ShmQueueNotInitializedError, match=f"queue '{name}' is closed"):
             attempt()
     assert q.identifier == name
-    assert "shut down" in repr(q)
+    assert "closed" in repr(q)
 
 
 def test_shutdown_ends_calls_that_wait_in_the_same_handle(make: Make) -> None:

@@ -18,6 +18,10 @@ def main() -> None:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
             raise
-        print(f"the shmqueue command needs {missing}: pip install 'shmqueue[cli]'", file=sys.stderr)
+        print(
+            f"the shmqueue command needs {missing}: "
+            "install this project with its cli extra (from a checkout: pip install '.[cli]')",
+            file=sys.stderr,
+        )
         sys.exit(1)
     commands(prog_name="shmqueue")

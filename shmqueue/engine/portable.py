@@ -239,7 +239,7 @@ class PortableEngine:
 
     def _require_usable(self) -> None:
         if self._closing:
-            raise ShmQueueNotInitializedError(f"queue {self._name!r} was shut down")
+            raise ShmQueueNotInitializedError(f"queue {self._name!r} is closed")
         if self._broken is not None:
             raise ShmQueueCorruptedError(
                 f"queue {self._name!r} is damaged: {self._broken}; this handle will not touch it any more"
@@ -498,7 +498,7 @@ class PortableEngine:
 
     def _require_open_to_all(self, state: State) -> None:
         if state.shut:
-            raise ShmQueueShutDown(f"queue {self._name!r} was shut down for all")
+            raise ShmQueueShutDown(f"queue {self._name!r} was shut down for all processes")
 
     def _shut(self, state: State, form: int) -> _Step[bool]:
         following = state._replace(shut=max(state.shut, form))

@@ -7,7 +7,7 @@
 
 PyObject *raise_closed(RingObject *self)
 {
-    PyErr_Format(state_of(self)->not_initialized_error, "queue %R was shut down", self->name);
+    PyErr_Format(state_of(self)->not_initialized_error, "queue %R is closed", self->name);
     return NULL;
 }
 
@@ -20,7 +20,7 @@ PyObject *raise_broken(RingObject *self)
 
 static PyObject *raise_shut_down(RingObject *self)
 {
-    PyErr_Format(state_of(self)->shut_down_error, "queue %R was shut down for all", self->name);
+    PyErr_Format(state_of(self)->shut_down_error, "queue %R was shut down for all processes", self->name);
     return NULL;
 }
 
