@@ -20,8 +20,18 @@ __all__ = ["FastMethod", "FastPaths", "Record", "Ring", "data_size", "open_ring"
 
 
 def _why_missing(error: ImportError) -> str:
-    here = os.path.dirname(__file__)
-    built = [entry for entry in os.listdir(here) if entry.startswith("_core.") and not entry.endswith(".pyi")]
+    here = os.path.dirname(globals().get("__file__") or "")
+    try:
+        entries = os.listdir(here) if here else []
+    except OSError:  # it is inside a zip file, or frozen into a program
+        entries = []
+    if not entries:
+        place = f"inside {here}, which is no directory" if here else "frozen into the program"
+        return (
+            f"shmqueue is {place}, and compiled modules load from directories only ({error}): "
+            "install shmqueue beside the program to use the native engine"
+        )
+    built = [entry for entry in entries if entry.startswith("_core.") and not entry.endswith(".pyi")]
     if not built and os.path.exists(os.path.join(here, os.pardir, os.pardir, os.pardir, "pyproject.toml")):
         return (
             "this is the source tree and not the installed package: start Python in another directory, "
