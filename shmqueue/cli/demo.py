@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import signal
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import click
 
 import shmqueue
-from shmqueue import PortableEngineWarning, engine
+from shmqueue import PortableEngineWarning, clock, engine
 from shmqueue.cli.demo_pairs import BUFFER_SIZE, Child, Pair, multiprocessing_pair, queue_name, shmqueue_pair
 from shmqueue.cli.demo_work import Outcome
 
@@ -125,7 +124,7 @@ def run(items: int | None, seconds: float, deadline: float, view: View) -> Repor
     Raises:
         click.ClickException: an item did not arrive, or not in order; a process died; the deadline is over.
     """
-    limit = time.monotonic() + deadline
+    limit = clock.monotonic() + deadline
     report = Report(Setting(_engine(), _python(), queue_name(), BUFFER_SIZE, ROUNDS))
     view.opening(report.setting)
     if items is None:
@@ -213,5 +212,5 @@ def _how_it_ended(status: int) -> str:
 
 
 def _require_time(limit: float, title: str) -> None:
-    if time.monotonic() >= limit:
+    if clock.monotonic() >= limit:
         raise click.ClickException(f"{title}: not done when the deadline was over")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import TracebackType
 from typing import Protocol
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 import shmqueue
+from shmqueue import clock
 from shmqueue.cli.demo import Measurement, Report, Setting, View, median_rate
 from shmqueue.cli.output import readable_bytes
 
@@ -127,7 +127,7 @@ class _Live(_Silent):
         self._bars.refresh()
 
     def progress(self, taken: int) -> None:
-        now = time.monotonic()
+        now = clock.monotonic()
         if self._first is None:
             if taken:
                 self._first = now, taken

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from shmqueue import clock
 from shmqueue.exceptions import (
     PortableEngineWarning,
     ShmQueueNoSpaceError,
@@ -90,12 +90,12 @@ class Counters(NamedTuple):
 
 def deadline_after(timeout: float | None) -> float | None:
     """The moment, on the monotonic clock, at which a timeout in seconds is over; None for never."""
-    return None if timeout is None else time.monotonic() + timeout
+    return None if timeout is None else clock.monotonic() + timeout
 
 
 def seconds_until(deadline: float | None) -> float | None:
     """Seconds left until a deadline, at least 0; None for ever."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    return None if deadline is None else max(0.0, deadline - clock.monotonic())
 
 
 class Engine(Protocol):

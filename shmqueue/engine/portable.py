@@ -44,6 +44,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from shmqueue import clock
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
@@ -267,7 +268,7 @@ class PortableEngine:
         ``unmet`` is called after each look that had no result, with the seconds since the first one.
         """
         block = block and (timeout is None or timeout > 0)
-        began = time.monotonic()
+        began = clock.monotonic()
         deadline = deadline_after(timeout if block else LOCK_PATIENCE)
         pause = 0.0
         while True:
@@ -279,7 +280,7 @@ class PortableEngine:
                 if result is not None:
                     return result
             self._require_usable()
-            unmet(time.monotonic() - began)
+            unmet(clock.monotonic() - began)
             if not block:
                 return None
             if (pause or not self._sees_commit(state)) and not self._sleep(pause or SHORTEST_PAUSE, deadline, flag):
@@ -310,7 +311,7 @@ class PortableEngine:
     def _sleep(self, pause: float, deadline: float | None, flag: int) -> bool:
         """Sleep until the next look, at the deadline at the latest. False: it is over."""
         if deadline is not None:
-            left = deadline - time.monotonic()
+            left = deadline - clock.monotonic()
             if left <= 0:
                 return False
             pause = min(pause, left)
@@ -481,7 +482,7 @@ class PortableEngine:
 
         state = self._peek()
         if state is not None and not state.used and state.size > self._ring.room.least:
-            self._locked(shrink, time.monotonic())
+            self._locked(shrink, clock.monotonic())
 
     def _idle(self, waited: float) -> None:
         """What a getter does that finds nothing."""

@@ -42,6 +42,7 @@ from typing import Any, TypeAlias
 from shmlock import ShmLock, remove_shm_from_resource_tracker
 from shmlock.shmlock_exceptions import ShmLockRuntimeError
 
+from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
@@ -196,7 +197,7 @@ class Owner:
             if give_up():
                 return False
             if deadline is not None:
-                left = deadline - time.monotonic()
+                left = deadline - clock.monotonic()
                 if left <= 0:
                     return False
                 pause = min(pause, left)

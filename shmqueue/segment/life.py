@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 import uuid
 
+from shmqueue import clock
 from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
 from shmqueue.segment.files import (
     OPEN_FLAGS,
@@ -54,7 +54,7 @@ def open_segment(name: str, shape: Shape, create: bool | None) -> Segment:
             if create is False:
                 raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
         sweep_orphans()
-        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, time.time_ns(), boot_id())
+        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, clock.wall_ns(), boot_id())
         segment = _create(name, path, header)
         if segment is not None:
             return segment
