@@ -16,7 +16,7 @@ from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueShutDown
 from shmqueue.pickling import Payload
 
 from ._port import Port
-from ._serialization import dump_forking, load, pickle_forking
+from ._serialization import dump_forking, load_forking, pickle_forking
 
 __all__ = ["Reader", "ReadersLock", "Writer", "WritersLock"]
 
@@ -84,7 +84,7 @@ class Reader(_End):
 
     def recv(self) -> Any:
         """Take the oldest item; wait for it."""
-        return load(*self._record())
+        return load_forking(*self._record())
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Take the oldest item as the bytes of its pickle; wait for it.
@@ -93,7 +93,7 @@ class Reader(_End):
             OSError: they are more than ``maxlength``; the item is consumed.
         """
         method, payload = self._record()
-        message = payload if method == 1 else pickle_forking(load(method, payload))
+        message = payload if method == 1 else pickle_forking(load_forking(method, payload))
         if maxlength is not None and len(message) > maxlength:
             raise OSError("bad message length")
         return message

@@ -16,7 +16,7 @@ from shmqueue.items import Record, fast_get, fast_put
 
 from ._parts import Parts
 from ._port import open_port
-from ._serialization import dump_forking, load, load_for, unpack_plain
+from ._serialization import dump_forking, load_forking, load_forking_for, unpack_plain
 
 if TYPE_CHECKING:
     _StdlibQueue = queues.Queue[Any]
@@ -77,7 +77,7 @@ class Queue(Parts, _StdlibQueue):
         if not put:
             raise ShmQueueFull(self._port.handle.why_full(1))
 
-    @fast_get(unpack_plain, load_for)
+    @fast_get(unpack_plain, load_forking_for)
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item.
 
@@ -100,7 +100,7 @@ class Queue(Parts, _StdlibQueue):
             return item
         if not item:
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
-        return load(*item)
+        return load_forking(*item)
 
     def put_nowait(self, obj: Any) -> None:
         """``put(obj, False)``."""
@@ -137,7 +137,7 @@ class Queue(Parts, _StdlibQueue):
                 are consumed.
         """
         try:
-            return self._port.get_many(max_items, load, None if timeout is None else max(0.0, timeout))
+            return self._port.get_many(max_items, load_forking, None if timeout is None else max(0.0, timeout))
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -228,7 +228,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
 
-    @fast_get(unpack_plain, load_for)
+    @fast_get(unpack_plain, load_forking_for)
     def get(self) -> Any:
         """Take the oldest item; wait for one.
 
@@ -240,7 +240,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             item = self._port.get_item(True, None, unpack_plain)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
-        return load(*item) if type(item) is Record else item
+        return load_forking(*item) if type(item) is Record else item
 
     def empty(self) -> bool:
         """Whether there is nothing to take. Others may change it at any time.

@@ -5,13 +5,18 @@ engine (methods 0 and 2) for lists, dicts and tuples of those, up to 64 KiB, in 
 there are 16 of them at most; pickle (method 1) for all else.
 Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of pickling and
 unpickling are raised as they are.
+
+The queues of multiprocessing pickle with ``ForkingPickler``. Where a program has replaced it, or its ``dumps`` or
+``loads``, the replacement is called for every item that needs pickle.
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
+import sys
 from collections.abc import Callable
+from multiprocessing import context, reduction
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -26,6 +31,8 @@ __all__ = [
     "dump_forking",
     "load",
     "load_for",
+    "load_forking",
+    "load_forking_for",
     "pickle_forking",
     "unpack_plain",
 ]
@@ -53,7 +60,8 @@ def dump_forking(item: Any) -> Record:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass
-    return _pickle(item)
+    replaced = _replaced_pickler()
+    return _pickle(item) if replaced is None else (_PICKLE, bytes(replaced.dumps(item)))
 
 
 # ---- ForkingPickler without building its table of reducers anew for each item ----
@@ -109,7 +117,36 @@ def _pickle(item: Any) -> Record:
 
 def pickle_forking(item: Any) -> bytes:
     """The bytes that multiprocessing would send: all of the item in one piece."""
-    return bytes(ForkingPickler.dumps(item))
+    return bytes((_replaced_pickler() or ForkingPickler).dumps(item))
+
+
+# ---- a ForkingPickler that was replaced ----
+
+
+def _standard(function: str) -> Any:
+    """``ForkingPickler.dumps`` or ``loads`` as it stands in the class, None if that is not the standard library's."""
+    value = vars(ForkingPickler)[function]
+    code = getattr(getattr(value, "__func__", None), "__code__", None)
+    came_with = value is pickle.loads or (code is not None and code.co_filename == reduction.dump.__code__.co_filename)
+    return value if came_with else None
+
+
+_DUMPS, _LOADS = _standard("dumps"), _standard("loads")
+
+
+def _replaced_pickler() -> Any:
+    """The class whose ``dumps`` and ``loads`` the standard queues would call; None if it is the standard one unchanged.
+
+    They take it from ``multiprocessing.queues``, which took it from the reducer that was set in a context.
+    """
+    pickler: Any = sys.modules["multiprocessing.queues"]._ForkingPickler
+    if pickler is ForkingPickler:
+        pickler = getattr(vars(context)["reduction"], "ForkingPickler", pickler)  # a context's reducer may be set later
+    if pickler is ForkingPickler:
+        attributes = vars(pickler)
+        if attributes["dumps"] is _DUMPS and attributes["loads"] is _LOADS:
+            return None
+    return pickler
 
 
 # ---- the way back ----
@@ -132,5 +169,19 @@ def load(method: int, payload: bytes) -> Any:
 
 
 def load_for(queue: object, method: int, payload: bytes) -> Any:
-    """``load``; all queues load alike."""
+    """``load``, whatever the queue."""
     return load(method, payload)
+
+
+def load_forking(method: int, payload: bytes) -> Any:
+    """``load`` with the ``loads`` of whatever stands in ``ForkingPickler``'s place."""
+    if method == _PICKLE:
+        replaced = _replaced_pickler()
+        if replaced is not None:
+            return replaced.loads(payload)
+    return load(method, payload)
+
+
+def load_forking_for(queue: object, method: int, payload: bytes) -> Any:
+    """``load_forking``, whatever the queue."""
+    return load_forking(method, payload)
