@@ -6,9 +6,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from shmqueue.handle import Travel
-
-from ._absent import Absent
+from ._absent import Absent, refuse_hooks
 from ._ends import Reader, ReadersLock, Writer, WritersLock
 from ._port import Ported, arrive
 
@@ -33,8 +31,21 @@ def _no_pipe(instead: str) -> Absent:
     return Absent(f"the queue is in shared memory and has no pipe; use {instead}")
 
 
+_HOOKS = {
+    "_on_queue_feeder_error": "an item that cannot be pickled raises in put()",
+    **dict.fromkeys(
+        ("_feed", "_start_thread"), "put() itself puts the item; override put() to change items on their way"
+    ),
+    **dict.fromkeys(("_reset", "_after_fork"), "there is nothing to renew after a fork; use os.register_at_fork()"),
+}
+
+
 class Parts(Ported):
     """The private parts of the standard queues that programs are known to use, made when they are asked for."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_hooks(cls, _HOOKS, lambda base: base.__module__ == "multiprocessing.queues")
 
     _reader: Any = _Part(lambda queue: Reader(queue._port))
     _writer: Any = _Part(lambda queue: Writer(queue._port))
@@ -58,7 +69,14 @@ class Parts(Ported):
         _opid = _no_pipe("os.getpid()")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (type(self), self._port.travel())
+        return _new, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> Any:
+        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
+        return self._port.travel()
+
+    def __setstate__(self, state: Any) -> None:
+        self._start(arrive(state))
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._port.name!r}>"
@@ -66,7 +84,5 @@ class Parts(Ported):
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
-def _arrive(queue_type: type[Parts], travel: Travel) -> Parts:
-    queue = queue_type.__new__(queue_type)
-    queue._start(arrive(travel))
-    return queue
+def _new(queue_type: type[Parts]) -> Parts:
+    return queue_type.__new__(queue_type)

@@ -18,6 +18,7 @@ from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.serialization import unpack_plain
 
+from ._absent import ListsWhatIsThere
 from ._serialization import Record
 from ._waiting import look_in_wait
 from ._watcher import Watcher
@@ -183,7 +184,7 @@ class Port:
             watcher.abandon()
 
 
-class Ported(FastPaths):
+class Ported(FastPaths, ListsWhatIsThere):
     """What all queues of the adapters have: a port, whose engine puts and gets the most ordinary items by itself."""
 
     _port: Port

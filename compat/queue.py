@@ -22,7 +22,7 @@ from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, S
 from shmqueue.handle import Travel
 from shmqueue.items import Record, fast_get, fast_put
 
-from ._absent import Absent
+from ._absent import Absent, refuse_hooks
 from ._port import Ported, arrive, open_port
 from ._serialization import dump, load, load_for, unpack_plain
 
@@ -32,9 +32,18 @@ _T = TypeVar("_T")
 
 _SHARED = "the queue is shared between processes; "
 
+_HOOKS = dict.fromkeys(
+    ("_init", "_put", "_get", "_qsize"),
+    "items come in the order of their puts; override put() and get() to change them on their way",
+)
+
 
 class _Shared(Ported, Generic[_T]):
     """What Queue and SimpleQueue have in common."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_hooks(cls, _HOOKS, lambda base: False)
 
     @fast_get(unpack_plain, load_for)
     def get(self, block: bool = True, timeout: float | None = None) -> _T:
@@ -91,7 +100,14 @@ class _Shared(Ported, Generic[_T]):
             raise ShmQueueShutDown(f"queue {self._port.name!r} was shut down for all processes")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (type(self), self._port.travel())
+        return _new, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> Any:
+        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
+        return self._port.travel()
+
+    def __setstate__(self, travel: Travel) -> None:
+        self._start(arrive(travel))
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} {self._port.name!r}>"
@@ -243,10 +259,8 @@ class SimpleQueue(_Shared[_T]):
         self.put(item)
 
 
-def _arrive(queue_type: type[_Shared[Any]], travel: Travel) -> _Shared[Any]:
-    queue = queue_type.__new__(queue_type)
-    queue._start(arrive(travel))
-    return queue
+def _new(queue_type: type[_Shared[Any]]) -> _Shared[Any]:
+    return queue_type.__new__(queue_type)
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shmqueue import console, engine, reflog
+from shmqueue.attributes import readable_names
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueError,
@@ -476,6 +477,9 @@ class ShmQueue(FastPaths):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (type(self), self._handle.travel(), self._serializer, self._handle.log_file)
+
+    def __dir__(self) -> list[str]:
+        return readable_names(self)
 
     def __repr__(self) -> str:
         if not self._handle.is_open:

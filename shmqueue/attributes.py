@@ -1,0 +1,36 @@
+"""Which attributes of an object can be read, for its ``__dir__``.
+
+Programs read every attribute that ``dir()`` lists (``BaseManager.register``, ``unittest.mock``, ``xmlrpc``, debuggers)
+and do not expect an exception.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["readable_names", "static_attributes"]
+
+
+def readable_names(obj: object) -> list[str]:
+    """The names that ``object.__dir__`` lists, without those of properties that raise now."""
+    names = set(object.__dir__(obj))
+    for name, value in static_attributes(type(obj)).items():
+        if isinstance(value, property) and name in names and not _can_be_read(obj, name):
+            names.discard(name)
+    return sorted(names)
+
+
+def static_attributes(cls: type) -> dict[str, Any]:
+    """What stands in a class and its bases under each name, without calling a descriptor."""
+    attributes: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        attributes.update(vars(base))
+    return attributes
+
+
+def _can_be_read(obj: object, name: str) -> bool:
+    try:
+        getattr(obj, name)
+    except Exception:
+        return False
+    return True
