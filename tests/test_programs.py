@@ -297,3 +297,16 @@ def test_mpire_in_many_ways(both: Callable[..., tuple[Ran, Ran]], method: str) -
     assert on_ours.output == as_it_is.output
     assert len(as_it_is.output) == 5
     assert sum(on_ours.puts) > 100
+
+
+# ---- loguru: a SimpleQueue between all processes and the thread of one that writes ----
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loguru_in_workers(both: Callable[..., tuple[Ran, Ran]], method: str) -> None:
+    pytest.importorskip("loguru", reason="loguru is not installed")
+    as_it_is, on_ours = both(PROGRAMS / "loguru_workers.py", method)
+    assert (as_it_is.code, as_it_is.errors, on_ours.errors) == (0, [], [])
+    assert on_ours.output == as_it_is.output
+    assert len(as_it_is.output) == 5
+    assert max(on_ours.puts) == 4 * 200 + 4 + 1  # messages; that all was written; the end
