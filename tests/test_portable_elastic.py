@@ -8,6 +8,7 @@ import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from portable_support import (
@@ -219,10 +220,10 @@ class TestWithoutMemory:
         reserve = elastic.segment.reserve
         is_poor = True
 
-        def reserve_if_rich(size: int) -> None:
+        def reserve_if_rich(size: int, *rest: Any) -> None:
             if is_poor:
                 raise ShmQueueNoSpaceError(errno.ENOSPC, "not enough")
-            reserve(size)
+            reserve(size, *rest)
 
         def set_poor(value: bool) -> None:
             nonlocal is_poor
@@ -274,7 +275,7 @@ class TestWithoutMemory:
     def test_what_a_signal_handler_raises_is_no_shortage(
         self, elastic: Opened, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def reserve(size: int) -> None:
+        def reserve(size: int, *rest: Any) -> None:
             raise TimeoutError("a handler's")
 
         monkeypatch.setattr(elastic.segment, "reserve", reserve)
@@ -457,7 +458,7 @@ class TestInTheMiddle:
     def test_the_next_owner_gives_back_what_one_reserved_and_did_not_live_to_use(self, elastic: Opened) -> None:
         def reserve_and_die() -> None:
             reserve = elastic.segment.reserve
-            elastic.segment.reserve = lambda size: (reserve(size), kill_myself())  # type: ignore[method-assign, assignment, return-value]
+            elastic.segment.reserve = lambda *given: (reserve(*given), kill_myself())  # type: ignore[method-assign, assignment, return-value]
             elastic.engine.put(1, bytes(5 * PAGE), True, None)
 
         assert exit_status(in_child(reserve_and_die)) == -signal.SIGKILL

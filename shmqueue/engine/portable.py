@@ -459,13 +459,13 @@ class PortableEngine:
 
     # ---- memory ----
 
-    def _larger(self, state: State, length: int) -> State:
+    def _larger(self, state: State, length: int, hold: Hold) -> State:
         """The state in a ring that has place for ``length`` bytes more."""
         if self._ring.is_elastic and not state.used:
             state = state.with_ring(state.size)  # from the start again, which needs the least memory
         if state.has_place(length, self._ring.room):
             return state
-        larger = state.with_ring(self._ring.larger(state, length), state.offset(state.get_position))
+        larger = state.with_ring(self._ring.larger(state, length, hold), state.offset(state.get_position))
         self._has_grown = True
         return larger
 
@@ -562,7 +562,7 @@ class PortableEngine:
             if not has_room(state):
                 return None, None, b""
             try:
-                place = self._larger(state, len(data))
+                place = self._larger(state, len(data), hold)
             except OSError as error:
                 if error.errno is None:  # what a signal handler raises usually has none
                     raise error.__cause__ or error from None

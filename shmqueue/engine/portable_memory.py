@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Callable
+from typing import Any
 
-from shmqueue.engine.portable_lock import NOTHING, Act
-from shmqueue.engine.portable_state import Room, State
+from shmqueue.engine.portable_lock import NOTHING, Act, Hold
+from shmqueue.engine.portable_state import Contradiction, Room, State
 from shmqueue.exceptions import ShmQueueCorruptedError
 from shmqueue.segment import HEADER_SIZE, SYSTEM_PAGESIZE, Segment
 
@@ -43,13 +45,14 @@ class RingMemory:
             self.map = mmap.mmap(fd, segment.file_size)
             self._identity = _identity(os.fstat(fd))
 
-    def larger(self, state: State, length: int) -> int:
+    def larger(self, state: State, length: int, hold: Hold) -> int:
         """Reserve the memory of a larger ring, in which ``length`` bytes more have their place, and return its size.
 
         It is twice as large or more, but takes no more than half of what is free, unless it cannot do with less.
 
         Raises:
             OSError: there is not enough memory.
+            Contradiction: the lock was lost.
         """
         fd = self._segment.fileno()
         if fd < 0 or _identity(os.fstat(fd)) != self._identity:  # the program closed it, and it may be another file now
@@ -66,7 +69,7 @@ class RingMemory:
             modest = (there + free // 2 - HEADER_SIZE) // SYSTEM_PAGESIZE * SYSTEM_PAGESIZE
             size = min(size, max(least, modest))
         if _CAN_RESERVE:
-            self._segment.reserve(HEADER_SIZE + size)
+            self._segment.reserve(HEADER_SIZE + size, HEADER_SIZE + state.size, _while_owned(hold))
         return size
 
     def smaller(self, state: State, following: State) -> int | None:
@@ -101,6 +104,22 @@ class RingMemory:
         if following.size < state.size and following.used:
             return self.map.move, (HEADER_SIZE, HEADER_SIZE + state.offset(following.get_position), following.used)
         return NOTHING
+
+
+def _while_owned(hold: Hold) -> Callable[[Callable[..., Any], tuple[Any, ...]], Any]:
+    """Calls a C function only while the lock is owned: what an overtaker has put behind the ring must stay."""
+    owner = hold.owner
+
+    def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        acts = (NOTHING, (function, arguments))
+        # No jump and no call between the look at the hold and the body of act.
+        act, given = acts[owner.hold is hold]
+        result = act(*given)
+        if owner.hold is not hold:
+            raise Contradiction("the lock was lost")
+        return result
+
+    return call
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -8,6 +8,7 @@ This package knows nothing of records or locks inside a segment: the engines do 
 Linux; elsewhere it does what the platform allows, which is said at each place.
 """
 
+from shmqueue.segment.directories import DirectoryProbe, probe_directory
 from shmqueue.segment.handle import Segment
 from shmqueue.segment.header import HEADER_SIZE, SYSTEM_PAGESIZE, Header, Shape
 from shmqueue.segment.holders import holders_of
@@ -17,6 +18,7 @@ from shmqueue.segment.naming import directory, free_bytes, list_names, path_of, 
 __all__ = [
     "HEADER_SIZE",
     "SYSTEM_PAGESIZE",
+    "DirectoryProbe",
     "Header",
     "Segment",
     "Shape",
@@ -27,6 +29,7 @@ __all__ = [
     "list_names",
     "open_segment",
     "path_of",
+    "probe_directory",
     "read_header",
     "sweep_orphans",
     "total_bytes",

@@ -8,7 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
 from shmqueue.segment.header import HEADER_SIZE, refused
@@ -20,14 +24,15 @@ except ImportError:  # Windows, where an open file cannot be unlinked: that coun
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "NOT_SUPPORTED",
     "OPEN_FLAGS",
     "cannot_open",
     "fcntl",
     "fresh_description",
-    "give_name",
     "lengthen",
+    "link_nameless",
     "lock_shared",
-    "nameless_file",
+    "make_file",
     "remove_quietly",
     "require_private_file",
     "reserve",
@@ -37,9 +42,26 @@ __all__ = [
 OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-def lock_shared(fd: int) -> None:
-    if fcntl is not None:
+NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
+"""What a file system says that does not know a call."""
+_NAMING_PATIENCE = 10_000  # milliseconds to wait for the lock of a directory without hard links
+_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_ANOTHER_DIRECTORY = "the environment variable SHMQUEUE_DIR can name another directory"
+
+
+def lock_shared(fd: int, path: str) -> None:
+    """Take the shared lock that makes a holder.
+
+    Raises:
+        ShmQueueRefusedError: the file system has no such locks.
+    """
+    if fcntl is None:
+        return
+    try:
         fcntl.flock(fd, fcntl.LOCK_SH)
+    except OSError as error:
+        why = f"cannot lock a segment, by which its holders are counted: {error.strerror}; {_ANOTHER_DIRECTORY}"
+        raise ShmQueueRefusedError(error.errno, why, path) from error
 
 
 def same_file(fd: int, path: str) -> bool:
@@ -72,7 +94,7 @@ def cannot_open(error: OSError) -> str:
         errno.ENXIO: "it is a socket or a device",
         errno.EACCES: "it belongs to somebody else (permission denied)",
     }
-    return reasons.get(error.errno or 0, f"it cannot be opened: {error.strerror}")
+    return reasons.get(error.errno or 0, f"it cannot be opened: {error.strerror}; {_ANOTHER_DIRECTORY}")
 
 
 def require_private_file(status: os.stat_result, path: str) -> None:
@@ -86,48 +108,146 @@ def require_private_file(status: os.stat_result, path: str) -> None:
         )
 
 
-def nameless_file(path: str) -> tuple[int, str | None]:
-    """A new private file in the directory of ``path``, and its temporary name if it had to have one.
+def make_file(path: str, fill: Callable[[int], None], as_holder: bool) -> int | None:
+    """Make a private file and give it its name when it is complete. Returns its descriptor; None, there is one already.
 
-    Linux's O_TMPFILE needs no name, so that even a creator killed half-way leaves nothing behind.
+    A creator that is killed half-way leaves nothing where there is O_TMPFILE, else a file with a temporary name.
+
+    Args:
+        path: where.
+        fill: makes it complete, given its descriptor.
+        as_holder: whether the descriptor has the shared lock when others can see the file.
+
+    Raises:
+        ShmQueueRefusedError: the directory takes no file, or no lock.
+        ShmQueueNoSpaceError: there is no room for one.
     """
+    may_be_nameless = True
+    while True:
+        fd, temporary = _new_file(path, may_be_nameless)
+        try:
+            fill(fd)
+            if as_holder:
+                lock_shared(fd, path)
+            elif temporary is not None and fcntl is not None:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            if _give_name(fd, temporary, path):
+                made, fd = fd, -1
+                return made
+            may_be_nameless = may_be_nameless and temporary is not None
+        except FileExistsError:
+            return None
+        finally:
+            if temporary is not None:
+                remove_quietly(temporary)
+            if fd >= 0:
+                os.close(fd)
+
+
+def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
+    """A new private file in the directory of ``path``, and its temporary name if it had to have one."""
     parent = os.path.dirname(path)
     flags = OPEN_FLAGS & ~getattr(os, "O_NONBLOCK", 0)
     try:
-        if hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
+        if may_be_nameless and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
                 fd = os.open(parent, flags | os.O_TMPFILE, 0o600)
+            except OSError:
+                pass  # a file with a name will be made, or tell what is wrong
+            else:
                 os.fchmod(fd, 0o600)  # whatever the umask is
                 return fd, None
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                    raise
         while True:
             temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
             fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            lock_shared(fd)
+            lock_shared(fd, temporary)
             if same_file(fd, temporary):
                 return fd, temporary
             os.close(fd)  # a sweep came before the lock
+    except ShmQueueRefusedError:
+        remove_quietly(temporary)
+        os.close(fd)
+        raise
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _no_space(parent, HEADER_SIZE) from error
-        raise ShmQueueRefusedError(error.errno, f"cannot create a segment: {error.strerror}", parent) from error
+        raise _no_file(error, parent) from error
 
 
-def give_name(fd: int, temporary: str | None, path: str) -> None:
-    if temporary is not None:
-        os.link(temporary, path)
-        return
+def _give_name(fd: int, temporary: str | None, path: str) -> bool:
+    """Name a file. False: there are no hard links to a nameless one here, or a sweep has removed it.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        if temporary is not None:
+            os.link(temporary, path)
+        else:
+            link_nameless(fd, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _no_file(error, os.path.dirname(path)) from error
+        if temporary is None or (not same_file(fd, temporary) and os.path.isdir(os.path.dirname(path))):
+            return False
+        _rename(temporary, path)
+    return True
+
+
+def link_nameless(fd: int, path: str) -> None:
+    """Give a name to a file that was made without one, by way of /proc."""
     anchor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:  # a directory descriptor makes os.link() use linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=anchor, follow_symlinks=True)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _no_space(os.path.dirname(path), HEADER_SIZE) from error
-        raise
     finally:
         os.close(anchor)
+
+
+def _rename(temporary: str, path: str) -> None:
+    """Name a file where there are no hard links. Renaming replaces what has the name, so only one does it at a time."""
+    parent = os.path.dirname(path)
+    try:
+        with _only_namer_in(parent):
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            os.rename(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _no_file(error, parent) from error
+
+
+@contextmanager
+def _only_namer_in(parent: str) -> Iterator[None]:
+    """Hold the lock of a directory, for at most a few system calls."""
+    if fcntl is None:  # there renaming does not replace
+        yield
+        return
+    anchor = os.open(parent, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        patience = _NAMING_PATIENCE
+        while True:
+            try:
+                fcntl.flock(anchor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if patience <= 0:
+                    raise
+                patience -= 1
+                time.sleep(0.001)
+        try:
+            yield
+        finally:
+            fcntl.flock(anchor, fcntl.LOCK_UN)  # a child that was forked meanwhile has the description too
+    finally:
+        os.close(anchor)
+
+
+def _no_file(error: OSError, parent: str) -> ShmQueueNoSpaceError | ShmQueueRefusedError:
+    if error.errno in _FULL:
+        return _no_space(error, parent, HEADER_SIZE)
+    why = f"cannot create a segment: {error.strerror}; {_ANOTHER_DIRECTORY}"
+    return ShmQueueRefusedError(error.errno, why, parent)
 
 
 def remove_quietly(path: str) -> None:
@@ -137,17 +257,52 @@ def remove_quietly(path: str) -> None:
         pass
 
 
-def reserve(fd: int, size: int, path: str) -> None:
-    """Make the file ``size`` bytes long, with all its memory reserved: touching it later cannot fail."""
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
+
+
+def reserve(
+    fd: int,
+    size: int,
+    path: str,
+    start: int = 0,
+    call: Callable[[Callable[..., Any], tuple[Any, ...]], Any] = _call,
+) -> None:
+    """Make the file ``size`` bytes long, with all its memory reserved: touching it later cannot fail.
+
+    Args:
+        fd: its descriptor.
+        size: bytes.
+        path: for what is raised.
+        start: bytes from its start that have their memory. Where the file system cannot reserve memory, those behind
+            them are written: they become zeros.
+        call: makes the system calls, given a function and its arguments.
+
+    Raises:
+        ShmQueueNoSpaceError: there is not enough memory.
+    """
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, size)
-        else:
-            block = bytes(1 << 16)
-            for start in range(0, size, len(block)):
-                os.write(fd, block[: size - start])
+        if not _allocate(fd, start, size, call):
+            while start < size:
+                start += call(os.pwrite, (fd, _ZEROS[: size - start], start))
     except OSError as error:
         raise _cannot_have(error, size, path) from error
+
+
+_ZEROS = bytes(1 << 16)
+
+
+def _allocate(fd: int, start: int, end: int, call: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> bool:
+    """Have the file system reserve bytes of a file. False: it cannot."""
+    if not hasattr(os, "posix_fallocate"):
+        return False
+    try:
+        call(os.posix_fallocate, (fd, start, end - start))
+    except OSError as error:  # musl's; glibc writes into each block instead
+        if error.errno not in NOT_SUPPORTED:
+            raise
+        return False
+    return True
 
 
 def lengthen(fd: int, size: int, path: str) -> None:
@@ -159,19 +314,25 @@ def lengthen(fd: int, size: int, path: str) -> None:
 
 
 def _cannot_have(error: OSError, size: int, path: str) -> ShmQueueNoSpaceError:
-    if error.errno == errno.ENOSPC:
-        return _no_space(os.path.dirname(path), size)
+    if error.errno in _FULL:
+        return _no_space(error, os.path.dirname(path), size)
     why = f"cannot reserve {size} bytes: {error.strerror}"
     if error.errno == errno.EFBIG:
         why += " (the file system allows no such file, or this process may not make one: RLIMIT_FSIZE, ulimit -f)"
     return ShmQueueNoSpaceError(error.errno, why, path)
 
 
-def _no_space(where: str, needed: int) -> ShmQueueNoSpaceError:
+def _no_space(error: OSError, where: str, needed: int) -> ShmQueueNoSpaceError:
+    try:
+        free = f"{free_bytes(where)} free"
+    except OSError:
+        free = "nobody can tell how many are free"
     why = (
-        f"not enough shared memory: {needed} bytes needed, {free_bytes()} free "
-        "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)"
+        f"not enough shared memory: {needed} bytes needed, {free} "
+        f"(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size; {_ANOTHER_DIRECTORY})"
     )
     if not has_free_inode(where):
         why = "no inodes left: the file system takes no more files (remove some, or mount it with a larger nr_inodes)"
-    return ShmQueueNoSpaceError(errno.ENOSPC, why, where)
+    elif error.errno != errno.ENOSPC:
+        why = f"cannot reserve {needed} bytes: {error.strerror}; {_ANOTHER_DIRECTORY}"
+    return ShmQueueNoSpaceError(error.errno, why, where)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from shmqueue.segment.files import fcntl, fresh_description, lock_shared, remove_quietly, reserve, same_file
 from shmqueue.segment.header import HEADER_SIZE, Header
@@ -69,14 +70,19 @@ class Segment:
         """Bytes of the whole file."""
         return HEADER_SIZE + self.header.shape.data_size
 
-    def reserve(self, size: int) -> None:
+    def reserve(self, size: int, start: int, call: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> None:
         """Make sure that the first ``size`` bytes of the file have their memory: touching them cannot fail then.
+
+        Args:
+            size: bytes.
+            start: bytes from the file's start that have it already. Those behind may become zeros.
+            call: makes the system calls, given a function and its arguments.
 
         Raises:
             ShmQueueNoSpaceError: there is not enough of it.
         """
         with self.descriptor_to_map() as fd:
-            reserve(fd, size, self.path)
+            reserve(fd, size, self.path, start, call)
 
     def holders(self) -> list[int]:
         """The process id of each handle on this segment, as ``holders_of``; empty once its name is gone."""
@@ -115,7 +121,7 @@ class Segment:
         self._closing = threading.RLock()
         fresh = fresh_description(self._fd, self.path) if self._fd >= 0 else None
         if fresh is not None:
-            lock_shared(fresh)
+            lock_shared(fresh, self.path)
             inherited, self._fd = self._fd, fresh
             os.close(inherited)
 

@@ -19,13 +19,46 @@ def holders_of(path: str) -> list[int]:
         table = _lock_table()
     except OSError:
         return []
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    pids = _holders_in(table, os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    if not pids:
+        mounted = _device_of_mount(os.path.dirname(path))
+        if mounted is not None and mounted != (os.major(status.st_dev), os.minor(status.st_dev)):
+            pids = _holders_in(table, *mounted, status.st_ino)
+    return sorted(pids)
+
+
+def _holders_in(table: str, major: int, minor: int, inode: int) -> list[int]:
+    file = f"{major:02x}:{minor:02x}:{inode}"
     pids = []
     for line in table.splitlines():
         fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; who still waits has "->" after the 1:
         if len(fields) >= 6 and fields[1] == "FLOCK" and fields[3] == "READ" and fields[5] == file:
             pids.append(int(fields[4]))
-    return sorted(pids)
+    return pids
+
+
+def _device_of_mount(where: str) -> tuple[int, int] | None:
+    """The device number of the file system that is mounted at or above a directory; None where that cannot be told.
+
+    The kernel's table goes by it. Files of an overlayfs or btrfs have device numbers of their own instead.
+    """
+    try:
+        fd = os.open(where, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
+                info = dict(line.split(":", 1) for line in file if ":" in line)
+        finally:
+            os.close(fd)
+        mount = info["mnt_id"].strip()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                fields = line.split(" ", 3)  # "36 35 98:0 /root /mount ..."
+                if fields[0] == mount:
+                    major, minor = fields[2].split(":")
+                    return int(major), int(minor)
+    except (AttributeError, KeyError, ValueError, OSError):
+        pass
+    return None
 
 
 def _lock_table() -> str:

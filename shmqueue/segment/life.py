@@ -14,11 +14,9 @@ from shmqueue.segment.files import (
     cannot_open,
     fcntl,
     fresh_description,
-    give_name,
     lengthen,
     lock_shared,
-    nameless_file,
-    remove_quietly,
+    make_file,
     require_private_file,
     reserve,
     same_file,
@@ -111,7 +109,7 @@ def _hold(name: str, path: str, fd: int, with_name: bool) -> Segment | None:
     try:
         if fcntl is not None:
             require_private_file(os.fstat(fd), path)
-        lock_shared(fd)
+        lock_shared(fd, path)
         status = os.fstat(fd)
         if with_name and fcntl is not None and not same_file(fd, path):  # its links may be another name's, see _create
             return None
@@ -165,25 +163,15 @@ def _header_of(fd: int, status: os.stat_result, path: str) -> Header:
 def _create(name: str, path: str, header: Header) -> Segment | None:
     """Make a complete segment and give it its name; None when somebody else was faster."""
     shape = header.shape
-    fd, temporary = nameless_file(path)
-    try:
+
+    def fill(fd: int) -> None:
         reserve(fd, HEADER_SIZE + (shape.initial or shape.data_size), path)
         lengthen(fd, HEADER_SIZE + shape.data_size, path)
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, header.pack())
-        lock_shared(fd)
-        try:
-            give_name(fd, temporary, path)
-        except FileExistsError:
-            return None
-        segment = Segment(name, path, fd, header, created=True)
-        fd = -1
-        return segment
-    finally:
-        if temporary is not None:
-            remove_quietly(temporary)
-        if fd >= 0:
-            os.close(fd)
+
+    fd = make_file(path, fill, as_holder=True)
+    return None if fd is None else Segment(name, path, fd, header, created=True)
 
 
 def sweep_orphans() -> list[str]:

@@ -6,7 +6,7 @@ import os
 import tempfile
 import urllib.parse
 
-from shmqueue.exceptions import ShmQueueTypeError, ShmQueueValueError
+from shmqueue.exceptions import ShmQueueRefusedError, ShmQueueTypeError, ShmQueueValueError
 
 __all__ = [
     "NAME_LENGTH_MAX",
@@ -29,10 +29,20 @@ UNNAMED = "%new-"  # no escaped name begins like this
 
 
 def directory() -> str:
-    """The directory that holds the segments: ``$SHMQUEUE_DIR``, else /dev/shm, else the temporary directory."""
+    """The directory that holds the segments: ``$SHMQUEUE_DIR``, else /dev/shm, else the temporary directory.
+
+    Its path is absolute, so that it stays the same when the process changes its working directory.
+
+    Raises:
+        ShmQueueRefusedError: ``SHMQUEUE_DIR`` is relative to a working directory that was removed.
+    """
     chosen = os.environ.get("SHMQUEUE_DIR")
     if chosen:
-        return chosen
+        try:
+            return chosen if os.path.isabs(chosen) else os.path.abspath(chosen)
+        except OSError as error:
+            why = f"SHMQUEUE_DIR is relative and the working directory cannot be told: {error.strerror}"
+            raise ShmQueueRefusedError(error.errno, why, chosen) from error
     return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
 
@@ -91,28 +101,35 @@ def list_entries() -> list[str]:
         return []
 
 
-def free_bytes() -> int:
-    """Bytes that are free in the file system that holds the segments; -1 where it cannot be asked."""
+def free_bytes(within: str | None = None) -> int:
+    """Bytes that are free in the file system of a directory, by default ``directory()``; -1 where it does not say.
+
+    Raises:
+        OSError: there is no such directory.
+    """
     if not hasattr(os, "statvfs"):
         return -1
-    figures = os.statvfs(directory())
-    return figures.f_bavail * figures.f_frsize
+    figures = os.statvfs(within or directory())
+    return figures.f_bavail * figures.f_frsize if figures.f_blocks else -1  # a ramfs knows no blocks
 
 
 def has_free_inode(where: str) -> bool:
     """Whether the file system of ``where`` takes one more file, as far as it says."""
-    if not hasattr(os, "statvfs"):
+    try:
+        figures = os.statvfs(where)
+    except (AttributeError, OSError):
         return True
-    figures = os.statvfs(where)
     return figures.f_files == 0 or figures.f_favail > 0
 
 
 def total_bytes() -> int:
-    """Bytes that the file system with the segments has altogether; the machine's memory where it knows no limit."""
-    if hasattr(os, "statvfs"):
+    """Bytes that the file system with the segments has altogether; the machine's memory where it says nothing."""
+    try:
         figures = os.statvfs(directory())
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
+    except (AttributeError, OSError):
+        pass  # whoever makes a segment there is told what is wrong with the directory
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -24,9 +24,7 @@ from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
     fcntl,
-    give_name,
-    nameless_file,
-    remove_quietly,
+    make_file,
     require_private_file,
     same_file,
 )
@@ -94,14 +92,9 @@ def open_sidecar(path: str) -> int:
 
 
 def _make_sidecar(path: str) -> None:
-    fd, temporary = nameless_file(path)  # complete, with its mode, before others can meet it, like a segment
-    try:
-        give_name(fd, temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        if temporary is not None:
-            remove_quietly(temporary)
+    # Without a lock: a child forked meanwhile would inherit the descriptor, and with it the lock for its life.
+    fd = make_file(path, lambda fd: None, as_holder=False)
+    if fd is not None:
         os.close(fd)
 
 

@@ -149,10 +149,32 @@ bool ring_owns_file(const struct ring *ring)
     return fstat(ring->file, &status) == 0 && status.st_dev == ring->device && status.st_ino == ring->inode;
 }
 
+/* For file systems that cannot reserve memory (ramfs, some of FUSE): what is written has it.  0, or an errno. */
+static int write_zeros(int file, off_t start, off_t end)
+{
+    static const char zeros[1 << 16];
+    while (start < end) {
+        size_t length = (size_t)least(sizeof zeros, (uint64_t)(end - start));
+        ssize_t written = pwrite(file, zeros, length, start);
+        if (written <= 0) {
+            return written < 0 ? errno : ENOSPC;
+        }
+        start += written;
+    }
+    return 0;
+}
+
+/* Bytes [from, to) of an arena hold no records yet. */
 static int allocate(const struct ring *ring, uint32_t arena, uint64_t from, uint64_t to)
 {
     off_t start = (off_t)(LAYOUT_HEADER_SIZE + ring->arena_start[arena] + from);
-    return fallocate(ring->file, 0, start, (off_t)(to - from)) == 0 ? 0 : errno;
+    if (fallocate(ring->file, 0, start, (off_t)(to - from)) == 0) {
+        return 0;
+    }
+    if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) {
+        return write_zeros(ring->file, start, start + (off_t)(to - from));
+    }
+    return errno;
 }
 
 /* Gives the first `bytes` of an arena their memory, in steps, each of which is kept: a signal interrupts fallocate() on
@@ -229,7 +251,7 @@ enum ring_status arena_grow(struct ring *ring, struct view *put, uint64_t bytes)
         atomic_store_explicit(&notes->starved, 0, memory_order_relaxed);
         return RING_OK;
     }
-    if (error == ENOSPC || error == ENOMEM) {
+    if (error == ENOSPC || error == ENOMEM || error == EDQUOT) {
         atomic_store_explicit(&notes->starved, 1, memory_order_relaxed);
     }
     if (put->arena != 0 && ring->get_as_seen.arena == put->arena && bytes <= ring->arena_size[0]) {
