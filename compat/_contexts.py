@@ -24,23 +24,23 @@ __all__ = ["Queues", "default_context"]
 class Queues(_BaseContext):
     """The methods of a context that make queues."""
 
-    def Queue(self, maxsize: int = 0, *, name: str | None = None) -> Queue:
+    def Queue(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False) -> Queue:
         """A queue in shared memory; with a name, any process can open it."""
         from ._queues import Queue
 
-        return Queue(maxsize, name=name)
+        return Queue(maxsize, name=name, keep=keep)
 
-    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None) -> JoinableQueue:
+    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False) -> JoinableQueue:
         """A queue in shared memory that knows which items are done; with a name, any process can open it."""
         from ._queues import JoinableQueue
 
-        return JoinableQueue(maxsize, name=name)
+        return JoinableQueue(maxsize, name=name, keep=keep)
 
-    def SimpleQueue(self, *, name: str | None = None) -> SimpleQueue:
+    def SimpleQueue(self, *, name: str | None = None, keep: bool = False) -> SimpleQueue:
         """A queue in shared memory as simple as a pipe; with a name, any process can open it."""
         from ._queues import SimpleQueue
 
-        return SimpleQueue(name=name)
+        return SimpleQueue(name=name, keep=keep)
 
 
 class _Concrete(Queues):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue.engine import Counters
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.serialization import unpack_plain
@@ -33,13 +33,28 @@ _Queue = TypeVar("_Queue", bound="Ported")
 _FIRST_SIZE = 64 << 10  # bytes that a queue starts with; it grows when it needs more
 
 
-def open_port(name: str | None, *, maxsize: int = 0, max_bytes: int = 0, threshold: int = 0) -> Port:
-    """A queue of a private name, or the one called ``name``, which may exist; other arguments as ``open_handle``."""
-    create = True if name is None else None
+def open_port(
+    name: str | None, *, maxsize: int = 0, max_bytes: int = 0, threshold: int = 0, keep: bool = False
+) -> Port:
+    """A queue of a private name, or the one called ``name``, which may exist; other arguments as ``open_handle``.
+
+    Raises:
+        ShmQueueValueError: ``keep`` without a name, by which the queue could be opened again.
+    """
+    is_private = name is None
+    if is_private and keep:
+        raise ShmQueueValueError("keep=True needs a name: nobody could ever open a queue without one again")
     name = f"unnamed-{os.getpid()}-{os.urandom(8).hex()}" if name is None else name
     return Port(
         open_handle(
-            name, buffer_size=_FIRST_SIZE, max_bytes=max_bytes, maxsize=maxsize, threshold=threshold, create=create
+            name,
+            buffer_size=_FIRST_SIZE,
+            max_bytes=max_bytes,
+            maxsize=maxsize,
+            threshold=threshold,
+            create=True if is_private else None,
+            keep=keep,
+            private=is_private,
         )
     )
 

@@ -38,11 +38,13 @@ class Queue(Parts, _StdlibQueue):
         maxsize: most items; 0 or less, as many as there is memory for.
         name: makes the queue one that any process of this user can open by this name; who creates it decides its
             ``maxsize``. None, it can only be passed on.
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
+            decides.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None, ctx: object = None) -> None:
-        self._start(open_port(name, maxsize=max(0, operator.index(maxsize))))
+    def __init__(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
+        self._start(open_port(name, maxsize=max(0, operator.index(maxsize)), keep=keep))
 
     @property
     def _maxsize(self) -> int:
@@ -208,11 +210,12 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
 
     Args:
         name: as for ``Queue``.
+        keep: as for ``Queue``.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
-    def __init__(self, *, name: str | None = None, ctx: object = None) -> None:
-        self._start(open_port(name, threshold=_PIPE_CAPACITY))
+    def __init__(self, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
+        self._start(open_port(name, threshold=_PIPE_CAPACITY, keep=keep))
 
     @fast_put(as_pickle=True)
     def put(self, obj: Any) -> None:

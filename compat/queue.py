@@ -121,11 +121,13 @@ class Queue(_Shared[_T]):
         name: makes the queue one that any process of this user can open by this name, also as ``ShmQueue(name)``; who
             creates it decides its ``maxsize``. None, it can only be passed on.
         max_bytes: most bytes of items, 0 for all that the machine has; at that size put waits as if it were full.
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
+            decides.
     """
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None, max_bytes: int = 0) -> None:
+    def __init__(self, maxsize: int = 0, *, name: str | None = None, max_bytes: int = 0, keep: bool = False) -> None:
         limit = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
-        self._start(open_port(name, maxsize=limit, max_bytes=max_bytes))
+        self._start(open_port(name, maxsize=limit, max_bytes=max_bytes, keep=keep))
 
     @property
     def maxsize(self) -> int:
@@ -243,10 +245,11 @@ class SimpleQueue(_Shared[_T]):
 
     Args:
         name: as for ``Queue``.
+        keep: as for ``Queue``.
     """
 
-    def __init__(self, *, name: str | None = None) -> None:
-        self._start(open_port(name))
+    def __init__(self, *, name: str | None = None, keep: bool = False) -> None:
+        self._start(open_port(name, keep=keep))
 
     @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:

@@ -11,6 +11,8 @@ import logging
 import multiprocessing.context
 import multiprocessing.util
 import os
+import sys
+import warnings
 import weakref
 from multiprocessing import reduction
 from typing import Any
@@ -18,7 +20,17 @@ from typing import Any
 from shmqueue import engine, reflog
 from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueTypeError, ShmQueueValueError
-from shmqueue.segment import SYSTEM_PAGESIZE, Segment, Shape, attach_segment, directory, open_segment
+from shmqueue.segment import (
+    KEEP,
+    PRIVATE,
+    SYSTEM_PAGESIZE,
+    Replaced,
+    Segment,
+    Shape,
+    attach_segment,
+    directory,
+    open_segment,
+)
 from shmqueue.segment import free_bytes as free_bytes_of_directory
 from shmqueue.segment import total_bytes as total_bytes_of_directory
 
@@ -39,6 +51,8 @@ def open_handle(
     maxsize: int = 0,
     threshold: int = 0,
     create: bool | None = None,
+    keep: bool = False,
+    private: bool = False,
     logger: logging.Logger | None = None,
     log_file: str | None = None,
 ) -> Handle:
@@ -46,19 +60,27 @@ def open_handle(
 
     Args:
         threshold: a put waits while the queue holds so many bytes or more; 0, it does not.
+        private: nobody else knows the name, so the queue can be swept as soon as no process has it open.
         log_file: where to log references; None, nowhere.
 
     Raises:
         ShmQueueError: what ``ShmQueue`` raises.
     """
     chosen = engine.chosen()
-    segment = open_segment(name, _shape(chosen, buffer_size, max_bytes, maxsize, threshold), create)
+    if not isinstance(keep, bool):
+        raise ShmQueueTypeError(f"keep must be a bool, not {type(keep).__name__}")
+    flags = KEEP * keep | PRIVATE * private
+    segment = open_segment(name, _shape(chosen, buffer_size, max_bytes, maxsize, threshold), create, flags)
     try:
         engine.require_chosen(segment)
     except BaseException:
+        segment.drops_items = False
         segment.close()
         raise
-    return Handle(segment, logger, log_file)
+    handle = Handle(segment, logger, log_file)
+    if segment.replaced is not None:
+        _tell_of_replaced(name, segment.replaced)
+    return handle
 
 
 def _shape(engine_name: str, buffer_size: int, max_bytes: int | None, maxsize: int, threshold: int) -> Shape:
@@ -85,6 +107,7 @@ class Handle:
             self._growth = _GrowthLog(segment)
             self.engine: Engine = engine.open_engine(segment, self._growth)
         except BaseException:
+            segment.drops_items = False
             segment.close()
             raise
         self.name, self.segment, self.shape = segment.name, segment, segment.header.shape
@@ -103,6 +126,11 @@ class Handle:
     def is_open(self) -> bool:
         """Whether it has not been closed yet."""
         return self._close_once.alive
+
+    @property
+    def keep(self) -> bool:
+        """Whether the queue outlives its holders."""
+        return self.segment.header.keep
 
     def require_open(self) -> None:
         """Raise ``ShmQueueNotInitializedError`` if it is closed."""
@@ -151,7 +179,7 @@ class Handle:
     def _leave(self) -> None:
         """Give it up and keep the memory mapped, which ends with the process."""
         if self._close_once.detach() is not None:
-            _let_go(self.segment, self.log_file, self._logger)
+            _let_go(self.segment, self.log_file, self._logger, at_exit=True)
         else:  # a daemon thread may be in the middle of it, and would not come to the end
             self.segment.close()
 
@@ -183,15 +211,41 @@ def _memory_left() -> str:
 def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
     """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
     the_engine.close()
-    _let_go(segment, log_file, logger)
+    _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
 
 
-def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
+def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None, at_exit: bool) -> None:
     if log_file is not None:
         reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
     if logger is not None:
         logger.debug("queue %r: shutdown", segment.name)
-    segment.close()
+    dropped = segment.close()
+    if dropped and not segment.header.private:
+        _tell(
+            f"queue {segment.name!r} was closed by its last holder with {_count(dropped)} in it, which "
+            f"{'is' if dropped == 1 else 'are'} lost (keep=True keeps them)",
+            at_exit,
+        )
+
+
+def _tell_of_replaced(name: str, replaced: Replaced) -> None:
+    if replaced.items != 0:
+        _tell(
+            f"queue {name!r} replaces a file that no process had open and that cannot be used: {replaced.why}; "
+            f"{_count(replaced.items)} in it lost",
+            False,
+        )
+
+
+def _count(items: int | None) -> str:
+    return "an unknown number of items" if items is None else f"{items} item{'' if items == 1 else 's'}"
+
+
+def _tell(what: str, at_exit: bool) -> None:
+    """Say that items are lost: in the log, and as a warning unless the interpreter is at its end."""
+    logging.getLogger("shmqueue").warning("%s", what)
+    if not at_exit:
+        warnings.warn(what, ResourceWarning, stacklevel=2)
 
 
 # ---- the end of the process ----

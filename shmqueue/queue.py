@@ -40,19 +40,24 @@ _MSGPACK = SerializationMethods.MSGPACK
 _SMALLEST_ITEM = engine.RECORD_HEADER_SIZE + 1  # bytes: no serialization makes less than one
 
 
-class ShmRefDataSnapshot(NamedTuple):
-    """A queue at one moment.
-
-    ``put_pos`` and ``get_pos`` are offsets in the buffer, in bytes; ``same_lap`` is 1 when put and get are on the same
-    lap around it, 0 when put has wrapped and get has not. ``buffer_size`` is in bytes, ``qsize`` in items.
-    """
-
+class _SnapshotFields(NamedTuple):
     ref_count: int
     put_pos: int
     get_pos: int
     buffer_size: int
     qsize: int
     same_lap: int
+
+
+class ShmRefDataSnapshot(_SnapshotFields):
+    """A queue at one moment.
+
+    ``put_pos`` and ``get_pos`` are offsets in the buffer, in bytes; ``same_lap`` is 1 when put and get are on the same
+    lap around it, 0 when put has wrapped and get has not. ``buffer_size`` is in bytes, ``qsize`` in items. ``keep``
+    tells whether the queue outlives its holders; it is not one of the tuple's items.
+    """
+
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,11 @@ class ShmQueue(FastPaths):
             back when it runs empty; 0, up to all that the machine has for it. None, it is ``buffer_size`` and no more.
         maxsize: most items in the queue; 0, as many as fit. The first creator's holds for all.
         create: True, the queue must not be in use yet; False, it must exist; None, either.
+        keep: True, the queue and its items outlive its holders, until ``unlink()`` or ``shmqueue rm`` removes them (or
+            the machine restarts, in /dev/shm). Otherwise the queue exists while at least one process has it open; when
+            the last one closes it or exits, its items are dropped, which is logged (logger ``shmqueue``) and, before
+            the interpreter's end, a ``ResourceWarning``. What processes that were killed leave is there for whoever
+            opens the queue next. Whoever opens the queue first decides for all.
         allow_pickle: False refuses pickle in both directions, for queues on which not everybody is trusted.
         track_resources: accepted for compatibility and without effect: the kernel counts who holds a segment, so the
             resource tracker of ``multiprocessing``, which would free it under its users, is never told of it.
@@ -116,6 +126,7 @@ class ShmQueue(FastPaths):
         max_bytes: int | None = None,
         maxsize: int = 0,
         create: bool | None = None,
+        keep: bool = False,
         allow_pickle: bool = True,
         track_resources: bool = False,
         logger: logging.Logger | None = None,
@@ -127,6 +138,7 @@ class ShmQueue(FastPaths):
             max_bytes=max_bytes,
             maxsize=maxsize,
             create=create,
+            keep=keep,
             logger=logger,
             log_file=reflog.path_for(queue_name, debug_ref_to_file_log),
         )
@@ -351,7 +363,15 @@ class ShmQueue(FastPaths):
         size = self.max_buffer_size()
         put_lap, put_pos = divmod(counters.put_position, size)
         get_lap, get_pos = divmod(counters.get_position, size)
-        return ShmRefDataSnapshot(self.refs, put_pos, get_pos, size, counters.qsize, int(put_lap == get_lap))
+        same_lap = int(put_lap == get_lap)
+        snapshot = ShmRefDataSnapshot(self.refs, put_pos, get_pos, size, counters.qsize, same_lap)
+        snapshot.keep = self._handle.keep
+        return snapshot
+
+    @property
+    def keep(self) -> bool:
+        """Whether the queue outlives its holders, see the argument ``keep``."""
+        return self._handle.keep
 
     @property
     def debug_ref_data(self) -> ShmRefDataSnapshot:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -90,10 +90,12 @@ def leave_orphan(name: str) -> None:
 
 
 @pytest.fixture
-def orphan(name: str) -> str:
+def orphan(name: str) -> Iterator[str]:
     """The name of a queue whose only holder was killed with three items in it."""
     leave_orphan(name)
-    return name
+    yield name
+    with suppress(FileNotFoundError):
+        segment.remove_name(segment.path_of(name))
 
 
 def path_is_held_by(name: str, count: int) -> bool:
@@ -144,10 +146,10 @@ def test_ls_shows_each_handle_of_each_process(make: Make, name: str) -> None:
         assert row["holders"] == sorted([os.getpid(), os.getpid(), process.pid])
 
 
-def test_ls_sweeps_what_nobody_holds(orphan: str) -> None:
-    assert json_of("ls") == []
-    assert not os.path.exists(segment.path_of(orphan))
-    assert output_of("ls") == "no queues\n"
+def test_ls_lists_what_nobody_holds_and_leaves_it(orphan: str) -> None:
+    for _ in range(2):
+        (row,) = json_of("ls")
+        assert (row["name"], row["items"], row["holders"]) == (orphan, 3, [])
 
 
 def test_ls_lists_queues_of_both_engines(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +317,7 @@ def test_get_no_pickle_refuses_a_pickled_item(name: str, make: Make) -> None:
 def test_get_takes_over_the_items_of_killed_processes_and_says_what_it_drops(orphan: str) -> None:
     done = run("get", orphan)
     assert (done.returncode, done.stdout) == (0, "0\n")
-    assert done.stderr == f"nobody else holds queue {orphan!r}: its other 2 items go with this command\n"
+    assert done.stderr.startswith(f"nobody else holds queue {orphan!r}: its other 2 items go with this command\n")
 
 
 def test_get_takes_either_a_count_or_all(name: str) -> None:

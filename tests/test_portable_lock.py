@@ -581,7 +581,9 @@ class TestEndOfProcess:
     ) -> None:
         monkeypatch.setenv("SHMQUEUE_ENGINE", "portable")
         with python(AT_THE_END + program, name) as process:
-            assert process.communicate(timeout=20.0) == ("", "")
+            output, errors = process.communicate(timeout=20.0)
+        assert output == ""
+        assert all("was closed by its last holder with" in line for line in errors.splitlines())
         assert process.returncode == 0
         assert os.listdir(segment_directory) == []
 

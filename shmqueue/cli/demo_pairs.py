@@ -73,6 +73,7 @@ def queue_name() -> str:
 def shmqueue_pair(items: int) -> Iterator[Pair]:
     """Two separate programs, which get a name and nothing else."""
     with ShmQueue(queue_name(), create=True, buffer_size=BUFFER_SIZE) as shared, ExitStack() as ends:
+        ends.callback(shared.unlink)  # what is left in it then is nobody's loss
         with _ctrl_c_is_for_the_parent():
             consumer = _Program("consumer", items)
             ends.callback(consumer.end)

@@ -100,7 +100,7 @@ class Look:
 
 
 def look_at(name: str) -> Look:
-    """Look at a queue. If all its holders were killed it is freed by this, as by any other use of the package.
+    """Look at a queue, and leave it as it was.
 
     Raises:
         ShmQueueNotFoundError: there is none of that name.
@@ -120,6 +120,7 @@ def look_at(name: str) -> Look:
         finally:
             opened.close()
     finally:
+        attached.drops_items = False
         attached.close()
     header = attached.header
     created = header.created / 1e9
@@ -178,8 +179,7 @@ class Listed:
 
 
 def list_queues() -> list[Listed]:
-    """This user's queues, after those that nobody holds were swept away."""
-    segment.sweep_orphans()
+    """This user's queues, orphans among them."""
     found = []
     for name in segment.list_names():
         try:

@@ -11,6 +11,7 @@ import shmqueue
 from shmqueue import PortableEngineWarning, ShmQueueError, segment
 from shmqueue import engine as engines
 from shmqueue.cli.inspection import can_see_holders, one_line
+from shmqueue.inspection import remove_orphans
 
 __all__ = ["Doctor", "examine_installation"]
 
@@ -41,7 +42,7 @@ def examine_installation(sweep: bool) -> Doctor:
     """
     engine, reason = _engine()
     free, no_memory = _free_bytes()
-    swept = segment.sweep_orphans() if sweep else []
+    swept = [info.name for info in remove_orphans()] if sweep else []
     orphans = _orphans()
     concerns = [no_memory] if no_memory else []
     if engine is None:
@@ -49,7 +50,7 @@ def examine_installation(sweep: bool) -> Doctor:
     elif reason is not None and engine != "native":
         concerns.append(f"queues are much slower than they could be: {reason}")
     if orphans:
-        concerns.append(f"{len(orphans)} queues are held by nobody; the next queue that is made removes them")
+        concerns.append(f"{len(orphans)} queues are held by nobody; 'shmqueue doctor --sweep' removes them")
     return Doctor(
         engine=engine,
         reason=reason,

@@ -268,6 +268,12 @@ def require_chosen(segment: Segment) -> None:
         )
 
 
+# Last, for it builds on what is above.
+from shmqueue.engine.contents import register_layouts  # noqa: E402
+
+register_layouts()
+
+
 def __getattr__(attribute: str) -> str:
     if attribute == "NAME":
         return chosen()

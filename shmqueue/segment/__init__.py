@@ -8,29 +8,41 @@ This package knows nothing of records or locks inside a segment: the engines do 
 Linux; elsewhere it does what the platform allows, which is said at each place.
 """
 
+from shmqueue.segment.contents import Contents, contents_of
 from shmqueue.segment.directories import DirectoryProbe, probe_directory
-from shmqueue.segment.handle import Segment
-from shmqueue.segment.header import HEADER_SIZE, SYSTEM_PAGESIZE, Header, Shape
+from shmqueue.segment.handle import Replaced, Segment
+from shmqueue.segment.header import HEADER_SIZE, KEEP, PRIVATE, SYSTEM_PAGESIZE, Header, Shape
 from shmqueue.segment.holders import holders_of
-from shmqueue.segment.life import attach_segment, open_segment, read_header, sweep_orphans
-from shmqueue.segment.naming import directory, free_bytes, list_names, path_of, total_bytes
+from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
+from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
+from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, sweep_orphans
 
 __all__ = [
     "HEADER_SIZE",
+    "KEEP",
+    "PRIVATE",
     "SYSTEM_PAGESIZE",
+    "Contents",
     "DirectoryProbe",
     "Header",
+    "Replaced",
     "Segment",
     "Shape",
     "attach_segment",
+    "contents_of",
     "directory",
     "free_bytes",
     "holders_of",
+    "judge",
     "list_names",
+    "list_segments",
     "open_segment",
+    "open_to_look",
     "path_of",
     "probe_directory",
     "read_header",
+    "remove_if_unheld",
+    "remove_name",
     "sweep_orphans",
     "total_bytes",
 ]

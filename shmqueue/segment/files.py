@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,12 +33,15 @@ __all__ = [
     "fresh_description",
     "lengthen",
     "link_nameless",
+    "lock_alone",
     "lock_shared",
     "make_file",
     "remove_quietly",
     "require_private_file",
     "reserve",
     "same_file",
+    "take_name_away",
+    "unlock",
 ]
 
 OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -62,6 +67,50 @@ def lock_shared(fd: int, path: str) -> None:
     except OSError as error:
         why = f"cannot lock a segment, by which its holders are counted: {error.strerror}; {_ANOTHER_DIRECTORY}"
         raise ShmQueueRefusedError(error.errno, why, path) from error
+
+
+def lock_alone(fd: int) -> bool:
+    """Lock the file exclusively, unless somebody else has a lock on it. ``fd`` must have none of its own yet."""
+    if fcntl is None:  # the platform refuses to unlink a file that anyone has open; see Segment.close()
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody has it, or the file system has no locks: lock_shared() says so
+        return False
+    return True
+
+
+def unlock(fd: int) -> None:
+    """Release the lock. Closing is not enough: a child forked meanwhile has the description too."""
+    if fcntl is not None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def take_name_away(fd: int, path: str) -> bool:
+    """Remove ``path`` if it still names the file behind ``fd``, and return whether it did.
+
+    The caller has the file locked, in whichever way, so nobody removes its name who has it locked exclusively. Those
+    who share it do this one after the other, by a lock of another kind on ``fd``, whose description must not be shared:
+    else the second one might remove a name that by then is another file's.
+    """
+    _lock_record(fd)
+    if not same_file(fd, path):
+        return False
+    os.unlink(path)
+    return True
+
+
+_RECORD = struct.Struct("@hhqqi4x")  # struct flock of Linux: type, whence, start, length, pid
+
+
+def _lock_record(fd: int) -> None:
+    """Wait for a record lock that belongs to the open file description; it goes when that is closed."""
+    if fcntl is None or not hasattr(fcntl, "F_OFD_SETLKW") or not sys.platform.startswith("linux"):
+        return
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError:
+        pass  # the file system has none: then two unlink() at one moment are not told apart
 
 
 def same_file(fd: int, path: str) -> bool:

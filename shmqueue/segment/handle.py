@@ -7,35 +7,40 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from shmqueue.segment.files import fcntl, fresh_description, lock_shared, remove_quietly, reserve, same_file
+from shmqueue.segment.contents import contents_of
+from shmqueue.segment.files import (
+    fcntl,
+    fresh_description,
+    lock_alone,
+    lock_shared,
+    remove_quietly,
+    reserve,
+    same_file,
+    take_name_away,
+    unlock,
+)
 from shmqueue.segment.header import HEADER_SIZE, Header
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.sidecar import remove_lock_files
 
-__all__ = ["Segment", "unlink_if_unheld"]
+__all__ = ["Replaced", "Segment"]
 
 
-def unlink_if_unheld(fd: int, path: str) -> bool:
-    """Remove ``path`` if nobody holds the file behind ``fd``, whose description must carry no lock of its own."""
-    if fcntl is None:  # the platform refuses to unlink a file that anyone has open; see Segment.close()
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    remove_lock_files(fd, os.path.dirname(path))
-    if not same_file(fd, path):
-        return False
-    os.unlink(path)
-    return True
+class Replaced(NamedTuple):
+    """What lay at a segment's path and could not be used: why, and how many items it had; None, that is not known."""
+
+    why: str
+    items: int | None
 
 
 class Segment:
     """One handle on a segment: an open, locked file and what its header says.
 
-    Made by ``open_segment``. ``created`` tells whether this handle made the segment or found it.
+    Made by ``open_segment``. ``created`` tells whether this handle made the segment or found it, ``replaced`` what was
+    removed for it. Set ``drops_items`` to False for a handle that is only to look: closing the last one then leaves
+    a file that has items.
     """
 
     def __init__(self, name: str, path: str, fd: int, header: Header, created: bool) -> None:
@@ -43,6 +48,8 @@ class Segment:
         self.path = path
         self.header = header
         self.created = created
+        self.replaced: Replaced | None = None
+        self.drops_items = True
         self._fd = fd
         self._closing = threading.RLock()  # held to the end: who closes again knows it is done
         _live.add(self)
@@ -90,11 +97,18 @@ class Segment:
 
     def unlink(self) -> None:
         """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one."""
-        if self._fd >= 0 and same_file(self._fd, self.path):
-            os.unlink(self.path)
+        fresh = fresh_description(self._fd, self.path) if self._fd >= 0 else None
+        if fresh is not None:
+            try:
+                take_name_away(fresh, self.path)
+            finally:
+                os.close(fresh)
 
-    def close(self) -> None:
-        """Give up this handle; the last one removes the file. Closing twice is harmless.
+    def close(self) -> int:
+        """Close this handle; closing the last one removes the file, unless it is to be kept. Idempotent.
+
+        Returns:
+            How many items were removed with the file, as far as they can be counted.
 
         The handle's own lock is never upgraded: that would lose it on failure, and succeed wrongly in a process that
         shares the description with a forked child. A fresh description decides.
@@ -102,19 +116,30 @@ class Segment:
         with self._closing:
             fd, self._fd = self._fd, -1
             _live.discard(self)
-            if fd >= 0:
-                self._release(fd)
+            return self._release(fd) if fd >= 0 else 0
 
-    def _release(self, fd: int) -> None:
+    def _release(self, fd: int) -> int:
         fresh = fresh_description(fd, self.path) if fcntl is not None else None
         os.close(fd)
-        if fcntl is None:
+        if fcntl is None and not self.header.keep:
             remove_quietly(self.path)  # the platform refuses while anybody has it open
-        if fresh is not None:
-            try:
-                unlink_if_unheld(fresh, self.path)
-            finally:
-                os.close(fresh)
+        if fresh is None:
+            return 0
+        try:
+            return self._remove(fresh) if lock_alone(fresh) else 0
+        finally:
+            unlock(fresh)
+            os.close(fresh)
+
+    def _remove(self, alone: int) -> int:
+        """Remove the file if nothing speaks against it; ``alone`` has its lock exclusively."""
+        remove_lock_files(alone, os.path.dirname(self.path))
+        if self.header.keep or not same_file(alone, self.path):
+            return 0
+        contents = contents_of(alone)
+        if not self.drops_items and (contents is None or contents.items > 0):
+            return 0
+        return contents.items if take_name_away(alone, self.path) and contents is not None else 0
 
     def _after_fork_in_child(self) -> None:
         """Become a holder in one's own right: until now the child only shares its parent's description."""

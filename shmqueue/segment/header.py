@@ -23,6 +23,7 @@ __all__ = [
     "SYSTEM_PAGESIZE",
     "Header",
     "Shape",
+    "Unfit",
     "boot_id",
     "pid_namespace",
     "refused",
@@ -59,6 +60,13 @@ class Shape(NamedTuple):
     initial: int
     threshold: int
     data_size: int
+
+
+class Unfit(NamedTuple):
+    """Why a file cannot be used. ``is_segment``: it is a segment all the same, of another version or damaged."""
+
+    why: str
+    is_segment: bool
 
 
 class Header(NamedTuple):
@@ -102,21 +110,40 @@ class Header(NamedTuple):
         Raises:
             ShmQueueRefusedError: it is not a whole, undamaged header of this version; the message says in which way.
         """
+        header = cls.judge(data, file_size)
+        if isinstance(header, Unfit):
+            raise refused(path, header.why)
+        return header
+
+    @classmethod
+    def judge(cls, data: bytes, file_size: int) -> Header | Unfit:
+        """As ``unpack``, but returns what is wrong."""
+        is_segment = data.startswith(MAGIC)
         if len(data) < FIELDS.size + CRC.size or file_size < HEADER_SIZE:
-            raise refused(path, f"the file has only {file_size} bytes, a segment at least {HEADER_SIZE}")
-        magic, engine, version, header_size, *numbers, _, byte_order = FIELDS.unpack_from(data)
-        if magic != MAGIC:
-            raise refused(path, "it is not a shmqueue segment (wrong magic)")
+            return Unfit(f"the file has only {file_size} bytes, a segment at least {HEADER_SIZE}", is_segment)
+        _, engine, version, header_size, *numbers, _, byte_order = FIELDS.unpack_from(data)
+        if not is_segment:
+            return Unfit("it is not a shmqueue segment (wrong magic)", is_segment)
         if version != _VERSION or header_size != HEADER_SIZE:
-            raise refused(path, f"it has layout version {version}, this installation uses version {_VERSION}")
+            return Unfit(f"it has layout version {version}, this installation uses version {_VERSION}", is_segment)
         if byte_order != _BYTE_ORDER or CRC.unpack_from(data, FIELDS.size)[0] != zlib.crc32(data[: FIELDS.size]):
-            raise refused(path, "its header is damaged (wrong checksum)")
+            return Unfit("its header is damaged (wrong checksum)", is_segment)
         shape = Shape(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers[:5])
         header = cls(shape, *numbers[5:])
         expected = HEADER_SIZE + shape.data_size
         if file_size != expected:
-            raise refused(path, f"the file has {file_size} bytes and its header says {expected} (truncated?)")
+            return Unfit(f"the file has {file_size} bytes and its header says {expected} (truncated?)", is_segment)
         return header
+
+    @property
+    def keep(self) -> bool:
+        """Whether the segment outlives its holders."""
+        return bool(self.flags & KEEP)
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody knows its name."""
+        return bool(self.flags & PRIVATE)
 
 
 def uuid_in(data: bytes) -> bytes:

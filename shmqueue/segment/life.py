@@ -1,41 +1,57 @@
-"""Creating, attaching, and sweeping what killed processes left."""
+"""Creating and attaching.
+
+An open file that nobody has locked belongs to nobody: whoever gets its lock exclusively may change it (adopt it, see
+``adoption``) or remove it. A process that cannot get it so becomes a holder among others, or is refused.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import stat
+import time
 import uuid
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
+from shmqueue.segment.adoption import adopt
+from shmqueue.segment.contents import contents_of
 from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
     fcntl,
     fresh_description,
     lengthen,
+    lock_alone,
     lock_shared,
     make_file,
     require_private_file,
     reserve,
     same_file,
+    take_name_away,
+    unlock,
 )
-from shmqueue.segment.handle import Segment, unlink_if_unheld
-from shmqueue.segment.header import CRC, FIELDS, HEADER_SIZE, MAGIC, Header, Shape, boot_id, pid_namespace, refused
-from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of, path_of
-from shmqueue.segment.sidecar import sweep_sidecars
+from shmqueue.segment.handle import Replaced, Segment
+from shmqueue.segment.header import HEADER_SIZE, KEEP, Header, Shape, Unfit, boot_id, pid_namespace, refused
+from shmqueue.segment.naming import path_of
+from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
+from shmqueue.segment.sidecar import remove_lock_files
 
-__all__ = ["attach_segment", "open_segment", "read_header", "sweep_orphans"]
+__all__ = ["attach_segment", "judge", "open_segment", "read_header"]
+
+_PATIENCE = 0.2
+"""Seconds for which a file that cannot be used counts as held only by processes that are just looking at it too."""
 
 
-def open_segment(name: str, shape: Shape, create: bool | None) -> Segment:
+def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -> Segment:
     """Create the segment called ``name``, or attach to it.
+
+    A file that nobody holds and that cannot be used is replaced by a new segment, unless ``create`` is False.
 
     Args:
         name: the queue's name.
         shape: of a new segment. An existing one may have another: look at ``Segment.header.shape``.
         create: True, it must not be in use; False, it must exist; None, either.
+        flags: of a new segment, KEEP and PRIVATE. One that no process has open gets the former too.
 
     Raises:
         ShmQueueExistsError, ShmQueueNotFoundError: as ``create`` says.
@@ -43,21 +59,99 @@ def open_segment(name: str, shape: Shape, create: bool | None) -> Segment:
         ShmQueueNoSpaceError: there is not enough memory for a new one.
     """
     path = path_of(name)
+    opening = _Opening(name, path, shape.engine, create, flags & KEEP)
     while True:
         if create is not True:
-            segment = _attach(name, path)
+            segment = _attach(name, path, opening)
             if segment is not None:
-                sweep_orphans()
-                return segment
+                break
             if create is False:
                 raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
-        sweep_orphans()
-        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, clock.wall_ns(), boot_id())
+        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, clock.wall_ns(), boot_id(), flags)
         segment = _create(name, path, header)
         if segment is not None:
-            return segment
+            sweep_now_and_then()
+            break
         if create is True:
-            raise ShmQueueExistsError(errno.EEXIST, f"a queue called {name!r} is in use", path)
+            opening.make_way_or_raise()
+    segment.replaced = opening.replaced
+    return segment
+
+
+class _Opening:
+    """One call of ``open_segment``: whether what nobody holds has to make way for a new segment."""
+
+    def __init__(self, name: str, path: str, engine: str, create: bool | None, flags: int) -> None:
+        self.flags = flags
+        self.replaced: Replaced | None = None
+        self._name, self._path, self._engine, self._create = name, path, engine, create
+
+    def makes_way(self, fd: int, found: Header | Unfit) -> bool:
+        """Remove the file behind ``fd``, which nobody else holds, if a new segment has to take its place.
+
+        Raises:
+            ShmQueueRefusedError: the file is no segment.
+            ShmQueueExistsError: it has items, or is to be kept, and ``create`` is True.
+        """
+        if isinstance(found, Unfit) and not found.is_segment:
+            raise refused(self._path, found.why)
+        if self._create is False:
+            return False
+        contents = contents_of(fd)
+        why = self._why_useless(found)
+        if why is None:
+            assert isinstance(found, Header)
+            is_over = contents is not None and contents.items == 0 and not found.keep
+            if self._create is True and not is_over:
+                raise self._has_items(None if contents is None else contents.items)
+            if self._create is None and not (is_over and contents is not None and contents.is_shut_down):
+                return False
+        remove_lock_files(fd, os.path.dirname(self._path))
+        if take_name_away(fd, self._path) and why is not None:
+            self.replaced = Replaced(why, None if contents is None else contents.items)
+        return True
+
+    def make_way_or_raise(self) -> None:
+        """For ``create=True``, when there is something at the path: see to it that there is not.
+
+        Raises:
+            ShmQueueExistsError: it is in use, or as ``makes_way``.
+        """
+        in_use = ShmQueueExistsError(errno.EEXIST, f"a queue called {self._name!r} is in use", self._path)
+        try:
+            fd = open_to_look(self._path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise in_use from error
+        try:
+            if not lock_alone(fd):
+                raise in_use
+            try:
+                found = header_at(fd)
+                if isinstance(found, Unfit) and not found.is_segment:
+                    raise in_use from refused(self._path, found.why)
+                self.makes_way(fd, found)
+            finally:
+                unlock(fd)
+        finally:
+            os.close(fd)
+
+    def _why_useless(self, found: Header | Unfit) -> str | None:
+        if isinstance(found, Unfit):
+            return found.why
+        if found.shape.engine != self._engine:
+            return f"it belongs to the {found.shape.engine} engine, this process uses the {self._engine} one"
+        return None
+
+    def _has_items(self, items: int | None) -> ShmQueueExistsError:
+        what = "is there" if not items else f"has {items} item{'s' if items > 1 else ''}"
+        return ShmQueueExistsError(
+            errno.EEXIST,
+            f"a queue called {self._name!r} {what} and no process has it open: open it with create=None or False, "
+            "or remove it with 'shmqueue rm'",
+            self._path,
+        )
 
 
 def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -> Segment:
@@ -79,13 +173,15 @@ def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -
     if segment is None:
         raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
     if segment.header.uuid != incarnation:
+        segment.drops_items = False
         segment.close()
         raise ShmQueueNotFoundError(errno.ENOENT, f"the queue {name!r} is gone; another one has its name", path)
     return segment
 
 
-def _attach(name: str, path: str) -> Segment | None:
-    """Attach to the segment at ``path``; None when there is none."""
+def _attach(name: str, path: str, opening: _Opening | None = None) -> Segment | None:
+    """Attach to the segment at ``path``; None when there is none, or when it had to make way."""
+    deadline = clock.monotonic() + _PATIENCE
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
@@ -93,29 +189,52 @@ def _attach(name: str, path: str) -> Segment | None:
             return None
         except OSError as error:
             raise refused(path, cannot_open(error)) from error
-        segment = _hold(name, path, fd, with_name=True)
-        if segment is not None:
-            return segment
+        is_locked = False
+        try:
+            if fcntl is not None:
+                require_private_file(os.fstat(fd), path)
+            is_locked = is_alone = lock_alone(fd)
+            found = header_at(fd)
+            if is_alone and opening is not None and opening.makes_way(fd, found):
+                return None
+            if is_alone and isinstance(found, Header):
+                found = adopt(fd, found, pid_namespace(), 0 if opening is None else opening.flags)
+            found = _of_here(found)
+            if isinstance(found, Header):
+                # Not at one stroke: whoever comes in between may remove the file, or adopt it for somewhere else.
+                lock_shared(fd, path)
+                is_locked = True
+                found = _of_here(header_at(fd))
+                if fcntl is not None and not same_file(fd, path):
+                    continue
+            if isinstance(found, Header):
+                segment = Segment(name, path, fd, found, created=False)
+                fd = -1
+                return segment
+            if not is_alone and found.is_segment and clock.monotonic() < deadline:
+                time.sleep(0.001)
+                continue
+            raise refused(path, found.why + "; no process has it open" * is_alone)
+        finally:
+            if fd >= 0:
+                if is_locked:
+                    unlock(fd)
+                os.close(fd)
 
 
 def _attach_held(name: str, path: str, held: int) -> Segment | None:
     """Attach to the segment behind a descriptor, whether it still has its name or not; None if that cannot be done."""
     fd = fresh_description(held, path)
-    return None if fd is None else _hold(name, path, fd, with_name=False)
-
-
-def _hold(name: str, path: str, fd: int, with_name: bool) -> Segment | None:
-    """Become a holder of the open file and take over its descriptor; None if it has lost its name meanwhile."""
+    if fd is None:
+        return None
     try:
         if fcntl is not None:
             require_private_file(os.fstat(fd), path)
         lock_shared(fd, path)
-        status = os.fstat(fd)
-        if with_name and fcntl is not None and not same_file(fd, path):  # its links may be another name's, see _create
-            return None
-        header = _header_of(fd, status, path)
-        _require_own_pid_namespace(header, path)
-        segment = Segment(name, path, fd, header, created=False)
+        found = _of_here(header_at(fd))
+        if isinstance(found, Unfit):
+            raise refused(path, found.why)
+        segment = Segment(name, path, fd, found, created=False)
         fd = -1
         return segment
     finally:
@@ -123,14 +242,26 @@ def _hold(name: str, path: str, fd: int, with_name: bool) -> Segment | None:
             os.close(fd)
 
 
-def _require_own_pid_namespace(header: Header, path: str) -> None:
+def _of_here(found: Header | Unfit) -> Header | Unfit:
+    """The header, unless it is another machine's or pid namespace's, whose processes use the segment."""
+    if isinstance(found, Unfit):
+        return found
     ours = pid_namespace()
-    if header.pid_namespace != ours:
-        raise refused(
-            path,
-            f"it was made in another pid namespace ({header.pid_namespace}, ours is {ours}): "
+    if found.pid_namespace != ours:
+        return Unfit(
+            f"it was made in another pid namespace ({found.pid_namespace}, ours is {ours}): "
             "the death of a process there could not be seen here",
+            True,
         )
+    if found.boot != boot_id():
+        return Unfit("it is in use on another machine: the death of a process there could not be seen here", True)
+    return found
+
+
+def judge(fd: int, is_held: bool) -> Header | Unfit:
+    """What ``open_segment`` would find behind the descriptor, if it is held by others or not."""
+    found = header_at(fd)
+    return _of_here(found) if is_held else found
 
 
 def read_header(path: str) -> Header:
@@ -141,23 +272,16 @@ def read_header(path: str) -> Header:
         ShmQueueRefusedError: as for attaching, except that any pid namespace will do.
     """
     try:
-        fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        fd = open_to_look(path)
     except FileNotFoundError:
         raise ShmQueueNotFoundError(errno.ENOENT, "there is no segment", path) from None
-    except OSError as error:
-        raise refused(path, cannot_open(error)) from error
     try:
-        status = os.fstat(fd)
-        if fcntl is not None:
-            require_private_file(status, path)
-        return _header_of(fd, status, path)
+        found = header_at(fd)
     finally:
         os.close(fd)
-
-
-def _header_of(fd: int, status: os.stat_result, path: str) -> Header:
-    os.lseek(fd, 0, os.SEEK_SET)
-    return Header.unpack(os.read(fd, FIELDS.size + CRC.size), status.st_size, path)
+    if isinstance(found, Unfit):
+        raise refused(path, found.why)
+    return found
 
 
 def _create(name: str, path: str, header: Header) -> Segment | None:
@@ -172,37 +296,3 @@ def _create(name: str, path: str, header: Header) -> Segment | None:
 
     fd = make_file(path, fill, as_holder=True)
     return None if fd is None else Segment(name, path, fd, header, created=True)
-
-
-def sweep_orphans() -> list[str]:
-    """Remove this user's segments that nobody holds, and return their names.
-
-    They are left behind when all holders of a queue were killed. A file that is no segment is left alone.
-    """
-    removed = []
-    prefix = file_prefix()
-    entries = list_entries()
-    for entry in entries:
-        if entry.startswith(prefix):
-            try:
-                gone = _sweep(os.path.join(directory(), entry), half_made=entry.startswith(prefix + UNNAMED))
-            except OSError:
-                continue  # somebody else's, or somebody else was faster
-            name = name_of(entry)
-            if gone and name is not None:
-                removed.append(name)
-    sweep_sidecars(entries)
-    return removed
-
-
-def _sweep(path: str, half_made: bool) -> bool:
-    fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or (hasattr(os, "geteuid") and status.st_uid != os.geteuid()):
-            return False
-        if not half_made and os.read(fd, len(MAGIC)) != MAGIC:
-            return False
-        return unlink_if_unheld(fd, path)
-    finally:
-        os.close(fd)

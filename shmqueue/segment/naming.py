@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import urllib.parse
 
@@ -17,6 +18,7 @@ __all__ = [
     "has_free_inode",
     "list_entries",
     "list_names",
+    "list_segments",
     "name_of",
     "path_of",
     "total_bytes",
@@ -82,6 +84,23 @@ def path_of(name: str, within: str | None = None) -> str:
 def list_names() -> list[str]:
     """The names of this user's segments, sorted, whether somebody holds them or not."""
     return sorted(name for name in map(name_of, list_entries()) if name is not None)
+
+
+def list_segments(all_users: bool = False) -> list[tuple[str, str]]:
+    """Name and path of each of this user's segments, or of those of all users, in no order."""
+    if not all_users:
+        return [(name, path_of(name)) for name in list_names()]
+    within, found = directory(), []
+    for entry in list_entries():
+        match = re.fullmatch(r"shmqueue-(\d+)-(.+)", entry)
+        if match is not None and not match[2].startswith(UNNAMED):
+            try:
+                name = unescape(match[2])
+            except UnicodeDecodeError:
+                continue
+            if _escape(name) == match[2]:
+                found.append((name, os.path.join(within, entry)))
+    return found
 
 
 def name_of(entry: str) -> str | None:

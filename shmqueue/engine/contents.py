@@ -1,0 +1,109 @@
+"""The layouts of both engines, as far as they can be read from a file: how many items, and whose locks.
+
+Pure Python: whether the compiled engine is there or not, its segments can be counted. The layouts themselves are in
+``native/layout.h`` and ``portable.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+from shmqueue.engine.portable_state import SLOT_SIZE, Room, unpack
+from shmqueue.segment.contents import Contents, Layout, register_layout
+
+__all__ = ["register_layouts"]
+
+_ATTEMPTS = 100  # at a moment in which no commit happens, while others use the segment
+_WORD = struct.Struct("=I")
+_FUTEX_TID_MASK, _FUTEX_OWNER_DIED = 0x3FFFFFFF, 0x40000000
+
+# ---- native: struct segment in native/layout.h ----
+
+_GUARDS = 256, 512  # of the put and of the get side
+_LEDGERS = 384, 640
+_WAITING = 388, 644, 780  # flags: of both ledgers, and of the tally
+_END = 784
+_LEDGER = struct.Struct("=II2Q2Q2Q")  # sequence, waiting, position, count, and what differs between the sides
+_GUARD = struct.Struct("=IIQ")  # lock, reserved, recoveries
+_SHUT_IMMEDIATE = 2
+_RECORD_HEADER_SIZE = 8
+
+
+def _read_native(fd: int) -> Contents | None:
+    for _ in range(_ATTEMPTS):
+        # Rule 3 of the layout: the sequences must be the same before and after the slots were read.
+        before, data, after = (os.pread(fd, _END, 0) for _ in range(3))
+        if len(data) < _END or len(after) < _END:
+            return None
+        if _sequences(before) == _sequences(data) == _sequences(after):
+            break
+    else:
+        return None
+    (put_position, put_count, shut), (get_position, get_count, _) = (_current(data, start) for start in _LEDGERS)
+    used, items = put_position - get_position, put_count - get_count
+    if used < 0 or items < 0 or items * _RECORD_HEADER_SIZE > used or (items == 0) != (used == 0):
+        return None
+    return Contents(0, 0, True) if shut == _SHUT_IMMEDIATE else Contents(items, used, shut != 0)
+
+
+def _sequences(data: bytes) -> list[int]:
+    return [_LEDGER.unpack_from(data, start)[0] for start in _LEDGERS]
+
+
+def _current(data: bytes, start: int) -> tuple[int, int, int]:
+    sequence, _, *pairs = _LEDGER.unpack_from(data, start)
+    slot = sequence & 1
+    return pairs[slot], pairs[2 + slot], pairs[4 + slot]
+
+
+def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:
+    is_clear = True
+    data = os.pread(fd, _END, 0)
+    for start in _GUARDS:
+        lock, reserved, recoveries = _GUARD.unpack_from(data, start)
+        owner = lock & _FUTEX_TID_MASK
+        if owner and is_used_by(owner):
+            is_clear = False
+        elif lock != 0:
+            recovered = owner != 0 or bool(lock & _FUTEX_OWNER_DIED)
+            os.pwrite(fd, _GUARD.pack(0, reserved, recoveries + recovered), start)
+    for start in _WAITING:
+        if _WORD.unpack_from(data, start)[0]:
+            os.pwrite(fd, _WORD.pack(0), start)
+    return is_clear
+
+
+# ---- portable: see portable.py ----
+
+_SELECTOR, _SLEEPERS = 128, 129
+_SLOTS = 192, 320
+_ANY_ROOM = Room(1, 1)  # stands for a size of 0, and the contents do not depend on the size
+_PORTABLE_END = _SLOTS[1] + SLOT_SIZE
+
+
+def _read_portable(fd: int) -> Contents | None:
+    for _ in range(_ATTEMPTS):
+        before, data, after = (os.pread(fd, _PORTABLE_END, 0) for _ in range(3))
+        if len(data) < _PORTABLE_END or len(after) < _PORTABLE_END:
+            return None
+        selector = data[_SELECTOR]
+        start = _SLOTS[selector & 1]
+        state = unpack(data[start : start + SLOT_SIZE], _ANY_ROOM)
+        if state is not None and before[_SELECTOR] == selector == after[_SELECTOR] == state.serial & 0xFF:
+            return Contents(state.items, state.used, state.shut != 0) if 0 <= state.items <= state.used else None
+    return None
+
+
+def _clear_portable(fd: int, is_used_by: Callable[[int], bool]) -> bool:
+    """Its lock is the kernel's. The mark of a dead owner stays: whoever takes the lock next counts it."""
+    if any(os.pread(fd, 2, _SLEEPERS)):
+        os.pwrite(fd, bytes(2), _SLEEPERS)
+    return True
+
+
+def register_layouts() -> None:
+    """Let ``shmqueue.segment`` know both layouts."""
+    register_layout("native", Layout(frozenset({2, 3}), _read_native, _clear_native))
+    register_layout("portable", Layout(frozenset({3}), _read_portable, _clear_portable))

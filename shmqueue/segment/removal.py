@@ -1,0 +1,213 @@
+"""Removing names: of one segment, and of what killed processes left behind.
+
+A segment that has a name and items is only removed where somebody asks for that very segment. What may be swept is what
+can never be opened again (private segments without a holder, files that were never finished), and what is empty.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+
+from shmqueue import clock
+from shmqueue.exceptions import ShmQueueRefusedError
+from shmqueue.segment.contents import contents_of
+from shmqueue.segment.files import (
+    OPEN_FLAGS,
+    cannot_open,
+    lock_alone,
+    lock_shared,
+    require_private_file,
+    take_name_away,
+    unlock,
+)
+from shmqueue.segment.header import CRC, FIELDS, MAGIC, Header, Unfit, refused
+from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of
+from shmqueue.segment.sidecar import remove_lock_files, sweep_sidecars
+
+__all__ = [
+    "header_at",
+    "open_to_look",
+    "remove_if_unheld",
+    "remove_name",
+    "sweep_now_and_then",
+    "sweep_orphans",
+    "unlink_if_unheld",
+]
+
+_HANDFUL = 4  # files that are looked at in passing
+_SELDOM = 60.0  # seconds, at least, between two such looks of a process
+_CHANCE = 1 / 16  # of such a look, when a segment is created and the time has come
+
+
+def header_at(fd: int) -> Header | Unfit:
+    """The header of the file behind a descriptor, or why it is none."""
+    size = os.fstat(fd).st_size
+    os.lseek(fd, 0, os.SEEK_SET)
+    return Header.judge(os.read(fd, FIELDS.size + CRC.size), size)
+
+
+def open_to_look(path: str) -> int:
+    """A descriptor of the file at ``path``, to read what it contains; the caller closes it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ShmQueueRefusedError: it is not a private file of this user.
+    """
+    try:
+        fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise refused(path, cannot_open(error)) from error
+    try:
+        if hasattr(os, "geteuid"):
+            require_private_file(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def unlink_if_unheld(fd: int, path: str) -> bool:
+    """Remove ``path`` if nobody holds the file behind ``fd``, whose description must carry no lock of its own."""
+    if not lock_alone(fd):
+        return False
+    try:
+        remove_lock_files(fd, os.path.dirname(path))
+        return take_name_away(fd, path)
+    finally:
+        unlock(fd)
+
+
+def remove_if_unheld(path: str) -> bool:
+    """Remove this user's segment at ``path`` if nobody holds it, with all its items.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        return _is_own_file(fd) and _has_magic(fd) and unlink_if_unheld(fd, path)
+    finally:
+        os.close(fd)
+
+
+def remove_name(path: str) -> None:
+    """Remove ``path``, whatever this user's file there contains. Those who hold it can go on.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ShmQueueRefusedError: it is not a regular file of this user.
+        OSError: it cannot be removed.
+    """
+    while True:
+        status = os.lstat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise ShmQueueRefusedError(f"refusing to remove {path}: it is not a regular file")
+        if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+            raise ShmQueueRefusedError(f"refusing to remove {path}: it belongs to user {status.st_uid}")
+        try:
+            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except PermissionError:
+            os.unlink(path)  # no process can have it open as a queue
+            return
+        try:
+            if unlink_if_unheld(fd, path):
+                return
+            lock_shared(fd, path)  # as a holder, for only holders may take the name of a held segment away
+            if take_name_away(fd, path):
+                unlock(fd)
+                if lock_alone(fd):  # the others have gone meanwhile, and took this for one of them
+                    remove_lock_files(fd, os.path.dirname(path))
+                return
+        finally:
+            unlock(fd)
+            os.close(fd)
+
+
+# ---- sweeping ----
+
+
+def sweep_orphans() -> list[str]:
+    """Remove all that may be swept of this user's files, and return the names of the segments among them.
+
+    A file that is no segment is left alone, and so is a segment that has items and a name, or is to be kept.
+    """
+    entries = list_entries()
+    removed = _sweep(entries)
+    sweep_sidecars(entries)
+    return removed
+
+
+def sweep_now_and_then() -> None:
+    """Sweep a handful of files, by chance, and not again soon: the cost does not depend on how many there are."""
+    global _not_before
+    now = clock.monotonic()
+    if now < _not_before or _dice.random() >= _CHANCE:
+        return
+    _not_before = now + _SELDOM
+    prefix = file_prefix()
+    entries = [entry for entry in list_entries() if entry.startswith(prefix)]
+    start = _dice.randrange(len(entries)) if entries else 0
+    _sweep((entries[start:] + entries[:start])[:_HANDFUL])
+
+
+_dice = random.Random()  # of its own: the program may have seeded the common one
+_not_before = 0.0
+
+
+def _sweep(entries: list[str]) -> list[str]:
+    removed = []
+    prefix = file_prefix()
+    for entry in entries:
+        if entry.startswith(prefix):
+            try:
+                gone = _sweep_one(os.path.join(directory(), entry), half_made=entry.startswith(prefix + UNNAMED))
+            except OSError:
+                continue  # somebody else's, or somebody else was faster
+            name = name_of(entry)
+            if gone and name is not None:
+                removed.append(name)
+    return removed
+
+
+def _sweep_one(path: str, half_made: bool) -> bool:
+    fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if not _is_own_file(fd):
+            return False
+        if half_made:
+            return unlink_if_unheld(fd, path)
+        if not _may_be_swept(fd):  # before the lock: it would make a last holder take this for another one
+            return False
+        if not lock_alone(fd):
+            return False
+        try:
+            if not _may_be_swept(fd):
+                return False
+            remove_lock_files(fd, os.path.dirname(path))
+            return take_name_away(fd, path)
+        finally:
+            unlock(fd)
+    finally:
+        os.close(fd)
+
+
+def _may_be_swept(fd: int) -> bool:
+    header = header_at(fd)
+    if not isinstance(header, Header) or header.keep:
+        return False
+    contents = contents_of(fd)
+    return header.private or (contents is not None and contents.items == 0)
+
+
+def _is_own_file(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
+
+
+def _has_magic(fd: int) -> bool:
+    os.lseek(fd, 0, os.SEEK_SET)
+    return os.read(fd, len(MAGIC)) == MAGIC
