@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 from safety import GROUPS
+from safety.busy import at_least
 
 HERE = Path(__file__).parent
-PATIENCE = 110.0  # seconds
+PATIENCE = at_least(110.0)  # seconds
 
-pytestmark = pytest.mark.thorough  # C programs, models, and storms of processes: the same on every Python
+pytestmark = [
+    pytest.mark.thorough,  # C programs, models, and storms of processes: the same on every Python
+    pytest.mark.timeout(PATIENCE + 10),
+]
 
 
 def run(group: str, *arguments: str) -> dict[str, Any]:

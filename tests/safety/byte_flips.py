@@ -19,8 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .busy import at_least
+
 TIMEOUT = 0.002  # seconds that a call may wait for what does not come
-LATE = 5.0  # seconds: so late no call comes back, however busy the machine is
+LATE = at_least(5.0)  # seconds: so late no call comes back, however busy the machine is
 HANGING = 30.0
 MEMORY = 1 << 30  # bytes of addresses beyond those at the start
 

@@ -73,7 +73,7 @@ def hostile_records(notes: Notes, seed: int) -> None:
     with_count = trap + struct.pack("<I", 0)
     with_buffer = bytes(64) + trap + struct.pack("<QI", 64, 1)
     forbidden = "allow_pickle=False"
-    unknown = "which is not known here: set it up with custom_deserialize"
+    unknown = "which has no function here: call custom_deserialize() first"
     with ShmQueue("records", buffer_size=1 << 20, allow_pickle=False) as queue:
         for method, payload, words in (
             (1, trap, forbidden),

@@ -21,6 +21,7 @@ from functools import partial
 
 from shmqueue.segment import sweep_orphans
 
+from .busy import at_least
 from .interruption_calls import TARGETS, Target
 from .interruption_items import check_items
 from .interruption_leaks import check_calls, check_life, check_life_interrupted
@@ -97,7 +98,7 @@ _MUTANTS_OF_OLD_PYTHONS = (
 MUTANTS = _MUTANTS if sys.version_info >= (3, 12) else _MUTANTS + _MUTANTS_OF_OLD_PYTHONS
 """Since Python 3.12 the collector runs between bytecodes only, and need not be switched off."""
 
-_PATIENCE = 40.0  # seconds beyond its share after which a check counts as hung
+_PATIENCE = at_least(40.0)  # seconds beyond its share after which a check counts as hung
 
 _ENOUGH = 50  # faults, after which a long run ends; a short one ends after the first check that has any
 

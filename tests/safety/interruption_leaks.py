@@ -12,6 +12,7 @@ from typing import Any
 
 import shmqueue
 
+from .busy import at_least
 from .interruption_calls import Call, Target, calls_of, counts_of, engine_of, new_name
 from .interruption_items import Refuses
 from .interruption_points import LOSES_ARGUMENTS, Interrupt, NoMemory, why_no_memory_failures
@@ -150,7 +151,7 @@ def check_life_interrupted(target: Target, outcome: Outcome, seconds: float) -> 
 
 
 _POINTS_OF_LIFE = 2500  # about as many as there are
-_GRACE = 1.0  # seconds
+_GRACE = at_least(1.0)  # seconds
 
 
 def _is_the_interpreters_own(error: BaseException | None) -> bool:

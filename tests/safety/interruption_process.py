@@ -15,9 +15,10 @@ from typing import Any
 
 from shmqueue import ShmQueue, ShmQueueEmpty, ShmQueueFull
 
+from .busy import at_least
 from .outcome import Outcome
 
-STUCK = 3.0
+STUCK = at_least(3.0)
 """Seconds after which a call that need not wait counts as never coming back."""
 
 _MARK = "the neighbour's mark"

@@ -14,6 +14,7 @@ from typing import Any
 
 from shmqueue import ShmQueue
 
+from .busy import at_least
 from .interruption_calls import Target, new_name
 from .interruption_process import STUCK, Neighbour, Stuck
 from .outcome import Outcome
@@ -22,7 +23,7 @@ _FORK = multiprocessing.get_context("fork")
 _END = -1
 _ENDS = 1000  # of which interrupted gets may lose some
 _SLICE = 0.1  # seconds after which a sleeping call looks whether something has happened, at the latest
-_WEDGED = _SLICE + 1.0  # seconds: what a busy machine may add
+_WEDGED = _SLICE + at_least(1.0)  # seconds: what a busy machine may add
 
 
 _FULL = {"ShmQueue": b"x" * ((1 << 20) - 13), "multiprocessing.SimpleQueue": b"x" * 65536}

@@ -16,6 +16,7 @@ from shmqueue.compat import multiprocessing as compat_multiprocessing
 from shmqueue.compat import queue as compat_queue
 from shmqueue.exceptions import ShmQueueError, ShmQueueExistsError, ShmQueueRefusedError
 
+from .busy import at_least
 from .hostile import hostile_headers, hostile_records
 from .outcome import Mutant, Options, Outcome
 from .planted import PLANTED, Planted
@@ -25,7 +26,7 @@ from .trials import Hung, Notes, run_trial
 
 TITLE = "Intruders"
 TARGET = "target"
-PATIENCE = 8.0  # seconds: nothing waits for anything here
+PATIENCE = at_least(10.0)  # seconds: nothing waits for anything here
 
 MUTANTS = (
     Mutant(

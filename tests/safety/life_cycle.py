@@ -16,6 +16,7 @@ from pathlib import Path
 from shmqueue import ShmQueue
 from shmqueue.segment import directory, path_of, sweep_orphans
 
+from .busy import at_least
 from .life_cycle_history import History
 from .life_cycle_workers import NAME, Job, work
 from .outcome import Mutant, Options, Outcome
@@ -24,8 +25,8 @@ TITLE = "A storm of processes that come, go and die on one name"
 WORKERS = 5
 ROUND = 1.5  # seconds; the diaries of a round are kept that long
 LONGEST_STOP = 0.03  # seconds
-STARTING = 10.0  # seconds that processes may take to start
-STALL = 5.0
+STARTING = at_least(10.0)  # seconds that processes may take to start
+STALL = at_least(5.0)
 """Seconds: an open never waits so long, with the stops and what a loaded machine adds."""
 
 MUTANTS = (

@@ -17,12 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .busy import at_least
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Models: every order of steps, deaths included"
 MODELS = Path(__file__).resolve().parent / "models"
 
-PATIENCE = 90.0  # seconds for one check of the short form
+PATIENCE = at_least(90.0)  # seconds for one check of the short form
 LONG_PATIENCE = 3600.0
 MEMORY = 2000  # MiB for one check of the short form
 LONG_MEMORY = 8000

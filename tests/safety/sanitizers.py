@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .builds import compile_program
+from .busy import at_least
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Threads and wrong bytes, under the sanitizers"
 
-PATIENCE = 60.0  # seconds beyond its time after which a program is ended, and a fault
+PATIENCE = at_least(60.0)  # seconds beyond its time after which a program is ended, and a fault
 GUARDS = ("-Wl,--wrap=mmap,--wrap=munmap",)
 ASAN = ("-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 TSAN = ("-O1", "-fsanitize=thread")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import click
 
+from .busy import at_least
 from .outcome import Mutant, Options, Outcome
 from .side_by_side_peers import LEFT_OUT, OURS, PEERS, STANDARD, Peer
 from .side_by_side_trials import Aftermath, Trials
@@ -21,7 +22,7 @@ TITLE = "Side by side"
 TRIALS = 15
 SHORT_TRIALS = 3
 PATIENCE = 2.0  # seconds
-OUR_PATIENCE = 5.0  # seconds: that we are stuck is a fault, that the machine is busy is none
+OUR_PATIENCE = at_least(5.0)  # seconds: that we are stuck is a fault, that the machine is busy is none
 
 KILLS = ("nobody killed", "idle consumer killed", "busy consumer killed", "busy producer killed")
 ITEMS = ("item that can never fit", "item that cannot be pickled")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .busy import at_least
 from .side_by_side_peers import CAPACITY, Peer
 
 __all__ = ["Aftermath", "Trials"]
@@ -25,7 +26,7 @@ __all__ = ["Aftermath", "Trials"]
 ITEM = struct.Struct("<II24x")  # producer, number
 LARGE = 200_000  # bytes: copying it takes much of the time of a put or a get
 ITEMS_MAX = 1 << 20  # of one producer
-LONGEST = 60.0  # seconds for everything that was put to be got
+LONGEST = at_least(60.0)  # seconds for everything that was put to be got
 SETTLE = 0.05  # seconds that a consumer with nothing to do is left alone, to be wherever it waits
 WORKERS = 2  # of each kind
 ATTEMPTS = 50  # at stopping a process where others need it

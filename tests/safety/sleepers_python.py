@@ -22,11 +22,12 @@ from typing import Any
 
 from shmqueue import ShmQueue
 
+from .busy import at_least
 from .outcome import Options, Outcome
 
 __all__ = ["run"]
 
-WEDGED = 10.0  # seconds: far above what a busy machine takes to run a process that is ready
+WEDGED = at_least(10.0)  # seconds: far above what a busy machine takes to run a process that is ready
 DEADLINE = 0.2  # seconds, of calls while somebody else stands still
 LARGE = b"x" * 60_000  # takes a moment to copy under the lock
 MEMBERS = 2  # producers, and as many consumers, in a group

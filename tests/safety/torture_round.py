@@ -12,6 +12,7 @@ from pathlib import Path
 from shmqueue import ShmQueueFull
 from shmqueue.segment import path_of, read_header, sweep_orphans
 
+from .busy import at_least
 from .outcome import Options, Outcome
 from .torture_accounts import Accounts, Puts
 from .torture_items import make_item, name_of
@@ -21,9 +22,9 @@ from .torture_workers import SENTINEL, STALL, Job, Shape, work
 
 WORKERS = ("producer", "producer", "producer", "consumer", "consumer", "consumer")
 LONGEST_STOP = 0.15  # seconds
-NOISE = 1.0  # seconds that a loaded machine may keep everybody from running
-STARTING = 20.0  # seconds in which a process has started, and has the queue
-LEAVING = 15.0  # seconds in which all have left, one after the other; they wait for STALL at most
+NOISE = at_least(1.0)  # seconds that a loaded machine may keep everybody from running
+STARTING = at_least(20.0)  # seconds in which a process has started, and has the queue
+LEAVING = at_least(15.0)  # seconds in which all have left, one after the other; they wait for STALL at most
 
 
 @dataclass

@@ -18,10 +18,11 @@ from typing import Any
 
 from shmqueue import ShmQueue, ShmQueueEmpty, ShmQueueFull
 
+from .busy import at_least
 from .torture_items import make_item, name_of
 from .torture_journal import Journal, What
 
-STALL = 5.0
+STALL = at_least(5.0)
 """Seconds: what is not impossible never waits so long while there are others who put and get."""
 BRIEF = 0.002  # seconds: a timeout that may well be over before there is anything
 SENTINEL = 0

@@ -10,11 +10,12 @@ import time
 import traceback
 from collections.abc import Callable
 
+from .busy import at_least
 from .outcome import Outcome
 
 __all__ = ["PATIENCE", "Hung", "Notes", "ask", "run_trial"]
 
-PATIENCE = 60.0  # seconds after which a trial counts as hung; far more than any needs
+PATIENCE = at_least(60.0)  # seconds after which a trial counts as hung; far more than any needs
 
 
 class Hung(Exception):

@@ -1,0 +1,15 @@
+"""Patience for a busy machine: a limit that tells a process that is stuck from one that does not get to run."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["at_least"]
+
+_MOST = 10.0
+_CROWD = min(_MOST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
+
+
+def at_least(seconds: float) -> float:
+    """The limit on an idle machine, in seconds; so many times longer as this one has more to do than processors."""
+    return round(seconds * _CROWD, 1)
