@@ -237,9 +237,14 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
     except OSError as error:
         if error.errno in _FULL:
             raise _no_file(error, os.path.dirname(path)) from error
-        if temporary is None or (not same_file(fd, temporary) and os.path.isdir(os.path.dirname(path))):
+        if temporary is None:
             return False
-        _rename(temporary, path)
+        try:
+            _rename(temporary, path)
+        except ShmQueueRefusedError as refusal:
+            if refusal.errno != errno.ENOENT or not os.path.isdir(os.path.dirname(path)):
+                raise
+            return False
     return True
 
 

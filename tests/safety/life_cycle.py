@@ -44,20 +44,20 @@ MUTANTS = (
     ),
     Mutant(
         "a segment has its name before its header",
-        "shmqueue/segment/life.py",
-        """        os.write(fd, header.pack())
-        lock_shared(fd)
-        try:
-            give_name(fd, temporary, path)
-        except FileExistsError:
-            return None
+        "shmqueue/segment/files.py",
+        """            fill(fd)
+            if as_holder:
+                lock_shared(fd, path)
+            elif temporary is not None and fcntl is not None:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            if _give_name(fd, temporary, path):
 """,
-        """        lock_shared(fd)
-        try:
-            give_name(fd, temporary, path)
-        except FileExistsError:
-            return None
-        os.write(fd, header.pack())
+        """            if as_holder:
+                lock_shared(fd, path)
+            elif temporary is not None and fcntl is not None:
+                fcntl.flock(fd, fcntl.LOCK_UN)
+            if _give_name(fd, temporary, path):
+                fill(fd)
 """,
     ),
 )

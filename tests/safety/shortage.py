@@ -35,14 +35,14 @@ MUTANTS = (
     Mutant(
         "growth without its memory",
         "shmqueue/engine/native/arena.c",
-        "return fallocate(ring->file, 0, start, (off_t)(to - from)) == 0 ? 0 : errno;",
-        "return start < 0 || to < from ? EINVAL : 0;",
+        "if (fallocate(ring->file, 0, start, (off_t)(to - from)) == 0) {",
+        "if (start >= 0 && to >= from) {",
     ),
     Mutant(
         "creation without its memory",
         "shmqueue/segment/files.py",
-        "os.posix_fallocate(fd, 0, size)",
-        "os.ftruncate(fd, size)",
+        "call(os.posix_fallocate, (fd, start, end - start))",
+        "call(os.ftruncate, (fd, end))",
     ),
     Mutant(
         "why it cannot grow is not told",
