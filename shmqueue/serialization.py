@@ -60,8 +60,8 @@ class SerializationMethods(enum.IntEnum):
     """Chosen by ``MSGPACK`` for items with tuples in them."""
     PICKLE_BUFFERS = 3
     """Chosen by ``MSGPACK`` and ``PICKLE`` for items with large buffers in them."""
-    FIRST_PUBLIC_NUMBER = 1000
-    """Numbers above this one are the caller's own."""
+    FIRST_PUBLIC_NUMBER = 1001
+    """Numbers from this one on are the caller's own."""
 
 
 CustomSerialize = Callable[[int, Any], bytes]
@@ -192,11 +192,11 @@ class Serializer:
             if not self.allow_pickle:
                 raise ShmQueueSerializationError("serialization_method is PICKLE and this queue has allow_pickle=False")
             return self._dump_pickle(data)
-        if SerializationMethods.FIRST_PUBLIC_NUMBER < method <= _LARGEST_NUMBER:
+        if SerializationMethods.FIRST_PUBLIC_NUMBER <= method <= _LARGEST_NUMBER:
             return int(method), self._dump_custom(data, method)
         raise ShmQueueValueError(
             f"there is no serialization method {method}: use 0 (msgpack), 1 (pickle), "
-            f"or one of your own from {SerializationMethods.FIRST_PUBLIC_NUMBER + 1} to {_LARGEST_NUMBER}"
+            f"or one of your own from {int(SerializationMethods.FIRST_PUBLIC_NUMBER)} to {_LARGEST_NUMBER}"
         )
 
     def _dump_default(self, data: Any) -> tuple[int, Payload]:
@@ -235,7 +235,9 @@ class Serializer:
         try:
             payload = self.custom_serialize(method, data)
         except Exception as error:
-            raise ShmQueueSerializationError(f"custom_serialize failed with method {method}: {error!r}") from error
+            is_missing = isinstance(error, NotImplementedError)
+            kind = ShmQueueNoSerializerError if is_missing else ShmQueueSerializationError
+            raise kind(f"custom_serialize failed with method {int(method)}: {error!r}") from error
         if not isinstance(payload, (bytes, bytearray, memoryview)):
             raise ShmQueueSerializationError(
                 f"custom_serialize returned {type(payload).__name__} for method {method}, not bytes"
@@ -254,13 +256,15 @@ class Serializer:
         try:
             return loader(payload)
         except Exception as error:
-            raise ShmQueueDeserializationError(
+            is_missing = isinstance(error, NotImplementedError) and method not in LOADERS
+            kind = ShmQueueNoDeserializerError if is_missing else ShmQueueDeserializationError
+            raise kind(
                 f"cannot load an item of {len(payload)} bytes with serialization method {method}: {error!r}"
             ) from error
 
     def _custom_loader(self, method: int) -> Callable[[bytes], Any]:
         custom = self.custom_deserialize
-        if custom is None or method <= SerializationMethods.FIRST_PUBLIC_NUMBER:
+        if custom is None or method < SerializationMethods.FIRST_PUBLIC_NUMBER:
             raise ShmQueueNoDeserializerError(
                 f"the item was put with serialization method {method}, which has no function here: "
                 "call custom_deserialize() first"

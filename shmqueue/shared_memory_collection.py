@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import enum
+
 from shmqueue.engine import RECORD_HEADER_SIZE as SIZE_HEADER
-from shmqueue.reflog import DebugRefLogAction
 from shmqueue.segment import SYSTEM_PAGESIZE
 from shmqueue.serialization import SerializationMethods
 
 __all__ = ["SIZE_HEADER", "SYSTEM_PAGESIZE", "DebugRefLogAction", "SerializationMethods"]
+
+
+class DebugRefLogAction(enum.Enum):
+    """``shmqueue.DebugRefLogAction`` as it was there: without ``ATTACH``."""
+
+    CREATE = "create"
+    SHUTDOWN = "shutdown"
