@@ -12,6 +12,7 @@ from collections.abc import Callable
 from multiprocessing import process
 from typing import Any
 
+from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueShutDown
 from shmqueue.pickling import Payload
 
@@ -73,7 +74,8 @@ class Reader(_End):
         """
         port = self._open_port()
         if self._reserved is None:
-            block, seconds = timeout is None or timeout > 0, None if timeout is None else max(0.0, timeout)
+            seconds = None if timeout is None else max(0.0, real_seconds(timeout))
+            block = seconds is None or seconds > 0
             if not self.reserves:
                 return port.engine.wait(True, seconds)
             try:
@@ -189,7 +191,7 @@ class ReadersLock:
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take the lock, as ``multiprocessing.Lock``."""
-        taken = self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, timeout))
+        taken = self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, real_seconds(timeout)))
         self._reader.reserves = self._reader.reserves or taken
         return taken
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from shmqueue.arguments import require_int
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
@@ -30,11 +31,14 @@ __all__ = ["Port", "Ported", "arrive", "open_port"]
 
 _Queue = TypeVar("_Queue", bound="Ported")
 
-_FIRST_SIZE = 64 << 10  # bytes that a queue starts with; it grows when it needs more
-
 
 def open_port(
-    name: str | None, *, maxsize: int = 0, max_bytes: int = 0, threshold: int = 0, keep: bool = False
+    name: str | None,
+    *,
+    maxsize: int | None = None,
+    max_bytes: int | None = None,
+    threshold: int = 0,
+    keep: bool = False,
 ) -> Port:
     """A queue of a private name, or the one called ``name``, which may exist; other arguments as ``open_handle``.
 
@@ -48,7 +52,6 @@ def open_port(
     return Port(
         open_handle(
             name,
-            buffer_size=_FIRST_SIZE,
             max_bytes=max_bytes,
             maxsize=maxsize,
             threshold=threshold,
@@ -132,6 +135,7 @@ class Port:
             ShmQueueEmpty: there was none in time.
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could.
         """
+        most = require_int("max_items", most, least=1)
         try:
             items = self._items.get_items(most, True, timeout, unpack_plain)
         finally:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from multiprocessing import queues
 from typing import TYPE_CHECKING, Any
 
+from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.items import Record, fast_get, fast_put
 
@@ -31,20 +32,25 @@ _PIPE_CAPACITY = 65536  # bytes
 _UNBOUNDED = (1 << 31) - 1  # what the standard queue's _maxsize is then: the most that a semaphore counts
 
 
+def _seconds(timeout: float | None) -> float | None:
+    """A timeout of any real number; less than 0 counts as 0."""
+    return None if timeout is None else max(0.0, real_seconds(timeout))
+
+
 class Queue(Parts, _StdlibQueue):
     """``multiprocessing.Queue`` in shared memory.
 
     Args:
         maxsize: most items; 0 or less, as many as there is memory for.
-        name: makes the queue one that any process of this user can open by this name; who creates it decides its
-            ``maxsize``. None, it can only be passed on.
+        name: makes the queue one that any process of this user can open by this name; its creator's ``maxsize`` holds,
+            and ``ShmQueueShapeWarning`` tells of another one given here. None, it can only be passed on.
         keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
             decides.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
     def __init__(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
-        self._start(open_port(name, maxsize=max(0, operator.index(maxsize)), keep=keep))
+        self._start(open_port(name, maxsize=max(0, operator.index(maxsize)) or None, keep=keep))
 
     @property
     def _maxsize(self) -> int:
@@ -69,7 +75,7 @@ class Queue(Parts, _StdlibQueue):
             Exception: what pickling raises; nothing was put, as with the others.
         """
         if timeout is not None:
-            timeout = max(0.0, timeout) if block else 0.0
+            timeout = max(0.0, real_seconds(timeout)) if block else 0.0
         try:
             put = self._port.put_item(obj, block, timeout, None)
             if put is None:
@@ -93,7 +99,7 @@ class Queue(Parts, _StdlibQueue):
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
         if timeout is not None:
-            timeout = max(0.0, timeout) if block else 0.0
+            timeout = max(0.0, real_seconds(timeout)) if block else 0.0
         try:
             item = self._port.get_item(block, timeout, unpack_plain)
         except ShmQueueNotInitializedError:
@@ -121,7 +127,7 @@ class Queue(Parts, _StdlibQueue):
             ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
         """
         try:
-            self._port.put_many(tuple(items), dump_forking, block, None if timeout is None else max(0.0, timeout))
+            self._port.put_many(tuple(items), dump_forking, block, _seconds(timeout))
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -139,7 +145,7 @@ class Queue(Parts, _StdlibQueue):
                 are consumed.
         """
         try:
-            return self._port.get_many(max_items, load_forking, None if timeout is None else max(0.0, timeout))
+            return self._port.get_many(max_items, load_forking, _seconds(timeout))
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from shmqueue import pickling
 from shmqueue.exceptions import ShmQueueDeserializationError
+from shmqueue.limits import require_possible_length
 from shmqueue.pickling import Beside, Payload
 from shmqueue.serialization import LOADERS, PLAIN, pack_plain, unpack_plain
 
@@ -40,6 +41,7 @@ __all__ = [
 Record = tuple[int, Payload]
 
 _MSGPACK, _PICKLE, _PICKLE_BUFFERS = 0, 1, 3
+_BYTES = frozenset({str, bytes, bytearray})  # which pickling would copy
 
 
 def dump(item: Any) -> Record:
@@ -49,6 +51,8 @@ def dump(item: Any) -> Record:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass  # an int of more than 64 bits, or a str with lone surrogates
+    if type(item) in _BYTES:
+        require_possible_length(item)
     has_buffers, payload = pickling.dumps(item)
     return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
 
@@ -60,6 +64,8 @@ def dump_forking(item: Any) -> Record:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass
+    if type(item) in _BYTES:
+        require_possible_length(item)
     replaced = _replaced_pickler()
     return _pickle(item) if replaced is None else (_PICKLE, bytes(replaced.dumps(item)))
 

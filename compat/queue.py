@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
+from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.handle import Travel
 from shmqueue.items import Record, fast_get, fast_put
@@ -89,11 +90,12 @@ class _Shared(Ported, Generic[_T]):
     def _seconds_of_get(self, timeout: float, block: bool) -> float:
         if not block:
             return 0.0
+        timeout = real_seconds(timeout)
         if timeout < 0:
             if self.empty():
                 self._refuse_if_shut_down()
             raise ValueError("'timeout' must be a non-negative number")
-        return float(timeout)
+        return timeout
 
     def _refuse_if_shut_down(self) -> None:
         if self._port.counters().is_shut_down:
@@ -118,16 +120,22 @@ class Queue(_Shared[_T]):
 
     Args:
         maxsize: most items; 0 or less, as many as there is memory for.
-        name: makes the queue one that any process of this user can open by this name, also as ``ShmQueue(name)``; who
-            creates it decides its ``maxsize``. None, it can only be passed on.
-        max_bytes: most bytes of items, 0 for all that the machine has; at that size put waits as if it were full.
+        name: makes the queue one that any process of this user can open by this name, also as ``ShmQueue(name)``; its
+            creator's ``maxsize`` and ``max_bytes`` hold. None, it can only be passed on.
+        max_bytes: most bytes of items, at which put blocks as if the queue were full; None or 0, all the memory that
+            the file system of the segments has.
         keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
             decides.
+
+    Warns:
+        ShmQueueShapeWarning: the queue called ``name`` exists with another ``maxsize`` or ``max_bytes`` than the limit
+            given.
     """
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None, max_bytes: int = 0, keep: bool = False) -> None:
-        limit = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
-        self._start(open_port(name, maxsize=limit, max_bytes=max_bytes, keep=keep))
+    def __init__(
+        self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> None:
+        self._start(open_port(name, maxsize=_most_items(maxsize) or None, max_bytes=max_bytes, keep=keep))
 
     @property
     def maxsize(self) -> int:
@@ -224,13 +232,18 @@ class Queue(_Shared[_T]):
         return self._port.counters().is_shut_down
 
     def _seconds_of_put(self, timeout: float, block: bool) -> float | None:
-        if self.maxsize > 0:
-            if block and timeout < 0:
-                self._refuse_if_shut_down()
-                raise ValueError("'timeout' must be a non-negative number")
-        elif not isinstance(timeout, (int, float)):
-            return None  # an unbounded queue does not look at it
-        return max(0.0, float(timeout)) if block else 0.0
+        if not block:
+            return 0.0
+        if self.maxsize == 0:
+            try:
+                return max(0.0, real_seconds(timeout))
+            except (TypeError, ValueError):
+                return None  # an unbounded queue does not look at it
+        timeout = real_seconds(timeout)
+        if timeout < 0:
+            self._refuse_if_shut_down()
+            raise ValueError("'timeout' must be a non-negative number")
+        return timeout
 
     if not TYPE_CHECKING:  # to a type checker they do not exist
         queue = Absent(_SHARED + "get() and get_many() take items, qsize() counts them")
@@ -260,6 +273,11 @@ class SimpleQueue(_Shared[_T]):
     def put_nowait(self, item: _T) -> None:
         """The same as ``put(item)``."""
         self.put(item)
+
+
+def _most_items(maxsize: float) -> int:
+    """Of any number that the standard queue takes; 0, there is no limit."""
+    return 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
 
 
 def _new(queue_type: type[_Shared[Any]]) -> _Shared[Any]:

@@ -19,36 +19,24 @@ from typing import Any
 
 from shmqueue import engine, reflog
 from shmqueue.engine import Counters, Engine
-from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueTypeError, ShmQueueValueError
-from shmqueue.segment import (
-    KEEP,
-    PRIVATE,
-    SYSTEM_PAGESIZE,
-    Replaced,
-    Segment,
-    Shape,
-    attach_segment,
-    directory,
-    open_segment,
-)
+from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueTypeError
+from shmqueue.segment import KEEP, PRIVATE, Replaced, Segment, attach_segment, directory, open_segment
 from shmqueue.segment import free_bytes as free_bytes_of_directory
 from shmqueue.segment import total_bytes as total_bytes_of_directory
+from shmqueue.shapes import require_shape, warn_of_another
 
-__all__ = ["Handle", "Travel", "open_handle", "require_int"]
+__all__ = ["Handle", "Travel", "open_handle"]
 
 Travel = tuple[str, str, bytes, Any]
 """What another process needs to attach: name, directory, incarnation, and a descriptor for a child being started."""
-
-_MAX_BYTES = 1 << 46
-"""Where growth ends at the latest: an address space has room for several times as much."""
 
 
 def open_handle(
     name: str,
     *,
-    buffer_size: int = SYSTEM_PAGESIZE,
+    buffer_size: int | None = None,
     max_bytes: int | None = None,
-    maxsize: int = 0,
+    maxsize: int | None = None,
     threshold: int = 0,
     create: bool | None = None,
     keep: bool = False,
@@ -59,20 +47,22 @@ def open_handle(
     """Create the queue called ``name``, or attach to it; arguments as those of ``ShmQueue``.
 
     Args:
-        threshold: a put waits while the queue holds so many bytes or more; 0, it does not.
+        threshold: a put blocks while the queue holds so many bytes or more; 0, it does not.
         private: nobody else knows the name, so the queue can be swept as soon as no process has it open.
         log_file: where to log references; None, nowhere.
 
     Raises:
         ShmQueueError: what ``ShmQueue`` raises.
     """
-    chosen = engine.chosen()
     if not isinstance(keep, bool):
         raise ShmQueueTypeError(f"keep must be a bool, not {type(keep).__name__}")
+    asked = require_shape(buffer_size, max_bytes, maxsize)
     flags = KEEP * keep | PRIVATE * private
-    segment = open_segment(name, _shape(chosen, buffer_size, max_bytes, maxsize, threshold), create, flags)
+    segment = open_segment(name, asked.shape(engine.chosen(), threshold), create, flags)
     try:
         engine.require_chosen(segment)
+        if not segment.created:
+            warn_of_another(name, asked, segment.header.shape, segment.header.shape.maxsize)
     except BaseException:
         segment.drops_items = False
         segment.close()
@@ -81,19 +71,6 @@ def open_handle(
     if segment.replaced is not None:
         _tell_of_replaced(name, segment.replaced)
     return handle
-
-
-def _shape(engine_name: str, buffer_size: int, max_bytes: int | None, maxsize: int, threshold: int) -> Shape:
-    start = _round_up(require_int("buffer_size", buffer_size, least=1))
-    capacity, initial = start, 0
-    if max_bytes is not None:
-        most = require_int("max_bytes", max_bytes, least=0)
-        if 0 < most < buffer_size:
-            raise ShmQueueValueError(f"max_bytes must be at least buffer_size, {buffer_size}, or 0, not {most}")
-        capacity = max(start, min(_round_up(most or total_bytes_of_directory()), _MAX_BYTES))
-        initial = start if capacity > start else 0
-    limit = require_int("maxsize", maxsize, least=None)
-    return Shape(engine_name, capacity, limit, initial, threshold, engine.data_size(engine_name, capacity, initial))
 
 
 class Handle:
@@ -266,19 +243,3 @@ def _leave_at_exit_of_child(_: object = None) -> None:
 
 atexit.register(_leave_all)
 multiprocessing.util.register_after_fork(_open_handles, _leave_at_exit_of_child)
-
-
-# ---- arguments ----
-
-
-def require_int(name: str, value: int, least: int | None) -> int:
-    """The value of the argument called ``name``, checked; with ``least`` None negative numbers count as 0."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ShmQueueTypeError(f"{name} must be an int, not {type(value).__name__}")
-    if least is not None and value < least:
-        raise ShmQueueValueError(f"{name} must be at least {least}, not {value}")
-    return max(0, value)
-
-
-def _round_up(size: int) -> int:
-    return -(-size // SYSTEM_PAGESIZE) * SYSTEM_PAGESIZE

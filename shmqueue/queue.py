@@ -7,13 +7,13 @@ This is the storey where names, serialization, and bytes meet: ``shmqueue.segmen
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shmqueue import console, engine, reflog
+from shmqueue.arguments import require_int, require_seconds
 from shmqueue.attributes import readable_names
 from shmqueue.exceptions import (
     ShmQueueEmpty,
@@ -22,9 +22,8 @@ from shmqueue.exceptions import (
     ShmQueueTypeError,
     ShmQueueValueError,
 )
-from shmqueue.handle import Handle, Travel, open_handle, require_int
+from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
-from shmqueue.segment import SYSTEM_PAGESIZE
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -52,9 +51,9 @@ class _SnapshotFields(NamedTuple):
 class ShmRefDataSnapshot(_SnapshotFields):
     """A queue at one moment.
 
-    ``put_pos`` and ``get_pos`` are offsets in the buffer, in bytes; ``same_lap`` is 1 when put and get are on the same
-    lap around it, 0 when put has wrapped and get has not. ``buffer_size`` is in bytes, ``qsize`` in items. ``keep``
-    tells whether the queue outlives its holders; it is not one of the tuple's items.
+    ``buffer_size`` is ``max_buffer_size()``, in bytes; ``put_pos`` and ``get_pos`` are offsets in a buffer of this
+    size; ``same_lap`` is 1 when put and get are on the same lap around it, 0 when put has wrapped and get has not.
+    ``qsize`` is in items. ``keep`` tells whether the queue outlives its holders; it is not one of the tuple's items.
     """
 
     keep: bool = False
@@ -91,11 +90,12 @@ class ShmQueue(FastPaths):
     Args:
         queue_name: the name; letters, digits, ``.``, ``_``, ``-`` count one character, all others three per byte, 180
             at most.
-        buffer_size: bytes for items, rounded up to a multiple of ``SYSTEM_PAGESIZE``. An item takes 8 bytes and its
-            serialized form. The first creator's size holds for all.
-        max_bytes: makes the queue elastic: it starts with ``buffer_size`` bytes, grows up to so many, and gives memory
-            back when it runs empty; 0, up to all that the machine has for it. None, it is ``buffer_size`` and no more.
-        maxsize: most items in the queue; 0, as many as fit. The first creator's holds for all.
+        buffer_size: bytes for items, rounded up to a multiple of ``SYSTEM_PAGESIZE``: the queue has exactly this size,
+            unless ``max_bytes`` lets it grow. An item takes 8 bytes and its serialized form. None, the queue starts
+            with 64 KiB, grows as it needs to, and gives memory back when it runs empty.
+        max_bytes: most bytes that the queue grows to, rounded up likewise; 0, all the memory that the file system of
+            the segments has, which is also the limit when neither this nor ``buffer_size`` is given.
+        maxsize: most items in the queue; 0 or less, as many as fit. None is 0.
         create: True, the queue must not be in use yet; False, it must exist; None, either.
         keep: True, the queue and its items outlive its holders, until ``unlink()`` or ``shmqueue rm`` removes them (or
             the machine restarts, in /dev/shm). Otherwise the queue exists while at least one process has it open; when
@@ -115,16 +115,21 @@ class ShmQueue(FastPaths):
         ShmQueueNoSpaceError: there is not enough shared memory left.
         ShmQueueRefusedError: something else is at the queue's path, or a queue of another engine or version.
 
-    ``for item in iter(q.get, sentinel)`` takes items until one equals the sentinel.
+    Warns:
+        ShmQueueShapeWarning: the queue exists with another ``buffer_size``, ``max_bytes`` or ``maxsize`` than the one
+            given. What its creator chose holds.
+
+    ``for item in iter(q.get, sentinel)`` takes items until one equals the sentinel. There is no ``fileno()``: to wait
+    for a queue with ``select``, open it as ``shmqueue.compat.queue.Queue(name=…)``, which has one.
     """
 
     def __init__(
         self,
         queue_name: str,
         *,
-        buffer_size: int = SYSTEM_PAGESIZE,
+        buffer_size: int | None = None,
         max_bytes: int | None = None,
-        maxsize: int = 0,
+        maxsize: int | None = None,
         create: bool | None = None,
         keep: bool = False,
         allow_pickle: bool = True,
@@ -177,7 +182,7 @@ class ShmQueue(FastPaths):
             ShmQueueSerializationError: the item cannot be serialized. Nothing was put, as with the others.
         """
         if timeout is not None:
-            timeout = _seconds(timeout, block)
+            timeout = require_seconds(timeout, block)
         put = None if serialization_method else self._put_item(data, block, timeout, new_packer)
         if put is None:
             method, payload = self._serializer.dump(data, serialization_method)
@@ -199,7 +204,7 @@ class ShmQueue(FastPaths):
             ShmQueueDeserializationError: the item could not be loaded; it is consumed, the next one comes next.
         """
         if timeout is not None:
-            timeout = _seconds(timeout, block)
+            timeout = require_seconds(timeout, block)
         item = self._get_item(block, timeout, unpack_plain)
         if type(item) is not Record:
             return item
@@ -232,7 +237,7 @@ class ShmQueue(FastPaths):
             ShmQueueValueError, ShmQueueSerializationError: as ``put``, for any one of them; nothing was put.
         """
         if timeout is not None:
-            timeout = _seconds(timeout, block)
+            timeout = require_seconds(timeout, block)
         items = tuple(items)
         count = len(items)  # now: later there may be no memory for the number, and all is put
         put = self._items.put_items(items, block, timeout, new_packer, self._serializer.dump)
@@ -252,9 +257,9 @@ class ShmQueue(FastPaths):
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
                 are consumed.
         """
-        require_int("max_items", max_items, least=1)
+        max_items = require_int("max_items", max_items, least=1)
         if timeout is not None:
-            timeout = _seconds(timeout, True)
+            timeout = require_seconds(timeout, True)
         items = self._items.get_items(max_items, True, timeout, unpack_plain)
         if not items:
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(True, timeout))
@@ -286,7 +291,7 @@ class ShmQueue(FastPaths):
         if get_view is None:
             raise ShmQueueError(f"queue {self._name!r}: get_view() needs the native engine")
         if timeout is not None:
-            timeout = _seconds(timeout, block)
+            timeout = require_seconds(timeout, block)
         try:
             view: AbstractContextManager[memoryview] | None = get_view(block, timeout)
         except TypeError as error:
@@ -319,7 +324,7 @@ class ShmQueue(FastPaths):
         Returns:
             True, or False if the time was over first.
         """
-        return self._engine.join(None if timeout is None else _seconds(timeout, True))
+        return self._engine.join(None if timeout is None else require_seconds(timeout, True))
 
     @property
     def unfinished_tasks(self) -> int:
@@ -337,7 +342,10 @@ class ShmQueue(FastPaths):
         return self._engine.qsize() == 0
 
     def full(self) -> bool:
-        """Whether there is no room even for the smallest item."""
+        """Whether there is no room even for the smallest item.
+
+        A queue that grows is full when it has grown to its limit, ``max_buffer_size()``, or has ``maxsize`` items.
+        """
         counters = self._handle.counters()
         maxsize, free = self._handle.shape.maxsize, self.max_buffer_size() - counters.occupancy
         return free < _SMALLEST_ITEM or 0 < maxsize <= counters.qsize
@@ -347,7 +355,7 @@ class ShmQueue(FastPaths):
         return self._handle.counters().occupancy
 
     def max_buffer_size(self) -> int:
-        """Most bytes of items, as the queue's creator chose it, rounded up to whole pages."""
+        """Most bytes of items: ``buffer_size``, or what the queue may grow to, as its creator chose."""
         self._handle.require_open()
         return self._handle.shape.capacity
 
@@ -514,19 +522,6 @@ def _arrive(queue_type: type[ShmQueue], travel: Travel, serializer: Serializer, 
     queue = queue_type.__new__(queue_type)
     queue._start(Handle.arrive(travel, log_file), serializer)
     return queue
-
-
-# ---- arguments ----
-
-
-def _seconds(timeout: float, block: bool) -> float:
-    if not block:
-        return 0.0
-    if not isinstance(timeout, (int, float)):
-        raise ShmQueueTypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
-    if timeout < 0 or math.isnan(timeout):
-        raise ShmQueueValueError("'timeout' must be a non-negative number")
-    return timeout
 
 
 def _in_time(block: bool, timeout: float | None) -> str:

@@ -27,14 +27,15 @@ from typing import Any
 import msgpack
 
 from shmqueue import pickling
+from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
     ShmQueueDeserializationError,
     ShmQueueNoDeserializerError,
     ShmQueueNoSerializerError,
     ShmQueueSerializationError,
-    ShmQueueTypeError,
     ShmQueueValueError,
 )
+from shmqueue.limits import require_possible_length
 from shmqueue.pickling import Payload
 
 __all__ = [
@@ -164,6 +165,17 @@ LOADERS: dict[int, Callable[[bytes], Any]] = {
 }
 """What turns the payload of each method back into an item; raises whatever it raises."""
 
+_BYTES = frozenset({str, bytes, bytearray, memoryview})
+
+
+def _require_whole_bytes(data: str | bytes | bytearray | memoryview) -> None:
+    """Refuse bytes that no queue takes, before anything copies them."""
+    require_possible_length(data)
+    if isinstance(data, memoryview) and not data.c_contiguous:
+        raise ShmQueueSerializationError(
+            f"this memoryview is not contiguous (shape {data.shape}, strides {data.strides}): put bytes(view) instead"
+        )
+
 
 class Serializer:
     """One handle's rules for turning items into (method, payload) and back.
@@ -184,8 +196,10 @@ class Serializer:
             ShmQueueSerializationError: it cannot be done with this method, or not without pickle.
             ShmQueueTypeError, ShmQueueValueError: ``method`` is no number of a method.
         """
-        if not isinstance(method, int):
-            raise ShmQueueTypeError(f"serialization_method must be an int, not {type(method).__name__}")
+        if type(method) is not int:
+            method = whole_number("serialization_method", method)
+        if type(data) in _BYTES:
+            _require_whole_bytes(data)
         if method in (_MSGPACK, _MSGPACK_TUPLES):
             return self._dump_default(data)
         if method in (_PICKLE, _PICKLE_BUFFERS):

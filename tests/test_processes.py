@@ -29,7 +29,7 @@ from support import (
 )
 
 import shmqueue
-from shmqueue import ShmQueue
+from shmqueue import SYSTEM_PAGESIZE, ShmQueue
 
 Make = Callable[..., ShmQueue]
 
@@ -184,7 +184,7 @@ for _ in range(25):
     "call", ["q.get()", "q.get(timeout=1000)", "[q.put(b'x' * 1000) for _ in range(9)]", "q.join()"]
 )
 def test_ctrl_c_ends_a_blocked_call_at_once_and_leaves_the_queue_untouched(make: Make, name: str, call: str) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     code = f"""
 import sys, shmqueue
 q = shmqueue.ShmQueue(sys.argv[1])

@@ -26,8 +26,10 @@ def test_items_come_back_in_order(make: Make) -> None:
 
 
 def test_buffer_size_is_rounded_up_to_whole_pages(make: Make) -> None:
-    assert make().max_buffer_size() == SYSTEM_PAGESIZE
-    assert make("other-" + make().identifier, buffer_size=SYSTEM_PAGESIZE + 1).max_buffer_size() == 2 * SYSTEM_PAGESIZE
+    first = make(buffer_size=1)
+    assert first.max_buffer_size() == SYSTEM_PAGESIZE
+    other = make("other-" + first.identifier, buffer_size=SYSTEM_PAGESIZE + 1)
+    assert other.max_buffer_size() == 2 * SYSTEM_PAGESIZE
 
 
 @pytest.mark.parametrize("size", [0, -1])
@@ -36,7 +38,7 @@ def test_a_buffer_size_below_one_is_refused(name: str, size: int) -> None:
         ShmQueue(name, buffer_size=size)
 
 
-@pytest.mark.parametrize("size", ["4096", 4096.0, None, True])
+@pytest.mark.parametrize("size", ["4096", 4096.0, True])
 def test_a_buffer_size_that_is_no_int_is_refused(name: str, size: object) -> None:
     with pytest.raises(shmqueue.ShmQueueTypeError, match="buffer_size must be an int"):
         ShmQueue(name, buffer_size=size)  # type: ignore[arg-type]
@@ -50,7 +52,8 @@ def test_a_name_that_is_no_str_is_refused(bad: object) -> None:
 
 def test_the_first_creators_sizes_hold_for_all(make: Make) -> None:
     make(buffer_size=3 * SYSTEM_PAGESIZE, maxsize=7)
-    second = make(buffer_size=SYSTEM_PAGESIZE, maxsize=1)
+    with pytest.warns(shmqueue.ShmQueueShapeWarning):
+        second = make(buffer_size=SYSTEM_PAGESIZE, maxsize=1)
     assert second.max_buffer_size() == 3 * SYSTEM_PAGESIZE
     assert second.maxsize == 7
 
@@ -64,7 +67,7 @@ def test_an_item_costs_8_bytes_and_its_payload(make: Make) -> None:
 
 
 def test_a_buffer_holds_exactly_its_bytes(make: Make) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     q.put(b"x" * (SYSTEM_PAGESIZE - 8 - 3), block=False)
     assert q.buffer_occupancy() == SYSTEM_PAGESIZE
     assert q.full()
@@ -74,12 +77,12 @@ def test_a_buffer_holds_exactly_its_bytes(make: Make) -> None:
 
 
 def test_an_item_that_can_never_fit_is_refused_at_once(make: Make, name: str) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     with pytest.raises(shmqueue.ShmQueueValueError) as caught:
         q.put(b"x" * (SYSTEM_PAGESIZE - 10))
     assert str(caught.value) == (
         f"item of {SYSTEM_PAGESIZE - 7} bytes can never fit: queue '{name}' holds {SYSTEM_PAGESIZE} bytes "
-        "(buffer_size), of which a record's header takes 8"
+        "(buffer_size, chosen by its creator), and an item takes 8 bytes more than its own"
     )
     assert q.empty()
 
@@ -116,7 +119,7 @@ def test_a_timed_call_lasts_at_least_its_timeout(make: Make) -> None:
     assert time.monotonic() - start >= 0.5
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
+@pytest.mark.parametrize("timeout", [-1, -0.001])
 def test_a_negative_timeout_is_refused_and_loses_nothing(make: Make, timeout: float) -> None:
     q = make()
     q.put("kept")
@@ -198,7 +201,7 @@ def test_clear_wakes_a_blocked_put(make: Make) -> None:
 
 
 def test_snapshot_tells_positions_within_the_buffer(make: Make) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     assert q.snapshot() == (1, 0, 0, SYSTEM_PAGESIZE, 0, 1)
     q.put(b"x" * 3000)
     position = 8 + 3 + 3000
@@ -329,7 +332,7 @@ def test_put_many_puts_all_or_nothing(make: Make) -> None:
 
 
 def test_put_many_of_more_than_the_buffer_goes_in_pieces(make: Make) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     batch = [bytes([i]) * 1000 for i in range(50)]
     with pytest.raises(shmqueue.ShmQueueFull) as caught:
         q.put_many(batch, timeout=0.01)
@@ -342,7 +345,7 @@ def test_put_many_of_more_than_the_buffer_goes_in_pieces(make: Make) -> None:
 
 
 def test_put_many_with_one_bad_item_puts_nothing(make: Make) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     with pytest.raises(shmqueue.ShmQueueSerializationError):
         q.put_many([1, threading.Lock(), 2])
     with pytest.raises(shmqueue.ShmQueueValueError, match="can never fit"):

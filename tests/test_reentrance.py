@@ -139,7 +139,7 @@ def interrupt(*_: object) -> None:
 
 
 def test_a_put_that_waits_for_room_in_a_busy_queue_sees_signals(make: Make) -> None:
-    q = make()
+    q = make(buffer_size=SYSTEM_PAGESIZE)
     q.put_many([b"x" * 100] * 20)
     code = """
 import sys, shmqueue

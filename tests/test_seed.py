@@ -162,7 +162,7 @@ def test_put_without_blocking_and_get_with_a_timeout() -> None:
 
 
 def test_status_and_cleanup(segment_directory: str) -> None:
-    size = os.sysconf("SC_PAGE_SIZE")
+    size = run_python("import shmqueue; print(shmqueue.ShmQueue('my_queue').max_buffer_size())").strip()
     assert run_python(STATUS_AND_CLEANUP) == f"1 False False 10\n1 10 0 {size} 1 1\n"
     assert os.listdir(segment_directory) == []
 

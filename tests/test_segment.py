@@ -110,7 +110,7 @@ class TestLife:
     def test_a_daemon_thread_that_still_waits_at_the_end_is_no_matter(self, name: str, segment_directory: str) -> None:
         code = """
 import sys, threading, shmqueue
-q = shmqueue.ShmQueue(sys.argv[1])
+q = shmqueue.ShmQueue(sys.argv[1], buffer_size=4096)
 for call in (q.get, q.join, lambda: [q.put(b"x" * 999) for _ in range(9)]):
     threading.Thread(target=call, daemon=True).start()
 q.put(1)

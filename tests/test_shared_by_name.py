@@ -13,6 +13,8 @@ import children
 import pytest
 from support import PATIENCE, Opener, run_python
 
+from shmqueue import ShmQueueShapeWarning
+
 
 class Colour(enum.IntEnum):
     RED = 1
@@ -86,7 +88,8 @@ def test_three_programs_share_one_queue(engine: str, name: str) -> None:
 
 def test_a_name_keeps_the_sizes_of_the_first(our_mp: Opener, name: str) -> None:
     first = our_mp.Queue(2, name=name)
-    second = our_mp.JoinableQueue(5, name=name)
+    with pytest.warns(ShmQueueShapeWarning, match="exists with maxsize=2, which holds: maxsize=5"):
+        second = our_mp.JoinableQueue(5, name=name)
     second.put(1)
     second.put(2)
     with pytest.raises(queue.Full):

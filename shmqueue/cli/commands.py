@@ -18,16 +18,13 @@ from shmqueue.cli.demo_view import print_report, view_for
 __all__ = ["commands"]
 
 _INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
-_BUFFER_SIZE = 1 << 20
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _buffer_option = click.option(
     "--buffer-size",
     type=click.IntRange(min=1),
-    default=_BUFFER_SIZE,
-    show_default=True,
     metavar="BYTES",
-    help="Room for items, if the queue is made by this.",
+    help="Room for items, if the queue is made by this; without it the queue grows as it needs to.",
 )
 
 
@@ -193,7 +190,7 @@ def stat(name: str, as_json: bool) -> None:
 @click.argument("values", metavar="JSON...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--wait", is_flag=True, help="Make the queue if need be, and hold it until it is empty.")
 @_buffer_option
-def put(name: str, values: tuple[str, ...], wait: bool, buffer_size: int) -> None:
+def put(name: str, values: tuple[str, ...], wait: bool, buffer_size: int | None) -> None:
     """Put JSON values, all of them or none if they fit the queue together.
 
     A queue lives as long as somebody holds it. If nobody does, the items would be gone when this command ends, so it
@@ -210,7 +207,9 @@ def put(name: str, values: tuple[str, ...], wait: bool, buffer_size: int) -> Non
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for each item; for ever without this.")
 @click.option("--no-pickle", is_flag=True, help="Refuse items that were pickled: loading one can run any program.")
 @_buffer_option
-def get(name: str, count: int | None, follow: bool, timeout: float | None, no_pickle: bool, buffer_size: int) -> None:
+def get(
+    name: str, count: int | None, follow: bool, timeout: float | None, no_pickle: bool, buffer_size: int | None
+) -> None:
     """Take items and print each as a line of JSON.
 
     Makes the queue if it does not exist yet, and waits. What JSON cannot express is printed as {"repr": "..."}. A queue

@@ -60,12 +60,12 @@ def _is_json(item: Any) -> bool:
     return item is None or isinstance(item, (int, str))
 
 
-def put_items(name: str, items: Sequence[Any], *, wait: bool, buffer_size: int) -> None:
+def put_items(name: str, items: Sequence[Any], *, wait: bool, buffer_size: int | None) -> None:
     """Put the items, in one piece if they fit the queue together.
 
     Args:
         wait: whether to hold the queue, and make it if need be, until it is empty.
-        buffer_size: bytes for items if the queue is made.
+        buffer_size: bytes for items if the queue is made; None, it grows.
 
     Raises:
         click.ClickException: nobody holds the queue, and ``wait`` is False.
@@ -95,7 +95,7 @@ def get_items(
     count: int | None,
     timeout: float | None,
     allow_pickle: bool,
-    buffer_size: int,
+    buffer_size: int | None,
     show: Callable[[str], None],
     complain: Callable[[str], None],
 ) -> None:
@@ -104,7 +104,7 @@ def get_items(
     Args:
         count: how many items, None to go on for ever.
         timeout: seconds to wait for each item, None for ever.
-        buffer_size: bytes for items if the queue is made.
+        buffer_size: bytes for items if the queue is made; None, it grows.
         show: gets the lines.
         complain: gets what the user should know and what is no error.
 

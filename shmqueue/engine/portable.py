@@ -53,8 +53,8 @@ from shmqueue.exceptions import (
     ShmQueueCorruptedError,
     ShmQueueNotInitializedError,
     ShmQueueShutDown,
-    ShmQueueValueError,
 )
+from shmqueue.limits import LENGTH_MOST, never_fits
 from shmqueue.segment import HEADER_SIZE, Segment
 
 if TYPE_CHECKING:
@@ -95,7 +95,6 @@ _PEEKS = 8  # attempts to read the state without the lock
 
 _RECORD = Struct("=II")
 _SHORT = 64  # bytes of a record, or what follows it, that are copied before its length is known
-_RECORD_LENGTH_MAX = 0xFFFFFFFF
 
 _Step: TypeAlias = "tuple[State | None, _T | None, bytes]"
 """A state to commit, or None; a result, or None for not yet; the bytes of the records that the state adds."""
@@ -113,6 +112,7 @@ class PortableEngine:
     def __init__(self, segment: Segment, report: Callable[[int], None]) -> None:
         self._name = segment.name
         self._capacity = segment.header.shape.capacity
+        self._limit = segment.header.shape.limit
         self._maxsize = segment.header.shape.maxsize
         self._threshold = segment.header.shape.threshold
         self._ring = RingMemory(segment)
@@ -510,13 +510,11 @@ class PortableEngine:
     # ---- put ----
 
     def _record(self, method: int, payload: Payload) -> bytes:
-        data = b"".join(payload) if isinstance(payload, tuple) else bytes(payload)
-        if len(data) > min(self._capacity - RECORD_HEADER_SIZE, _RECORD_LENGTH_MAX):
-            raise ShmQueueValueError(
-                f"item of {len(data)} bytes can never fit: queue {self._name!r} holds {self._capacity} bytes "
-                f"(buffer_size), of which a record's header takes {RECORD_HEADER_SIZE}"
-            )
-        return _RECORD.pack(len(data), method) + data
+        parts = payload if isinstance(payload, tuple) else (payload,)
+        length = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+        if length > min(self._capacity - RECORD_HEADER_SIZE, LENGTH_MOST):
+            raise never_fits(self._name, length, self._capacity, self._limit)
+        return b"".join((_RECORD.pack(length, method), *parts))
 
     def _fitting(self, records: list[bytes]) -> int:
         """How many of the records, from the first, an empty queue could hold together."""

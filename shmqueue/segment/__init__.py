@@ -11,13 +11,26 @@ Linux; elsewhere it does what the platform allows, which is said at each place.
 from shmqueue.segment.contents import Contents, contents_of
 from shmqueue.segment.directories import DirectoryProbe, probe_directory
 from shmqueue.segment.handle import Replaced, Segment
-from shmqueue.segment.header import HEADER_SIZE, KEEP, PRIVATE, SYSTEM_PAGESIZE, Header, Shape
+from shmqueue.segment.header import (
+    BY_BUFFER_SIZE,
+    BY_MAX_BYTES,
+    BY_MEMORY,
+    HEADER_SIZE,
+    KEEP,
+    PRIVATE,
+    SYSTEM_PAGESIZE,
+    Header,
+    Shape,
+)
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
 from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, sweep_orphans
 
 __all__ = [
+    "BY_BUFFER_SIZE",
+    "BY_MAX_BYTES",
+    "BY_MEMORY",
     "HEADER_SIZE",
     "KEEP",
     "PRIVATE",

@@ -14,6 +14,9 @@ from typing import NamedTuple
 from shmqueue.exceptions import ShmQueueRefusedError
 
 __all__ = [
+    "BY_BUFFER_SIZE",
+    "BY_MAX_BYTES",
+    "BY_MEMORY",
     "CRC",
     "FIELDS",
     "HEADER_SIZE",
@@ -44,6 +47,11 @@ KEEP = 1
 PRIVATE = 2
 """Flag: nobody knows the segment's name; without a holder it can never be opened again."""
 
+BY_BUFFER_SIZE, BY_MAX_BYTES, BY_MEMORY = 0, 1, 2
+"""Who decided the capacity: the creator, as the size of the queue or as its limit, or nobody: it is all that there is.
+
+Only messages depend on it."""
+
 
 class Shape(NamedTuple):
     """What the creator of a segment decides, for all who attach.
@@ -52,6 +60,7 @@ class Shape(NamedTuple):
     fit). A queue of fixed size has ``initial`` 0; an elastic one starts with so many bytes, grows, and shrinks back to
     them. ``threshold``: a put waits while so many bytes or more are in the queue (0: it need not). ``data_size`` is how
     many bytes of the file follow the header; those of an elastic queue are mostly not there yet (a sparse file).
+    ``limit``: who decided the capacity.
     """
 
     engine: str
@@ -60,6 +69,7 @@ class Shape(NamedTuple):
     initial: int
     threshold: int
     data_size: int
+    limit: int = BY_BUFFER_SIZE
 
 
 class Unfit(NamedTuple):
@@ -92,13 +102,13 @@ class Header(NamedTuple):
             self.shape.engine.encode(),
             _VERSION,
             HEADER_SIZE,
-            *self.shape[1:],
+            *self.shape[1:6],
             self.pid_namespace,
             self.uuid,
             self.created,
             self.boot,
             self.flags,
-            0,
+            self.shape.limit,
             _BYTE_ORDER,
         )
         return fields + CRC.pack(zlib.crc32(fields))
@@ -121,14 +131,14 @@ class Header(NamedTuple):
         is_segment = data.startswith(MAGIC)
         if len(data) < FIELDS.size + CRC.size or file_size < HEADER_SIZE:
             return Unfit(f"the file has only {file_size} bytes, a segment at least {HEADER_SIZE}", is_segment)
-        _, engine, version, header_size, *numbers, _, byte_order = FIELDS.unpack_from(data)
+        _, engine, version, header_size, *numbers, limit, byte_order = FIELDS.unpack_from(data)
         if not is_segment:
             return Unfit("it is not a shmqueue segment (wrong magic)", is_segment)
         if version != _VERSION or header_size != HEADER_SIZE:
             return Unfit(f"it has layout version {version}, this installation uses version {_VERSION}", is_segment)
         if byte_order != _BYTE_ORDER or CRC.unpack_from(data, FIELDS.size)[0] != zlib.crc32(data[: FIELDS.size]):
             return Unfit("its header is damaged (wrong checksum)", is_segment)
-        shape = Shape(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers[:5])
+        shape = Shape(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers[:5])._replace(limit=limit)
         header = cls(shape, *numbers[5:])
         expected = HEADER_SIZE + shape.data_size
         if file_size != expected:

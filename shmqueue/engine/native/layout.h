@@ -83,7 +83,7 @@ struct header {
     int64_t created;        /* nanoseconds since the epoch */
     uint64_t boot;          /* first half of the boot id: a thread id means nothing after another boot */
     uint32_t flags;         /* bit 0: keep, the queue outlives its holders; bit 1: private, nobody knows its name */
-    uint32_t reserved;
+    uint32_t limit;         /* who decided the capacity, for messages: header.py */
     uint32_t byte_order;
     uint32_t crc; /* CRC-32 of all that stands before it */
 };

@@ -26,10 +26,17 @@ static PyObject *raise_shut_down(RingObject *self)
 
 PyObject *raise_never_fits(RingObject *self, size_t length)
 {
-    PyErr_Format(state_of(self)->value_error,
-                 "item of %zu bytes can never fit: queue %R holds %llu bytes (buffer_size), of which a record's header "
-                 "takes 8",
-                 length, self->name, (unsigned long long)self->ring.capacity);
+    PyObject *limits = PyImport_ImportModule("shmqueue.limits");
+    PyObject *error = NULL;
+    if (limits != NULL) {
+        error = PyObject_CallMethod(limits, "never_fits", "OnKI", self->name, (Py_ssize_t)length,
+                                    (unsigned long long)self->ring.capacity, (unsigned int)self->ring.limit);
+    }
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_XDECREF(error);
+    Py_XDECREF(limits);
     return NULL;
 }
 

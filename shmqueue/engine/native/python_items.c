@@ -32,20 +32,23 @@ static int pack_body(struct packed *packed, struct scalar_head head, const void 
     return 1;
 }
 
+/* The length that a head says.  What is longer can never fit, which is found before anything is copied. */
+static uint32_t clamped(Py_ssize_t length) { return (size_t)length <= UINT32_MAX ? (uint32_t)length : UINT32_MAX; }
+
 static int pack_str(struct packed *packed, PyObject *item)
 {
-    Py_ssize_t length;
-    const char *text = PyUnicode_AsUTF8AndSize(item, &length);
+    Py_ssize_t length = PyUnicode_GET_LENGTH(item);
+    const char *text = (size_t)length > UINT32_MAX ? "" : PyUnicode_AsUTF8AndSize(item, &length);
     if (text == NULL) { /* a lone surrogate, or no memory: others will say which */
         PyErr_Clear();
         return 0;
     }
-    return (size_t)length <= UINT32_MAX ? pack_body(packed, scalar_of_str((uint32_t)length), text, (size_t)length) : 0;
+    return pack_body(packed, scalar_of_str(clamped(length)), text, (size_t)length);
 }
 
 static int pack_bytes(struct packed *packed, const void *bytes, size_t length)
 {
-    return length <= UINT32_MAX ? pack_body(packed, scalar_of_bin((uint32_t)length), bytes, length) : 0;
+    return pack_body(packed, scalar_of_bin(clamped((Py_ssize_t)length)), bytes, length);
 }
 
 /* Bytes that an object has, in one piece; an exception is set where there are none. */

@@ -571,6 +571,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->segment = segment;
     ring->arena_memory[0] = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
     ring->capacity = header->capacity;
+    ring->limit = header->limit;
     ring->maxsize = header->maxsize;
     ring->threshold = header->threshold;
     ring->file = arena_is_elastic(ring) ? file : -1;

@@ -30,6 +30,7 @@ enum ring_status {
 struct ring {
     struct segment *segment;
     uint64_t capacity;
+    uint32_t limit;          /* who decided that, see struct header */
     uint64_t maxsize;
     uint64_t threshold;
     uint32_t arenas;         /* how many; 1: the queue has a fixed size */

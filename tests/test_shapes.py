@@ -1,0 +1,295 @@
+"""How large a queue is, who decides it, and what whoever asks for something else is told; on both engines."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from support import run_python
+
+import shmqueue
+from shmqueue import SYSTEM_PAGESIZE, ShmQueue, ShmQueueShapeWarning
+from shmqueue.compat import multiprocessing as our_multiprocessing
+from shmqueue.compat import queue as our_queue
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+Make = Callable[..., ShmQueue]
+MIB = 1 << 20
+
+
+# ---- how large it is ----
+
+
+def test_without_a_size_a_queue_grows(make: Make) -> None:
+    q = make()
+    items = [{"number": number, "text": "x" * 50} for number in range(2000)]
+    for item in items:
+        q.put(item, block=False)
+    q.put(b"x" * (5 * MIB), block=False)
+    assert not q.full()
+    assert q.buffer_occupancy() > 5 * MIB
+    assert q.get_many(2000) == items
+    assert q.get() == b"x" * (5 * MIB)
+    assert q.buffer_occupancy() == 0
+
+
+def test_it_starts_as_small_as_the_queues_of_the_adapters(make: Make, name: str) -> None:
+    q = make()
+    with our_queue.Queue(name=name + "-other") as adapter:
+        ours, theirs = q._segment.header.shape, adapter._port.handle.shape
+        assert ours.initial == theirs.initial == 64 << 10
+        assert ours.capacity == theirs.capacity == q.max_buffer_size()
+
+
+def test_max_bytes_limits_a_queue_that_grows(make: Make) -> None:
+    q = make(max_bytes=MIB)
+    assert q.max_buffer_size() == MIB
+    with pytest.raises(shmqueue.ShmQueueFull):
+        q.put_many([b"x" * 1000] * (2 * MIB // 1000), timeout=0)
+    assert MIB - 2000 < q.buffer_occupancy() <= MIB
+
+
+@pytest.mark.parametrize("max_bytes", [1, 4096, 5000])
+def test_max_bytes_below_the_first_size_limits_the_queue_from_the_start(make: Make, max_bytes: int) -> None:
+    whole = -(-max_bytes // SYSTEM_PAGESIZE) * SYSTEM_PAGESIZE
+    q = make(max_bytes=max_bytes)
+    assert q.max_buffer_size() == whole
+    with pytest.raises(shmqueue.ShmQueueValueError, match=rf"holds {whole} bytes \(max_bytes, chosen by its creator\)"):
+        q.put(b"x" * whole)
+
+
+def test_with_buffer_size_a_queue_has_exactly_that(make: Make) -> None:
+    q = make(buffer_size=2 * SYSTEM_PAGESIZE)
+    assert q.max_buffer_size() == 2 * SYSTEM_PAGESIZE
+    q.put(b"x" * (2 * SYSTEM_PAGESIZE - 11))
+    assert q.full()
+    assert q.buffer_occupancy() == q.snapshot().buffer_size == q.max_buffer_size()
+
+
+def test_a_snapshot_of_a_queue_that_grows_makes_sense(make: Make) -> None:
+    q = make()
+    q.put_many([b"x" * 1000] * 200)
+    q.get_many(50)
+    snap = q.snapshot()
+    assert snap.put_pos - snap.get_pos == q.buffer_occupancy() > 64 << 10
+    assert (snap.buffer_size, snap.qsize, snap.same_lap) == (q.max_buffer_size(), 150, 1)
+
+
+def test_a_process_of_few_resources_can_have_a_queue(engine: str) -> None:
+    for limit in ("RLIMIT_FSIZE", "RLIMIT_AS"):
+        code = f"""
+import resource, shmqueue
+resource.setrlimit(resource.{limit}, (1 << 30, 1 << 30))
+with shmqueue.ShmQueue("few") as q:
+    q.put(b"x" * 1000000)
+    print(len(q.get()))
+"""
+        assert run_python(code) == "1000000\n"
+
+
+# ---- who asks for something else ----
+
+OTHER_SHAPES: list[tuple[dict[str, int], dict[str, int], str]] = [
+    ({"buffer_size": 8192}, {"buffer_size": 4096}, "buffer_size=8192, which holds: buffer_size=4096"),
+    ({}, {"buffer_size": 4096}, r"no fixed buffer_size \(it grows\), which holds: buffer_size=4096"),
+    ({"buffer_size": 4096}, {"max_bytes": MIB}, f"max_bytes=4096, which holds: max_bytes={MIB}"),
+    ({"max_bytes": MIB}, {"max_bytes": 2 * MIB}, f"max_bytes={MIB}, which holds: max_bytes={2 * MIB}"),
+    ({"max_bytes": MIB}, {"max_bytes": 0}, f"max_bytes={MIB}, which holds: max_bytes=0"),
+    ({}, {"max_bytes": MIB}, rf"max_bytes=0 \(all the memory there is\), which holds: max_bytes={MIB}"),
+    ({"maxsize": 7}, {"maxsize": 1}, "maxsize=7, which holds: maxsize=1"),
+    ({"maxsize": 7}, {"maxsize": 0}, "maxsize=7, which holds: maxsize=0"),
+    ({}, {"maxsize": 3}, "maxsize=0, which holds: maxsize=3"),
+    (
+        {"buffer_size": 8192, "maxsize": 7},
+        {"buffer_size": 4096, "maxsize": 1},
+        "buffer_size=8192, maxsize=7, which holds: buffer_size=4096, maxsize=1 given here has no effect",
+    ),
+]
+SAME_SHAPES: list[tuple[dict[str, int], dict[str, int]]] = [
+    ({"buffer_size": 8192}, {"buffer_size": 8192}),
+    ({"buffer_size": 8192}, {"buffer_size": 8191}),
+    ({"buffer_size": 8192}, {}),
+    ({"max_bytes": MIB, "maxsize": 3}, {"max_bytes": MIB - 1, "maxsize": 3}),
+    ({"max_bytes": 100}, {"max_bytes": 100}),
+    ({"buffer_size": 8192, "max_bytes": 8192}, {"buffer_size": 8192, "max_bytes": 8192}),
+    ({"buffer_size": 8192, "max_bytes": MIB}, {"buffer_size": 8192, "max_bytes": MIB}),
+    ({"maxsize": 3}, {}),
+    ({"maxsize": -3}, {"maxsize": 0}),
+    ({}, {"max_bytes": 0}),
+    ({"max_bytes": 0}, {}),
+]
+
+
+@pytest.mark.parametrize(("has", "asked", "told"), OTHER_SHAPES)
+def test_another_shape_than_the_queue_has_is_a_warning(
+    make: Make, name: str, has: dict[str, int], asked: dict[str, int], told: str
+) -> None:
+    first = make(**has)
+    with pytest.warns(ShmQueueShapeWarning, match=f"queue '{name}' exists with {told}") as caught:
+        second = make(**asked)
+    assert len(caught) == 1
+    assert (second.max_buffer_size(), second.maxsize) == (first.max_buffer_size(), first.maxsize)
+
+
+@pytest.mark.parametrize(("has", "asked"), SAME_SHAPES)
+def test_the_same_shape_or_none_is_no_warning(make: Make, has: dict[str, int], asked: dict[str, int]) -> None:
+    make(**has)
+    with no_warning():
+        make(**asked)
+
+
+@contextmanager
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+ADAPTERS: dict[str, Callable[..., Any]] = {
+    "queue.Queue": our_queue.Queue,
+    "mp.Queue": our_multiprocessing.Queue,
+    "mp.JoinableQueue": our_multiprocessing.JoinableQueue,
+}
+
+
+@pytest.mark.parametrize("kind", list(ADAPTERS))
+def test_an_adapter_warns_of_another_maxsize_and_of_no_other(make: Make, name: str, kind: str) -> None:
+    make(maxsize=2)
+    with pytest.warns(ShmQueueShapeWarning, match="exists with maxsize=2, which holds: maxsize=5 given here"):
+        ADAPTERS[kind](5, name=name).close()
+    with no_warning():
+        ADAPTERS[kind](2, name=name).close()
+        ADAPTERS[kind](name=name).close()
+
+
+def test_an_adapter_warns_of_another_max_bytes(make: Make, name: str) -> None:
+    make(max_bytes=MIB)
+    with pytest.warns(ShmQueueShapeWarning, match=f"exists with max_bytes={MIB}, which holds: max_bytes={2 * MIB}"):
+        our_queue.Queue(name=name, max_bytes=2 * MIB).close()
+    with no_warning():
+        our_queue.Queue(name=name, max_bytes=MIB).close()
+        our_queue.Queue(name=name).close()
+
+
+def test_the_warning_is_about_the_line_that_opens_the_queue(make: Make, name: str) -> None:
+    make(maxsize=2)
+    for open_it in (lambda: ShmQueue(name, maxsize=1), lambda: our_multiprocessing.Queue(1, name=name)):
+        with pytest.warns(ShmQueueShapeWarning) as caught:
+            open_it().close()
+        assert caught[0].filename == __file__
+
+
+def test_a_warning_that_is_an_error_leaves_no_handle(make: Make, name: str) -> None:
+    q = make(maxsize=2)
+    with no_warning(), pytest.raises(ShmQueueShapeWarning):
+        ShmQueue(name, maxsize=1)
+    assert q.refs == 1
+
+
+# ---- an item that can never fit ----
+
+
+def told_of(q: Any, item: object) -> str:
+    with pytest.raises(shmqueue.ShmQueueValueError) as caught:
+        q.put(item)
+    many = getattr(q, "put_many", None)
+    if many is not None:
+        with pytest.raises(shmqueue.ShmQueueValueError, match=re.escape(str(caught.value))):
+            many([1, item])
+    assert q.empty()
+    return str(caught.value)
+
+
+def test_what_can_never_fit_names_buffer_size_if_that_is_the_limit(make: Make, name: str) -> None:
+    told = f"queue '{name}' holds 4096 bytes (buffer_size, chosen by its creator), and an item takes 8 bytes more"
+    assert told in told_of(make(buffer_size=4096), b"x" * 5000)
+    with our_queue.Queue(name=name) as adapter:
+        assert told in told_of(adapter, b"x" * 5000)
+
+
+def test_what_can_never_fit_names_max_bytes_if_that_is_the_limit(make: Make, name: str) -> None:
+    told = f"queue '{name}-1' holds {MIB} bytes (max_bytes, chosen by its creator), and"
+    assert told in told_of(make(name + "-1", max_bytes=MIB), b"x" * MIB)
+    with our_queue.Queue(name=name + "-2", max_bytes=MIB) as adapter:
+        assert told.replace("-1", "-2", 1) in told_of(adapter, b"x" * MIB)
+
+
+SMALL_MEMORY = """
+import sys
+from shmqueue.segment import naming
+import shmqueue.shapes
+shmqueue.shapes.total_bytes = lambda: 1 << 20
+from shmqueue import ShmQueue
+from shmqueue.compat import multiprocessing, queue
+for q in (ShmQueue("a"), queue.Queue(), queue.SimpleQueue(), multiprocessing.Queue(), multiprocessing.SimpleQueue()):
+    try:
+        q.put(b"x" * (1 << 20))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_what_can_never_fit_names_the_memory_if_that_is_the_limit(segment_directory: str) -> None:
+    told = run_python(SMALL_MEMORY).splitlines()
+    assert len(told) == 5
+    for line in told:
+        assert f"holds {MIB} bytes (all the memory of {segment_directory}; a larger item needs more of it" in line
+        assert "--shm-size" in line
+        assert "buffer_size" not in line
+        assert "max_bytes" not in line
+
+
+def test_more_than_four_gib_is_refused_before_a_copy_is_made(make: Make, name: str, tmp_path: Any) -> None:
+    make()
+    (tmp_path / "huge").touch()
+    code = """
+import mmap, os, resource, sys
+import shmqueue
+from shmqueue.compat import multiprocessing, queue
+
+huge = os.open(sys.argv[2], os.O_RDWR)
+os.ftruncate(huge, 5 << 30)
+view = memoryview(mmap.mmap(huge, 5 << 30, prot=mmap.PROT_READ))
+
+
+class Carrier:
+    def __init__(self, view):
+        self.view = view
+
+    def __reduce_ex__(self, protocol):
+        import pickle
+        return bytes, (pickle.PickleBuffer(self.view),)
+
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+q = shmqueue.ShmQueue(sys.argv[1])
+attempts = [
+    lambda: q.put(view),
+    lambda: q.put(view, serialization_method=1),
+    lambda: q.put_many([1, view]),
+    lambda: q.put(Carrier(view)),
+    lambda: queue.Queue().put(Carrier(view)),
+    lambda: multiprocessing.Queue().put(Carrier(view)),
+    lambda: multiprocessing.SimpleQueue().put(Carrier(view)),
+]
+for attempt in attempts:
+    try:
+        attempt()
+    except ValueError as error:
+        print(error)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+assert grown < 200000, grown
+print(q.qsize())
+"""
+    *told, left = run_python(code, name, tmp_path / "huge").splitlines()
+    assert left == "0"
+    assert len(told) == 7
+    for line in told:
+        assert re.fullmatch(
+            r"item of 53687\d{5} bytes can never fit: one item may have 4294967295 bytes \(4 GiB\) at most; .*", line
+        ), line
