@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 from support import PATIENCE, Opener, run_program
 
+from shmqueue.inspection import remove_queue
+
 PROGRAMS = Path(__file__).parent / "programs"
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -44,15 +46,18 @@ def start(stack: ExitStack, *arguments: object) -> subprocess.Popen[str]:
 def test_unrelated_processes_log_through_a_queue_of_a_name_into_one_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with ExitStack() as stack:
+        stack.callback(remove_queue, "logs")
+        loggers = {"before": start(stack, "log", "before", 100)}
+        assert loggers["before"].wait(PATIENCE) == 0
         listener = start(stack, "listen", path)
         assert listener.stdout is not None
         assert listener.stdout.readline() == "ready\n"
-        loggers = {name: start(stack, "log", name, 100) for name in ("one", "two", "three")}
+        loggers |= {name: start(stack, "log", name, 100) for name in ("one", "two")}
         assert [process.wait(PATIENCE) for process in loggers.values()] == [0, 0, 0]
         listener.communicate("", PATIENCE)
         assert listener.returncode == 0
     text = path.read_text(encoding="utf-8")
-    records = re.findall(r"^(one|two|three) (\d+) (.*)$", text, re.MULTILINE)
+    records = re.findall(r"^(before|one|two) (\d+) (.*)$", text, re.MULTILINE)
     logged = collections.defaultdict(list)
     for name, pid, message in records:
         logged[name, int(pid)].append(message)

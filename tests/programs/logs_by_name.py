@@ -3,7 +3,8 @@
 Usage: logs_by_name.py listen FILE
        logs_by_name.py log NAME COUNT
 
-The listener prints a line when it is ready, and stops at the end of its standard input.
+The listener prints a line when it is ready, and stops at the end of its standard input. What is logged while there is
+none stays in the queue.
 """
 
 import logging
@@ -16,11 +17,11 @@ from shmqueue.compat.queue import Queue
 if sys.version_info >= (3, 12):  # dictConfig() makes the queue
     handler = {
         "class": "logging.handlers.QueueHandler",
-        "queue": {"()": "shmqueue.compat.queue.Queue", "name": "logs"},
+        "queue": {"()": "shmqueue.compat.queue.Queue", "name": "logs", "keep": True},
         "handlers": [],
     }
 else:
-    handler = {"()": "logging.handlers.QueueHandler", "queue": Queue(name="logs")}
+    handler = {"()": "logging.handlers.QueueHandler", "queue": Queue(name="logs", keep=True)}
 
 CONFIGURATION = {
     "version": 1,
@@ -32,7 +33,7 @@ CONFIGURATION = {
 def listen(path):
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(name)s %(process)d %(message)s"))
-    listener = logging.handlers.QueueListener(Queue(name="logs"), file)
+    listener = logging.handlers.QueueListener(Queue(name="logs", keep=True), file)
     listener.start()
     print("ready", flush=True)
     sys.stdin.read()
