@@ -6,7 +6,6 @@ items become bytes. It knows names, segments and engines, and nothing of items.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing.context
 import multiprocessing.util
@@ -24,6 +23,7 @@ from shmqueue.segment import KEEP, PRIVATE, Replaced, Segment, attach_segment, d
 from shmqueue.segment import free_bytes as free_bytes_of_directory
 from shmqueue.segment import total_bytes as total_bytes_of_directory
 from shmqueue.shapes import require_shape, warn_of_another
+from shmqueue.threads import WeakRegistry
 
 __all__ = ["Handle", "Travel", "open_handle"]
 
@@ -139,7 +139,8 @@ class Handle:
         self.require_open()
         held = None
         if multiprocessing.context.get_spawning_popen() is not None and os.name == "posix":
-            held = reduction.DupFd(self.segment.fileno())
+            fd = self.segment.fileno()
+            held = reduction.DupFd(fd) if fd >= 0 else None
         return self.name, os.path.dirname(self.segment.path), self.segment.header.uuid, held
 
     @classmethod
@@ -227,19 +228,28 @@ def _tell(what: str, at_exit: bool) -> None:
 
 # ---- the end of the process ----
 
-_open_handles: weakref.WeakSet[Handle] = weakref.WeakSet()
+_open_handles: WeakRegistry[Handle] = WeakRegistry()
+
+_LAST = -sys.maxsize
+"""Priority of a finalizer of ``multiprocessing`` that runs after all others, and after its children have ended."""
 
 
 def _leave_all() -> None:
-    """Give up what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
-    for handle in list(_open_handles):
+    """Close what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
+    for handle in _open_handles:
         handle._leave()
 
 
-def _leave_at_exit_of_child(_: object = None) -> None:
-    """Children of multiprocessing end without running atexit; they run these finalizers, forgotten at their start."""
-    multiprocessing.util.Finalize(None, _leave_all, exitpriority=0)
+def _leave_at_exit(_: object = None) -> None:
+    """Have all handles closed when this process ends.
+
+    It is left to ``multiprocessing``, which ends its children and its own users of queues before, a ``Pool`` that was
+    not closed for instance. Its child processes do not even run atexit.
+    """
+    multiprocessing.util.Finalize(None, _leave_all, exitpriority=_LAST)
 
 
-atexit.register(_leave_all)
-multiprocessing.util.register_after_fork(_open_handles, _leave_at_exit_of_child)
+_leave_at_exit()
+multiprocessing.util.register_after_fork(_open_handles, _leave_at_exit)  # its children forget finalizers at their start
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_at_exit)  # a finalizer runs only in the process that has made it

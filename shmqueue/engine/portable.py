@@ -37,9 +37,9 @@ byte of the ring to the first. Positions count bytes, and counts items, since th
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -56,6 +56,7 @@ from shmqueue.exceptions import (
 )
 from shmqueue.limits import LENGTH_MOST, never_fits
 from shmqueue.segment import HEADER_SIZE, Segment
+from shmqueue.threads import WeakRegistry
 
 if TYPE_CHECKING:
     from shmqueue.engine import Buffer, Payload
@@ -201,6 +202,8 @@ class PortableEngine:
         again, self._closing = self._closing, True
         me = threading.get_ident()
         while any(calls for thread, calls in list(self._calls.items()) if thread != me):
+            if sys.is_finalizing():  # those threads have stopped for good, so the memory stays mapped
+                break
             time.sleep(SHORTEST_PAUSE)
         if not again and not self._calls.get(me):
             self._give_back_in_the_end(me)
@@ -227,7 +230,7 @@ class PortableEngine:
 
     def _unmap_if_idle(self) -> None:
         if not any(list(self._calls.values())):
-            self._memory.close()
+            self._ring.close()
 
     def _give_back_in_the_end(self, me: int) -> None:
         try:
@@ -647,11 +650,11 @@ def _finish_one(state: State, hold: Hold) -> _Step[bool]:
     return (state._replace(done=state.done + 1), True, b"") if state.unfinished else (None, False, b"")
 
 
-_live: weakref.WeakSet[PortableEngine] = weakref.WeakSet()
+_live: WeakRegistry[PortableEngine] = WeakRegistry()
 
 
 def _after_fork_in_child() -> None:
-    for engine in list(_live):
+    for engine in _live:
         engine._after_fork_in_child()
 
 

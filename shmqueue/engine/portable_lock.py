@@ -12,6 +12,10 @@ What is guaranteed there:
 - A process that ends leaves no sidecar, even if its daemon threads still use the queue: when their handle on the
   segment has been given up, they make no sidecar any more but wait for the end. Other threads remove what they made.
 - Waiting for the lock ends at the deadline or when the caller's ``give_up`` says so.
+- A program that closes descriptors of the sidecar, or of the segment, makes the next call open them again. Whatever has
+  got their numbers meanwhile is left alone.
+- At the end of the interpreter, when daemon threads have stopped wherever they were, finalizers take the lock away from
+  them as from the dead.
 - A signal handler or finalizer that interrupts its own thread's hold of the lock does not deadlock: it overtakes. It
   takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
   Who was interrupted finds ``owner.hold is not hold`` and has to start over, so he looks at that in the same breath in
@@ -46,6 +50,8 @@ from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
+from shmqueue.segment.descriptor import Descriptor
+from shmqueue.threads import WeakRegistry
 
 __all__ = ["NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner", "let_others_run"]
 
@@ -167,8 +173,8 @@ class Owner:
         self.hold: Hold | None = None
         self._sidecar = sidecar
         self._block = block
-        self._fd = -1
-        self._opened: list[int] = []  # more than one only if an overtaker had to open the sidecar again
+        self._file: Descriptor | None = None
+        self._opened: list[Descriptor] = []  # more than one only if an overtaker had to open the sidecar again
         self._shmlock: _Block | None = None  # where there are no sidecars
         _owners.add(self)
 
@@ -196,6 +202,8 @@ class Owner:
             self.release(hold)
             if give_up():
                 return False
+            if sys.is_finalizing():
+                self._bury_frozen()
             if deadline is not None:
                 left = deadline - clock.monotonic()
                 if left <= 0:
@@ -212,12 +220,13 @@ class Owner:
         """
         if hold.released:
             return
+        fd = self._file.number if self._file is not None else -1  # nothing is taken back after the next line: no delay
         self._finish(hold)
         if not sidecars.HAS_SIDECARS:
             self._release_block()
-        elif self._fd >= 0:
-            sidecars.unlock_sidecar(self._fd)
-            if hold.segment.fileno() < 0:
+        elif fd >= 0:
+            sidecars.unlock_sidecar(fd)
+            if not hold.segment.is_open:
                 sidecars.remove_sidecar(self._sidecar)
         hold.released = True
 
@@ -229,8 +238,8 @@ class Owner:
         if not hold.released and sidecars.HAS_SIDECARS and (self.hold is hold or self.hold is None):
             self.hold = None
             hold.released = True
-            if self._fd >= 0:
-                sidecars.unlock_sidecar(self._fd)
+            if self._file is not None:
+                sidecars.unlock_sidecar(self._file.unchecked)
 
     def _finish(self, hold: Hold) -> None:
         try:
@@ -247,24 +256,25 @@ class Owner:
 
     def _take_sidecar(self, hold: Hold, overtaking: bool) -> bool:
         while True:
-            while self._fd < 0:
-                with sidecars.opening():
-                    if hold.segment.fileno() >= 0 or not threading.current_thread().daemon:
+            while self._file is None:
+                with sidecars.changing():
+                    if hold.segment.is_open or not threading.current_thread().daemon:
+                        hold.segment.require_hold()
                         self._opened.append(sidecars.open_sidecar(self._sidecar))
-                        self._fd = self._opened[-1]
+                        self._file = self._opened[-1]
                         break
                 time.sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
             owned: bool | None = False
             for spin in range(SPINS):
                 # A mark keeps one from the flock, which is dear, except in the end: it may be a dead owner's.
                 if not hold.memory[OWNED] or overtaking or spin == SPINS - 1:
-                    owned = sidecars.try_lock_sidecar(self._fd, self._sidecar)
+                    owned = sidecars.try_lock_sidecar(self._file, self._sidecar)
                     if owned is not False:
                         break
                 let_others_run()
             if owned is not None:
                 return owned
-            self._fd = -1
+            self._file = None
             if not overtaking:  # else the one who was interrupted may be about to use it
                 self._close()
 
@@ -286,10 +296,18 @@ class Owner:
             if not shmlock.locked:
                 self._shmlock = shmlock
 
+    def _bury_frozen(self) -> None:
+        """Unlock for threads that the end of the interpreter has stopped while they owned the lock."""
+        for other in _owners:
+            if other is not self and other._sidecar == self._sidecar and other.hold is not None:
+                other.hold = None
+                if other._file is not None and other._file.number >= 0:
+                    sidecars.unlock_sidecar(other._file.number)
+
     def _close(self) -> None:
-        self._fd = -1
+        self._file = None
         while self._opened:
-            os.close(self._opened.pop())
+            self._opened.pop().close()
 
     def _abandon(self) -> None:
         """In a forked child: close the inherited description, without unlocking, which would unlock the parent's."""
@@ -301,7 +319,7 @@ class Owner:
             self._close()
 
 
-_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+_owners: WeakRegistry[Owner] = WeakRegistry()
 _this_thread = threading.local()
 
 
@@ -317,7 +335,7 @@ def _owner_of_this_thread(sidecar: str, block: str) -> Owner:
 
 
 def _after_fork_in_child() -> None:
-    for owner in list(_owners):
+    for owner in _owners:
         owner._abandon()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ from shmqueue.engine.portable_lock import NOTHING, Act, Hold
 from shmqueue.engine.portable_state import Contradiction, Room, State
 from shmqueue.exceptions import ShmQueueCorruptedError
 from shmqueue.segment import HEADER_SIZE, SYSTEM_PAGESIZE, Segment
+from shmqueue.segment.descriptor import Descriptor
+from shmqueue.segment.files import changing
 
 __all__ = ["RingMemory"]
 
@@ -42,8 +45,18 @@ class RingMemory:
         self.is_elastic = shape.initial > 0
         self.room = Room(shape.initial or shape.capacity, shape.capacity)
         with segment.descriptor_to_map() as fd:
-            self.map = mmap.mmap(fd, segment.file_size)
-            self._identity = _identity(os.fstat(fd))
+            self.map, self._duplicate = _map(fd, segment.file_size)
+
+    def close(self) -> None:
+        """Unmap. Idempotent."""
+        if self._duplicate is None or self._duplicate.number >= 0:
+            self.map.close()
+        else:
+            _keep_mapped(self.map)
+
+    def __del__(self) -> None:
+        if self._duplicate is not None and not self.map.closed and self._duplicate.number < 0:
+            _keep_mapped(self.map)
 
     def larger(self, state: State, length: int, hold: Hold) -> int:
         """Reserve the memory of a larger ring, in which ``length`` bytes more have their place, and return its size.
@@ -55,7 +68,7 @@ class RingMemory:
             Contradiction: the lock was lost.
         """
         fd = self._segment.fileno()
-        if fd < 0 or _identity(os.fstat(fd)) != self._identity:  # the program closed it, and it may be another file now
+        if fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._segment.path)
         least = min(_whole_pages(state.end + length), self.room.most)
         size = state.size
@@ -122,8 +135,39 @@ def _while_owned(hold: Hold) -> Callable[[Callable[..., Any], tuple[Any, ...]], 
     return call
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+def _map(fd: int, size: int) -> tuple[mmap.mmap, Descriptor | None]:
+    """Map a file; also the duplicate of the descriptor that the mapping keeps, before Python 3.13.
+
+    It closes that number in the end, whosever it is by then, and does not tell it. A duplicate made just before had the
+    same one, unless another thread opened something meanwhile.
+    """
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, trackfd=False), None
+    with changing():  # no other thread opens the same file
+        while True:
+            number = os.dup(fd)
+            os.close(number)
+            memory = mmap.mmap(fd, size)
+            try:
+                if os.path.samestat(os.fstat(number), os.fstat(fd)):
+                    return memory, Descriptor(number)
+            except OSError:
+                pass
+            memory.close()
+
+
+def _keep_mapped(memory: mmap.mmap) -> None:
+    """Never unmap: the descriptor that would be closed with it is somebody else's by now."""
+    _mapped_for_ever.append(memory)
+    try:
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(memory))  # the end of the interpreter empties the list
+    except ImportError:
+        pass
+
+
+_mapped_for_ever: list[mmap.mmap] = []
 
 
 def _whole_pages(size: int) -> int:

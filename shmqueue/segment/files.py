@@ -6,6 +6,7 @@ This is where the platform shows: what Linux has and others lack is said at each
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import stat
 import struct
@@ -14,11 +15,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
+from shmqueue.segment.descriptor import identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
 from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode
+from shmqueue.threads import Guard, forks_wait
 
 try:
     import fcntl
@@ -29,6 +32,7 @@ __all__ = [
     "NOT_SUPPORTED",
     "OPEN_FLAGS",
     "cannot_open",
+    "changing",
     "fcntl",
     "fresh_description",
     "lengthen",
@@ -42,9 +46,34 @@ __all__ = [
     "same_file",
     "take_name_away",
     "unlock",
+    "while_changing",
 ]
 
 OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+changing = Guard()
+"""Held while this process opens or closes a file that it locks: ``with changing():``.
+
+A fork waits for it. A child that inherited such a file from the middle of that would keep its lock for life. A thread
+that opens a sidecar looks in here whether its segment is still open; so the sidecar is there, or will not be made, when
+the process that has closed the segment looks for it.
+"""
+
+forks_wait(changing)
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def while_changing(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Make a function hold ``changing``."""
+
+    @functools.wraps(function)
+    def hold_and_call(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        with changing():
+            return function(*arguments, **options)
+
+    return hold_and_call
 
 
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
@@ -120,19 +149,22 @@ def same_file(fd: int, path: str) -> bool:
         return False
 
 
-def fresh_description(fd: int, path: str) -> int | None:
-    """Open the file behind ``fd`` once more; None when its name is gone and there is no /proc to reach it by."""
-    try:
-        return os.open(f"/proc/self/fd/{fd}", OPEN_FLAGS)
-    except OSError:
-        pass
-    try:
-        fresh = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-    except OSError:
-        return None
-    if os.path.samestat(os.fstat(fd), os.fstat(fresh)):
-        return fresh
-    os.close(fresh)
+def fresh_description(fd: int, path: str, identity: tuple[int, int]) -> int | None:
+    """Open the file behind ``fd`` once more, or the one at ``path`` if it is the same, with this ``identity_of``.
+
+    ``fd`` may be -1. None: the file has lost its name, and there is no descriptor or no /proc to reach it by.
+    """
+    ways = [(path, getattr(os, "O_NOFOLLOW", 0))]
+    if fd >= 0:
+        ways.insert(0, (f"/proc/self/fd/{fd}", 0))
+    for way, more in ways:
+        try:
+            fresh = os.open(way, OPEN_FLAGS | more)
+        except OSError:
+            continue
+        if identity_of(os.fstat(fresh)) == identity:
+            return fresh
+        os.close(fresh)
     return None
 
 

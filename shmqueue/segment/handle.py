@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment.contents import contents_of
+from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.files import (
+    changing,
     fcntl,
     fresh_description,
     lock_alone,
@@ -21,9 +23,10 @@ from shmqueue.segment.files import (
     take_name_away,
     unlock,
 )
-from shmqueue.segment.header import HEADER_SIZE, Header
+from shmqueue.segment.header import HEADER_SIZE, Header, uuid_of
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.sidecar import remove_lock_files
+from shmqueue.threads import WeakRegistry
 
 __all__ = ["Replaced", "Segment"]
 
@@ -33,6 +36,13 @@ class Replaced(NamedTuple):
 
     why: str
     items: int | None
+
+
+class Anchor(Protocol):
+    """Keeps an open file description, and so its lock, without a descriptor. Forked children do not inherit it."""
+
+    def close(self) -> None:
+        """Let it go. Idempotent."""
 
 
 class Segment:
@@ -50,13 +60,42 @@ class Segment:
         self.created = created
         self.replaced: Replaced | None = None
         self.drops_items = True
-        self._fd = fd
-        self._closing = threading.RLock()  # held to the end: who closes again knows it is done
+        self._descriptor = Descriptor(fd)
+        self._is_open = True
+        self._make_anchor: Callable[[int], Anchor] | None = None
+        self._anchor: Anchor | None = None
         _live.add(self)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was not closed yet."""
+        return self._is_open
+
     def fileno(self) -> int:
-        """The descriptor that holds the lock; -1 when closed. Not for mapping, see ``descriptor_to_map``."""
-        return self._fd
+        """The descriptor that holds the lock. Not for mapping, see ``descriptor_to_map``.
+
+        If somebody else has closed it the file is opened again. -1: that is not possible, or the segment is closed.
+        """
+        number = self._descriptor.number
+        return number if number >= 0 or not self._is_open else self._reopen()
+
+    def anchor_by(self, make: Callable[[int], Anchor]) -> None:
+        """Hold the lock by an anchor as well, which ``make`` makes of a descriptor: closing that loses nothing then."""
+        with changing():
+            self._make_anchor = make
+            self._renew_anchor()
+
+    def require_hold(self) -> None:
+        """Make sure that the lock is held, also after somebody has closed the descriptor.
+
+        Raises:
+            ShmQueueError: it was lost, and the segment has been removed since.
+        """
+        if self._is_open and self._anchor is None and self.fileno() < 0:
+            raise ShmQueueError(
+                f"queue {self.name!r}: this program has closed descriptors that it did not open, and the queue was "
+                "removed meanwhile; open queues after closing descriptors, or leave theirs open"
+            )
 
     @contextmanager
     def descriptor_to_map(self) -> Iterator[int]:
@@ -65,9 +104,12 @@ class Segment:
         A mapping keeps its open file description alive, and a forked child inherits mappings: if it were the one with
         the lock, a handle that its process gave up would go on counting as long as the child lives.
         """
-        fresh = fresh_description(self._fd, self.path)
+        fresh = self._fresh()
+        number = self._descriptor.number if fresh is None else fresh
+        if number < 0:
+            raise OSError(errno.EBADF, "somebody closed the queue's descriptor, and its name is gone", self.path)
         try:
-            yield self._fd if fresh is None else fresh
+            yield number
         finally:
             if fresh is not None:
                 os.close(fresh)
@@ -93,11 +135,11 @@ class Segment:
 
     def holders(self) -> list[int]:
         """The process id of each handle on this segment, as ``holders_of``; empty once its name is gone."""
-        return holders_of(self.path) if self._fd >= 0 and same_file(self._fd, self.path) else []
+        return holders_of(self.path) if self._has_name() else []
 
     def unlink(self) -> None:
         """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one."""
-        fresh = fresh_description(self._fd, self.path) if self._fd >= 0 else None
+        fresh = self._fresh() if self._is_open else None
         if fresh is not None:
             try:
                 take_name_away(fresh, self.path)
@@ -113,14 +155,19 @@ class Segment:
         The handle's own lock is never upgraded: that would lose it on failure, and succeed wrongly in a process that
         shares the description with a forked child. A fresh description decides.
         """
-        with self._closing:
-            fd, self._fd = self._fd, -1
-            _live.discard(self)
-            return self._release(fd) if fd >= 0 else 0
+        with changing():  # to the end: a second call returns when the first one is done
+            if not self._is_open:
+                return 0
+            self._is_open = False
+            try:
+                return self._release()
+            finally:
+                _live.discard(self)
 
-    def _release(self, fd: int) -> int:
-        fresh = fresh_description(fd, self.path) if fcntl is not None else None
-        os.close(fd)
+    def _release(self) -> int:
+        fresh = self._fresh() if fcntl is not None else None
+        self._drop_anchor()
+        self._descriptor.close()
         if fcntl is None and not self.header.keep:
             remove_quietly(self.path)  # the platform refuses while anybody has it open
         if fresh is None:
@@ -141,21 +188,70 @@ class Segment:
             return 0
         return contents.items if take_name_away(alone, self.path) and contents is not None else 0
 
+    def _has_name(self) -> bool:
+        if not self._is_open:
+            return False
+        try:
+            return identity_of(os.stat(self.path, follow_symlinks=False)) == self._descriptor.identity
+        except OSError:
+            return False
+
+    def _fresh(self) -> int | None:
+        """The file on a description of its own; None when there is no way to it."""
+        number = self._descriptor.number
+        fresh = fresh_description(number, self.path, self._descriptor.identity)
+        if fresh is not None and number < 0 and uuid_of(fresh) != self.header.uuid:
+            os.close(fresh)  # the file has been removed, and a later one has its inode
+            return None
+        return fresh
+
+    def _reopen(self) -> int:
+        with changing():
+            fresh = self._fresh()
+            if fresh is None:
+                return -1
+            lock_shared(fresh, self.path)
+            if fcntl is not None and not same_file(fresh, self.path):
+                os.close(fresh)
+                return -1
+            self._hold_by(fresh)
+            return fresh
+
+    def _hold_by(self, fd: int) -> None:
+        inherited, self._descriptor = self._descriptor, Descriptor(fd)
+        self._renew_anchor()
+        inherited.close()
+
+    def _renew_anchor(self) -> None:
+        self._drop_anchor()
+        number = self._descriptor.number
+        if self._make_anchor is not None and number >= 0:
+            try:
+                self._anchor = self._make_anchor(number)
+            except OSError:
+                pass  # out of addresses: the descriptor alone holds the lock
+
+    def _drop_anchor(self) -> None:
+        anchor, self._anchor = self._anchor, None
+        if anchor is not None:
+            anchor.close()
+
     def _after_fork_in_child(self) -> None:
         """Become a holder in one's own right: until now the child only shares its parent's description."""
-        self._closing = threading.RLock()
-        fresh = fresh_description(self._fd, self.path) if self._fd >= 0 else None
+        if not self._is_open:
+            return
+        self._drop_anchor()  # which stayed with the parent
+        fresh = self._fresh()
         if fresh is not None:
             lock_shared(fresh, self.path)
-            inherited, self._fd = self._fd, fresh
-            os.close(inherited)
+            self._hold_by(fresh)
 
 
-_live: weakref.WeakSet[Segment] = weakref.WeakSet()
+_live: WeakRegistry[Segment] = WeakRegistry()
 
 
 def _after_fork_in_child() -> None:
-    for segment in list(_live):
+    for segment in _live:
         try:
             segment._after_fork_in_child()
         except OSError:

@@ -31,6 +31,7 @@ __all__ = [
     "pid_namespace",
     "refused",
     "uuid_in",
+    "uuid_of",
 ]
 
 SYSTEM_PAGESIZE: int = mmap.PAGESIZE
@@ -158,6 +159,12 @@ class Header(NamedTuple):
 
 def uuid_in(data: bytes) -> bytes:
     return bytes(FIELDS.unpack_from(data)[10])
+
+
+def uuid_of(fd: int) -> bytes | None:
+    """The uuid of the segment behind a descriptor; None if it is no segment."""
+    data = os.pread(fd, FIELDS.size, 0)
+    return uuid_in(data) if len(data) == FIELDS.size and data.startswith(MAGIC) else None
 
 
 def refused(path: str, why: str) -> ShmQueueRefusedError:

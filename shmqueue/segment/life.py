@@ -15,6 +15,7 @@ from shmqueue import clock
 from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
 from shmqueue.segment.adoption import adopt
 from shmqueue.segment.contents import contents_of
+from shmqueue.segment.descriptor import identity_of
 from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
@@ -29,6 +30,7 @@ from shmqueue.segment.files import (
     same_file,
     take_name_away,
     unlock,
+    while_changing,
 )
 from shmqueue.segment.handle import Replaced, Segment
 from shmqueue.segment.header import HEADER_SIZE, KEEP, Header, Shape, Unfit, boot_id, pid_namespace, refused
@@ -179,6 +181,7 @@ def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -
     return segment
 
 
+@while_changing
 def _attach(name: str, path: str, opening: _Opening | None = None) -> Segment | None:
     """Attach to the segment at ``path``; None when there is none, or when it had to make way."""
     deadline = clock.monotonic() + _PATIENCE
@@ -222,9 +225,10 @@ def _attach(name: str, path: str, opening: _Opening | None = None) -> Segment | 
                 os.close(fd)
 
 
+@while_changing
 def _attach_held(name: str, path: str, held: int) -> Segment | None:
     """Attach to the segment behind a descriptor, whether it still has its name or not; None if that cannot be done."""
-    fd = fresh_description(held, path)
+    fd = fresh_description(held, path, identity_of(os.fstat(held)))
     if fd is None:
         return None
     try:
@@ -284,6 +288,7 @@ def read_header(path: str) -> Header:
     return found
 
 
+@while_changing
 def _create(name: str, path: str, header: Header) -> Segment | None:
     """Make a complete segment and give it its name; None when somebody else was faster."""
     shape = header.shape

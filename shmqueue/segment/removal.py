@@ -21,6 +21,7 @@ from shmqueue.segment.files import (
     require_private_file,
     take_name_away,
     unlock,
+    while_changing,
 )
 from shmqueue.segment.header import CRC, FIELDS, MAGIC, Header, Unfit, refused
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of
@@ -70,6 +71,7 @@ def open_to_look(path: str) -> int:
     return fd
 
 
+@while_changing
 def unlink_if_unheld(fd: int, path: str) -> bool:
     """Remove ``path`` if nobody holds the file behind ``fd``, whose description must carry no lock of its own."""
     if not lock_alone(fd):
@@ -94,6 +96,7 @@ def remove_if_unheld(path: str) -> bool:
         os.close(fd)
 
 
+@while_changing
 def remove_name(path: str) -> None:
     """Remove ``path``, whatever this user's file there contains. Those who hold it can go on.
 
@@ -173,6 +176,7 @@ def _sweep(entries: list[str]) -> list[str]:
     return removed
 
 
+@while_changing
 def _sweep_one(path: str, half_made: bool) -> bool:
     fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:

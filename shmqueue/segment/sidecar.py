@@ -16,13 +16,14 @@ unlink() and is still used: its users make another one.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import TYPE_CHECKING
 
+from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
+    changing,
     fcntl,
     make_file,
     require_private_file,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HAS_SIDECARS",
+    "changing",
     "open_sidecar",
-    "opening",
     "remove_lock_files",
     "remove_sidecar",
     "sidecar_of",
@@ -46,7 +47,6 @@ __all__ = [
     "unlock_sidecar",
 ]
 
-_opening = threading.RLock()
 HAS_SIDECARS = fcntl is not None
 _SIDECAR_PATIENCE = 1000  # milliseconds that the last holder waits for a daemon thread's call, or a sweep, to be over
 
@@ -60,15 +60,7 @@ def sidecar_of(segment: Segment) -> str:
     return os.path.join(os.path.dirname(segment.path), _sidecar_prefix() + segment.header.uuid.hex())
 
 
-def opening() -> threading.RLock:
-    """What a thread has while it looks whether its segment is still open and opens the sidecar.
-
-    So the sidecar is there, or will not be made, when a process that has closed the segment looks for it.
-    """
-    return _opening
-
-
-def open_sidecar(path: str) -> int:
+def open_sidecar(path: str) -> Descriptor:
     """Open the sidecar at ``path`` on a description of its own, and make it if there is none.
 
     Raises:
@@ -88,7 +80,7 @@ def open_sidecar(path: str) -> int:
         except BaseException:
             os.close(fd)
             raise
-        return fd
+        return Descriptor(fd)
 
 
 def _make_sidecar(path: str) -> None:
@@ -98,8 +90,13 @@ def _make_sidecar(path: str) -> None:
         os.close(fd)
 
 
-def try_lock_sidecar(fd: int, path: str) -> bool | None:
-    """Try to own the lock. False: another does. None: ``fd`` is no sidecar any more, open the path anew."""
+def try_lock_sidecar(sidecar: Descriptor, path: str) -> bool | None:
+    """Try to own the lock. False: another does. None: it is no sidecar any more, or closed; open the path anew."""
+    fd = sidecar.number
+    return None if fd < 0 else _try_lock(fd, path)
+
+
+def _try_lock(fd: int, path: str) -> bool | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,15 +120,14 @@ def remove_lock_files(fd: int, parent: str) -> None:
     if len(data) < FIELDS.size or not data.startswith(MAGIC + b"portable"):
         return
     uuid_hex = uuid_in(data).hex()
-    if _opening.acquire(timeout=_SIDECAR_PATIENCE / 1000):
-        _opening.release()
     remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), _SIDECAR_PATIENCE)
 
 
 def remove_sidecar(path: str, patience: int = 0) -> None:
     """Remove a sidecar if that can be done; leave it if it is in use for longer than ``patience`` milliseconds."""
     try:
-        _remove_sidecar(path, patience)
+        with changing():
+            _remove_sidecar(path, patience)
     except OSError:
         pass  # whatever it is removed for is more important, and the next sweep tries again
 
@@ -143,7 +139,7 @@ def _remove_sidecar(path: str, patience: int) -> None:
         except FileNotFoundError:
             return
         try:
-            owned = try_lock_sidecar(fd, path)
+            owned = _try_lock(fd, path)
             if owned:
                 os.ftruncate(fd, 1)
                 os.unlink(path)
@@ -191,12 +187,3 @@ def _uuids() -> set[str]:
 
 def _open_quietly(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
-
-
-def _after_fork_in_child() -> None:
-    global _opening
-    _opening = threading.RLock()  # the thread that had it does not exist here
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

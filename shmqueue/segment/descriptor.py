@@ -1,0 +1,56 @@
+"""Descriptor numbers that are kept, and whether they still are what they were.
+
+A program may close descriptors that it did not open: daemons close all numbers from 3 on. The next file that it opens
+then has the number of one of ours. So every use of a number that was kept goes through here.
+"""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["Descriptor", "identity_of"]
+
+_kept: dict[int, object] = {}
+"""For each number the mark of the Descriptor that got it last: an older one with this number was closed by others."""
+
+
+def identity_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+class Descriptor:
+    """A descriptor number and the file that it was opened for.
+
+    Another open file description of the same file is told apart if it is another ``Descriptor``; one that the program
+    opened itself, at the same number, is not.
+    """
+
+    __slots__ = ("_mark", "_number", "identity")
+
+    def __init__(self, number: int) -> None:
+        self.identity = identity_of(os.fstat(number))
+        self._number = number
+        self._mark = _kept[number] = object()
+
+    @property
+    def number(self) -> int:
+        """The number; -1 once it is closed, by ``close`` or by somebody else."""
+        number = self._number
+        if number < 0 or _kept.get(number) is not self._mark:
+            return -1
+        try:
+            status = os.fstat(number)
+        except OSError:
+            return -1
+        return number if identity_of(status) == self.identity else -1
+
+    @property
+    def unchecked(self) -> int:
+        """The number, where there may be no memory to look at it; -1 after ``close``."""
+        return self._number
+
+    def close(self) -> None:
+        """Close it if it is still ours. Idempotent."""
+        number, self._number = self.number, -1
+        if number >= 0:
+            os.close(number)

@@ -1,0 +1,119 @@
+"""Locks, sets and threads that forks, the end of the interpreter and monkey patching leave usable.
+
+Three things break ordinary ones. A fork copies a lock that another thread holds, and that thread does not exist in the
+child. At the end of the interpreter daemon threads stop wherever they are, with whatever locks they hold, and
+finalizers run after that. And gevent and its like replace ``threading`` and ``_thread`` by functions whose threads run
+only when the caller waits in their way.
+
+This module knows nothing of queues.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from importlib.machinery import BuiltinImporter
+from importlib.util import module_from_spec
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import _thread as _real_thread
+    from threading import RLock
+
+__all__ = ["Guard", "WeakRegistry", "forks_wait", "new_lock", "start_daemon_thread"]
+
+_T = TypeVar("_T")
+
+
+def _unpatched(name: str) -> Any:
+    """A second instance of a built-in module, which nobody has patched."""
+    spec: Any = BuiltinImporter.find_spec(name)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if not TYPE_CHECKING:
+    _real_thread = _unpatched("_thread")
+
+new_lock: Callable[[], _real_thread.LockType] = _real_thread.allocate_lock
+"""A lock of the operating system's threads."""
+
+
+def start_daemon_thread(target: Callable[[], object]) -> None:
+    """Run ``target`` in a new thread of the operating system, for which the end of the interpreter does not wait.
+
+    Raises:
+        RuntimeError: the system allows no more threads.
+    """
+    _real_thread.start_new_thread(target, ())
+
+
+class Guard:
+    """A reentrant lock for use as ``with guard():``.
+
+    A forked child has a lock of its own, which is free. At the end of the interpreter only one thread still runs: a
+    lock that another one holds is replaced. So what it guards must be usable after a thread stopped half-way.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[int, RLock] = {}  # by process id
+
+    def __call__(self) -> RLock:
+        """The lock of this process."""
+        pid = os.getpid()
+        lock: Any = self._locks.get(pid) or self._locks.setdefault(pid, _real_thread.RLock())
+        if sys.is_finalizing() and not lock._is_owned():
+            lock = self._locks[pid] = _real_thread.RLock()
+        return lock  # type: ignore[no-any-return]
+
+
+class WeakRegistry(Generic[_T]):
+    """A set of weak references. Unlike a ``WeakSet`` it may change in other threads while one iterates over it."""
+
+    def __init__(self) -> None:
+        self._references: dict[int, weakref.ref[_T]] = {}
+
+    def add(self, member: _T) -> None:
+        """Add an object, which is compared by its identity."""
+        key, references = id(member), self._references
+
+        def forget(reference: weakref.ref[_T]) -> None:
+            if references.get(key) is reference:
+                del references[key]
+
+        references[key] = weakref.ref(member, forget)
+
+    def discard(self, member: _T) -> None:
+        """Remove an object. Does nothing if it is not there."""
+        self._references.pop(id(member), None)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._references.clear()
+
+    def __iter__(self) -> Iterator[_T]:
+        members = [reference() for reference in list(self._references.values())]
+        return iter([member for member in members if member is not None])
+
+
+_FORK_PATIENCE = 5.0
+"""Seconds that a fork waits for other threads to leave a guard: they need milliseconds."""
+
+
+def forks_wait(guard: Guard) -> None:
+    """From now on a fork waits until no other thread is within ``guard``. So a child copies nothing half-done.
+
+    It does not wait for longer than 5 s, nor for the thread that forks, which may be within it: in a signal handler.
+    """
+
+    def leave() -> None:
+        try:
+            guard().release()
+        except RuntimeError:
+            pass  # it was not to be had in time
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lambda: guard().acquire(timeout=_FORK_PATIENCE), after_in_parent=leave)
