@@ -80,6 +80,7 @@ NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.
 """What a file system says that does not know a call."""
 _NAMING_PATIENCE = 10_000  # milliseconds to wait for the lock of a directory without hard links
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _ANOTHER_DIRECTORY = "the environment variable SHMQUEUE_DIR can name another directory"
 
 
@@ -233,8 +234,9 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
         if may_be_nameless and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
                 fd = os.open(parent, flags | os.O_TMPFILE, 0o600)
-            except OSError:
-                pass  # a file with a name will be made, or tell what is wrong
+            except OSError as error:  # a file with a name will be made, or tell what is wrong
+                if error.errno in _NO_DESCRIPTORS:
+                    raise
             else:
                 os.fchmod(fd, 0o600)  # whatever the umask is
                 return fd, None
@@ -267,7 +269,7 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _FULL | _NO_DESCRIPTORS:
             raise _no_file(error, os.path.dirname(path)) from error
         if temporary is None:
             return False

@@ -111,7 +111,7 @@ class NoDirectory(Shortage):
     name = "directory missing"
     degrees: Sequence[int] = (0,)
     words: Sequence[str] = (
-        r"^ShmQueueRefusedError: .*cannot create a segment: No such file or directory: '/",
+        r"^ShmQueueRefusedError: .*cannot create a segment: No such file or directory; .*SHMQUEUE_DIR.*: '/",
         r"^FileNotFoundError: .*: '/",  # what the portable engine locks lies there too
     )
 
@@ -131,8 +131,8 @@ class ReadOnly(Shortage):
     needs_mounts = True
     degrees: Sequence[int] = (0,)
     words: Sequence[str] = (
-        r"^ShmQueueRefusedError: .*cannot create a segment: Read-only file system: '/",
-        r"^ShmQueueRefusedError: .*it cannot be opened: Read-only file system: '/",
+        r"^ShmQueueRefusedError: .*cannot create a segment: Read-only file system; .*SHMQUEUE_DIR.*: '/",
+        r"^ShmQueueRefusedError: .*it cannot be opened: Read-only file system; .*SHMQUEUE_DIR.*: '/",
     )
 
     def prepare(self) -> None:
