@@ -122,7 +122,7 @@ class Port:
         """
         count = len(items)  # now: later there may be no memory for the number, and all is put
         try:
-            put = self._items.put_items(items, block, timeout, None, dump)
+            put = self._items.put_items(items, block, timeout, True, dump)
         finally:
             self._look()
         if put < count:

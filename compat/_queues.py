@@ -77,7 +77,7 @@ class Queue(Parts, _StdlibQueue):
         if timeout is not None:
             timeout = max(0.0, real_seconds(timeout)) if block else 0.0
         try:
-            put = self._port.put_item(obj, block, timeout, None)
+            put = self._port.put_item(obj, block, timeout, True)
             if put is None:
                 put = self._port.put(*dump_forking(obj), block, timeout)
         except ShmQueueNotInitializedError:
@@ -232,7 +232,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             Exception: what pickling raises; nothing was put.
         """
         try:
-            if self._port.put_item(obj, True, None, None) is None:
+            if self._port.put_item(obj, True, None, True) is None:
                 self._port.put(*dump_forking(obj), True, None)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None

@@ -158,7 +158,7 @@ class Queue(_Shared[_T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_put(timeout, block)
-        put = self._port.put_item(item, block, timeout, None)
+        put = self._port.put_item(item, block, timeout, True)
         if put is None:
             put = self._port.put(*dump(item), block, timeout)
         if not put:
@@ -267,7 +267,7 @@ class SimpleQueue(_Shared[_T]):
     @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
-        if self._port.put_item(item, True, None, None) is None:
+        if self._port.put_item(item, True, None, True) is None:
             self._port.put(*dump(item), True, None)
 
     def put_nowait(self, item: _T) -> None:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from shmqueue import engine
+from shmqueue import engine, plain
 from shmqueue.exceptions import ShmQueueDeserializationError
-from shmqueue.serialization import PLAIN, pack_plain
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
@@ -51,7 +50,6 @@ __all__ = [
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-Pack = Callable[[Any], bytes]
 Unpack = Callable[[bytes], Any]
 Dumped = tuple[int, Any]
 
@@ -62,17 +60,15 @@ class PutItem(Protocol):
     Args:
         item: the item.
         block, timeout: as for ``Engine.put``.
-        new_packer: makes a function that packs with msgpack, for items that are no scalars. None: only what comes
-            back as from pickle is put: exact None, bool, int, float, str and bytes, and perhaps lists, dicts and tuples
-            of those in which none of these stands twice.
+        as_pickle: whether only what comes back as from pickle is put: exact None, bool, int, float, str and bytes, and
+            perhaps lists, dicts and tuples of those in which none of these stands twice. Else: any plain item, see
+            ``shmqueue.plain``.
 
     Returns:
         True, False if there was no room in time, or None, with nothing put, if the item does not go this way.
     """
 
-    def __call__(
-        self, item: Any, block: bool, timeout: float | None, new_packer: Callable[[], Pack] | None, /
-    ) -> bool | None: ...
+    def __call__(self, item: Any, block: bool, timeout: float | None, as_pickle: bool, /) -> bool | None: ...
 
 
 class GetItem(Protocol):
@@ -101,11 +97,11 @@ class Items(Protocol):
         items: Iterable[Any],
         block: bool,
         timeout: float | None,
-        new_packer: Callable[[], Pack] | None,
+        as_pickle: bool,
         dump: Callable[[Any], Dumped],
         /,
     ) -> int:
-        """Put items, all or none if they fit together, else in pieces; ``dump`` makes records of what is not packed.
+        """Put items, all or none if they fit together, else in pieces; ``dump`` makes records of what does not go so.
 
         All of them are serialized before the first is put. Returns how many were put in time.
         """
@@ -128,11 +124,9 @@ def items_of(engine_: Engine) -> Items:
 def as_put_item(put: Callable[[int, Payload, bool, float | None], bool]) -> PutItem:
     """Make it of a put of records."""
 
-    def put_item(
-        item: Any, block: bool, timeout: float | None, new_packer: Callable[[], Pack] | None, /
-    ) -> bool | None:
-        payload = _packed(item, new_packer)
-        return None if payload is None else put(0, payload, block, timeout)
+    def put_item(item: Any, block: bool, timeout: float | None, as_pickle: bool, /) -> bool | None:
+        record = _packed(item, as_pickle)
+        return None if record is None else put(*record, block, timeout)
 
     return put_item
 
@@ -156,10 +150,13 @@ def _unpacked(record: tuple[int, bytes], unpack: Unpack) -> Any:
     return Record(record)
 
 
-def _packed(item: Any, new_packer: Callable[[], Pack] | None) -> bytes | None:
+def _packed(item: Any, as_pickle: bool) -> tuple[int, bytes] | None:
+    kind = type(item)
     try:
-        if new_packer is not None or type(item) in PLAIN:
-            return pack_plain(item)
+        if kind in plain.SCALARS:
+            return 0, plain.pack_scalar(item)
+        if not as_pickle and kind in plain.TYPES:
+            return plain.pack(item)
     except Exception:
         pass
     return None
@@ -177,14 +174,11 @@ class _Generic:
         items: Iterable[Any],
         block: bool,
         timeout: float | None,
-        new_packer: Callable[[], Pack] | None,
+        as_pickle: bool,
         dump: Callable[[Any], Dumped],
         /,
     ) -> int:
-        records = []
-        for item in items:
-            payload = _packed(item, new_packer)
-            records.append(dump(item) if payload is None else (0, payload))
+        records = [_packed(item, as_pickle) or dump(item) for item in items]
         deadline = engine.deadline_after(timeout)
         done = 0
         while done < len(records):
@@ -233,7 +227,7 @@ def fast_put(as_pickle: bool) -> Callable[[_Function], _Function]:
     ``FastPaths``, and says by ``_use_fast_paths`` which engine its object uses.
 
     Args:
-        as_pickle: whether all must come back as from pickle, as for ``PutItem`` without a packer.
+        as_pickle: as for ``PutItem``.
     """
 
     def decorate(put: _Function) -> _Function:

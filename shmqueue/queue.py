@@ -29,7 +29,6 @@ from shmqueue.serialization import (
     CustomSerialize,
     SerializationMethods,
     Serializer,
-    new_packer,
     unpack_plain,
 )
 
@@ -183,9 +182,12 @@ class ShmQueue(FastPaths):
         """
         if timeout is not None:
             timeout = require_seconds(timeout, block)
-        put = None if serialization_method else self._put_item(data, block, timeout, new_packer)
+        put = None if serialization_method else self._put_item(data, block, timeout, False)
         if put is None:
-            method, payload = self._serializer.dump(data, serialization_method)
+            serializer = self._serializer
+            method, payload = (
+                serializer.dump(data, serialization_method) if serialization_method else serializer.dump_rest(data)
+            )
             put = self._engine.put(method, payload, block, timeout)
         if not put:
             raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
@@ -240,7 +242,7 @@ class ShmQueue(FastPaths):
             timeout = require_seconds(timeout, block)
         items = tuple(items)
         count = len(items)  # now: later there may be no memory for the number, and all is put
-        put = self._items.put_items(items, block, timeout, new_packer, self._serializer.dump)
+        put = self._items.put_items(items, block, timeout, False, self._serializer.dump_rest)
         if put < count:
             why = self._handle.why_full(count - put) + _in_time(block, timeout)
             raise ShmQueueFull(why, items_put=put)

@@ -5,28 +5,25 @@ Each record carries the number of the method that made its payload, so a reader 
 ====== ====================================================================================================
 0      msgpack, of what msgpack itself keeps exactly
 1      pickle, for everything else; refused on both sides with ``allow_pickle=False``
-2      msgpack in which tuples stand as an extension type
+2      msgpack in which tuples stand as arrays that begin with a mark
 3      pickle with large buffers beside it, see ``shmqueue.pickling``; refused like 1
 >=1001 the caller's own, see ``ShmQueue.custom_serialize``
 ====== ====================================================================================================
 
 What comes back equals what was put, and has the same type, with one exception: bytearray and memoryview arrive as
-bytes. Subclasses of msgpack's types (an OrderedDict, an IntEnum, a numpy float) go by pickle and stay what they are. An
-object whose buffers travelled beside its pickle (a large numpy array) lives in the memory that it was received in.
-This module knows nothing of queues or shared memory.
+bytes. A container to which an item refers more than once is one container afterwards, by pickle; with
+``allow_pickle=False`` it arrives as copies. Subclasses of msgpack's types (an OrderedDict, an IntEnum, a numpy float)
+go by pickle and stay what they are. This module knows nothing of queues or shared memory.
 """
 
 from __future__ import annotations
 
 import enum
-import functools
 import pickle
 from collections.abc import Callable
 from typing import Any
 
-import msgpack
-
-from shmqueue import pickling
+from shmqueue import pickling, plain
 from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
     ShmQueueDeserializationError,
@@ -37,13 +34,15 @@ from shmqueue.exceptions import (
 )
 from shmqueue.limits import require_possible_length
 from shmqueue.pickling import Payload
+from shmqueue.plain import SCALARS as PLAIN
+from shmqueue.plain import pack_scalar as pack_plain
+from shmqueue.plain import unpack as unpack_plain
 
 __all__ = [
     "LOADERS",
     "PLAIN",
     "SerializationMethods",
     "Serializer",
-    "new_packer",
     "pack_plain",
     "unpack_plain",
 ]
@@ -75,92 +74,9 @@ _PICKLE = int(SerializationMethods.PICKLE)
 _MSGPACK_TUPLES = int(SerializationMethods.MSGPACK_TUPLES)
 _PICKLE_BUFFERS = int(SerializationMethods.PICKLE_BUFFERS)
 
-# Extension codes below 0 are msgpack's own to give, and ExtType() refuses them: no item can hold one by accident.
-_TUPLE_CODE = -84
-_TUPLE_DEPTH_MAX = 32  # deeper nesting goes by pickle, since each level is packed once more inside the outer one
-
-PLAIN = frozenset({int, float, bool, type(None), str, bytes})
-"""Types of which exact instances are scalars to msgpack, and come back as they were."""
-
-
-def new_packer() -> Callable[[Any], bytes]:
-    """A function that packs with msgpack what msgpack keeps exactly, and raises for all else.
-
-    One call at a time: half-way through an item that it refuses the garbage collector may run any code, which may put.
-    After it has raised it is not to be used again: what it has written of that item, all of it if there was no memory
-    for the result, would come before the next one.
-    """
-    pack: Callable[[Any], bytes] = msgpack.Packer(strict_types=True).pack
-    return pack
-
-
-_KEPT_PAYLOAD = 1 << 18  # bytes: a packer keeps the memory of the largest item it has packed
-
-_CONTAINERS = frozenset({tuple, list, dict})  # which may hold tuples, and nothing else that msgpack refuses
-
-_idle_packers: list[Callable[[Any], bytes]] = []
-
-
-def pack_plain(data: Any) -> bytes:
-    """msgpack for what it keeps exactly; raises for all else. Each call has a packer for itself."""
-    try:
-        pack = _idle_packers.pop()
-    except IndexError:
-        pack = new_packer()
-    payload = pack(data)
-    if len(payload) <= _KEPT_PAYLOAD:
-        _idle_packers.append(pack)
-    return payload
-
-
-unpack_plain: Callable[[bytes], Any] = msgpack.unpackb
-"""The way back. Without options, which would cost more than a small item's unpacking: keys that are no strings raise
-ValueError and are left to ``Serializer.load``."""
-
-
-class _TupleDepth(ValueError):
-    """Tuples are nested too deeply for the extension type."""
-
-
-def _pack_tuples(data: Any, depth: int = 0) -> bytes:
-    def as_extension(value: Any) -> msgpack.ExtType:
-        if type(value) is not tuple:
-            raise TypeError(f"msgpack does not keep {type(value).__name__}")
-        if depth >= _TUPLE_DEPTH_MAX:
-            raise _TupleDepth
-        content = (_TUPLE_CODE, _pack_tuples(list(value), depth + 1))
-        return msgpack.ExtType._make(content)
-
-    packed: bytes = msgpack.packb(data, strict_types=True, default=as_extension)
-    return packed
-
-
-def _tuple_from_extension(depth: int, code: int, data: bytes) -> Any:
-    if code == _TUPLE_CODE:
-        return tuple(_unpack_tuples(data, depth + 1))
-    return msgpack.ExtType(code, data)
-
-
-_EXTENSION_HOOKS = tuple(functools.partial(_tuple_from_extension, depth) for depth in range(_TUPLE_DEPTH_MAX + 1))
-
-
-def _unpack_tuples(payload: bytes, depth: int = 0) -> Any:
-    if depth > _TUPLE_DEPTH_MAX:  # nobody packs that, and each level takes much of the stack
-        raise _TupleDepth(f"tuples are nested more than {_TUPLE_DEPTH_MAX} deep")
-    return msgpack.unpackb(payload, ext_hook=_EXTENSION_HOOKS[depth], strict_map_key=False)
-
-
-def _unpack_msgpack(payload: bytes) -> Any:
-    try:
-        return unpack_plain(payload)
-    except ValueError:  # keys that are no strings: allowed here, but the option would slow down all other items
-        return msgpack.unpackb(payload, strict_map_key=False)
-
-
 LOADERS: dict[int, Callable[[bytes], Any]] = {
-    _MSGPACK: _unpack_msgpack,
+    **plain.UNPACKERS,
     _PICKLE: pickle.loads,
-    _MSGPACK_TUPLES: _unpack_tuples,
     _PICKLE_BUFFERS: pickling.loads,
 }
 """What turns the payload of each method back into an item; raises whatever it raises."""
@@ -214,23 +130,32 @@ class Serializer:
         )
 
     def _dump_default(self, data: Any) -> tuple[int, Payload]:
-        try:
-            return _MSGPACK, pack_plain(data)
-        except Exception as error:
-            why: Exception | None = error
-        try:
-            if type(data) in _CONTAINERS:
-                try:
-                    return _MSGPACK_TUPLES, _pack_tuples(data)
-                except Exception as error:
-                    why = error
-            if not self.allow_pickle:
+        if type(data) in plain.TYPES:
+            try:
+                return plain.pack(data)
+            except Exception:
+                pass
+        return self.dump_rest(data)
+
+    def dump_rest(self, data: Any) -> tuple[int, Payload]:
+        """``dump`` for an item which ``plain.pack``, or the native engine in its place, has refused."""
+        if not self.allow_pickle:
+            try:
+                return plain.pack_copies(data)
+            except MemoryError:
+                raise  # it is not the item's fault
+            except Exception as error:
                 raise ShmQueueSerializationError(
-                    f"msgpack cannot keep this {type(data).__name__} ({why}) and this queue has allow_pickle=False"
-                ) from why
+                    f"msgpack cannot keep this {type(data).__name__} ({error}) and this queue has allow_pickle=False"
+                ) from error
+        try:
             return self._dump_pickle(data)
-        finally:
-            why = None  # its traceback holds this frame, and so the item, until the next garbage collection
+        except ShmQueueSerializationError:
+            try:
+                return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
+            except Exception:
+                pass
+            raise
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
         try:

@@ -74,9 +74,9 @@ _MUTANTS = (
     ),
     Mutant(
         "packer used again after it had no memory for its result",
-        "shmqueue/serialization.py",
-        "pack = _idle_packers.pop()",
-        "pack = _idle_packers[-1]",
+        "shmqueue/plain.py",
+        "packer = _idle_packers.pop()",
+        "packer = _idle_packers[-1]",
         engine="portable",
     ),
     Mutant(

@@ -49,9 +49,9 @@ MUTANTS = (
     Mutant(
         "put_many() puts one by one",
         "shmqueue/queue.py",
-        "        put = self._items.put_items(items, block, timeout, new_packer, self._serializer.dump)\n",
+        "        put = self._items.put_items(items, block, timeout, False, self._serializer.dump_rest)\n",
         "        dump = self._serializer.dump\n"
-        "        put = sum(self._items.put_items([item], block, timeout, new_packer, dump) for item in items)\n",
+        "        put = sum(self._items.put_items([item], block, timeout, False, dump) for item in items)\n",
     ),
     Mutant(
         "a dead owner's mark keeps the others out",

@@ -217,7 +217,6 @@ static void Ring_dealloc(RingObject *self)
     unmap(self);
     Py_XDECREF(self->name);
     Py_XDECREF(self->report);
-    Py_XDECREF(self->packer);
     for (size_t i = 0; i < KEYS; i++) {
         Py_XDECREF(self->keys[i]);
     }

@@ -1,8 +1,6 @@
 /* python_items.c: putting objects, as msgpack has them.  What it does not keep is left to the caller's serializer. */
 #include "python_plain.h"
 
-#define KEPT_PAYLOAD (1 << 18) /* bytes; a packer keeps the memory of the largest item it has packed */
-
 /* What stands for an item in a record. */
 struct packed {
     struct part parts[2];
@@ -63,93 +61,45 @@ static const Py_buffer *buffer_of(struct packed *packed, PyObject *item)
     return buffer;
 }
 
-/* A container that is not small.  False: it is not for us. */
-static bool pack_container(struct packed *packed, PyObject *item, bool as_pickle)
-{
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, PLAIN_ROOM(PLAIN_MOST));
-    uint32_t length = 0;
-    if (bytes != NULL) {
-        length = plain_pack((unsigned char *)PyBytes_AS_STRING(bytes), PLAIN_MOST, item, as_pickle, &packed->method);
-    }
-    if (length == 0 || length == PLAIN_LARGER || _PyBytes_Resize(&bytes, (Py_ssize_t)length) < 0) {
-        PyErr_Clear(); /* no memory: others will say so */
-        Py_XDECREF(bytes);
-        return false;
-    }
-    packed->owner = bytes;
-    pack_whole(packed, PyBytes_AS_STRING(bytes), length);
-    return true;
-}
-
-/* By a packer that is used by one call at a time: a finalizer in the middle of it may put. */
-static int pack_by_packer(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer)
-{
-    PyObject *pack = self->packer;
-    self->packer = NULL;
-    if (pack == NULL && (pack = PyObject_CallNoArgs(new_packer)) == NULL) {
-        return -1;
-    }
-    packed->owner = PyObject_CallOneArg(pack, item);
-    if (packed->owner == NULL || !PyBytes_CheckExact(packed->owner)) {
-        Py_DECREF(pack); /* with what it has written of the item that it refused */
-        if (packed->owner == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
-            return -1;
-        }
-        PyErr_Clear();
-        return 0;
-    }
-    size_t length = (size_t)PyBytes_GET_SIZE(packed->owner);
-    if (self->packer == NULL && length <= KEPT_PAYLOAD) {
-        self->packer = pack;
-    } else {
-        Py_DECREF(pack);
-    }
-    return pack_whole(packed, PyBytes_AS_STRING(packed->owner), length);
-}
-
 /* 1: packed, perhaps into `plain`, which has PLAIN_ROOM(PLAIN_SMALL) bytes; packed->owner is the caller's to give back.
- * 0: it is not for us.  -1: an exception is set. */
-static int pack_item(RingObject *self, struct packed *packed, PyObject *item, PyObject *new_packer,
-                     unsigned char *plain)
+ * 0: it is not for us. */
+static int pack_item(struct packed *packed, PyObject *item, bool as_pickle, unsigned char *plain)
 {
     packed->owner = NULL;
-    bool as_pickle = new_packer == Py_None;
     uint32_t length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &packed->method);
     if (length > 0 && length != PLAIN_LARGER) {
         return pack_whole(packed, plain, length);
     }
-    bool is_body = PyUnicode_CheckExact(item) || PyBytes_CheckExact(item);
-    if (length == PLAIN_LARGER && !is_body && pack_container(packed, item, as_pickle)) {
-        return 1;
-    }
-    packed->method = PLAIN_MSGPACK;
     if (PyUnicode_CheckExact(item)) {
         return pack_str(packed, item);
     }
     if (PyBytes_CheckExact(item)) {
         return pack_bytes(packed, PyBytes_AS_STRING(item), (size_t)PyBytes_GET_SIZE(item));
     }
-    if (new_packer == Py_None) {
-        return 0;
-    }
-    if (PyByteArray_CheckExact(item) || PyMemoryView_Check(item)) {
+    if (!as_pickle && (PyByteArray_CheckExact(item) || PyMemoryView_Check(item))) {
         const Py_buffer *buffer = buffer_of(packed, item);
         PyErr_Clear(); /* not contiguous: others will say so */
         return buffer != NULL ? pack_bytes(packed, buffer->buf, (size_t)buffer->len) : 0;
     }
-    return pack_by_packer(self, packed, item, new_packer);
+    if (length == PLAIN_LARGER) {
+        packed->owner = plain_pack_large(item, as_pickle, &packed->method);
+    }
+    return packed->owner != NULL
+               ? pack_whole(packed, PyBytes_AS_STRING(packed->owner), (size_t)PyBytes_GET_SIZE(packed->owner))
+               : 0;
 }
 
 PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     unsigned char plain[PLAIN_ROOM(PLAIN_SMALL)];
     struct packed packed;
-    int block;
-    if (!count_is("put_item", count, 4) || (block = truth(args[1])) < 0) {
+    int block, as_pickle;
+    if (!count_is("put_item", count, 4) || (block = truth(args[1])) < 0 || (as_pickle = truth(args[3])) < 0) {
         return NULL;
     }
-    int packs = pack_item(self, &packed, args[0], args[3], plain), done = packs < 0 ? -1 : 0;
-    if (packs == 1) {
+    bool packs = pack_item(&packed, args[0], as_pickle, plain);
+    int done = 0;
+    if (packs) {
         size_t length = packed_length(&packed);
         if (!is_open(self)) {
             done = -1;
@@ -165,7 +115,7 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
         }
     }
     Py_XDECREF(packed.owner);
-    if (packs == 0) {
+    if (!packs) {
         Py_RETURN_NONE;
     }
     return done < 0 ? NULL : PyBool_FromLong(done);
@@ -255,19 +205,16 @@ static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *
     return buffer != NULL && pack_whole(packed, buffer->buf, (size_t)buffer->len);
 }
 
-static bool items_add(RingObject *self, struct items *items, PyObject *item, PyObject *new_packer, PyObject *dump)
+static bool items_add(RingObject *self, struct items *items, PyObject *item, bool as_pickle, PyObject *dump)
 {
     struct packed *packed = &items->packed[items->count];
     unsigned char *plain = room_in_block(items);
     if (plain == NULL) {
         return false;
     }
-    int packs = pack_item(self, packed, item, new_packer, plain);
+    bool packs = pack_item(packed, item, as_pickle, plain);
     items->count++;
-    if (packs < 0) {
-        return false;
-    }
-    if (packs == 0) {
+    if (!packs) {
         Py_CLEAR(packed->owner);
         if (!pack_by_serializer(packed, item, dump)) {
             return false;
@@ -286,7 +233,7 @@ static bool items_add(RingObject *self, struct items *items, PyObject *item, PyO
     return true;
 }
 
-static bool items_from(RingObject *self, struct items *items, PyObject *sequence, PyObject *new_packer, PyObject *dump)
+static bool items_from(RingObject *self, struct items *items, PyObject *sequence, bool as_pickle, PyObject *dump)
 {
     size_t count = (size_t)PyTuple_GET_SIZE(sequence);
     items->records = PyMem_New(struct record_in, count);
@@ -296,7 +243,7 @@ static bool items_from(RingObject *self, struct items *items, PyObject *sequence
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        if (!items_add(self, items, PyTuple_GET_ITEM(sequence, (Py_ssize_t)i), new_packer, dump)) {
+        if (!items_add(self, items, PyTuple_GET_ITEM(sequence, (Py_ssize_t)i), as_pickle, dump)) {
             return false;
         }
     }
@@ -344,8 +291,8 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
 PyObject *Ring_put_items(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     struct items items = {0};
-    int block;
-    if (!count_is("put_items", count, 5) || (block = truth(args[1])) < 0) {
+    int block, as_pickle;
+    if (!count_is("put_items", count, 5) || (block = truth(args[1])) < 0 || (as_pickle = truth(args[3])) < 0) {
         return NULL;
     }
     PyObject *sequence = PySequence_Tuple(args[0]); /* which nobody else can change */
@@ -354,7 +301,7 @@ PyObject *Ring_put_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
     }
     Py_ssize_t put = -1;
     PyObject *all = PyLong_FromSsize_t(PyTuple_GET_SIZE(sequence)); /* before the commit, which nothing takes back */
-    if (all != NULL && items_from(self, &items, sequence, args[3], args[4])) {
+    if (all != NULL && items_from(self, &items, sequence, as_pickle, args[4])) {
         put = put_in_pieces(self, &items, block, args[2]);
     }
     bool is_all = put == PyTuple_GET_SIZE(sequence);

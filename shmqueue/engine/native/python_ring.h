@@ -57,7 +57,6 @@ typedef struct {
     _Atomic uint32_t users; /* changed with the GIL held; atomic because close() sleeps on it */
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
-    PyObject *packer;       /* one that nobody is using, or NULL */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
     Py_ssize_t views;       /* that have not ended: the mapping stays while there are any */
     bool fast;              /* whether FastMethods may pass by those who put and get for their queue */

@@ -193,12 +193,13 @@ struct container {
     uint32_t size; /* of the head */
 };
 
-static inline struct scalar_head container_head(bool is_map, uint16_t count)
+static inline struct scalar_head container_head(bool is_map, uint32_t count)
 {
     if (count < 16) {
         return scalar_typed((unsigned char)((is_map ? 0x80 : 0x90) | count), 0, 0);
     }
-    return scalar_typed(is_map ? 0xde : 0xdc, count, 2);
+    return count <= UINT16_MAX ? scalar_typed(is_map ? 0xde : 0xdc, count, 2)
+                               : scalar_typed(is_map ? 0xdf : 0xdd, count, 4);
 }
 
 static inline struct container container_read(const unsigned char *head, uint32_t length)
@@ -214,55 +215,6 @@ static inline struct container container_read(const unsigned char *head, uint32_
         container.count = (uint32_t)scalar_number(head + 1, width);
     }
     return container;
-}
-
-/* ---- extensions: bytes with a code that says what they are ---- */
-
-#define EXTENSION_HEAD_MAX 4 /* bytes, for a length of up to UINT16_MAX */
-
-struct extension {
-    int8_t code;
-    uint32_t length;
-    uint32_t size; /* of the head; 0: it is none, or longer than what is left, or than UINT16_MAX */
-};
-
-/* Writes the head of `length` bytes, UINT16_MAX at most, and returns how long it is. */
-static inline uint32_t extension_write(unsigned char *bytes, int8_t code, uint32_t length)
-{
-    uint32_t size = 0;
-    if (length == 1 || length == 2 || length == 4 || length == 8 || length == 16) {
-        unsigned char type = 0xd4;
-        while (1u << (type - 0xd4) != length) {
-            type++;
-        }
-        bytes[size++] = type;
-    } else {
-        bytes[size++] = length <= UINT8_MAX ? 0xc7 : 0xc8;
-        if (length > UINT8_MAX) {
-            bytes[size++] = (unsigned char)(length >> 8);
-        }
-        bytes[size++] = (unsigned char)length;
-    }
-    bytes[size++] = (unsigned char)code;
-    return size;
-}
-
-static inline struct extension extension_read(const unsigned char *bytes, uint32_t left)
-{
-    struct extension extension = {.size = 0};
-    unsigned char type = left > 1 ? bytes[0] : 0;
-    if (type >= 0xd4 && type <= 0xd8) {
-        extension = (struct extension){.length = 1u << (type - 0xd4), .size = 2};
-    } else if (type == 0xc7 && left > 2) {
-        extension = (struct extension){.length = bytes[1], .size = 3};
-    } else if (type == 0xc8 && left > 3) {
-        extension = (struct extension){.length = (uint32_t)bytes[1] << 8 | bytes[2], .size = 4};
-    }
-    if (extension.size == 0 || extension.length > left - extension.size) {
-        return (struct extension){.size = 0};
-    }
-    extension.code = (int8_t)bytes[extension.size - 1];
-    return extension;
 }
 
 #endif

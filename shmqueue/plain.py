@@ -1,0 +1,419 @@
+"""Plain items to msgpack and back: scalars, and lists, dicts and tuples of those.
+
+What is packed comes back equal and with its types, except that bytearray and memoryview arrive as bytes. A container
+that an item refers to twice would come back as two containers, and could make a small item exponentially large, so it
+is refused unless the caller asks for copies. A tuple is an array that begins with a mark, an extension of no bytes.
+
+Nothing here recurses through Python or through msgpack's packer by more than ``_PACKER_DEPTH`` levels, and unpacking
+does not recurse at all: a thread with a small stack handles every item. The native engine has all of this in C; see
+``python_plain.h``.
+"""
+
+from __future__ import annotations
+
+import gc
+import struct
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import msgpack
+
+__all__ = [
+    "SCALARS",
+    "TYPES",
+    "UNPACKERS",
+    "NotPlain",
+    "pack",
+    "pack_copies",
+    "pack_scalar",
+    "unpack",
+]
+
+SCALARS = frozenset({int, float, bool, type(None), str, bytes})
+"""Types of which exact instances are scalars to msgpack, and come back as they were."""
+
+_CONTAINERS = frozenset({dict, list, tuple})
+_LEAVES = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
+TYPES = SCALARS | _CONTAINERS | _LEAVES
+"""Types of which exact instances may be plain items; nothing else is."""
+
+DEPTH_MAX = 512  # containers inside of each other; see python_plain.c
+_PACKER_DEPTH = 32  # msgpack's packer recurses, and takes about half a KiB of the C stack for each level
+
+_MSGPACK, _MSGPACK_TUPLES = 0, 2  # methods of records; see serialization.py
+
+# Extension codes below 0 are msgpack's own to give, and ExtType() refuses them: no item can hold one by accident.
+_MARK_CODE = -84
+_MARK: Any = msgpack.ExtType._make((_MARK_CODE, b""))
+
+_EMPTY: tuple[()] = ()  # there is only one, wherever it stands
+
+
+class NotPlain(ValueError):
+    """The item is not plain; the message says why."""
+
+
+# ---- packing ----
+
+_KEPT_PAYLOAD = 1 << 18  # bytes: a packer keeps the memory of the largest item it has packed
+
+
+class _Packer:
+    """One of msgpack's packers. It marks tuples, and remembers whether there were any."""
+
+    __slots__ = ("has_tuples", "pack")
+
+    def __init__(self) -> None:
+        self.has_tuples = False
+        self.pack: Callable[[Any], bytes] = msgpack.Packer(strict_types=True, default=self._marked).pack
+
+    def _marked(self, value: Any) -> list[Any]:
+        if type(value) is not tuple:
+            raise _not_kept(value)
+        self.has_tuples = True
+        return [_MARK, *value]
+
+
+_idle_packers: list[_Packer] = []
+
+
+def _pack(item: Any) -> tuple[int, bytes]:
+    """By the packer, which recurses.
+
+    Each call has a packer for itself: the garbage collector may run any code in the middle of it, which may put. One
+    that has raised is not used again: what it has written of that item, all of it if there was no memory for the
+    result, would come before the next one.
+    """
+    try:
+        packer = _idle_packers.pop()
+    except IndexError:
+        packer = _Packer()
+    packer.has_tuples = False
+    payload = packer.pack(item)
+    method = _MSGPACK_TUPLES if packer.has_tuples else _MSGPACK
+    if len(payload) <= _KEPT_PAYLOAD:
+        _idle_packers.append(packer)
+    return method, payload
+
+
+def pack_scalar(item: Any) -> bytes:
+    """msgpack for an item of one of the types in ``SCALARS``.
+
+    Raises:
+        Exception: msgpack does not keep it: an int of more than 64 bits, a str with lone surrogates.
+    """
+    return _pack(item)[1]
+
+
+def pack(item: Any) -> tuple[int, bytes]:
+    """The method and payload of a plain item's record.
+
+    Raises:
+        NotPlain: it is not plain, or refers to a container more than once.
+        Exception: as ``pack_scalar``, for a scalar in it.
+    """
+    kind = type(item)
+    if kind in _CONTAINERS:
+        return _pack_container(item, _depth(item))
+    if kind in TYPES:
+        return _pack(item)
+    raise _not_kept(item)
+
+
+def _pack_container(item: Any, depth: int) -> tuple[int, bytes]:
+    return _pack(item) if depth <= _PACKER_DEPTH else _pack_deep(item)
+
+
+def _not_kept(item: Any) -> NotPlain:
+    return NotPlain(f"msgpack does not keep {type(item).__name__}")
+
+
+_count_references: Callable[[Any], int] = getattr(sys, "getrefcount", lambda value: -1)
+_SINGLE = 1 + sum(map(_count_references, [[]]))
+"""References to what is in one list and in one other container."""
+
+
+def _depth(item: Any) -> int:
+    """How deep containers are nested in one; the packer looks at all else.
+
+    It goes by levels, each of which the collector lists at once, which is the fastest way without C. (Keys of a dict
+    are not listed if all of them are strings, as no containers are among them.)
+    """
+    containers = _CONTAINERS
+    level: list[Any] = [item]
+    seen = {id(item)}
+    depth = 0
+    while level:
+        depth += 1
+        values = gc.get_referents(*level)
+        if containers.isdisjoint(map(type, values)):
+            break
+        level = [value for value in values if type(value) in containers and value is not _EMPTY]
+        del values
+        if sum(map(_count_references, level)) == _SINGLE * len(level):
+            continue  # nothing else refers to them
+        distinct = set(map(id, level))
+        if len(distinct) < len(level) or not seen.isdisjoint(distinct):
+            raise NotPlain("it refers to a container more than once")
+        seen |= distinct
+    if depth > DEPTH_MAX:
+        raise _too_deep()
+    return depth
+
+
+def _too_deep() -> NotPlain:
+    return NotPlain(f"containers are nested more than {DEPTH_MAX} deep")
+
+
+def _pack_deep(item: Any) -> tuple[int, bytes]:
+    """What the packer would write, without recursion."""
+    packer = msgpack.Packer(strict_types=True, autoreset=False)
+    method = _MSGPACK
+    stack: list[Iterator[Any]] = [iter((item,))]
+    while stack:
+        for value in stack[-1]:
+            kind = type(value)
+            if kind is dict:
+                packer.pack_map_header(len(value))
+                stack.append(chain.from_iterable(value.items()))
+                break
+            if kind is list:
+                packer.pack_array_header(len(value))
+                stack.append(iter(value))
+                break
+            if kind is tuple:
+                method = _MSGPACK_TUPLES
+                packer.pack_array_header(1 + len(value))
+                packer.pack(_MARK)
+                stack.append(iter(value))
+                break
+            packer.pack(value)
+        else:
+            stack.pop()
+    return method, packer.bytes()
+
+
+# ---- copies of what an item refers to more than once ----
+
+_COPIES = 64  # as often as what is in an item may be written, on the average
+_COPIES_AT_LEAST = 100_000  # values that may be written anyway
+
+
+def pack_copies(item: Any) -> tuple[int, bytes]:
+    """As ``pack``, but a container to which an item refers more than once is written each time.
+
+    Raises:
+        NotPlain: it is not plain; or it contains itself; or the copies would be too many.
+    """
+    if type(item) not in _CONTAINERS:
+        return pack(item)
+    return _pack_container(item, _depth_with_copies(item))
+
+
+class _Open:
+    """A container whose size, in values, is being found out."""
+
+    __slots__ = ("container", "depth", "size", "values")
+
+    def __init__(self, container: Any) -> None:
+        kind = type(container)
+        self.container = container
+        self.depth, self.size = 1, 1
+        self.values: Iterator[Any] = chain.from_iterable(container.items()) if kind is dict else iter(container)
+
+
+def _depth_with_copies(item: Any) -> int:
+    sizes: dict[int, tuple[int, int]] = {}  # of containers by address: values with all copies, and depth
+    distinct = 0
+    stack = [_Open(item)]
+    is_open = {id(item)}
+    while True:
+        frame = stack[-1]
+        for value in frame.values:
+            distinct += 1
+            if type(value) in SCALARS or type(value) in _LEAVES:
+                frame.size += 1
+                continue
+            if type(value) not in _CONTAINERS:
+                raise _not_kept(value)
+            known = sizes.get(id(value))
+            if known is None:
+                if id(value) in is_open:
+                    raise NotPlain("it contains itself")
+                stack.append(_Open(value))
+                is_open.add(id(value))
+                break
+            frame.size += known[0]
+            frame.depth = max(frame.depth, 1 + known[1])
+        else:
+            stack.pop()
+            is_open.remove(id(frame.container))
+            sizes[id(frame.container)] = frame.size, frame.depth
+            if not stack:
+                break
+            stack[-1].size += frame.size
+            stack[-1].depth = max(stack[-1].depth, 1 + frame.depth)
+    if frame.depth > DEPTH_MAX:
+        raise _too_deep()
+    most = max(_COPIES_AT_LEAST, _COPIES * distinct)
+    if frame.size > most:
+        raise NotPlain(
+            f"it refers to some containers more than once: with a copy for each reference it has more than {most} "
+            f"values, where {distinct} are distinct"
+        )
+    return frame.depth
+
+
+# ---- unpacking ----
+
+
+class _Marks:
+    """Turns the arrays of one payload that begin with a mark into tuples, whatever their depth."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def extension(self, code: int, data: bytes) -> Any:
+        if code == _MARK_CODE:
+            if data:
+                raise ValueError("the mark of a tuple has contents")
+            self.open += 1
+            return _MARK
+        return msgpack.ExtType(code, data)
+
+    def array(self, values: list[Any]) -> Any:
+        if values and values[0] is _MARK:
+            self.open -= 1
+            return tuple(values[1:])
+        return values
+
+
+def _unpack_by_msgpack(payload: bytes) -> Any:
+    try:
+        return msgpack.unpackb(payload)
+    except ValueError:  # keys that are no strings: allowed here, but the option would slow down all other items
+        return msgpack.unpackb(payload, strict_map_key=False)
+
+
+def _unpack_tuples_by_msgpack(payload: bytes) -> Any:
+    marks = _Marks()
+    item = msgpack.unpackb(payload, ext_hook=marks.extension, list_hook=marks.array, strict_map_key=False)
+    if marks.open:
+        raise ValueError("the mark of a tuple is not the first value of an array")
+    return item
+
+
+_FIXED = {
+    0xCA: struct.Struct(">f"), 0xCB: struct.Struct(">d"),
+    0xCC: struct.Struct(">B"), 0xCD: struct.Struct(">H"), 0xCE: struct.Struct(">I"), 0xCF: struct.Struct(">Q"),
+    0xD0: struct.Struct(">b"), 0xD1: struct.Struct(">h"), 0xD2: struct.Struct(">i"), 0xD3: struct.Struct(">q"),
+}  # fmt: skip
+_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+_WIDTHS = {
+    0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4,
+}  # fmt: skip
+
+
+class _Reader:
+    """A payload that is read from its start."""
+
+    __slots__ = ("at", "has_tuples", "payload")
+
+    def __init__(self, payload: bytes, has_tuples: bool) -> None:
+        self.payload, self.has_tuples, self.at = payload, has_tuples, 0
+
+    def take(self, length: int) -> bytes:
+        taken = self.payload[self.at : self.at + length]
+        if len(taken) < length:
+            raise ValueError("the payload is incomplete")
+        self.at += length
+        return taken
+
+    def next(self) -> tuple[Any, str, int]:
+        """A value, "" and 0; or None and, for a container, "array" or "map" and how many values or pairs follow."""
+        (kind,) = self.take(1)
+        if kind < 0x80 or kind >= 0xE0:
+            return kind if kind < 0x80 else kind - 0x100, "", 0
+        if kind in _CONSTANTS:
+            return _CONSTANTS[kind], "", 0
+        if kind in _FIXED:
+            return _FIXED[kind].unpack(self.take(_FIXED[kind].size))[0], "", 0
+        if kind < 0xA0:
+            return None, "map" if kind < 0x90 else "array", kind & 15
+        if kind < 0xC0:
+            return str(self.take(kind & 31), "utf-8"), "", 0
+        if 0xD4 <= kind <= 0xD8:
+            return self._extension(1 << (kind - 0xD4)), "", 0
+        if kind not in _WIDTHS:
+            raise ValueError(f"no value begins with the byte {kind:#x}")
+        number = int.from_bytes(self.take(_WIDTHS[kind]), "big")
+        if kind <= 0xC6:
+            return self.take(number), "", 0
+        if kind <= 0xC9:
+            return self._extension(number), "", 0
+        if kind <= 0xDB:
+            return str(self.take(number), "utf-8"), "", 0
+        return None, "array" if kind <= 0xDD else "map", number
+
+    def _extension(self, length: int) -> Any:
+        code = int.from_bytes(self.take(1), "big", signed=True)
+        data = self.take(length)
+        if code == _MARK_CODE and self.has_tuples and not data:
+            return _MARK
+        return msgpack.Timestamp.from_bytes(data) if code == -1 else msgpack.ExtType(code, data)
+
+
+def _unpack_here(payload: bytes, has_tuples: bool) -> Any:
+    """What msgpack's unpacker makes of it, without interning anything."""
+    reader = _Reader(payload, has_tuples)
+    stack: list[tuple[str, int, list[Any]]] = []
+    while True:
+        value, kind, count = reader.next()
+        if kind:
+            if count > len(payload) - reader.at or len(stack) == 2 * DEPTH_MAX:
+                raise ValueError("a container is incomplete, or nested too deeply")
+            stack.append((kind, count if kind == "array" else 2 * count, []))
+        elif not stack:
+            break
+        else:
+            if value is _MARK and (stack[-1][0] != "array" or stack[-1][2]):
+                raise ValueError("the mark of a tuple is not the first value of an array")
+            stack[-1][2].append(value)
+        while stack and len(stack[-1][2]) == stack[-1][1]:
+            kind, count, values = stack.pop()
+            if kind == "map":
+                value = dict(zip(values[::2], values[1::2], strict=True))
+            else:
+                value = tuple(values[1:]) if values and values[0] is _MARK else values
+            if stack:
+                stack[-1][2].append(value)
+        if not stack:
+            break
+    if value is _MARK or reader.at < len(payload):
+        raise ValueError("there is more in the payload than one item")
+    return value
+
+
+_INTERNS_FOR_EVER = (3, 12) <= sys.version_info < (3, 12, 6) or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+"""Whether this Python never frees a string that was interned, as msgpack does with each key of a dict."""
+
+unpack: Callable[[bytes], Any]
+"""The way back of method 0, as far as it is fast; an exception is left to ``UNPACKERS``."""
+
+UNPACKERS: dict[int, Callable[[bytes], Any]]
+"""The way back by method; raises whatever it raises."""
+
+if _INTERNS_FOR_EVER:
+
+    def unpack(payload: bytes) -> Any:
+        return _unpack_here(payload, has_tuples=False)
+
+    UNPACKERS = {_MSGPACK: unpack, _MSGPACK_TUPLES: lambda payload: _unpack_here(payload, has_tuples=True)}
+else:
+    unpack = msgpack.unpackb  # without options, which would cost more than a small item's unpacking
+    UNPACKERS = {_MSGPACK: _unpack_by_msgpack, _MSGPACK_TUPLES: _unpack_tuples_by_msgpack}
