@@ -40,7 +40,7 @@ _LEAVES = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
 TYPES = SCALARS | _CONTAINERS | _LEAVES
 """Types of which exact instances may be plain items; nothing else is."""
 
-DEPTH_MAX = 512  # containers inside of each other; see python_plain.c
+DEPTH_MAX = 1024  # containers inside of each other, as many as msgpack unpacks; see python_plain.c
 _PACKER_DEPTH = 32  # msgpack's packer recurses, and takes about half a KiB of the C stack for each level
 
 _MSGPACK, _MSGPACK_TUPLES = 0, 2  # methods of records; see serialization.py
@@ -375,7 +375,7 @@ def _unpack_here(payload: bytes, has_tuples: bool) -> Any:
     while True:
         value, kind, count = reader.next()
         if kind:
-            if count > len(payload) - reader.at or len(stack) == 2 * DEPTH_MAX:
+            if count > len(payload) - reader.at or len(stack) == DEPTH_MAX:
                 raise ValueError("a container is incomplete, or nested too deeply")
             stack.append((kind, count if kind == "array" else 2 * count, []))
         elif not stack:

@@ -1,7 +1,7 @@
 /* python_plain.c: see python_plain.h. */
 #include "python_plain.h"
 
-#define DEPTH_MAX 512 /* plain.py */
+#define DEPTH_MAX 1024 /* plain.py */
 #define FRAMES 8      /* kept on the stack; deeper items take memory */
 #define KEY_MAX 40    /* bytes */
 #define SHARED_LEAST 4096 /* bytes: a shorter string may be written more than once */
