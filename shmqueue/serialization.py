@@ -139,6 +139,8 @@ class Serializer:
 
     def dump_rest(self, data: Any) -> tuple[int, Payload]:
         """``dump`` for an item which ``plain.pack``, or the native engine in its place, has refused."""
+        if type(data) in _BYTES:
+            _require_whole_bytes(data)
         if not self.allow_pickle:
             try:
                 return plain.pack_copies(data)
