@@ -49,6 +49,8 @@ class _End:
 
     def _open_port(self) -> Port:
         if self.closed:
+            if self._port.handle.missing is not None:
+                self._port.require_open()
             raise OSError("handle is closed")
         return self._port
 

@@ -79,7 +79,7 @@ class Parts(Ported):
         self._start(arrive(state))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self._port.name!r}>"
+        return self._port.describe(type(self))
 
     __class_getitem__: Any = classmethod(types.GenericAlias)
 

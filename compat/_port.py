@@ -105,6 +105,11 @@ class Port:
         """The queue's name."""
         return self.handle.name
 
+    def describe(self, queue_type: type) -> str:
+        """What ``repr`` says of a queue with this port."""
+        state = ", vanished" if self.handle.missing is not None else ""
+        return f"<{queue_type.__module__}.{queue_type.__qualname__} {self.name!r}{state}>"
+
     @property
     def maxsize(self) -> int:
         """Most items, 0 for as many as fit."""
@@ -169,7 +174,6 @@ class Port:
 
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``."""
-        self.require_open()
         return self.handle.travel()
 
     def close(self) -> None:
@@ -183,9 +187,8 @@ class Port:
             self._watcher.close()
 
     def require_open(self) -> None:
-        """Raise ``ShmQueueNotInitializedError`` if it is closed."""
-        if not self.handle.is_open:
-            raise _closed_error(self.name)
+        """Raise ``ShmQueueNotInitializedError`` if it is closed, and what is missing if it could never be opened."""
+        self.handle.require_open()
 
     def has_descriptor_in(self, descriptors: Iterable[int]) -> bool:
         """Whether its descriptor was made and is one of these."""

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
-from shmqueue.handle import Travel
 from shmqueue.items import Record, fast_get, fast_put
 
 from ._absent import Absent, refuse_hooks
@@ -108,11 +107,11 @@ class _Shared(Ported, Generic[_T]):
         """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
         return self._port.travel()
 
-    def __setstate__(self, travel: Travel) -> None:
-        self._start(arrive(travel))
+    def __setstate__(self, state: Any) -> None:
+        self._start(arrive(state))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__module__}.{type(self).__qualname__} {self._port.name!r}>"
+        return self._port.describe(type(self))
 
 
 class Queue(_Shared[_T]):

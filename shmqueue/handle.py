@@ -6,6 +6,7 @@ items become bytes. It knows names, segments and engines, and nothing of items.
 
 from __future__ import annotations
 
+import copy
 import logging
 import multiprocessing.context
 import multiprocessing.util
@@ -14,12 +15,23 @@ import sys
 import warnings
 import weakref
 from multiprocessing import reduction
-from typing import Any
+from typing import Any, NoReturn
 
 from shmqueue import engine, reflog
 from shmqueue.engine import Counters, Engine
-from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueTypeError
-from shmqueue.segment import KEEP, PRIVATE, Replaced, Segment, attach_segment, directory, open_segment
+from shmqueue.exceptions import ShmQueueError, ShmQueueNotInitializedError, ShmQueueTypeError
+from shmqueue.segment import (
+    KEEP,
+    PRIVATE,
+    Note,
+    Replaced,
+    Segment,
+    Shape,
+    attach_segment,
+    directory,
+    open_segment,
+    remove_unarrived,
+)
 from shmqueue.segment import free_bytes as free_bytes_of_directory
 from shmqueue.segment import total_bytes as total_bytes_of_directory
 from shmqueue.shapes import require_shape, warn_of_another
@@ -27,8 +39,9 @@ from shmqueue.threads import WeakRegistry
 
 __all__ = ["Handle", "Travel", "open_handle"]
 
-Travel = tuple[str, str, bytes, Any]
-"""What another process needs to attach: name, directory, incarnation, and a descriptor for a child being started."""
+Travel = tuple[str, str, bytes, Any, "Note | None"]
+"""What another process needs to attach: name, directory, incarnation; a descriptor for a child that is being started,
+or else the note in the segment that the queue is in transit."""
 
 
 def open_handle(
@@ -68,6 +81,7 @@ def open_handle(
         segment.close()
         raise
     handle = Handle(segment, logger, log_file)
+    _remove_unarrived()
     if segment.replaced is not None:
         _tell_of_replaced(name, segment.replaced)
     return handle
@@ -78,6 +92,9 @@ class Handle:
 
     It closes the segment when it cannot become one, when it is collected, and at the end of the process.
     """
+
+    missing: Exception | None = None
+    """Why the queue could not be opened; None, it could."""
 
     def __init__(self, segment: Segment, logger: logging.Logger | None = None, log_file: str | None = None) -> None:
         try:
@@ -134,25 +151,38 @@ class Handle:
         """What to pickle instead of it, for ``arrive``.
 
         A child that is being started gets the segment's very descriptor along, which holds its lock: so the queue lives
-        on if this process gives it up before the child has come so far.
+        on if this process gives it up before the child has come so far. Otherwise the segment is told that the queue is
+        in transit, and outlives its last holder for half a minute at most.
         """
         self.require_open()
-        held = None
+        held = note = None
         if multiprocessing.context.get_spawning_popen() is not None and os.name == "posix":
             fd = self.segment.fileno()
             held = reduction.DupFd(fd) if fd >= 0 else None
-        return self.name, os.path.dirname(self.segment.path), self.segment.header.uuid, held
+        if held is None:
+            note = self.segment.depart()
+        return self.name, os.path.dirname(self.segment.path), self.segment.header.uuid, held, note
 
     @classmethod
     def arrive(cls, travel: Travel, log_file: str | None = None) -> Handle:
-        """Attach to the very queue that was pickled; its engine is used, whatever the environment says here."""
-        name, within, incarnation, held = travel
-        fd = held.detach() if held is not None else -1
+        """Attach to the very queue that was pickled; its engine is used, whatever the environment says here.
+
+        A queue that cannot be had here is no error yet: whoever unpickles it, such as a thread of a ``Pool``, may not
+        live through one. The handle that is returned then raises in every use of it.
+        """
+        name, within, incarnation, held, note = travel
         try:
-            return cls(attach_segment(name, within, incarnation, fd), None, log_file)
-        finally:
-            if fd >= 0:
-                os.close(fd)
+            fd = held.detach() if held is not None else -1
+            try:
+                handle = cls(attach_segment(name, within, incarnation, fd), None, log_file)
+                handle.segment.arrived(note)
+                _remove_unarrived()
+                return handle
+            finally:
+                if fd >= 0:
+                    os.close(fd)
+        except (ShmQueueError, OSError) as error:
+            return _Unreachable(travel, error, log_file)
 
     def _leave(self) -> None:
         """Give it up and keep the memory mapped, which ends with the process."""
@@ -160,6 +190,47 @@ class Handle:
             _let_go(self.segment, self.log_file, self._logger, at_exit=True)
         else:  # a daemon thread may be in the middle of it, and would not come to the end
             self.segment.close()
+
+
+class _Unreachable(Handle):
+    """Stands for a handle on a queue that was pickled and could not be opened here: every use of it raises why."""
+
+    def __init__(self, travel: Travel, error: Exception, log_file: str | None) -> None:
+        self.name, self.log_file = travel[0], log_file
+        self.missing = copy.copy(error)  # without its traceback
+        self._travel = (*travel[:3], None, travel[4])
+        refusing: Any = _Refusing(self.missing)
+        self.engine = self.segment = self.shape = refusing
+
+    @property
+    def is_open(self) -> bool:
+        return False
+
+    def require_open(self) -> None:
+        self.engine.close()  # refuses, as all else
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def travel(self) -> Travel:
+        return self._travel  # it may be found elsewhere
+
+
+class _Refusing:
+    """Stands for the parts of a handle that is none."""
+
+    def __init__(self, why: Exception) -> None:
+        self._why = why
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in Shape._fields:
+            self._refuse()
+        return self._refuse
+
+    def _refuse(self, *arguments: object) -> NoReturn:
+        raise copy.copy(self._why)
 
 
 class _GrowthLog:
@@ -198,9 +269,21 @@ def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | Non
     if logger is not None:
         logger.debug("queue %r: shutdown", segment.name)
     dropped = segment.close()
-    if dropped and not segment.header.private:
+    if not segment.header.private:
+        _tell_of_dropped(segment.name, dropped, at_exit)
+    _remove_unarrived(at_exit)
+
+
+def _remove_unarrived(at_exit: bool = False) -> None:
+    """Remove what was kept for a pickled queue that never came; this process is its last holder, only later."""
+    for name, dropped in remove_unarrived():
+        _tell_of_dropped(name, dropped, at_exit)
+
+
+def _tell_of_dropped(name: str, dropped: int, at_exit: bool) -> None:
+    if dropped:
         _tell(
-            f"queue {segment.name!r} was closed by its last holder with {_count(dropped)} in it, which "
+            f"queue {name!r} was closed by its last holder with {_count(dropped)} in it, which "
             f"{'is' if dropped == 1 else 'are'} lost (keep=True keeps them)",
             at_exit,
         )

@@ -513,7 +513,7 @@ class ShmQueue(FastPaths):
 
     def __repr__(self) -> str:
         if not self._handle.is_open:
-            return f"<ShmQueue {self._name!r}, closed>"
+            return f"<ShmQueue {self._name!r}, {'closed' if self._handle.missing is None else 'vanished'}>"
         counters = self._handle.counters()
         size = self._handle.shape.capacity
         return f"<ShmQueue {self._name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"

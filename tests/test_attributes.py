@@ -8,29 +8,16 @@ import multiprocessing.managers
 import pickle
 import unittest.mock
 import xmlrpc.server
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from queue_kinds import KINDS
 
-from shmqueue import ShmQueue
+from shmqueue.compat import _queues
 from shmqueue.compat import multiprocessing as our_multiprocessing
 from shmqueue.compat import queue as our_queue
 
 ABSENT = ["queue", "mutex", "not_empty", "_buffer", "_sem", "_notempty", "_poll", "_opid"]
-
-KINDS: dict[str, Callable[[], Any]] = {
-    "queue.Queue": our_queue.Queue,
-    "queue.SimpleQueue": our_queue.SimpleQueue,
-    "multiprocessing.Queue": our_multiprocessing.Queue,
-    "multiprocessing.JoinableQueue": our_multiprocessing.JoinableQueue,
-    "multiprocessing.SimpleQueue": our_multiprocessing.SimpleQueue,
-    "ShmQueue": lambda: ShmQueue("attributes"),
-}
-
-
-def close(q: Any) -> None:
-    q.shutdown() if isinstance(q, ShmQueue) else q.close()
 
 
 @pytest.fixture(params=list(KINDS))
@@ -38,7 +25,7 @@ def q(engine: str, request: pytest.FixtureRequest) -> Any:
     """An open queue of each kind."""
     queue = KINDS[request.param]()
     yield queue
-    close(queue)
+    queue.close()
 
 
 def test_every_listed_attribute_of_a_queue_can_be_read(q: Any) -> None:
@@ -54,7 +41,7 @@ def test_every_listed_attribute_of_a_class_can_be_read(q: Any) -> None:
 
 
 def test_every_listed_attribute_of_a_closed_queue_can_be_read(q: Any) -> None:
-    close(q)
+    q.close()
     for name in dir(q):
         getattr(q, name)
 
@@ -172,7 +159,7 @@ def test_a_subclass_may_change_items_in_put_and_get(engine: str) -> None:
         q.close()
 
 
-class Counted(type(our_multiprocessing.SimpleQueue())):  # type: ignore[misc]
+class Labelled(_queues.SimpleQueue):
     """A queue with something of its own that travels with it, as the standard classes allow."""
 
     def __init__(self) -> None:
@@ -188,7 +175,7 @@ class Counted(type(our_multiprocessing.SimpleQueue())):  # type: ignore[misc]
 
 
 def test_the_state_of_a_subclass_travels(engine: str) -> None:
-    q = Counted()
+    q = Labelled()
     copy = pickle.loads(pickle.dumps(q))
     try:
         copy.put("item")

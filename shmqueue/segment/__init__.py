@@ -25,7 +25,8 @@ from shmqueue.segment.header import (
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
-from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, sweep_orphans
+from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, remove_unarrived, sweep_orphans
+from shmqueue.segment.transit import Note
 
 __all__ = [
     "BY_BUFFER_SIZE",
@@ -38,6 +39,7 @@ __all__ = [
     "Contents",
     "DirectoryProbe",
     "Header",
+    "Note",
     "Replaced",
     "Segment",
     "Shape",
@@ -56,6 +58,7 @@ __all__ = [
     "read_header",
     "remove_if_unheld",
     "remove_name",
+    "remove_unarrived",
     "sweep_orphans",
     "total_bytes",
 ]

@@ -138,7 +138,7 @@ def _lock_record(fd: int) -> None:
     if fcntl is None or not hasattr(fcntl, "F_OFD_SETLKW") or not sys.platform.startswith("linux"):
         return
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
     except OSError:
         pass  # the file system has none: then two unlink() at one moment are not told apart
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from shmqueue.exceptions import ShmQueueError
+from shmqueue.segment import transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.files import (
@@ -146,6 +147,16 @@ class Segment:
             finally:
                 os.close(fresh)
 
+    def depart(self) -> transit.Note | None:
+        """Have the file outlive its last handle for a while: a pickled queue is on its way, with what this returns."""
+        with changing():  # nobody else uses the description meanwhile
+            fd = self.fileno()
+            return transit.depart(fd, self.header.uuid) if fd >= 0 else None
+
+    def arrived(self, note: transit.Note | None) -> None:
+        """The pickled queue has arrived: this handle was opened for it."""
+        transit.arrive(self.fileno(), self.header.uuid, note)
+
     def close(self) -> int:
         """Close this handle; closing the last one removes the file, unless it is to be kept. Idempotent.
 
@@ -166,9 +177,10 @@ class Segment:
 
     def _release(self) -> int:
         fresh = self._fresh() if fcntl is not None else None
+        awaited = fcntl is None and transit.is_awaited(self._descriptor.number)
         self._drop_anchor()
         self._descriptor.close()
-        if fcntl is None and not self.header.keep:
+        if fcntl is None and not self.header.keep and not awaited:
             remove_quietly(self.path)  # the platform refuses while anybody has it open
         if fresh is None:
             return 0
@@ -180,6 +192,9 @@ class Segment:
 
     def _remove(self, alone: int) -> int:
         """Remove the file if nothing speaks against it; ``alone`` has its lock exclusively."""
+        if transit.is_awaited(alone):
+            transit.await_arrival(self.name, self.path, self.header.uuid)
+            return 0
         remove_lock_files(alone, os.path.dirname(self.path))
         if self.header.keep or not same_file(alone, self.path):
             return 0

@@ -37,6 +37,7 @@ from shmqueue.segment.header import HEADER_SIZE, KEEP, Header, Shape, Unfit, boo
 from shmqueue.segment.naming import path_of
 from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
 from shmqueue.segment.sidecar import remove_lock_files
+from shmqueue.segment.transit import is_awaited
 
 __all__ = ["attach_segment", "judge", "open_segment", "read_header"]
 
@@ -100,6 +101,10 @@ class _Opening:
         if self._create is False:
             return False
         contents = contents_of(fd)
+        if is_awaited(fd):
+            if self._create is True:
+                raise self._has_items(None if contents is None else contents.items)
+            return False
         why = self._why_useless(found)
         if why is None:
             assert isinstance(found, Header)
@@ -173,12 +178,17 @@ def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -
     segment = _attach_held(name, path, held) if held >= 0 else None
     segment = segment or _attach(name, path)
     if segment is None:
-        raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
+        raise _vanished(name, path, "")
     if segment.header.uuid != incarnation:
         segment.drops_items = False
         segment.close()
-        raise ShmQueueNotFoundError(errno.ENOENT, f"the queue {name!r} is gone; another one has its name", path)
+        raise _vanished(name, path, ", and another queue has its name")
     return segment
+
+
+def _vanished(name: str, path: str, more: str) -> ShmQueueNotFoundError:
+    why = f"queue {name!r} vanished: its last holder closed it before this copy of it arrived{more}"
+    return ShmQueueNotFoundError(errno.ENOENT, why, path)
 
 
 @while_changing

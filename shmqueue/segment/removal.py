@@ -12,6 +12,7 @@ import stat
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueRefusedError
+from shmqueue.segment import transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.files import (
     OPEN_FLAGS,
@@ -32,6 +33,7 @@ __all__ = [
     "open_to_look",
     "remove_if_unheld",
     "remove_name",
+    "remove_unarrived",
     "sweep_now_and_then",
     "sweep_orphans",
     "unlink_if_unheld",
@@ -84,14 +86,14 @@ def unlink_if_unheld(fd: int, path: str) -> bool:
 
 
 def remove_if_unheld(path: str) -> bool:
-    """Remove this user's segment at ``path`` if nobody holds it, with all its items.
+    """Remove this user's segment at ``path``, with all its items, if nobody holds it and it is not in transit.
 
     Raises:
         OSError: it cannot be opened.
     """
     fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
-        return _is_own_file(fd) and _has_magic(fd) and unlink_if_unheld(fd, path)
+        return _is_own_file(fd) and _has_magic(fd) and not transit.is_awaited(fd) and unlink_if_unheld(fd, path)
     finally:
         os.close(fd)
 
@@ -128,6 +130,33 @@ def remove_name(path: str) -> None:
         finally:
             unlock(fd)
             os.close(fd)
+
+
+def remove_unarrived() -> list[tuple[str, int]]:
+    """Remove the segments that this process closed last and that a pickled queue never arrived at.
+
+    Returns:
+        For each that is not private, its name, and how many items it had, as far as they can be counted.
+    """
+    removed = []
+    for name, path, uuid in transit.overdue():
+        try:
+            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            continue  # it arrived and was closed since, or another process swept it
+        try:
+            header = header_at(fd)
+            if isinstance(header, Header) and header.uuid == uuid and not header.keep:
+                contents = contents_of(fd)
+                if transit.is_awaited(fd):  # it was pickled once more
+                    transit.await_arrival(name, path, uuid)
+                elif unlink_if_unheld(fd, path) and not header.private:
+                    removed.append((name, 0 if contents is None else contents.items))
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return removed
 
 
 # ---- sweeping ----
@@ -201,7 +230,7 @@ def _sweep_one(path: str, half_made: bool) -> bool:
 
 def _may_be_swept(fd: int) -> bool:
     header = header_at(fd)
-    if not isinstance(header, Header) or header.keep:
+    if not isinstance(header, Header) or header.keep or transit.is_awaited(fd):
         return False
     contents = contents_of(fd)
     return header.private or (contents is not None and contents.items == 0)
