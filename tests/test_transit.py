@@ -245,8 +245,9 @@ def test_a_descriptor_that_is_another_file_now_is_not_written_to(engine: str, tm
     with open(log, "r+b") as file:
         os.dup2(file.fileno(), fd)
     try:
-        pickle.dumps(q)
+        pickled = pickle.dumps(q)
         assert log.read_bytes() == bytes(5000)
+        pickle.loads(pickled).close()
     finally:
         os.dup2(kept, fd)
         os.close(kept)
