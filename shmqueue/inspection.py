@@ -10,9 +10,11 @@ import os
 import stat
 from dataclasses import dataclass
 
-from shmqueue import segment
+from shmqueue import engine, segment
 from shmqueue.exceptions import ShmQueueNotFoundError, ShmQueueRefusedError
 from shmqueue.segment import Header
+
+engine.register_layouts()  # by which items are counted
 
 __all__ = ["QueueInfo", "list_queues", "look_at", "remove_orphans", "remove_queue"]
 
@@ -28,7 +30,7 @@ class QueueInfo:
     user: int
     """The id of the user that it belongs to; -1 where there are none."""
     engine: str | None
-    """``"native"`` or ``"portable"``; None where that cannot be read."""
+    """Whose layout it has, ``"native"`` or ``"portable"``; None where that cannot be read."""
     holders: list[int]
     """The process id of each handle on it, as the kernel tells them; empty for an orphan."""
     items: int | None

@@ -43,6 +43,7 @@ __all__ = [
     "data_size",
     "deadline_after",
     "open_engine",
+    "register_layouts",
     "require_chosen",
     "seconds_until",
 ]

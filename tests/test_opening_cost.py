@@ -1,0 +1,91 @@
+"""Opening a queue costs the same, however many other queues there are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import python
+
+from shmqueue import ShmQueue
+
+Make = Callable[..., ShmQueue]
+SYSTEM = ("posix", "fcntl")
+
+
+def calls(action: Callable[[], object]) -> int:
+    """How many calls of the system's modules an action makes."""
+    count = 0
+
+    def profile(frame: Any, event: str, function: Any) -> None:
+        nonlocal count
+        if event == "c_call" and getattr(function, "__module__", None) in SYSTEM:
+            count += 1
+
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def usual_calls(action: Callable[[], object]) -> int:
+    """The fewest of several attempts: now and then one sweeps a few files as well."""
+    return min(calls(action) for _ in range(5))
+
+
+@pytest.mark.usefixtures("engine")
+class TestOpening:
+    @pytest.mark.parametrize("create", [True, None, False])
+    def test_it_does_not_depend_on_the_number_of_queues(self, make: Make, name: str, create: bool | None) -> None:
+        def open_one() -> None:
+            ShmQueue(name, create=create).close()
+
+        opened = make(name) if create is False else None
+        few = usual_calls(open_one)
+        for number in range(100):
+            make(f"other-{number}")
+        assert usual_calls(open_one) == few
+        assert opened is None or opened.empty()
+
+    def test_a_sweep_in_passing_looks_at_a_handful(
+        self, make: Make, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shmqueue.segment.removal._CHANCE", 1.0)
+        monkeypatch.setattr("shmqueue.segment.removal._SELDOM", 0.0)
+        monkeypatch.setattr("shmqueue.segment.removal._not_before", 0.0)
+        usual = usual_calls(lambda: ShmQueue(name).close())
+        for number in range(50):
+            make(f"other-{number}")
+        assert usual_calls(lambda: ShmQueue(name).close()) <= usual + 100
+
+    def test_sweeps_in_passing_remove_what_killed_programs_left(
+        self, name: str, segment_directory: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        code = "import os\nfrom shmqueue.compat.queue import Queue\nq = [Queue() for _ in range(10)]\nos.abort()"
+        with python(code) as process:
+            process.communicate()
+        assert len(os.listdir(segment_directory)) == 10
+        monkeypatch.setattr("shmqueue.segment.removal._CHANCE", 1.0)
+        monkeypatch.setattr("shmqueue.segment.removal._SELDOM", 0.0)
+        monkeypatch.setattr("shmqueue.segment.removal._not_before", 0.0)
+        for _ in range(10):  # each time a few of them
+            ShmQueue(name).close()
+        assert os.listdir(segment_directory) == []
+
+    def test_a_program_sweeps_once_a_minute_at_most(
+        self, name: str, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from shmqueue.segment import removal
+
+        monkeypatch.setattr(removal, "_CHANCE", 1.0)
+        monkeypatch.setattr(removal, "_not_before", 0.0)
+        listed = []
+        monkeypatch.setattr(removal, "list_entries", lambda: listed.append(1) or [])
+        for number in range(10):
+            make(f"{name}-{number}")
+        assert len(listed) == 1
