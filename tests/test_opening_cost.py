@@ -66,7 +66,7 @@ class TestOpening:
     def test_sweeps_in_passing_remove_what_killed_programs_left(
         self, name: str, segment_directory: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        code = "import os\nfrom shmqueue.compat.queue import Queue\nq = [Queue() for _ in range(10)]\nos.abort()"
+        code = "import os\nfrom shmqueue.compat.queue import Queue\nq = [Queue() for _ in range(10)]\nos._exit(0)"
         with python(code) as process:
             process.communicate()
         assert len(os.listdir(segment_directory)) == 10
