@@ -241,7 +241,6 @@ def test_a_descriptor_that_is_another_file_now_is_not_written_to(engine: str, tm
     log = tmp_path / "log"
     log.write_bytes(bytes(5000))
     fd = segment_of(q).fileno()
-    kept = os.dup(fd)
     with open(log, "r+b") as file:
         os.dup2(file.fileno(), fd)
     try:
@@ -249,9 +248,8 @@ def test_a_descriptor_that_is_another_file_now_is_not_written_to(engine: str, tm
         assert log.read_bytes() == bytes(5000)
         pickle.loads(pickled).close()
     finally:
-        os.dup2(kept, fd)
-        os.close(kept)
         q.close()
+        os.close(fd)
 
 
 # ---- a queue that has vanished ----
