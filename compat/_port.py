@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from shmqueue.arguments import require_int
+from shmqueue.arguments import NUMBER_MOST, require_int
 from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
@@ -112,8 +112,12 @@ class Port:
 
     @property
     def maxsize(self) -> int:
-        """Most items, 0 for as many as fit."""
-        return self.handle.shape.maxsize
+        """Most items, 0 for as many as fit; changeable, for all processes."""
+        return self.engine.maxsize() if self.handle.is_open else self.handle.shape.maxsize
+
+    @maxsize.setter
+    def maxsize(self, maxsize: int) -> None:
+        self.engine.set_maxsize(min(maxsize, NUMBER_MOST))
 
     def counters(self) -> Counters:
         """The queue's figures."""

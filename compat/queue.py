@@ -138,8 +138,15 @@ class Queue(_Shared[_T]):
 
     @property
     def maxsize(self) -> int:
-        """Most items, 0 for as many as there is memory for."""
+        """Most items, 0 for as many as there is memory for. Setting it changes it for all processes.
+
+        Growing wakes blocked puts; when it shrinks, the items that are in the queue stay.
+        """
         return self._port.maxsize
+
+    @maxsize.setter
+    def maxsize(self, maxsize: float) -> None:
+        self._port.maxsize = _most_items(maxsize)
 
     @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:

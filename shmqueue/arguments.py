@@ -13,7 +13,7 @@ from shmqueue.exceptions import ShmQueueTypeError, ShmQueueValueError
 
 __all__ = ["NUMBER_MOST", "real_seconds", "require_int", "require_seconds", "whole_number"]
 
-NUMBER_MOST = 1 << 62
+NUMBER_MOST = (1 << 62) - 1
 """A size or count above it is no limit: nothing comes near."""
 
 _USUAL = (int, float)

@@ -74,13 +74,18 @@ def open_handle(
     segment = open_segment(name, asked.shape(engine.chosen(), threshold), create, flags)
     try:
         engine.require_chosen(segment)
-        if not segment.created:
-            warn_of_another(name, asked, segment.header.shape, segment.header.shape.maxsize)
     except BaseException:
         segment.drops_items = False
         segment.close()
         raise
     handle = Handle(segment, logger, log_file)
+    try:
+        if not segment.created:
+            warn_of_another(name, asked, segment.header.shape, handle.engine.maxsize())
+    except BaseException:
+        segment.drops_items = False
+        handle.close()
+        raise
     _remove_unarrived()
     if segment.replaced is not None:
         _tell_of_replaced(name, segment.replaced)

@@ -349,7 +349,7 @@ class ShmQueue(FastPaths):
         A queue that grows is full when it has grown to its limit, ``max_buffer_size()``, or has ``maxsize`` items.
         """
         counters = self._handle.counters()
-        maxsize, free = self._handle.shape.maxsize, self.max_buffer_size() - counters.occupancy
+        maxsize, free = self._engine.maxsize(), self.max_buffer_size() - counters.occupancy
         return free < _SMALLEST_ITEM or 0 < maxsize <= counters.qsize
 
     def buffer_occupancy(self) -> int:
@@ -363,9 +363,15 @@ class ShmQueue(FastPaths):
 
     @property
     def maxsize(self) -> int:
-        """Most items in the queue, 0 for as many as fit; as the queue's creator chose it."""
-        self._handle.require_open()
-        return self._handle.shape.maxsize
+        """Most items in the queue, 0 for as many as fit. Setting it changes it for all processes.
+
+        Growing wakes blocked puts; when it shrinks, the items that are in the queue stay.
+        """
+        return self._engine.maxsize()
+
+    @maxsize.setter
+    def maxsize(self, maxsize: int) -> None:
+        self._engine.set_maxsize(require_int("maxsize", maxsize, least=None))
 
     def snapshot(self) -> ShmRefDataSnapshot:
         """Positions, size and holders at one moment."""

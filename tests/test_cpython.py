@@ -38,7 +38,6 @@ pytestmark = [
 # ---- queue ----
 
 LEFT_OUT = {
-    "test_shrinking_queue": "sets maxsize, which the queue's creator chose for all processes",
     "test_references": "an item taken is a copy, and a class inside a function cannot be pickled",
     "test_is_default": "compares the class with itself",
     "test_reentrancy": "a finalizer may put between the call of put and the moment at which its item is in the queue",

@@ -195,6 +195,12 @@ class RingMachine(RuleBasedStateMachine):
         with pytest.raises(ShmQueueShutDown, match="was shut down for all"):
             self.engine.put_many([(0, bytes(size))], block, 20.0)
 
+    @rule(maxsize=st.sampled_from([0, 1, 2, 3, 7, (1 << 62) - 1]))
+    def set_maxsize(self, maxsize: int) -> None:
+        self.engine.set_maxsize(maxsize)
+        self.maxsize = maxsize
+        assert self.engine.maxsize() == maxsize
+
     @rule(records=st.booleans())
     def wait(self, records: bool) -> None:
         expected = self.is_shut_down or bool(self.model) == records

@@ -174,6 +174,16 @@ class Engine(Protocol):
         Dropped records count as done. Again is allowed, also from plain to immediate.
         """
 
+    def maxsize(self, /) -> int:
+        """Most records in the queue, 0 for as many as fit. At first it is what the segment's header says."""
+
+    def set_maxsize(self, maxsize: int, /) -> None:
+        """Change it for all processes, and wake blocked putters. More records than that stay, and are taken as usual.
+
+        Args:
+            maxsize: at least 0, less than 2**62.
+        """
+
     def close(self, /) -> None:
         """Wake this handle's own waiting calls, wait for calls in flight, and unmap. Closing twice is harmless."""
 

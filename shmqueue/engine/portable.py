@@ -11,8 +11,8 @@ otherwise.
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
        132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
-       192     104  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
-       320     104  state[1]
+       192     112  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
+       320     112  state[1]
       4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
 
 A record is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the last
@@ -45,10 +45,10 @@ from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from shmqueue import clock
-from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after
+from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after, seconds_until
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
-from shmqueue.engine.portable_state import NUMBER_MAX, SLOT_SIZE, Contradiction, State, unpack
+from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
     ShmQueueNotInitializedError,
@@ -104,6 +104,10 @@ _Attempt: TypeAlias = "Callable[[State, Hold], _Step[_T]]"
 """What is done under the lock: a look at the state and the records. It writes nothing, and may be done twice."""
 
 
+class _TooMany(Exception):
+    """``maxsize`` has become less than the number of records that are to be put together."""
+
+
 class PortableEngine:
     """A handle on the records of one segment; see ``Engine`` for what the methods do.
 
@@ -114,7 +118,7 @@ class PortableEngine:
         self._name = segment.name
         self._capacity = segment.header.shape.capacity
         self._limit = segment.header.shape.limit
-        self._maxsize = segment.header.shape.maxsize
+        self._first_maxsize = segment.header.shape.maxsize
         self._threshold = segment.header.shape.threshold
         self._ring = RingMemory(segment)
         self._memory = self._ring.map
@@ -141,8 +145,14 @@ class PortableEngine:
         block = bool(block)
         self._require_usable()
         encoded = [self._record(method, payload) for method, payload in records]
-        count = self._fitting(encoded)
-        return count if count and self._put(b"".join(encoded[:count]), count, block, timeout) else 0
+        deadline = deadline_after(timeout)
+        while True:
+            count = self._fitting(encoded)
+            try:
+                put = count > 0 and self._put(b"".join(encoded[:count]), count, block, seconds_until(deadline))
+                return count if put else 0
+            except _TooMany:
+                pass  # somebody has made maxsize smaller meanwhile
 
     def get(self, block: bool, timeout: float | None, /) -> tuple[int, bytes] | None:
         block = bool(block)
@@ -194,6 +204,12 @@ class PortableEngine:
     def shut_down(self, immediate: bool, /) -> None:
         form = 2 if immediate else 1
         self._counted(lambda: self._at_once(lambda state, hold: self._shut(state, form)))
+
+    def maxsize(self, /) -> int:
+        return self._maxsize_in(self._counted(self._current))
+
+    def set_maxsize(self, maxsize: int, /) -> None:
+        self._counted(lambda: self._at_once(lambda state, hold: (state._replace(maxsize=maxsize + 1), True, b"")))
 
     def close(self, /) -> None:
         """As the protocol says. In a signal handler that interrupted a call, unmapping is left to that call."""
@@ -521,7 +537,7 @@ class PortableEngine:
 
     def _fitting(self, records: list[bytes]) -> int:
         """How many of the records, from the first, an empty queue could hold together."""
-        most = min(len(records), self._maxsize or len(records))
+        most = min(len(records), self.maxsize() or len(records))
         size = 0
         for index in range(most):
             size += len(records[index])
@@ -530,7 +546,7 @@ class PortableEngine:
         return most
 
     def _put(self, data: bytes, count: int, block: bool, timeout: float | None) -> bool:
-        has_room = self._room_for(data, count)
+        has_room = self._room_for(len(data), count)
         shortage: list[int] = []  # the errno of a look that found room but no memory
         add = self._adding(data, count, has_room, shortage)
 
@@ -539,21 +555,33 @@ class PortableEngine:
                 self._tell(shortage.pop())
 
         def ready(state: State) -> bool:
-            return state.shut > 0 or has_room(state)
+            return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
 
         put = self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
         if self._told and self._has_grown:
             self._tell(0)
         return put
 
-    def _room_for(self, data: bytes, count: int) -> Callable[[State], bool]:
-        most_used = self._capacity - len(data)
+    def _room_for(self, length: int, count: int) -> Callable[[State], bool]:
+        most_used = self._capacity - length
         if self._threshold:
             most_used = min(most_used, self._threshold - 1)
-        most_items = self._maxsize - count if self._maxsize else NUMBER_MAX
-        return lambda state: (
-            state.put_position - state.get_position <= most_used and state.put_count - state.get_count <= most_items
-        )
+        first_maxsize = self._first_maxsize
+
+        def has_room(state: State) -> bool:
+            maxsize = state.maxsize - 1 if state.maxsize else first_maxsize
+            return state.put_position - state.get_position <= most_used and (
+                not maxsize or state.put_count - state.get_count + count <= maxsize
+            )
+
+        return has_room
+
+    def _maxsize_in(self, state: State) -> int:
+        return state.maxsize - 1 if state.maxsize else self._first_maxsize
+
+    def _is_too_many(self, state: State, count: int) -> bool:
+        """Whether the queue will never again take so many records together, unless maxsize grows."""
+        return 0 < self._maxsize_in(state) < count
 
     def _adding(
         self, data: bytes, count: int, has_room: Callable[[State], bool], shortage: list[int]
@@ -561,6 +589,8 @@ class PortableEngine:
         def add(state: State, hold: Hold) -> _Step[bool]:
             self._require_open_to_all(state)
             if not has_room(state):
+                if self._is_too_many(state, count):
+                    raise _TooMany
                 return None, None, b""
             try:
                 place = self._larger(state, len(data), hold)

@@ -14,7 +14,7 @@ from shmqueue.engine import RECORD_HEADER_SIZE
 
 __all__ = ["NUMBER_MAX", "SLOT_SIZE", "Contradiction", "Room", "State", "unpack"]
 
-_FIELDS = struct.Struct("=12Q")
+_FIELDS = struct.Struct("=13Q")
 _CHECKSUM = struct.Struct("=Q")
 SLOT_SIZE = _FIELDS.size + _CHECKSUM.size
 """Bytes that a packed state takes."""
@@ -37,7 +37,8 @@ class State(NamedTuple):
     """What a queue holds. The figures from ``put_position`` to ``recoveries`` are those of ``Counters``.
 
     ``shut``: 0 open, 1 shut down, 2 shut down and the records dropped. ``size``: bytes of the ring as it is now.
-    ``base``: the position whose offset in the ring is 0.
+    ``base``: the position whose offset in the ring is 0. ``maxsize``: most records from now on, and one more; 0: what
+    the segment's header says.
     """
 
     serial: int
@@ -52,6 +53,7 @@ class State(NamedTuple):
     shut: int
     size: int
     base: int
+    maxsize: int = 0
 
     @property
     def items(self) -> int:
@@ -114,7 +116,7 @@ class State(NamedTuple):
 
     def contradiction(self, room: Room) -> str | None:
         """What cannot be true of this state, or None."""
-        _, put_position, put_count, get_position, get_count, dropped, done, _, _, shut, size, base = self
+        _, put_position, put_count, get_position, get_count, dropped, done, _, _, shut, size, base, _ = self
         used, items = put_position - get_position, put_count - get_count
         if max(self) > NUMBER_MAX or shut > 2:
             return "the state holds an impossible number"

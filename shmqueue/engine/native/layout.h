@@ -6,9 +6,9 @@
  *
  *      offset   bytes  what
  *           0     120  struct header        written by segment.py, before the file has a name
- *         256      24  put.guard            lock word of the putters, and what only its owner counts
+ *         256      32  put.guard            lock word of the putters, and what only its owner writes
  *         384      64  put.ledgers          how much was ever put
- *         512      24  get.guard            lock word of the getters
+ *         512      32  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
  *         768      16  tally                task_done() and join()
  *         896      24  notes                what is rarely written and often read
@@ -74,7 +74,7 @@ struct header {
     uint32_t version;
     uint32_t header_size;   /* where the data begins */
     uint64_t capacity;      /* most bytes of records */
-    uint64_t maxsize;       /* most items; 0: as many as fit */
+    uint64_t maxsize;       /* most items at first; 0: as many as fit */
     uint64_t initial;       /* bytes of the first arena of an elastic queue; 0: of fixed size */
     uint64_t threshold;     /* a put waits while so many bytes are in the queue; 0: it need not */
     uint64_t data_size;     /* bytes of the file behind this header */
@@ -91,12 +91,15 @@ struct header {
 /* lock:       free when its thread id bits are 0; see lock.h.  After a death the kernel sets FUTEX_OWNER_DIED; there is
  *             nothing to repair, because an uncommitted slot is not current (rule 2).
  * recoveries: how often a dead owner's lock was taken over.  Written by the lock's owner; a death may lose one count.
- * high_water: most items ever in the queue, about (put side only).  Written by the lock's owner, before the commit. */
+ * high_water: most items ever in the queue, about (put side only).  Written by the lock's owner, before the commit.
+ * maxsize:    most items in the queue from now on, and one more; 0: what the header says (put side only).  Written by
+ *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice. */
 struct guard {
     _Atomic uint32_t lock;
     uint32_t reserved;
     _Atomic uint64_t recoveries;
     _Atomic uint64_t high_water;
+    _Atomic uint64_t maxsize;
 };
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.
@@ -180,6 +183,7 @@ struct record_header {
 
 _Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
 _Static_assert(offsetof(struct header, crc) == 116, "the crc covers all that stands before it");
+_Static_assert(sizeof(struct guard) <= 64, "what a putter reads beside the lock lies in the lock's line");
 _Static_assert(sizeof(struct ledgers) == 64, "a ledger read is one line");
 _Static_assert(offsetof(struct segment, put) == 256, "clear of the header's line");
 _Static_assert(offsetof(struct segment, put.ledgers) == 384, "lock and ledgers a line apart, against false sharing");

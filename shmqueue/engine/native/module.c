@@ -125,6 +125,36 @@ static PyObject *Ring_shut_down(RingObject *self, PyObject *immediate)
     return NULL;
 }
 
+static PyObject *Ring_maxsize(RingObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return is_open(self) ? PyLong_FromUnsignedLongLong(ring_maxsize(&self->ring)) : NULL;
+}
+
+static PyObject *Ring_set_maxsize(RingObject *self, PyObject *number)
+{
+    struct patience patience = {.for_lock = true, .deadline = WAIT_FOREVER};
+    int again = 1;
+    unsigned long long maxsize = PyLong_AsUnsignedLongLong(number);
+    if (maxsize == (unsigned long long)-1) { /* which is one too many, too */
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_OverflowError, "maxsize must be less than 2**64 - 1");
+        }
+        return NULL;
+    }
+    while (again == 1) {
+        enum ring_status status;
+        if (!is_open(self)) {
+            return NULL;
+        }
+        WITHOUT_GIL(self, status = ring_set_maxsize(&self->ring, maxsize, patience));
+        if (status == RING_OK) {
+            Py_RETURN_NONE;
+        }
+        again = after(self, status);
+    }
+    return NULL;
+}
+
 void unmap(RingObject *self)
 {
     if (self->memory != NULL) {
@@ -245,6 +275,8 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     {"qsize", (PyCFunction)Ring_qsize, METH_NOARGS, NULL},
     {"counters", (PyCFunction)Ring_counters, METH_NOARGS, NULL},
     {"shut_down", (PyCFunction)Ring_shut_down, METH_O, NULL},
+    {"maxsize", (PyCFunction)Ring_maxsize, METH_NOARGS, NULL},
+    {"set_maxsize", (PyCFunction)Ring_set_maxsize, METH_O, NULL},
     {"close", (PyCFunction)Ring_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -269,7 +269,7 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
     if (!deadline_from(timeout, &deadline)) {
         return -1;
     }
-    while (done == 1 && put < items->count) {
+    while (done > 0 && put < items->count) { /* TOO_MANY: again, with fewer */
         if (!is_open(self)) {
             return -1;
         }

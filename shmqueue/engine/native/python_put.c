@@ -96,6 +96,9 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
         if (status == RING_FULL && !block) {
             return 0;
         }
+        if (status == RING_TOO_MANY) {
+            return TOO_MANY;
+        }
     }
     struct patience patience;
     if (!patience_from(self, &block, timeout, &patience)) {
@@ -112,6 +115,9 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
         }
         if (status == RING_FULL) {
             return 0;
+        }
+        if (status == RING_TOO_MANY) {
+            return TOO_MANY;
         }
         int again = after(self, status);
         if (again != 1) {
@@ -218,15 +224,20 @@ PyObject *Ring_put_many(RingObject *self, PyObject *const *args, Py_ssize_t coun
     if (sequence == NULL) {
         return NULL;
     }
-    int done = -1;
+    int done = batch_from(self, &batch, sequence) ? TOO_MANY : -1;
     PyObject *all = NULL; /* what is returned if they are put; made before the commit, which nothing takes back */
-    if (batch_from(self, &batch, sequence) && is_open(self)) {
+    while (done == TOO_MANY) {
+        if (!is_open(self)) {
+            done = -1;
+            break;
+        }
         size_t bytes = 0;
         size_t fitting = ring_fitting(&self->ring, batch.records, batch.count);
         for (size_t i = 0; i < fitting; i++) {
             bytes += batch.records[i].length;
         }
-        all = PyLong_FromSize_t(fitting);
+        Py_XSETREF(all, PyLong_FromSize_t(fitting));
+        done = -1;
         if (all != NULL) {
             done = fitting == 0 ? 0 : put_records(self, batch.records, fitting, bytes, block, args[2]);
         }

@@ -165,7 +165,8 @@ fast_method Ring_get_view, Ring_peek; /* python_view.c */
 
 bool can_ever_fit(RingObject *self, size_t length);
 
-/* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set. */
+/* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set, TOO_MANY as RING_TOO_MANY. */
+#define TOO_MANY 2
 int put_records(RingObject *self, const struct record_in *records, size_t count, size_t bytes, bool block,
                 PyObject *timeout);
 

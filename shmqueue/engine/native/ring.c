@@ -102,13 +102,19 @@ void ring_commit_and_wake(struct side *side, struct self *self, const struct vie
 
 /* ---- put ---- */
 
-/* By the limits that the queue was made with. */
+uint64_t ring_maxsize(const struct ring *ring)
+{
+    uint64_t chosen = atomic_load_explicit(&ring->segment->put.guard.maxsize, memory_order_relaxed);
+    return chosen != 0 ? chosen - 1 : ring->first_maxsize;
+}
+
+/* By the limits of the queue. */
 static bool is_allowed(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
 {
     const struct view *get = &ring->get_as_seen;
-    uint64_t used = put->position - get->position;
+    uint64_t used = put->position - get->position, maxsize = ring_maxsize(ring);
     return used <= ring->capacity - bytes && (ring->threshold == 0 || used < ring->threshold) &&
-           (ring->maxsize == 0 || put->count - get->count + items <= ring->maxsize);
+           (maxsize == 0 || put->count - get->count + items <= maxsize);
 }
 
 /* And by where its records lie. */
@@ -144,7 +150,8 @@ static enum ring_status find_room(struct ring *ring, struct view *put, uint64_t 
         return ring_poison(ring, why);
     }
     if (!is_allowed(ring, put, bytes, items)) {
-        return RING_FULL;
+        uint64_t maxsize = ring_maxsize(ring);
+        return maxsize != 0 && items > maxsize ? RING_TOO_MANY : RING_FULL;
     }
     if (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes)) {
         return RING_OK;
@@ -220,8 +227,8 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
 
 size_t ring_fitting(const struct ring *ring, const struct record_in *records, size_t count)
 {
-    uint64_t bytes = 0;
-    size_t most = ring->maxsize != 0 && ring->maxsize < count ? (size_t)ring->maxsize : count;
+    uint64_t bytes = 0, maxsize = ring_maxsize(ring);
+    size_t most = maxsize != 0 && maxsize < count ? (size_t)maxsize : count;
     for (size_t i = 0; i < most; i++) {
         bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
         if (bytes > ring->capacity) {
@@ -510,6 +517,23 @@ static enum ring_status stir_putters(struct ring *ring, struct patience patience
     return status;
 }
 
+enum ring_status ring_set_maxsize(struct ring *ring, uint64_t maxsize, struct patience patience)
+{
+    struct side *side = &ring->segment->put;
+    struct self *self = lock_self();
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
+    enum ring_status status = ring_lock_side(ring, side, self, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    atomic_store_explicit(&side->guard.maxsize, maxsize + 1, memory_order_relaxed);
+    lock_release(&side->guard.lock, self);
+    status = stir_putters(ring, patience);
+    return status == RING_KEPT ? RING_OK : status; /* this thread reads in place: taking that item wakes them */
+}
+
 enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience)
 {
     struct side *side = &ring->segment->put;
@@ -572,7 +596,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->arena_memory[0] = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
     ring->capacity = header->capacity;
     ring->limit = header->limit;
-    ring->maxsize = header->maxsize;
+    ring->first_maxsize = header->maxsize;
     ring->threshold = header->threshold;
     ring->file = arena_is_elastic(ring) ? file : -1;
     ring->device = status.st_dev;

@@ -24,6 +24,7 @@ enum ring_status {
     RING_UNMAPPED,    /* an arena cannot be mapped; ring->map_error says why */
     RING_KEPT,        /* this thread keeps the lock itself, see ring_get_keep() */
     RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
+    RING_TOO_MANY,    /* put fewer at once: maxsize has become less than the number of these records */
 };
 
 /* One process's handle on a segment. */
@@ -31,7 +32,7 @@ struct ring {
     struct segment *segment;
     uint64_t capacity;
     uint32_t limit;          /* who decided that, see struct header */
-    uint64_t maxsize;
+    uint64_t first_maxsize;  /* as the header has it, see ring_maxsize() */
     uint64_t threshold;
     uint32_t arenas;         /* how many; 1: the queue has a fixed size */
     int file;                /* the segment's, to allocate memory; -1 in a queue of fixed size */
@@ -108,8 +109,15 @@ bool ring_owns_file(const struct ring *ring);
 /* Bytes of data that a queue of this shape needs, 0 if there can be none.  initial 0: of fixed size. */
 uint64_t ring_data_size(uint64_t initial, uint64_t capacity);
 
-/* Puts all the records or none, in one commit.  The caller has made sure that they can fit an empty ring. */
+/* Puts all the records or none, in one commit.  The caller has made sure that they can fit an empty ring; if they
+ * cannot any more, RING_TOO_MANY. */
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience);
+
+/* Most items that may be in the queue, 0 for as many as fit.  Another one may hold a moment later, unless the caller
+ * owns the put lock. */
+uint64_t ring_maxsize(const struct ring *ring);
+/* Changes it for all, and wakes the putters.  When it returns something else than RING_OK, call it again. */
+enum ring_status ring_set_maxsize(struct ring *ring, uint64_t maxsize, struct patience patience);
 
 /* How many of the records, from the first, can fit an empty ring together; 0 when the first one never can. */
 size_t ring_fitting(const struct ring *ring, const struct record_in *records, size_t count);

@@ -73,6 +73,7 @@ static const struct field fields[] = {
     SIDE(put, PUT_SLOT),
     SIDE(get, GET_SLOT),
     FIELD(HINT, put.guard.high_water),
+    FIELD(SHARED, put.guard.maxsize),
     FIELD(SHARED, tally.done),
     FIELD(SHARED, tally.sequence),
     FIELD(HINT, tally.waiting),
