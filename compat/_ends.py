@@ -7,17 +7,20 @@ is closed by itself: it says that this process will not use it, and takes nothin
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from multiprocessing import process
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueShutDown
 from shmqueue.pickling import Payload
+from shmqueue.threads import new_lock
 
 from ._port import Port
 from ._serialization import dump_forking, load_forking, pickle_forking
+
+if TYPE_CHECKING:
+    from _thread import LockType
 
 __all__ = ["Reader", "ReadersLock", "Writer", "WritersLock"]
 
@@ -189,18 +192,21 @@ class ReadersLock:
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._lock = threading.Lock()
+        self._locks: dict[int, LockType] = {}  # by process id: a forked child has one of its own, which is free
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take the lock, as ``multiprocessing.Lock``."""
-        taken = self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, real_seconds(timeout)))
+        taken = self._lock().acquire(block, -1 if timeout is None or not block else max(0.0, real_seconds(timeout)))
         self._reader.reserves = self._reader.reserves or taken
         return taken
 
     def release(self) -> None:
         """Give the lock up; what ``poll`` took and ``recv`` did not goes to the queue's end."""
         self._reader.give_back()
-        self._lock.release()
+        self._lock().release()
+
+    def _lock(self) -> LockType:
+        return self._locks.setdefault(os.getpid(), new_lock())
 
     def __enter__(self) -> bool:
         return self.acquire()

@@ -7,8 +7,6 @@ any of them.
 from __future__ import annotations
 
 import os
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -17,7 +15,9 @@ from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
+from shmqueue.segment.files import changing
 from shmqueue.serialization import unpack_plain
+from shmqueue.threads import WeakRegistry
 
 from ._absent import ListsWhatIsThere
 from ._serialization import Record
@@ -164,17 +164,18 @@ class Port:
         Raises:
             ShmQueueNotInitializedError: the port was closed.
         """
-        with _starting:
+        with changing():
             self.require_open()
-            if self._watcher is None:
+            watcher = self._watcher
+            if watcher is None:
                 look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
                 self.go_by(watcher.put, watcher.get)
                 watcher.start()
                 self._watcher = watcher
                 _watched.add(self)
-        self._look()
-        return self._watcher.fileno()
+        watcher.look()
+        return watcher.fileno()
 
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``."""
@@ -182,13 +183,13 @@ class Port:
 
     def close(self) -> None:
         """Close the handle and the descriptor; every other call then raises. Idempotent."""
-        _watched.discard(self)
         closed: Any = _Closed(self.name)
         self.engine = self._items = closed
         self.put = self.get = self.put_item = self.get_item = closed.refuse
         self.handle.close()
         if self._watcher is not None:
             self._watcher.close()
+        _watched.discard(self)
 
     def require_open(self) -> None:
         """Raise ``ShmQueueNotInitializedError`` if it is closed, and what is missing if it could never be opened."""
@@ -205,7 +206,8 @@ class Port:
     def _after_fork_in_child(self) -> None:
         """The watcher's thread stayed with the parent, and so must its descriptor."""
         watcher, self._watcher = self._watcher, None
-        self._go_straight()
+        if not isinstance(self.engine, _Closed):
+            self._go_straight()
         if watcher is not None:
             watcher.abandon()
 
@@ -258,22 +260,19 @@ def _closed_error(name: str) -> ShmQueueNotInitializedError:
 
 # ---- the descriptors of this process ----
 
-_starting = threading.RLock()
-_watched: weakref.WeakSet[Port] = weakref.WeakSet()
+_watched: WeakRegistry[Port] = WeakRegistry()
 
 
 def _look_at(descriptors: Iterable[int]) -> bool:
     """Make those of the descriptors true that are queues'. Returns whether there is one among them."""
-    ports = [port for port in list(_watched) if port.has_descriptor_in(descriptors)]
+    ports = [port for port in _watched if port.has_descriptor_in(descriptors)]
     for port in ports:
         port._look()
     return bool(ports)
 
 
 def _after_fork_in_child() -> None:
-    global _starting
-    _starting = threading.RLock()
-    for port in list(_watched):
+    for port in _watched:
         port._after_fork_in_child()
     _watched.clear()
 

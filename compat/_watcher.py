@@ -2,17 +2,22 @@
 
 A thread waits for what other processes do to the queue. What this process does is seen at once: when there is a watcher
 its puts and gets go through it, so the descriptor is true whenever one of them returns. Nothing in here knows of items.
+
+The thread is one of the operating system, also where gevent has replaced ``threading``: a ``select`` of gevent waits
+for the descriptor without blocking other greenlets. ``put`` and ``get`` block the whole thread while they wait.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
+from shmqueue.segment.descriptor import Descriptor
+from shmqueue.threads import Guard, new_lock, start_daemon_thread
 
 if TYPE_CHECKING:
     from shmqueue.engine import Payload
@@ -33,21 +38,27 @@ class Watcher:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._signal = _Signal()
-        self._lock = threading.RLock()  # held while the descriptor is compared with the queue
+        self._lock = Guard()  # held while the descriptor is compared with the queue
         self._is_looking = False  # what a signal handler or finalizer in the middle of that sees as the lock's owner
         self._look_again = False
-        self._nudge = threading.Lock()  # open: the thread is to look now. Unlike an Event it may be interrupted
+        self._nudge = new_lock()  # open: the thread is to look now. Unlike an Event it may be interrupted
         self._nudge.acquire()
         self._is_closed = False
 
     def start(self) -> None:
-        """Make the descriptor true, and start the thread that keeps it so."""
-        self.look()
-        threading.Thread(target=self._watch, name="shmqueue-watcher", daemon=True).start()
+        """Start the thread that keeps the descriptor true. ``look`` makes it so."""
+        start_daemon_thread(self._watch)
 
     def fileno(self) -> int:
-        """The descriptor; -1 when closed."""
-        return self._signal.read_fd
+        """The descriptor; -1 when closed. Another one if the program has closed the last one."""
+        number = self._signal.number
+        if number >= 0 or self._is_closed:
+            return number
+        with self._lock():
+            if self._signal.number < 0:
+                self._signal = _Signal()
+        self.look()
+        return self._signal.number
 
     def put(self, method: int, payload: Payload, block: bool, timeout: float | None) -> bool:
         """``Engine.put``; the descriptor is true when it returns."""
@@ -65,7 +76,7 @@ class Watcher:
 
     def look(self) -> None:
         """Make the descriptor agree with the queue."""
-        with self._lock:
+        with self._lock():
             self._look_again = True
             if self._is_looking:
                 return  # the look that this one interrupts is not over
@@ -83,7 +94,7 @@ class Watcher:
         """Close the descriptor. The engine is closed before or after it, and ends the thread."""
         self._is_closed = True
         self._wake_thread()
-        with self._lock:
+        with self._lock():
             self._signal.close()
 
     def abandon(self) -> None:
@@ -120,33 +131,51 @@ class Watcher:
 
 
 class _Signal:
-    """A descriptor that can be made readable or not: an eventfd, or a pipe where there are none."""
+    """A descriptor that can be made readable or not: a pipe, open for both at once where the system allows that.
+
+    It is no eventfd, for those share one inode: another one at this number could not be told apart.
+    """
 
     def __init__(self) -> None:
-        if sys.platform == "linux":
-            self.read_fd = self._write_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        ends = os.pipe()
+        try:
+            both = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+        except (AttributeError, OSError):
+            if hasattr(os, "set_blocking"):
+                os.set_blocking(ends[0], False)
         else:
-            self.read_fd, self._write_fd = os.pipe()
-            os.set_blocking(self.read_fd, False)
+            for end in ends:
+                os.close(end)
+            ends = (both, both)
+        self._to_read = Descriptor(ends[0])
+        self._to_write = self._to_read if ends[0] == ends[1] else Descriptor(ends[1])
         self.is_set: bool | None = False
 
+    @property
+    def number(self) -> int:
+        """The descriptor; -1 when it is closed, by whomever."""
+        return self._to_read.number
+
     def set(self, readable: bool) -> None:
-        if readable is self.is_set or self.read_fd < 0:
+        if readable is self.is_set:
+            return
+        number = (self._to_write if readable else self._to_read).number
+        if number < 0:
             return
         self.is_set = None  # neither: should a signal handler raise half-way, the next call puts it right
         if readable:
-            os.write(self._write_fd, (1).to_bytes(8, sys.byteorder))
+            os.write(number, b"!")
         else:
             try:
-                os.read(self.read_fd, 4096)
+                os.read(number, 4096)
             except BlockingIOError:
                 pass
         self.is_set = readable
 
     def close(self) -> None:
-        fds, self.read_fd, self._write_fd = {self.read_fd, self._write_fd}, -1, -1
-        for fd in fds - {-1}:
-            os.close(fd)
+        self._to_read.close()
+        self._to_write.close()
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing():  # then the names in this module may be gone
+            self.close()

@@ -264,6 +264,7 @@ def _memory_left() -> str:
 
 def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
     """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
+    segment.is_wanted = False
     the_engine.close()
     _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
 

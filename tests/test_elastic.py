@@ -309,28 +309,6 @@ def test_several_queues_share_little_memory(small_memory: str, make: Make, name:
                 assert [q.get(block=False)[0] for _ in range(count)] == list(range(count))
 
 
-def test_a_program_that_closed_all_descriptors_does_not_write_to_strangers(
-    make: Make, name: str, native: None, caplog: pytest.LogCaptureFixture
-) -> None:
-    make(buffer_size=4096, max_bytes=MIB)
-    code = """
-import os, sys, shmqueue
-q = shmqueue.ShmQueue(sys.argv[1])
-q.put("before")
-os.closerange(3, 100)
-strangers = [os.open(sys.executable, os.O_RDONLY) for _ in range(20)]
-try:
-    q.put(bytes(100_000), block=False)
-except shmqueue.ShmQueueFull:
-    print("refused", flush=True)
-os._exit(0)
-"""
-    with python(code, name) as process:
-        out, errors = process.communicate(timeout=PATIENCE)
-    assert out == "refused\n"
-    assert os.strerror(errno.EBADF) in errors
-
-
 # ---- death in the middle of it ----
 
 PRODUCE = """

@@ -161,9 +161,9 @@ def test_the_ring_itself_refuses_what_is_no_native_segment(make: Make, name: str
     fd = os.open(segment.path_of(name), os.O_RDWR)
     try:
         with pytest.raises(shmqueue.ShmQueueCorruptedError, match="size is not what its header says"):
-            Ring(fd, 4096, name, print)
+            Ring(fd, 4096, name, print, name)
         with pytest.raises(OSError, match="Bad file descriptor"):
-            Ring(-1, 8192, name, print)
+            Ring(-1, 8192, name, print, name)
     finally:
         os.close(fd)
 

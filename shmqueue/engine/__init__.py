@@ -246,6 +246,8 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
         ShmQueueNoSpaceError: this process has no room for it in its address space.
     """
     try:
+        if _native is not None:
+            segment.anchor_by(_native.Anchor)
         if segment.header.shape.engine == "portable":
             from shmqueue.engine.portable import PortableEngine
 

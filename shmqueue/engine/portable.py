@@ -36,6 +36,7 @@ byte of the ring to the first. Positions count bytes, and counts items, since th
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -51,6 +52,7 @@ from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
+    ShmQueueError,
     ShmQueueNotInitializedError,
     ShmQueueShutDown,
 )
@@ -597,6 +599,11 @@ class PortableEngine:
             except OSError as error:
                 if error.errno is None:  # what a signal handler raises usually has none
                     raise error.__cause__ or error from None
+                if error.errno == errno.EBADF:
+                    raise ShmQueueError(
+                        f"queue {self._name!r} needs its file, and cannot open it: this program has closed descriptors "
+                        "that it did not open, and the queue's name is gone"
+                    ) from error
                 shortage.append(error.errno)
                 return None, None, b""
             return place.after_put(len(data), count), True, data

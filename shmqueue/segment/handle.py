@@ -26,7 +26,7 @@ from shmqueue.segment.files import (
 )
 from shmqueue.segment.header import HEADER_SIZE, Header, uuid_of
 from shmqueue.segment.holders import holders_of
-from shmqueue.segment.sidecar import remove_lock_files
+from shmqueue.segment.sidecar import remove_lock_files, remove_sidecar, sidecar_of
 from shmqueue.threads import WeakRegistry
 
 __all__ = ["Replaced", "Segment"]
@@ -63,6 +63,7 @@ class Segment:
         self.drops_items = True
         self._descriptor = Descriptor(fd)
         self._is_open = True
+        self.is_wanted = True  # set to False before what is done to close it: then a forked child does not hold it
         self._make_anchor: Callable[[int], Anchor] | None = None
         self._anchor: Anchor | None = None
         _live.add(self)
@@ -183,6 +184,7 @@ class Segment:
         if fcntl is None and not self.header.keep and not awaited:
             remove_quietly(self.path)  # the platform refuses while anybody has it open
         if fresh is None:
+            remove_sidecar(sidecar_of(self))  # nobody comes this way again; whoever still needs it makes another one
             return 0
         try:
             return self._remove(fresh) if lock_alone(fresh) else 0
@@ -256,6 +258,10 @@ class Segment:
         if not self._is_open:
             return
         self._drop_anchor()  # which stayed with the parent
+        if not self.is_wanted:
+            self._is_open = False
+            self._descriptor.close()
+            return
         fresh = self._fresh()
         if fresh is not None:
             lock_shared(fresh, self.path)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shmqueue.engine.native._core import Ring
     from shmqueue.segment import Segment
 
-__all__ = ["FastMethod", "FastPaths", "Record", "Ring", "data_size", "open_ring"]
+__all__ = ["Anchor", "FastMethod", "FastPaths", "Record", "Ring", "data_size", "open_ring"]
 
 
 def _why_missing(error: ImportError) -> str:
@@ -47,7 +47,7 @@ def _why_missing(error: ImportError) -> str:
 
 
 try:
-    from shmqueue.engine.native._core import FastMethod, FastPaths, Record, Ring, data_size
+    from shmqueue.engine.native._core import Anchor, FastMethod, FastPaths, Record, Ring, data_size
 except ImportError as error:
     raise ImportError(_why_missing(error)) from error
 
@@ -55,4 +55,4 @@ except ImportError as error:
 def open_ring(segment: Segment, report: Callable[[int], None]) -> Ring:
     """A handle on the records of a native segment; ``report`` as for ``shmqueue.engine.open_engine``."""
     with segment.descriptor_to_map() as fd:
-        return Ring(fd, segment.file_size, segment.name, report)
+        return Ring(fd, segment.file_size, segment.name, report, segment.path)

@@ -63,6 +63,30 @@ uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
     return cut(&ring, initial, capacity);
 }
 
+/* ---- the file ---- */
+
+static bool is_ours(const struct ring *ring, int file)
+{
+    struct stat status;
+    return fstat(file, &status) == 0 && status.st_dev == ring->device && status.st_ino == ring->inode;
+}
+
+bool ring_owns_file(const struct ring *ring) { return is_ours(ring, atomic_load(&ring->file)); }
+
+int ring_file(struct ring *ring)
+{
+    int file = atomic_load(&ring->file);
+    if (is_ours(ring, file)) {
+        return file;
+    }
+    int again = ring->path != NULL ? open(ring->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+    if (again >= 0 && (!is_ours(ring, again) || !atomic_compare_exchange_strong(&ring->file, &file, again))) {
+        close(again); /* its name is gone, or a thread on the other side was faster */
+        return is_ours(ring, file) ? file : -1;
+    }
+    return again;
+}
+
 /* ---- mapping ---- */
 
 /* The bytes of the file that are mapped for an arena: whole pages. */
@@ -79,11 +103,12 @@ unsigned char *arena_map(struct ring *ring, uint32_t arena)
 {
     size_t length, into;
     off_t start = map_start(ring, arena, &length, &into);
-    if (!ring_owns_file(ring)) {
+    int file = ring_file(ring);
+    if (file < 0) {
         atomic_store(&ring->map_error, EBADF);
         return NULL;
     }
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, ring->file, start);
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, start);
     if (memory == MAP_FAILED) {
         atomic_store(&ring->map_error, errno);
         return NULL;
@@ -143,12 +168,6 @@ bool arena_has_room(const struct ring *ring, const struct view *put, uint64_t by
 
 /* ---- growing ---- */
 
-bool ring_owns_file(const struct ring *ring)
-{
-    struct stat status;
-    return fstat(ring->file, &status) == 0 && status.st_dev == ring->device && status.st_ino == ring->inode;
-}
-
 /* For file systems that cannot reserve memory (ramfs, some of FUSE): what is written has it.  0, or an errno. */
 static int write_zeros(int file, off_t start, off_t end)
 {
@@ -200,7 +219,7 @@ static int reserve(struct ring *ring, uint32_t arena, uint64_t bytes)
     if (bytes <= reserved_bytes(ring, arena)) {
         return 0;
     }
-    if (!ring_owns_file(ring)) {
+    if (ring_file(ring) < 0) {
         return EBADF;
     }
     int error = reserve_exactly(ring, arena, least(ring->arena_size[arena], (bytes + STEP - 1) / STEP * STEP));
@@ -380,7 +399,7 @@ static bool punch(struct ring *ring, struct self *self, bool at_once)
         return false;
     }
     uint32_t arena = find_unused(ring);
-    bool found = arena < ring->arenas && ring_owns_file(ring);
+    bool found = arena < ring->arenas && ring_file(ring) >= 0;
     if (found) {
         uint64_t reserved = reserved_bytes(ring, arena);
         uint64_t kept = reserved > PUNCH_MAX ? reserved - PUNCH_MAX : 0;

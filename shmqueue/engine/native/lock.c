@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 
 _Thread_local struct self lock_thread_self;
-_Atomic uint32_t *lock_epoch_word;
+_Atomic uint32_t *_Atomic lock_epoch_word;
 
 static _Atomic uint32_t epochs; /* epochs handed out in this process and its ancestors */
 static _Thread_local struct robust_list_head own_head;
@@ -18,24 +18,22 @@ static void forget_epoch(void) { atomic_store(lock_epoch_word, 0); }
 
 int lock_init(void)
 {
-    static pthread_mutex_t once = PTHREAD_MUTEX_INITIALIZER;
-    int error = 0;
-    pthread_mutex_lock(&once);
-    if (lock_epoch_word == NULL) {
-        size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (memory == MAP_FAILED) {
-            error = errno;
-        } else {
-            lock_epoch_word = memory;
-            /* MADV_WIPEONFORK (Linux 4.14) also catches a raw clone(), of which no handler is told. */
-            if (madvise(memory, page, MADV_WIPEONFORK) != 0) {
-                error = pthread_atfork(NULL, NULL, forget_epoch);
-            }
-        }
+    if (atomic_load(&lock_epoch_word) != NULL) {
+        return 0;
     }
-    pthread_mutex_unlock(&once);
-    return error;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        return errno;
+    }
+    /* MADV_WIPEONFORK (Linux 4.14) also catches a raw clone(), of which no handler is told. */
+    bool is_wiped = madvise(memory, page, MADV_WIPEONFORK) == 0;
+    _Atomic uint32_t *none = NULL; /* no lock guards this: a fork might copy it held */
+    if (!atomic_compare_exchange_strong(&lock_epoch_word, &none, memory)) {
+        munmap(memory, page);
+        return 0;
+    }
+    return is_wiped ? 0 : pthread_atfork(NULL, NULL, forget_epoch);
 }
 
 uint32_t lock_epoch(void)

@@ -44,7 +44,7 @@ enum lock_result {
 };
 
 extern _Thread_local struct self lock_thread_self;
-extern _Atomic uint32_t *lock_epoch_word; /* in a page that the kernel wipes in a forked child */
+extern _Atomic uint32_t *_Atomic lock_epoch_word; /* in a page that the kernel wipes in a forked child */
 
 struct self *lock_self_fill(void);
 
@@ -57,7 +57,8 @@ uint32_t lock_epoch(void);
 static inline struct self *lock_self(void)
 {
     struct self *self = &lock_thread_self;
-    uint32_t epoch = atomic_load_explicit(lock_epoch_word, memory_order_relaxed);
+    _Atomic uint32_t *word = atomic_load_explicit(&lock_epoch_word, memory_order_relaxed);
+    uint32_t epoch = atomic_load_explicit(word, memory_order_relaxed);
     return epoch != 0 && self->epoch == epoch ? self : lock_self_fill();
 }
 

@@ -162,12 +162,21 @@ void unmap(RingObject *self)
         munmap(self->memory, self->size);
         self->memory = NULL;
     }
-    if (self->file >= 0) {
+    if (self->ring.file >= 0) {
         if (ring_owns_file(&self->ring)) {
-            close(self->file);
+            close(self->ring.file);
         }
-        self->file = -1;
+        self->ring.file = -1;
     }
+}
+
+static bool is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
 }
 
 static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
@@ -183,6 +192,9 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
     atomic_fetch_sub(&self->users, 1);
     ring_interrupt_all(&self->ring);
     for (uint32_t users; (users = atomic_load(&self->users)) != 0;) {
+        if (is_finalizing()) { /* those threads have stopped for good, so the memory stays mapped */
+            Py_RETURN_NONE;
+        }
         Py_BEGIN_ALLOW_THREADS
         futex_wait(&self->users, users, WAIT_FOREVER);
         Py_END_ALLOW_THREADS
@@ -197,17 +209,19 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
 {
     int file;
     Py_ssize_t size;
-    PyObject *name, *report;
-    if (!PyArg_ParseTuple(args, "inUO:Ring", &file, &size, &name, &report)) {
+    PyObject *name, *report, *path;
+    if (!PyArg_ParseTuple(args, "inUOO&:Ring", &file, &size, &name, &report, PyUnicode_FSConverter, &path)) {
         return NULL;
     }
     RingObject *self = (RingObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
+        Py_DECREF(path);
         return NULL;
     }
+    self->path = path;
     self->name = Py_NewRef(name);
     self->report = Py_NewRef(report);
-    self->file = -1;
+    self->ring.file = -1;
     self->fast = true;
     struct header header = {0};
     if (pread(file, &header, sizeof header, 0) < 0) {
@@ -225,9 +239,12 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     }
     self->memory = memory;
     const char *wrong = ring_open(&self->ring, memory, self->size, (uint64_t)size, file);
-    if (wrong == NULL && self->ring.arenas > 1) {
-        self->file = self->ring.file = fcntl(file, F_DUPFD_CLOEXEC, 0);
-        if (self->file < 0) {
+    if (wrong != NULL) {
+        self->ring.file = -1; /* not ours to close */
+    } else if (self->ring.arenas > 1) {
+        self->ring.path = PyBytes_AS_STRING(path);
+        self->ring.file = fcntl(file, F_DUPFD_CLOEXEC, 0);
+        if (self->ring.file < 0) {
             PyErr_SetFromErrno(PyExc_OSError);
             Py_DECREF(self);
             return NULL;
@@ -247,6 +264,7 @@ static void Ring_dealloc(RingObject *self)
     unmap(self);
     Py_XDECREF(self->name);
     Py_XDECREF(self->report);
+    Py_XDECREF(self->path);
     for (size_t i = 0; i < KEYS; i++) {
         Py_XDECREF(self->keys[i]);
     }
@@ -287,7 +305,7 @@ static PyMemberDef Ring_members[] = {
 };
 
 static PyType_Slot Ring_slots[] = {
-    {Py_tp_doc, "Ring(fd, size, name, report): the native engine's handle on a segment; see shmqueue.engine.Engine."},
+    {Py_tp_doc, "Ring(fd, size, name, report, path): the native engine's handle on a segment; see shmqueue.engine.Engine."},
     {Py_tp_new, Ring_new},
     {Py_tp_dealloc, Ring_dealloc},
     {Py_tp_methods, Ring_methods},
@@ -375,11 +393,13 @@ static int module_exec(PyObject *module)
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
     state->fast_paths_type = public_type(module, &FastPaths_spec, NULL);
+    PyTypeObject *anchor_type = public_type(module, &Anchor_spec, NULL);
+    Py_XDECREF(anchor_type); /* the module has it */
     PyTypeObject *fast_method_type = public_type(module, &FastMethod_spec, NULL);
     Py_XDECREF(fast_method_type); /* the module has it */
     state->record_type = public_type(module, &Record_spec, &PyTuple_Type);
     state->nothing = state->record_type != NULL ? PyObject_CallNoArgs((PyObject *)state->record_type) : NULL;
-    return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL &&
+    return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL && anchor_type != NULL &&
                    state->nothing != NULL
                ? 0
                : -1;

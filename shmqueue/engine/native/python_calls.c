@@ -40,6 +40,15 @@ PyObject *raise_never_fits(RingObject *self, size_t length)
     return NULL;
 }
 
+PyObject *raise_lost(RingObject *self)
+{
+    PyErr_Format(state_of(self)->error,
+                 "queue %R needs its file, and cannot open it: this program has closed descriptors that it did not open, "
+                 "and the queue's name is gone",
+                 self->name);
+    return NULL;
+}
+
 bool count_is(const char *method, Py_ssize_t given, Py_ssize_t wanted)
 {
     if (given != wanted) {
@@ -115,6 +124,10 @@ int after(RingObject *self, enum ring_status status)
     if (status == RING_KEPT) {
         PyErr_Format(state_of(self)->error, "queue %R: this thread reads an item of it in place, which must end first",
                      self->name);
+        return -1;
+    }
+    if (status == RING_UNMAPPED && atomic_load(&self->ring.map_error) == EBADF) {
+        raise_lost(self);
         return -1;
     }
     if (status == RING_UNMAPPED) {

@@ -113,6 +113,10 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
             forgive_report(self);
             return 1;
         }
+        if (atomic_load(&self->ring.grow_error) == EBADF) {
+            raise_lost(self);
+            return -1;
+        }
         if (status == RING_FULL) {
             return 0;
         }

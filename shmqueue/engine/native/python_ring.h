@@ -49,8 +49,8 @@ typedef struct {
     struct ring ring;
     void *memory; /* NULL once closed */
     size_t size; /* of this mapping; the ring makes others */
-    int file; /* of an elastic queue, to allocate memory; else -1 */
     PyObject *name;
+    PyObject *path;   /* bytes */
     PyObject *report; /* called with an errno when the queue cannot grow */
     int reported;     /* what it was called with last */
     bool closing;
@@ -75,6 +75,7 @@ static inline bool is_record(RingObject *self, PyObject *object)
 /* Each sets an exception and returns NULL. */
 PyObject *raise_closed(RingObject *self);
 PyObject *raise_broken(RingObject *self);
+PyObject *raise_lost(RingObject *self);
 PyObject *raise_never_fits(RingObject *self, size_t length);
 
 /* False, or -1, always means that an exception is set. */
@@ -198,6 +199,10 @@ extern PyType_Spec View_spec;
 /* ---- python_fast.c ---- */
 
 extern PyType_Spec FastMethod_spec, FastPaths_spec;
+
+/* ---- python_anchor.c ---- */
+
+extern PyType_Spec Anchor_spec;
 
 /* ---- module.c ---- */
 

@@ -35,7 +35,8 @@ struct ring {
     uint64_t first_maxsize;  /* as the header has it, see ring_maxsize() */
     uint64_t threshold;
     uint32_t arenas;         /* how many; 1: the queue has a fixed size */
-    int file;                /* the segment's, to allocate memory; -1 in a queue of fixed size */
+    _Atomic int file;        /* the segment's, to allocate memory; -1 in a queue of fixed size */
+    const char *path;        /* by which it is opened again; NULL: it is not */
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
     _Atomic int map_error;   /* errno of the last attempt to map an arena that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
@@ -105,6 +106,9 @@ void ring_close(struct ring *ring);
 
 /* Whether ring->file still is that file: programs that close all descriptors close this one too. */
 bool ring_owns_file(const struct ring *ring);
+
+/* ring->file, opened again by its path if it is not that file any more; -1 if that cannot be done. */
+int ring_file(struct ring *ring);
 
 /* Bytes of data that a queue of this shape needs, 0 if there can be none.  initial 0: of fixed size. */
 uint64_t ring_data_size(uint64_t initial, uint64_t capacity);
