@@ -12,7 +12,7 @@ from multiprocessing import process
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.arguments import real_seconds
-from shmqueue.exceptions import ShmQueueNotInitializedError, ShmQueueShutDown
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueNotInitializedError, ShmQueueShutDown
 from shmqueue.pickling import Payload
 from shmqueue.threads import new_lock
 
@@ -87,6 +87,8 @@ class Reader(_End):
                 self._reserved = port.get(block, seconds)
             except ShmQueueShutDown:
                 return True  # recv does not wait: it raises
+            except ShmQueueEmpty:
+                return False  # another process has the lock
         return self._reserved is not None
 
     def recv(self) -> Any:
@@ -174,7 +176,10 @@ def _until_end_of(parent: Any, get: _Get) -> _Get:
             return get(block, timeout)
         while True:
             lives = parent.is_alive() and os.getppid() == above
-            record = get(True, _LOOK_FOR_PARENT if lives else 0)
+            try:
+                record = get(True, _LOOK_FOR_PARENT if lives else 0)
+            except ShmQueueEmpty:
+                continue  # another process has the lock, so it is not known that nothing is left
             if record is not None:
                 return record
             if not lives:

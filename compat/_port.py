@@ -15,6 +15,7 @@ from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
+from shmqueue.messages import tell_items_put
 from shmqueue.segment.files import changing
 from shmqueue.serialization import unpack_plain
 from shmqueue.threads import WeakRegistry
@@ -135,7 +136,9 @@ class Port:
         finally:
             self._look()
         if put < count:
-            raise ShmQueueFull(self.handle.why_full(count - put), items_put=put)
+            full = ShmQueueFull(self.handle.why_full(count - put))
+            tell_items_put(full, put, count)
+            raise full
 
     def get_many(self, most: int, load: Callable[[int, bytes], Any], timeout: float | None) -> list[Any]:
         """Take 1 to ``most`` of the oldest items, waiting only for the first.

@@ -22,7 +22,7 @@ from typing import Any
 
 from shmqueue import pickling
 from shmqueue.exceptions import ShmQueueDeserializationError
-from shmqueue.limits import require_possible_length
+from shmqueue.messages import require_possible_length
 from shmqueue.pickling import Beside, Payload
 from shmqueue.serialization import LOADERS, PLAIN, pack_plain, unpack_plain
 

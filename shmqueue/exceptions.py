@@ -47,7 +47,13 @@ else:
 
 
 class ShmQueueError(Exception):
-    """The base of all errors of this package."""
+    """The base of all errors of this package.
+
+    ``items_put`` is how many items of a ``put_many`` were put before it failed, 0 elsewhere. Other exceptions that end
+    a ``put_many`` which has put a part (KeyboardInterrupt) have it as well.
+    """
+
+    items_put: int = 0
 
 
 class ShmQueueEmpty(ShmQueueError, queue.Empty):
@@ -55,10 +61,7 @@ class ShmQueueEmpty(ShmQueueError, queue.Empty):
 
 
 class ShmQueueFull(ShmQueueError, queue.Full):
-    """There was no room in the time that the caller allowed.
-
-    ``items_put`` says how many items of a ``put_many`` larger than the whole queue were put before; 0 elsewhere.
-    """
+    """There was no room in the time that the caller allowed."""
 
     def __init__(self, *args: object, items_put: int = 0) -> None:
         super().__init__(*args)

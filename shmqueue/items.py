@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from shmqueue import engine, plain
 from shmqueue.exceptions import ShmQueueDeserializationError
+from shmqueue.messages import tell_items_put
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
@@ -181,11 +182,15 @@ class _Generic:
         records = [_packed(item, as_pickle) or dump(item) for item in items]
         deadline = engine.deadline_after(timeout)
         done = 0
-        while done < len(records):
-            put = self._engine.put_many(records[done:] if done else records, block, engine.seconds_until(deadline))
-            if put == 0:
-                break
-            done += put
+        try:
+            while done < len(records):
+                put = self._engine.put_many(records[done:] if done else records, block, engine.seconds_until(deadline))
+                if put == 0:
+                    break
+                done += put
+        except BaseException as error:
+            tell_items_put(error, done, len(records))
+            raise
         return done
 
     def get_items(

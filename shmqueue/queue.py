@@ -24,6 +24,7 @@ from shmqueue.exceptions import (
 )
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
+from shmqueue.messages import tell_items_put
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -234,8 +235,8 @@ class ShmQueue(FastPaths):
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
 
         Raises:
-            ShmQueueFull: there was no room in time; its ``items_put`` says how many of a larger batch were put. Other
-                exceptions that end the wait for room (Ctrl-C, a shut-down) do not say it.
+            ShmQueueFull: there was no room in time. Its ``items_put`` says how many of a larger batch were put, as that
+                of other exceptions does that end the wait for room (a shut-down, Ctrl-C).
             ShmQueueValueError, ShmQueueSerializationError: as ``put``, for any one of them; nothing was put.
         """
         if timeout is not None:
@@ -244,8 +245,9 @@ class ShmQueue(FastPaths):
         count = len(items)  # now: later there may be no memory for the number, and all is put
         put = self._items.put_items(items, block, timeout, False, self._serializer.dump_rest)
         if put < count:
-            why = self._handle.why_full(count - put) + _in_time(block, timeout)
-            raise ShmQueueFull(why, items_put=put)
+            full = ShmQueueFull(self._handle.why_full(count - put) + _in_time(block, timeout))
+            tell_items_put(full, put, count)
+            raise full
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -274,10 +276,11 @@ class ShmQueue(FastPaths):
         item in shared memory; one that wraps around the buffer's end is lent as a copy. When the block ends the item
         is taken. If it raises, or the process is killed in it, the item stays in the queue, as the oldest.
 
-        Until then nobody else takes an item: others wait in ``get``, where their timeouts hold (one that may not wait
-        waits for a second, and then says that the queue is empty). Puts go on while there is room. In the block the
-        thread may use other queues, and put into this one as long as there is room; a get from it raises. A view ends
-        in the thread that began it: one that is dropped elsewhere ends with that thread.
+        Until then no other call takes an item: others block in ``get``, where their timeouts hold (one with
+        ``block=False`` waits for a second). Then they raise ``ShmQueueEmpty``, whose message says so. Puts go on while
+        there is room. In the block the thread may use other queues, and put into this one as long as there is room; a
+        get from it raises. A view ends in the thread that began it: one that is dropped elsewhere ends with that
+        thread.
 
         Args:
             block: whether to wait for an item.

@@ -32,7 +32,7 @@ from shmqueue.exceptions import (
     ShmQueueSerializationError,
     ShmQueueValueError,
 )
-from shmqueue.limits import require_possible_length
+from shmqueue.messages import require_possible_length
 from shmqueue.pickling import Payload
 from shmqueue.plain import SCALARS as PLAIN
 from shmqueue.plain import pack_scalar as pack_plain

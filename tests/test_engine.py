@@ -135,7 +135,7 @@ def test_bytes_that_contradict_themselves_poison_the_handle(
             poisoned = str(error)
         else:
             return
-        assert f"queue '{name}' is damaged: " in poisoned
+        assert f"queue '{name}' is corrupted: " in poisoned
         for again in (lambda: fresh.get(timeout=0), lambda: fresh.put(1)):
             with pytest.raises(shmqueue.ShmQueueCorruptedError):
                 again()
@@ -150,7 +150,7 @@ def test_a_record_longer_than_the_queue_is_never_read(make: Make, name: str, nat
     with pytest.raises(shmqueue.ShmQueueCorruptedError, match="a record is longer than the bytes in the queue"):
         q.get()
     for attempt in (lambda: q.put(1), q.clear, q.qsize, q.join, q.task_done, q.snapshot, lambda: q.get_many(2)):
-        with pytest.raises(shmqueue.ShmQueueCorruptedError, match="this handle will not touch it any more"):
+        with pytest.raises(shmqueue.ShmQueueCorruptedError, match="this handle does not touch it any more"):
             attempt()
 
 

@@ -613,7 +613,7 @@ class TestDamage:
             queue.engine.put(number, b"x", True, None)
         queue.engine._memory[offset] ^= 0x50
         for _ in range(2):
-            with pytest.raises(ShmQueueCorruptedError, match=r"is damaged: .*; this handle will not touch it any more"):
+            with pytest.raises(ShmQueueCorruptedError, match=r"is corrupted: .*; this handle does not touch it"):
                 queue.engine.get(True, None)
         with pytest.raises(ShmQueueCorruptedError):
             queue.engine.qsize()

@@ -43,7 +43,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from shmqueue import clock
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after, seconds_until
@@ -56,7 +56,7 @@ from shmqueue.exceptions import (
     ShmQueueNotInitializedError,
     ShmQueueShutDown,
 )
-from shmqueue.limits import LENGTH_MOST, never_fits
+from shmqueue.messages import LENGTH_MOST, lock_timed_out, never_fits
 from shmqueue.segment import HEADER_SIZE, Segment
 from shmqueue.threads import WeakRegistry
 
@@ -104,6 +104,10 @@ _Step: TypeAlias = "tuple[State | None, _T | None, bytes]"
 
 _Attempt: TypeAlias = "Callable[[State, Hold], _Step[_T]]"
 """What is done under the lock: a look at the state and the records. It writes nothing, and may be done twice."""
+
+
+_LOCKED = object()
+"""Stands for the result of an attempt that could not be made."""
 
 
 class _TooMany(Exception):
@@ -163,7 +167,7 @@ class PortableEngine:
     def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
         block = bool(block)
         if most < 1:
-            raise ValueError("get_many() takes at least one record")
+            raise ValueError(f"max_items must be at least 1, not {most}")
 
         def take(state: State, hold: Hold) -> _Step[list[tuple[int, bytes]]]:
             return self._take(state, hold, most)
@@ -264,7 +268,7 @@ class PortableEngine:
             raise ShmQueueNotInitializedError(f"queue {self._name!r} is closed")
         if self._broken is not None:
             raise ShmQueueCorruptedError(
-                f"queue {self._name!r} is damaged: {self._broken}; this handle will not touch it any more"
+                f"queue {self._name!r} is corrupted: {self._broken}; this handle does not touch it any more"
             )
 
     def _is_closing(self) -> bool:
@@ -287,6 +291,9 @@ class PortableEngine:
         """Make the attempt as soon as the state, read without the lock, looks ``ready``. None: not in time.
 
         ``unmet`` is called after each look that had no result, with the seconds since the first one.
+
+        Raises:
+            ShmQueueFull, ShmQueueEmpty: it looked ready, and the lock was not released in time.
         """
         block = block and (timeout is None or timeout > 0)
         began = clock.monotonic()
@@ -298,6 +305,9 @@ class PortableEngine:
                 state = self._peek()
             if state is None or ready(state):
                 result = self._locked(attempt, deadline)
+                if result is _LOCKED:
+                    self._require_usable()
+                    raise lock_timed_out(self._name, flag == _PUTTERS)
                 if result is not None:
                     return result
             self._require_usable()
@@ -344,7 +354,7 @@ class PortableEngine:
     def _at_once(self, attempt: _Attempt[_T]) -> _T:
         """Make an attempt that has a result whatever the state is."""
         result = self._locked(attempt, None)
-        if result is None:  # without a deadline the lock is given up only for close()
+        if result is None or result is _LOCKED:  # without a deadline the lock is given up only for close()
             self._require_usable()
             raise AssertionError("unreachable")
         return result
@@ -398,7 +408,9 @@ class PortableEngine:
         return state
 
     def _locked(self, attempt: _Attempt[_T], deadline: float | None) -> _T | None:
-        """Make the attempt under the lock and commit what it says. None: it was too early for it, or the lock taken.
+        """Make the attempt under the lock and commit what it says. None: it was too early for it.
+
+        ``_LOCKED``: the lock was not released before the deadline, or this handle is being closed.
 
         An exception at any moment, such as KeyboardInterrupt, releases the lock and takes back what was committed:
         nobody can have built on it yet. So an item is taken and delivered, or not taken. Only from the system calls
@@ -411,7 +423,7 @@ class PortableEngine:
             selector = None
             try:
                 if not owner.acquire(hold, deadline, self._is_closing):
-                    return None
+                    return cast("_T", _LOCKED)
                 selector = self._memory[_SELECTOR]
                 state = self._state_in(self._memory[_SLOTS[selector & 1]], selector)
                 following, result, data = attempt(state, hold)

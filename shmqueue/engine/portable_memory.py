@@ -40,7 +40,7 @@ class RingMemory:
     def __init__(self, segment: Segment) -> None:
         shape = segment.header.shape
         if not 0 <= shape.initial <= shape.capacity == shape.data_size > 0:
-            raise ShmQueueCorruptedError(f"queue {segment.name!r} is damaged: its header contradicts itself")
+            raise ShmQueueCorruptedError(f"queue {segment.name!r} is corrupted: its header contradicts itself")
         self._segment = segment
         self.is_elastic = shape.initial > 0
         self.room = Room(shape.initial or shape.capacity, shape.capacity)

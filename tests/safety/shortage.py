@@ -248,7 +248,7 @@ class Trial:
             self._notes.fault(f"{what} after relief: {words}")
             return
         if not self._kind.grows and re.match(
-            r"ShmQueueFull: .* has no room for (another item|\d+ items together)$", words
+            r"ShmQueueFull: .* has no room for (another item|\d+ items together)(; \d+ of \d+ items were put)?$", words
         ):
             return  # it is full, as it may be
         self._refused.add(what)

@@ -13,7 +13,7 @@ PyObject *raise_closed(RingObject *self)
 
 PyObject *raise_broken(RingObject *self)
 {
-    PyErr_Format(state_of(self)->corrupted_error, "queue %R is damaged: %s; this handle will not touch it any more",
+    PyErr_Format(state_of(self)->corrupted_error, "queue %R is corrupted: %s; this handle does not touch it any more",
                  self->name, atomic_load(&self->ring.broken));
     return NULL;
 }
@@ -24,19 +24,31 @@ static PyObject *raise_shut_down(RingObject *self)
     return NULL;
 }
 
-PyObject *raise_never_fits(RingObject *self, size_t length)
+/* What messages.py makes of these arguments; both engines say the same. */
+static PyObject *call_messages(const char *function, PyObject *arguments)
 {
-    PyObject *limits = PyImport_ImportModule("shmqueue.limits");
-    PyObject *error = NULL;
-    if (limits != NULL) {
-        error = PyObject_CallMethod(limits, "never_fits", "OnKI", self->name, (Py_ssize_t)length,
-                                    (unsigned long long)self->ring.capacity, (unsigned int)self->ring.limit);
-    }
+    PyObject *messages = arguments != NULL ? PyImport_ImportModule("shmqueue.messages") : NULL;
+    PyObject *called = messages != NULL ? PyObject_GetAttrString(messages, function) : NULL;
+    PyObject *result = called != NULL ? PyObject_CallObject(called, arguments) : NULL;
+    Py_XDECREF(called);
+    Py_XDECREF(messages);
+    Py_XDECREF(arguments);
+    return result;
+}
+
+static void raise_message(const char *function, PyObject *arguments)
+{
+    PyObject *error = call_messages(function, arguments);
     if (error != NULL) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
     }
-    Py_XDECREF(error);
-    Py_XDECREF(limits);
+}
+
+PyObject *raise_never_fits(RingObject *self, size_t length)
+{
+    raise_message("never_fits", Py_BuildValue("(OnKI)", self->name, (Py_ssize_t)length,
+                                              (unsigned long long)self->ring.capacity, (unsigned int)self->ring.limit));
     return NULL;
 }
 
@@ -47,6 +59,24 @@ PyObject *raise_lost(RingObject *self)
                  "and the queue's name is gone",
                  self->name);
     return NULL;
+}
+
+void raise_locked(RingObject *self, bool is_put)
+{
+    raise_message("lock_timed_out", Py_BuildValue("(Oi)", self->name, (int)is_put));
+}
+
+void tell_items_put(size_t put, size_t count)
+{
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *done = call_messages("tell_items_put", Py_BuildValue("(Onn)", error, (Py_ssize_t)put, (Py_ssize_t)count));
+    if (done == NULL) {
+        PyErr_Clear(); /* the first one is what matters */
+    }
+    Py_XDECREF(done);
+    PyErr_Restore(type, error, traceback);
 }
 
 bool count_is(const char *method, Py_ssize_t given, Py_ssize_t wanted)
@@ -135,7 +165,7 @@ int after(RingObject *self, enum ring_status status)
         PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, self->name);
         return -1;
     }
-    if (status == RING_DEADLINE) {
+    if (status == RING_DEADLINE || status == RING_LOCKED) {
         return 0;
     }
     if (PyErr_CheckSignals() != 0) {

@@ -297,6 +297,10 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
             if (status == RING_EMPTY) {
                 continue;
             }
+            if (status == RING_LOCKED) {
+                raise_locked(self, false);
+                return NULL;
+            }
         }
         again = after(self, status);
         if (again == 1) {
@@ -397,7 +401,7 @@ static bool many_from(RingObject *self, PyObject *number, PyObject *truth_of_blo
         return false;
     }
     if (*most < 1) {
-        PyErr_SetString(PyExc_ValueError, "there is no taking of less than one record");
+        PyErr_Format(PyExc_ValueError, "max_items must be at least 1, not %zd", *most);
         return false;
     }
     return is_open(self);

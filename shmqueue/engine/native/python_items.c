@@ -271,7 +271,8 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
     }
     while (done > 0 && put < items->count) { /* TOO_MANY: again, with fewer */
         if (!is_open(self)) {
-            return -1;
+            done = -1;
+            break;
         }
         size_t fitting = ring_fitting(&self->ring, items->records + put, items->count - put), bytes = 0;
         for (size_t i = put; i < put + fitting; i++) {
@@ -279,11 +280,15 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
         }
         PyObject *left = timeout_until(deadline);
         if (left == NULL) {
-            return -1;
+            done = -1;
+            break;
         }
         done = put_records(self, items->records + put, fitting, bytes, block, left);
         Py_DECREF(left);
         put += done == 1 ? fitting : 0;
+    }
+    if (done < 0 && put > 0) {
+        tell_items_put(put, items->count);
     }
     return done < 0 ? -1 : (Py_ssize_t)put;
 }

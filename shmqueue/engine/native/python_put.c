@@ -123,6 +123,10 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
         if (status == RING_TOO_MANY) {
             return TOO_MANY;
         }
+        if (status == RING_LOCKED) {
+            raise_locked(self, true);
+            return -1;
+        }
         int again = after(self, status);
         if (again != 1) {
             return again;

@@ -78,6 +78,12 @@ PyObject *raise_broken(RingObject *self);
 PyObject *raise_lost(RingObject *self);
 PyObject *raise_never_fits(RingObject *self, size_t length);
 
+/* Says that a call could not have the lock of its side in time. */
+void raise_locked(RingObject *self, bool is_put);
+
+/* Adds to the exception that is set how many of several items were put before it. */
+void tell_items_put(size_t put, size_t count);
+
 /* False, or -1, always means that an exception is set. */
 bool count_is(const char *method, Py_ssize_t given, Py_ssize_t wanted);
 bool method_from(PyObject *number, uint32_t *method);

@@ -221,6 +221,10 @@ static int wait_for_item(RingObject *self, struct take *take, bool block, PyObje
         if (status == RING_OK) {
             return 1;
         }
+        if (status == RING_LOCKED) {
+            raise_locked(self, false);
+            return -1;
+        }
         again = status == RING_EMPTY ? 1 : after(self, status);
     }
     return again < 0 ? -1 : 0;

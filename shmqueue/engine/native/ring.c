@@ -67,7 +67,7 @@ enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct sel
     case LOCK_BUSY:
         return RING_BUSY;
     case LOCK_DEADLINE:
-        return RING_DEADLINE;
+        return RING_LOCKED;
     case LOCK_OWN:
         return RING_KEPT;
     default:

@@ -16,7 +16,8 @@ enum ring_status {
     RING_EMPTY,       /* nothing to take */
     RING_FULL,        /* no room now */
     RING_BUSY,        /* the side's lock is taken, or memory must be allocated, and the caller did not want to wait */
-    RING_DEADLINE,    /* the deadline came while waiting */
+    RING_DEADLINE,    /* the deadline came while waiting for an item, for room, or for the end */
+    RING_LOCKED,      /* the deadline came while waiting for a side's lock */
     RING_INTERRUPTED, /* a signal, a slice is over, or it took many attempts: look around and call again */
     RING_MISMATCH,    /* the first record is not the one that was prepared for */
     RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */

@@ -76,7 +76,7 @@ static inline const char *survivor_puts(struct scene *scene, struct model *model
     if (status == RING_BUSY) {
         return "a put finds the lock taken, and everybody is gone";
     }
-    if (status == RING_DEADLINE) {
+    if (status == RING_DEADLINE || status == RING_LOCKED) {
         return "wedged: a put does not get through";
     }
     if (status == RING_FULL) {
@@ -102,7 +102,7 @@ static inline const char *survivor_takes(struct scene *scene, struct model *mode
     if (status == RING_BUSY) {
         return "a get finds the lock taken, and everybody is gone";
     }
-    if (status == RING_DEADLINE) {
+    if (status == RING_DEADLINE || status == RING_LOCKED) {
         return "wedged: a get does not get through";
     }
     if (status == RING_MISMATCH) {

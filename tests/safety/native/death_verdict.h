@@ -76,6 +76,7 @@ static inline const char *await_helper(const struct scene *scene, struct helper 
     case RING_MISMATCH:
         return "the live process takes an item that is not the bytes that were put";
     case RING_DEADLINE:
+    case RING_LOCKED:
         return "wedged: the live process does not get through";
     default:
         return "the live process cannot go on: the queue is broken";

@@ -295,7 +295,7 @@ static void call(struct handle *handle)
     if (late > LATE_NS) {
         fault("a call came back %lld ms after its deadline", (long long)(late / 1000000));
     }
-    if (status > RING_SHUT || status == RING_CLOSED || status == RING_UNMAPPED || status == RING_MISMATCH) {
+    if (status > RING_TOO_MANY || status == RING_CLOSED || status == RING_UNMAPPED || status == RING_MISMATCH) {
         fault("a call had status %d", (int)status);
     }
     if (status == RING_BROKEN && !ring_is_poisoned(&handle->ring)) {

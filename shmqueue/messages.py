@@ -1,11 +1,11 @@
-"""Items that can never fit: what both engines say of them, in their user's terms."""
+"""Errors that both engines raise, in their user's terms."""
 
 from __future__ import annotations
 
-from shmqueue.exceptions import ShmQueueValueError
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueError, ShmQueueFull, ShmQueueValueError
 from shmqueue.segment import BY_MAX_BYTES, BY_MEMORY, directory
 
-__all__ = ["LENGTH_MOST", "never_fits", "require_possible_length"]
+__all__ = ["LENGTH_MOST", "lock_timed_out", "never_fits", "require_possible_length", "tell_items_put"]
 
 LENGTH_MOST = 0xFFFFFFFF
 """Bytes of the largest payload: its length is a number of 32 bits."""
@@ -44,6 +44,27 @@ def never_fits(name: str, length: int, capacity: int, limit: int) -> ShmQueueVal
         f"item of {length} bytes can never fit: queue {name!r} holds {capacity} bytes ({who}), "
         "and an item takes 8 bytes more than its own"
     )
+
+
+def lock_timed_out(name: str, is_put: bool) -> ShmQueueFull | ShmQueueEmpty:
+    """The error for a call that could not have the lock of the producers (``is_put``) or of the consumers in time."""
+    if is_put:
+        return ShmQueueFull(
+            f"queue {name!r}: its producers' lock was not released in time, nothing was put: "
+            "the process that holds it is stopped, or copies a large item"
+        )
+    return ShmQueueEmpty(
+        f"queue {name!r}: its consumers' lock was not released in time, nothing was taken: "
+        "the process that holds it is stopped, copies a large item, or reads one with get_view()"
+    )
+
+
+def tell_items_put(error: BaseException, put: int, count: int) -> None:
+    """Add to an error how many of the items of a ``put_many`` were put before it."""
+    if put > 0:
+        error.items_put = put  # type: ignore[attr-defined]
+        if isinstance(error, ShmQueueError):
+            error.args = (f"{error}; {put} of {count} items were put",)
 
 
 def _above_four_gib(length: int) -> str:
