@@ -7,13 +7,12 @@ is closed by itself: it says that this process will not use it, and takes nothin
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from multiprocessing import process
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueNotInitializedError, ShmQueueShutDown
 from shmqueue.pickling import Payload
+from shmqueue.segment import READER, WRITER
 from shmqueue.threads import new_lock
 
 from ._port import Port
@@ -30,6 +29,7 @@ class _End:
 
     readable = False
     writable = False
+    role: int
 
     def __init__(self, port: Port) -> None:
         self._port = port
@@ -41,7 +41,15 @@ class _End:
         return self._is_closed or not self._port.handle.is_open
 
     def close(self) -> None:
-        """Do not use this end in this process any more. Again is harmless."""
+        """Do not use this end in this process any more, by the queue's methods neither. Idempotent.
+
+        When no process is left that could use it, calls at the other end do not block for ever: see ``_closed_ends``.
+
+        Raises:
+            NotImplementedError: they would, on this system.
+        """
+        if not self.closed:
+            self._port.close_end(self.role)
         self._is_closed = True
 
     def __enter__(self) -> Any:
@@ -62,6 +70,7 @@ class Reader(_End):
     """The end from which items come."""
 
     readable = True
+    role = READER
 
     def __init__(self, port: Port) -> None:
         super().__init__(port)
@@ -82,10 +91,10 @@ class Reader(_End):
             seconds = None if timeout is None else max(0.0, real_seconds(timeout))
             block = seconds is None or seconds > 0
             if not self.reserves:
-                return port.engine.wait(True, seconds)
+                return port.wait_for_item(seconds)
             try:
                 self._reserved = port.get(block, seconds)
-            except ShmQueueShutDown:
+            except (ShmQueueShutDown, EOFError):
                 return True  # recv does not wait: it raises
             except ShmQueueEmpty:
                 return False  # another process has the lock
@@ -112,7 +121,7 @@ class Reader(_End):
         record, self._reserved = self._reserved, None
         self.reserves = False
         if record is not None:
-            self._port.put(*record, True, None)
+            self._port.put_back(*record)
 
     def _record(self) -> tuple[int, bytes]:
         port = self._open_port()
@@ -131,6 +140,7 @@ class Writer(_End):
     """The end into which items go."""
 
     writable = True
+    role = WRITER
 
     def send(self, obj: Any) -> None:
         """Put an item; wait for room."""
@@ -144,48 +154,11 @@ class Writer(_End):
             raise ValueError(f"offset {offset} and size {size} do not lie in a buffer of {len(view)} bytes")
         self._put(1, bytes(view[offset:end]))
 
-    def close(self) -> None:
-        """Do not use this end in this process any more. Again is harmless.
-
-        On a pipe a get then ends with EOFError when the last process that could write has ended. Here it does so when
-        this process's parent has: it is for this that the workers of a ``Pool`` close it.
-        """
-        parent = process.parent_process()
-        if parent is not None and not self.closed:
-            self._port.go_by(self._port.put, _until_end_of(parent, self._port.get))
-        super().close()
-
     def _put(self, method: int, payload: Payload) -> None:
         try:
             self._open_port().put(method, payload, True, None)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
-
-
-_Get = Callable[[bool, "float | None"], "tuple[int, bytes] | None"]
-
-_LOOK_FOR_PARENT = 1.0  # seconds
-
-
-def _until_end_of(parent: Any, get: _Get) -> _Get:
-    """A get that ends with EOFError when nothing is left to take and the parent process does not live any more."""
-    above = os.getppid()  # the parent or its fork server; siblings may keep a dead parent's sentinel open
-
-    def get_until_then(block: bool, timeout: float | None) -> tuple[int, bytes] | None:
-        if not block or timeout is not None:
-            return get(block, timeout)
-        while True:
-            lives = parent.is_alive() and os.getppid() == above
-            try:
-                record = get(True, _LOOK_FOR_PARENT if lives else 0)
-            except ShmQueueEmpty:
-                continue  # another process has the lock, so it is not known that nothing is left
-            if record is not None:
-                return record
-            if not lives:
-                raise EOFError("the parent process has ended")
-
-    return get_until_then
 
 
 class ReadersLock:

@@ -21,6 +21,7 @@ from shmqueue.serialization import unpack_plain
 from shmqueue.threads import WeakRegistry
 
 from ._absent import ListsWhatIsThere
+from ._closed_ends import ClosedEnds
 from ._serialization import Record
 from ._waiting import look_in_wait
 from ._watcher import Watcher
@@ -84,22 +85,54 @@ class Port:
         self.engine = handle.engine
         self._watcher: Watcher | None = None
         self._items = items_of(handle.engine)
-        self._go_straight()
+        self._closed_ends: ClosedEnds | None = None
+        self._choose_way()
 
-    def _go_straight(self) -> None:
-        self.put, self.get = self.engine.put, self.engine.get
-        self.put_item, self.get_item = self._items.put_item, self._items.get_item
-        allow_fast_paths(self.engine, True)
-
-    def go_by(
-        self,
-        put: Callable[[int, Payload, bool, float | None], bool],
-        get: Callable[[bool, float | None], tuple[int, bytes] | None],
-    ) -> None:
-        """Put and get everything by these instead of the engine's own."""
-        allow_fast_paths(self.engine, False)
+    def _choose_way(self) -> None:
+        """Put and get by the engine's own methods, or by what has to be done beside them."""
+        ends = self._closed_ends
+        allow_fast_paths(self.engine, self._watcher is None and (ends is None or ends.may_be_fast))
+        if self._watcher is None and ends is None:
+            self.put, self.get = self.engine.put, self.engine.get
+            self.put_item, self.get_item = self._items.put_item, self._items.get_item
+            return
+        put, get = self.engine.put, self.engine.get
+        if self._watcher is not None:
+            put, get = self._watcher.put, self._watcher.get
+        if ends is not None:
+            put, get = ends.route(put, get)
         self.put, self.get = put, get
         self.put_item, self.get_item = as_put_item(put), as_get_item(get)
+
+    def close_end(self, role: int) -> None:
+        """Do not put (WRITER) or get (READER) in this process any more, and have the other one end when nobody does.
+
+        Raises:
+            NotImplementedError: it would never end.
+        """
+        ends = self._closed_ends or ClosedEnds(self.handle.segment)
+        ends.close(role)
+        self._closed_ends = ends
+        self._choose_way()
+        self._watch_for_end()
+
+    def put_back(self, method: int, payload: Payload) -> None:
+        """Put what was taken at the queue's end, whether this process still puts or not."""
+        self.engine.put(method, payload, True, None)
+        self._look()
+
+    def wait_for_item(self, timeout: float | None) -> bool:
+        """Whether a get would return or raise at once, within ``timeout`` seconds."""
+        if self._closed_ends is None:
+            return self.engine.wait(True, timeout)
+        try:
+            return self._closed_ends.until_end(lambda seconds: self.engine.wait(True, seconds), timeout)
+        except EOFError:
+            return True
+
+    def _watch_for_end(self) -> None:
+        if self._watcher is not None and self._closed_ends is not None:
+            self._watcher.watch_for_end(self._closed_ends.is_over)
 
     @property
     def name(self) -> str:
@@ -131,6 +164,8 @@ class Port:
             ShmQueueFull: there was no room in time; its ``items_put`` says how many were put.
         """
         count = len(items)  # now: later there may be no memory for the number, and all is put
+        if self._closed_ends is not None:
+            self._closed_ends.require_writer()
         try:
             put = self._items.put_items(items, block, timeout, True, dump)
         finally:
@@ -148,8 +183,13 @@ class Port:
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could.
         """
         most = require_int("max_items", most, least=1)
+
+        def attempt(seconds: float | None) -> list[Any] | tuple[list[Any]]:
+            return self._items.get_items(most, True, seconds, unpack_plain)
+
         try:
-            items = self._items.get_items(most, True, timeout, unpack_plain)
+            ends = self._closed_ends
+            items = attempt(timeout) if ends is None else ends.until_end(attempt, timeout)
         finally:
             self._look()
         if not items:
@@ -173,10 +213,11 @@ class Port:
             if watcher is None:
                 look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
-                self.go_by(watcher.put, watcher.get)
-                watcher.start()
                 self._watcher = watcher
+                self._choose_way()
+                watcher.start()
                 _watched.add(self)
+                self._watch_for_end()
         watcher.look()
         return watcher.fileno()
 
@@ -210,7 +251,7 @@ class Port:
         """The watcher's thread stayed with the parent, and so must its descriptor."""
         watcher, self._watcher = self._watcher, None
         if not isinstance(self.engine, _Closed):
-            self._go_straight()
+            self._choose_way()
         if watcher is not None:
             watcher.abandon()
 

@@ -26,6 +26,7 @@ __all__ = ["Watcher"]
 
 _PACE = 0.001  # seconds between looks at a queue that is not empty: to wait for its end would slow down every get
 _SLOWEST_PACE = 0.05
+_END_PACE = 0.2  # seconds between looks whether a process is left that could put
 
 
 class Watcher:
@@ -44,10 +45,28 @@ class Watcher:
         self._nudge = new_lock()  # open: the thread is to look now. Unlike an Event it may be interrupted
         self._nudge.acquire()
         self._is_closed = False
+        self._is_over = False
 
     def start(self) -> None:
         """Start the thread that keeps the descriptor true. ``look`` makes it so."""
         start_daemon_thread(self._watch)
+
+    def watch_for_end(self, is_over: Callable[[], bool]) -> None:
+        """Make the descriptor true for good once ``is_over`` returns True: a get does not wait, it raises."""
+
+        pause = new_lock()
+        pause.acquire()
+
+        def watch() -> None:
+            try:
+                while not self._is_closed and not is_over():
+                    pause.acquire(timeout=_END_PACE)
+                self._is_over = not self._is_closed
+                self.look()
+            except (ShmQueueNotInitializedError, ShmQueueCorruptedError):
+                pass
+
+        start_daemon_thread(watch)
 
     def fileno(self) -> int:
         """The descriptor; -1 when closed. Another one if the program has closed the last one."""
@@ -103,7 +122,7 @@ class Watcher:
 
     def _is_ready(self) -> bool:
         try:
-            return self._engine.wait(True, 0)
+            return self._is_over or self._engine.wait(True, 0)
         except ShmQueueNotInitializedError:
             return False
         except ShmQueueCorruptedError:

@@ -8,6 +8,7 @@ import logging.handlers
 import multiprocessing.connection
 import os
 import queue
+import signal
 import time
 from typing import Any
 
@@ -194,3 +195,32 @@ def watch(q: Any, report: Any) -> None:
     source = getattr(q, "_reader", q)
     report.put(("empty", is_readable(source), is_readable(source, 0.05)))
     report.put(("item", is_readable(source, PATIENCE), q.get(), is_readable(source)))
+
+
+def put_several(q: Any, count: int) -> None:
+    for number in range(count):
+        q.put(number)
+
+
+def put_and_be_killed(q: Any, count: int) -> None:
+    put_several(q, count)
+    if hasattr(q, "close") and hasattr(q, "join_thread"):
+        q.close()
+        q.join_thread()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def read_to_the_end(q: Any, report: Any) -> None:
+    q._writer.close()
+    items = []
+    try:
+        while True:
+            items.append(q.get())
+    except EOFError:
+        report.put(items)
+
+
+def close_writer_and_be_killed(q: Any, ready: Any) -> None:
+    q._writer.close()
+    ready.put(True)
+    time.sleep(PATIENCE)

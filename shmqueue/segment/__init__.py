@@ -26,6 +26,7 @@ from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
 from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, remove_unarrived, sweep_orphans
+from shmqueue.segment.roles import READER, WRITER
 from shmqueue.segment.transit import Note
 
 __all__ = [
@@ -35,7 +36,9 @@ __all__ = [
     "HEADER_SIZE",
     "KEEP",
     "PRIVATE",
+    "READER",
     "SYSTEM_PAGESIZE",
+    "WRITER",
     "Contents",
     "DirectoryProbe",
     "Header",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.segment import transit
+from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.files import (
@@ -64,6 +64,7 @@ class Segment:
         self._descriptor = Descriptor(fd)
         self._is_open = True
         self.is_wanted = True  # set to False before what is done to close it: then a forked child does not hold it
+        self._renounced: set[int] = set()
         self._make_anchor: Callable[[int], Anchor] | None = None
         self._anchor: Anchor | None = None
         _live.add(self)
@@ -147,6 +148,37 @@ class Segment:
                 take_name_away(fresh, self.path)
             finally:
                 os.close(fresh)
+
+    def renounce(self, role: int) -> bool:
+        """Have this handle's process not count any more as one with a role, ``roles.WRITER`` or ``roles.READER``.
+
+        Returns False, and changes nothing, where the kernel does not tell which processes have the segment open.
+        """
+        with changing():
+            # On a new description: a child that is being started has the old one until it has a handle of its own.
+            fresh = self._fresh() if role not in self._renounced else None
+            if fresh is not None:
+                lock_shared(fresh, self.path)
+                if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
+                    os.close(fresh)
+                    return False
+                self._renounced.add(role)
+                self._hold_by(fresh)
+            return role in self._renounced
+
+    def others_with(self, role: int) -> bool | None:
+        """Whether a process may have a role that this handle has renounced; None where the kernel does not tell.
+
+        It looks twice, for a pickled queue may arrive between a look at the handles and one at the notes in transit.
+        """
+        for _ in range(2):
+            fd = self.fileno()
+            count = roles.count_without(fd, self.path, role) if fd >= 0 else None
+            if count is None:
+                return None
+            if count > 0 or transit.is_awaited(fd):
+                return True
+        return False
 
     def depart(self) -> transit.Note | None:
         """Have the file outlive its last handle for a while: a pickled queue is on its way, with what this returns."""
@@ -235,6 +267,8 @@ class Segment:
             return fresh
 
     def _hold_by(self, fd: int) -> None:
+        for role in self._renounced:
+            roles.mark(fd, role)
         inherited, self._descriptor = self._descriptor, Descriptor(fd)
         self._renew_anchor()
         inherited.close()

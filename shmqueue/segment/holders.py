@@ -6,7 +6,7 @@ import os
 
 from shmqueue.segment.header import SYSTEM_PAGESIZE
 
-__all__ = ["holders_of"]
+__all__ = ["holders_of", "locks_of"]
 
 
 def holders_of(path: str) -> list[int]:
@@ -15,26 +15,42 @@ def holders_of(path: str) -> list[int]:
     A process that holds it twice is listed twice. Where there is no /proc/locks the list is empty.
     """
     try:
-        status = os.stat(path, follow_symlinks=False)
-        table = _lock_table()
+        locks = _shared_locks(os.stat(path, follow_symlinks=False), path)
     except OSError:
         return []
-    pids = _holders_in(table, os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
-    if not pids:
+    return sorted(pid for kind, pid, _ in locks if kind == "FLOCK")
+
+
+def locks_of(fd: int, path: str) -> list[tuple[str, str]]:
+    """The shared locks on the file behind ``fd``, which has or had this path.
+
+    Returns:
+        For each its kind, FLOCK or (for a record lock) OFDLCK, and its first byte.
+    """
+    try:
+        return [(kind, start) for kind, _, start in _shared_locks(os.fstat(fd), path)]
+    except OSError:
+        return []
+
+
+def _shared_locks(status: os.stat_result, path: str) -> list[tuple[str, int, str]]:
+    table = _lock_table()
+    locks = _locks_in(table, os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    if not locks:
         mounted = _device_of_mount(os.path.dirname(path))
         if mounted is not None and mounted != (os.major(status.st_dev), os.minor(status.st_dev)):
-            pids = _holders_in(table, *mounted, status.st_ino)
-    return sorted(pids)
+            locks = _locks_in(table, *mounted, status.st_ino)
+    return locks
 
 
-def _holders_in(table: str, major: int, minor: int, inode: int) -> list[int]:
+def _locks_in(table: str, major: int, minor: int, inode: int) -> list[tuple[str, int, str]]:
     file = f"{major:02x}:{minor:02x}:{inode}"
-    pids = []
+    locks = []
     for line in table.splitlines():
         fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; who still waits has "->" after the 1:
-        if len(fields) >= 6 and fields[1] == "FLOCK" and fields[3] == "READ" and fields[5] == file:
-            pids.append(int(fields[4]))
-    return pids
+        if len(fields) >= 7 and fields[3] == "READ" and fields[5] == file:
+            locks.append((fields[1], int(fields[4]), fields[6]))
+    return locks
 
 
 def _device_of_mount(where: str) -> tuple[int, int] | None:

@@ -1,0 +1,177 @@
+"""When a process has closed one end of a queue's pipe, calls at the other end do not outlast the last process there."""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+import pickle
+import queue
+from typing import Any
+
+import children
+import pytest
+from support import PATIENCE, Call, Opener, asleep, running, succeed, wait_until
+
+from shmqueue.segment import roles
+
+
+@pytest.fixture(params=["Queue", "JoinableQueue", "SimpleQueue"])
+def q(context: Opener, request: pytest.FixtureRequest) -> Any:
+    """A queue of each kind, the standard ones too."""
+    return getattr(context, request.param)()
+
+
+def all_items(q: Any) -> list[Any]:
+    items = []
+    try:
+        while True:
+            items.append(q.get())
+    except EOFError:
+        return items
+
+
+def test_gets_end_with_the_last_process_that_could_put(context: Opener, q: Any) -> None:
+    producers = [context.Process(target=children.put_several, args=(q, 3)) for _ in range(2)]
+    with running(*producers):
+        q._writer.close()
+        assert sorted(Call(all_items, q).result()) == [0, 0, 1, 1, 2, 2]
+        succeed(*producers)
+
+
+def test_gets_end_when_the_last_producer_was_killed(context: Opener, q: Any) -> None:
+    producer = context.Process(target=children.put_and_be_killed, args=(q, 3))
+    with running(producer):
+        q._writer.close()
+        assert Call(all_items, q).result() == [0, 1, 2]
+
+
+def test_consumers_that_all_close_the_writer_do_not_wait_for_each_other(context: Opener, q: Any) -> None:
+    report = context.SimpleQueue()
+    consumers = [context.Process(target=children.read_to_the_end, args=(q, report)) for _ in range(2)]
+    producer = context.Process(target=children.put_several, args=(q, 5))
+    with running(*consumers, producer):
+        q._writer.close()
+        items = [*Call(report.get).result(), *Call(report.get).result()]
+        assert sorted(items) == [0, 1, 2, 3, 4]
+        succeed(*consumers, producer)
+
+
+def test_a_producer_that_is_being_started_is_waited_for(our_context: Opener) -> None:
+    for _ in range(3):
+        q = our_context.Queue()
+        producer = our_context.Process(target=children.put_several, args=(q, 1))
+        with running(producer):
+            q._writer.close()
+            assert Call(all_items, q).result() == [0]
+            succeed(producer)
+        q.close()
+
+
+def test_gets_that_do_not_wait_end_too(mp: Opener) -> None:
+    q = mp.Queue()
+    q._writer.close()
+    for get in (q.get_nowait, lambda: q.get(timeout=PATIENCE), q.get):
+        with pytest.raises(EOFError):
+            Call(get).result()
+
+
+def test_the_reader_sees_the_end(mp: Opener) -> None:
+    q = mp.Queue()
+    q._writer.close()
+    assert multiprocessing.connection.wait([q._reader], timeout=PATIENCE) == [q._reader]
+    assert q._reader.poll()
+    assert q._reader.poll(PATIENCE)
+    with pytest.raises(EOFError):
+        q._reader.recv()
+
+
+def test_a_descriptor_made_before_sees_the_end(mp: Opener) -> None:
+    q = mp.SimpleQueue()
+    assert multiprocessing.connection.wait([q._reader], timeout=0) == []
+    q._writer.close()
+    assert multiprocessing.connection.wait([q._reader], timeout=PATIENCE) == [q._reader]
+
+
+def test_a_batch_ends_too(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    q.put_many([1, 2, 3])
+    q._writer.close()
+    with pytest.raises(OSError, match="handle is closed"):
+        q.put_many([4])
+    assert q.get_many(2) == [1, 2]
+    assert q.get_many(2, timeout=PATIENCE) == [3]
+    with pytest.raises(EOFError):
+        q.get_many(2)
+
+
+def test_a_process_that_closed_the_writer_cannot_put(our_mp: Opener) -> None:
+    for q in (our_mp.Queue(), our_mp.SimpleQueue()):
+        q.put("item")
+        q._writer.close()
+        for put in (lambda q=q: q.put("another"), lambda q=q: q._writer.send("another")):
+            with pytest.raises(OSError, match="handle is closed"):
+                put()
+        q._writer.close()
+        assert q.get() == "item"
+
+
+def test_another_handle_in_the_same_process_can_still_put(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    copy = pickle.loads(pickle.dumps(q))
+    q._writer.close()
+    get = asleep(Call(q.get))
+    copy.put("item")
+    assert get.result() == "item"
+    copy.close()
+    with pytest.raises(EOFError):
+        q.get()
+
+
+def test_a_queue_in_transit_may_still_be_put_to(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    pickled = pickle.dumps(q)
+    q._writer.close()
+    with pytest.raises(queue.Empty):
+        q.get_nowait()
+    copy = pickle.loads(pickled)
+    with pytest.raises(queue.Empty):
+        q.get_nowait()
+    copy.close()
+    with pytest.raises(EOFError):
+        q.get_nowait()
+
+
+def test_a_queue_without_a_name_ends_too(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    q.put("item")
+    q._port.handle.segment.unlink()
+    q._writer.close()
+    assert Call(all_items, q).result() == ["item"]
+
+
+def test_a_put_ends_with_the_last_process_that_could_get(context: Opener) -> None:
+    q, ready = context.SimpleQueue(), context.SimpleQueue()
+    consumer = context.Process(target=children.close_writer_and_be_killed, args=(q, ready))
+    with running(consumer):
+        assert ready.get()
+        q._reader.close()
+
+        def put_until_it_fails() -> None:
+            while True:
+                q.put(bytes(10_000))
+
+        put = Call(put_until_it_fails)
+        wait_until(lambda: not put.is_alive() or put.is_asleep(), "the queue is full")
+        consumer.kill()
+        with pytest.raises(BrokenPipeError):
+            put.result()
+
+
+def test_a_system_that_cannot_tell_refuses(our_mp: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roles, "mark", lambda fd, role: False)
+    q = our_mp.Queue()
+    with pytest.raises(NotImplementedError, match=r"_writer .* get\(\) could never raise EOFError; send an item"):
+        q._writer.close()
+    with pytest.raises(NotImplementedError, match=r"_reader .* put\(\) could never raise BrokenPipeError"):
+        q._reader.close()
+    q.put("item")
+    assert q.get() == "item"
