@@ -1,8 +1,8 @@
 """Items to records and back, as the adapters promise it: what comes back is what was put, as pickle would have it.
 
 msgpack (record method 0) is used only for exact None, bool, int of 64 bits, float, str and bytes, and by the native
-engine (methods 0 and 2) for lists, dicts and tuples of those, up to 64 KiB, in which none of these stands twice and
-there are 16 of them at most; pickle (method 1) for all else.
+engine (methods 0 and 2) for lists, dicts and tuples of those, up to 64 KiB, in which none of these stands twice; pickle
+(method 1, or 3 with buffers beside it) for all else.
 Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of pickling and
 unpickling are raised as they are.
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copyreg
 import pickle
+import struct
 import sys
 from collections.abc import Callable
 from multiprocessing import context, reduction
@@ -23,7 +24,7 @@ from typing import Any
 from shmqueue import pickling
 from shmqueue.exceptions import ShmQueueDeserializationError
 from shmqueue.messages import require_possible_length
-from shmqueue.pickling import Beside, Payload
+from shmqueue.pickling import BUFFER_LEAST, BUFFERS_MOST, Beside, Payload
 from shmqueue.serialization import LOADERS, PLAIN, pack_plain, unpack_plain
 
 __all__ = [
@@ -78,6 +79,56 @@ _Reducers = dict[Any, Any]
 _ForkingPickler: Any = ForkingPickler  # its table is nobody's declared interface
 
 
+class _ReadOnlyError(Exception):
+    """A read-only buffer would have to stand in the pickle, and arrive read-only."""
+
+
+class _Beside(Beside):
+    """Leaves read-only buffers out of the pickle, too: by multiprocessing's protocol, below 5, they arrive writable."""
+
+    __slots__ = ("read_only",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_only = 0
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        try:
+            view = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        read_only = view.readonly and pickle.DEFAULT_PROTOCOL < 5
+        if view.nbytes < BUFFER_LEAST or len(self.views) == BUFFERS_MOST:
+            view.release()
+            if read_only:
+                raise _ReadOnlyError
+            return True
+        self.read_only += read_only
+        self.views.append(view)
+        return False
+
+    def writable(self, pickled: bytes) -> bytes:
+        """The pickle without its wish that buffers are read-only: two opcodes that follow each other, for each.
+
+        They are found if these bytes stand nowhere else. Their frame, which must be the only one, becomes shorter.
+        """
+        (length,) = _FRAME.unpack_from(pickled, len(_FRAME_OPCODES))
+        end = len(_FRAME_OPCODES) + _FRAME.size
+        if (
+            not pickled.startswith(_FRAME_OPCODES)
+            or length != len(pickled) - end
+            or pickled.count(_NEXT_READ_ONLY) != self.read_only
+        ):
+            raise _ReadOnlyError
+        rest = pickled[end:].replace(_NEXT_READ_ONLY, _NEXT_READ_ONLY[:1])
+        return _FRAME_OPCODES + _FRAME.pack(len(rest)) + rest
+
+
+_FRAME_OPCODES = b"\x80\x05\x95"  # PROTO 5, FRAME
+_FRAME = struct.Struct("<Q")
+_NEXT_READ_ONLY = b"\x97\x98"  # NEXT_BUFFER, READONLY_BUFFER
+
+
 class _Pickler:
     """A ForkingPickler that can be used again, what it writes to, and the reducers it was made with."""
 
@@ -88,7 +139,7 @@ class _Pickler:
         self.write = self.chunks.append
         self.own: _Reducers = dict(_ForkingPickler._extra_reducers)
         self.common: _Reducers = dict(copyreg.dispatch_table)
-        self.beside = Beside()
+        self.beside = _Beside()
         pickler = ForkingPickler(self, pickle.HIGHEST_PROTOCOL, True, self.beside)
         self.dump: Callable[[Any], None] = pickler.dump
         self.forget: Callable[[], None] = pickler.clear_memo
@@ -110,10 +161,16 @@ def _pickle(item: Any) -> Record:
     except IndexError:
         pickler = _Pickler()
     chunks = pickler.chunks
-    pickler.dump(item)
-    pickled = b"".join(chunks)
-    if pickler.beside.views:
-        return _PICKLE_BUFFERS, pickler.beside.payload(pickled)
+    beside = pickler.beside
+    try:
+        pickler.dump(item)
+        pickled = b"".join(chunks)
+        if beside.read_only:
+            pickled = beside.writable(pickled)
+    except _ReadOnlyError:
+        return _PICKLE, bytes(ForkingPickler.dumps(item))
+    if beside.views:
+        return _PICKLE_BUFFERS, beside.payload(pickled)
     if len(pickled) <= _KEPT_PICKLE:
         chunks.clear()
         pickler.forget()

@@ -1,8 +1,11 @@
 """Pickle with large buffers beside it (PEP 574), so that each is copied once on its way in and once on its way out.
 
 A payload of this kind is  buffers | pickle | u64 index[count] | u32 count . Each buffer begins at a multiple of 64
-bytes from the payload's start; its index entry is its length in bytes, with the highest bit set if it was read-only.
-Objects that are loaded from it live in the memory that it was received in.
+bytes from the payload's start; its index entry is its length in bytes. (The pickle itself says which of them it wants
+read-only.)
+
+A buffer that makes up a good part of the payload stays in the memory that it was received in. All others are loaded
+into memory of their own: an object that is kept keeps no more than a few times its size.
 """
 
 from __future__ import annotations
@@ -12,16 +15,16 @@ import struct
 from collections.abc import Callable
 from typing import Any, Union
 
-__all__ = ["Beside", "Buffer", "Payload", "dumps", "loads"]
+__all__ = ["BUFFERS_MOST", "BUFFER_LEAST", "Beside", "Buffer", "Payload", "dumps", "loads"]
 
 Buffer = Union[bytes, bytearray, memoryview]
 Payload = Union[Buffer, "tuple[Buffer, ...]"]
 """A payload in one piece, or its parts in their order."""
 
-_LEAST = 4096  # bytes: a smaller buffer is copied into the pickle at less than it costs to keep it apart
-_MOST = 16  # buffers of one item that are kept apart
+BUFFER_LEAST = 4096  # bytes: a smaller buffer is copied into the pickle at less than it costs to keep it apart
+BUFFERS_MOST = 16  # buffers of one item that are kept apart
 _ALIGNMENT = 64  # bytes
-_READ_ONLY = 1 << 63
+_SHARE = 4  # a buffer of at least the payload's length, divided by this, stays in it
 _COUNT = struct.Struct("<I")
 _PADDING = bytes(_ALIGNMENT)
 
@@ -40,7 +43,7 @@ class Beside:
             view = buffer.raw()
         except BufferError:  # not contiguous
             return True
-        if view.nbytes < _LEAST or len(self.views) == _MOST:
+        if view.nbytes < BUFFER_LEAST or len(self.views) == BUFFERS_MOST:
             view.release()
             return True
         self.views.append(view)
@@ -54,7 +57,7 @@ class Beside:
             parts.append(view)
             if gap := -view.nbytes % _ALIGNMENT:
                 parts.append(_PADDING[:gap])
-            index.append(view.nbytes | (_READ_ONLY if view.readonly else 0))
+            index.append(view.nbytes)
         trailer = struct.pack(f"<{len(index)}Q", *index) + _COUNT.pack(len(index))
         return (*parts, pickled + trailer)
 
@@ -69,23 +72,26 @@ def dumps(data: Any) -> tuple[bool, Payload]:
 def loads(payload: Buffer, load: Callable[..., Any] = pickle.loads) -> Any:
     """The item of a payload with buffers.
 
+    Args:
+        payload: if it is a bytearray, objects may live in it.
+        load: unpickles.
+
     Raises:
         ValueError: the payload contradicts itself.
         Exception: whatever unpickling raises.
     """
-    view = memoryview(bytearray(payload) if isinstance(payload, bytes) else payload)
+    view = memoryview(payload)
     end = len(view) - _COUNT.size
     count = _COUNT.unpack_from(view, end)[0] if end >= 0 else 0
     pickle_end = end - 8 * count
     if pickle_end < 0:
         raise ValueError(f"a pickle with {count} buffers does not fit in {len(view)} bytes")
-    buffers = []
+    buffers: list[Buffer] = []
     offset = 0
-    for entry in struct.unpack_from(f"<{count}Q", view, pickle_end):
-        length = entry & ~_READ_ONLY
+    for length in struct.unpack_from(f"<{count}Q", view, pickle_end):
         if length > pickle_end - offset:
             raise ValueError(f"a buffer of {length} bytes does not fit in {len(view)} bytes")
         buffer = view[offset : offset + length]
-        buffers.append(buffer.toreadonly() if entry & _READ_ONLY else buffer)
+        buffers.append(bytearray(buffer) if view.readonly or _SHARE * length < len(view) else buffer)
         offset += length + -length % _ALIGNMENT
     return load(view[offset:pickle_end], buffers=buffers)

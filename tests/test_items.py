@@ -1,8 +1,7 @@
-"""What the native engine packs and unpacks itself is what msgpack would; large buffers travel beside their pickle."""
+"""What the native engine packs and unpacks itself is what msgpack would."""
 
 from __future__ import annotations
 
-import pickle
 import struct
 import sys
 import threading
@@ -15,9 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import shmqueue
-from shmqueue import ShmQueue, pickling
-from shmqueue.compat import multiprocessing as compat_multiprocessing
-from shmqueue.compat import queue as compat_queue
+from shmqueue import ShmQueue
 from shmqueue.serialization import LOADERS, Serializer
 
 Make = Callable[..., ShmQueue]
@@ -209,6 +206,7 @@ def test_damaged_lists_and_dicts_are_what_msgpack_says_they_are(make: Make, payl
 @example(payload=b"\x00\x00", method=0)
 @example(payload=b"\xff\xff\xff\xff", method=3)
 @example(payload=bytes(8) + b"\x01\x00\x00\x00", method=3)
+@example(payload=bytes(16) + bytes(8) + b"\x01\x00\x00\x00", method=3)
 def test_any_bytes_are_an_item_or_a_clear_error_and_are_consumed(make: Make, payload: bytes, method: int) -> None:
     q = make()
     for take in (q.get, lambda: q.get_many(1)[0]):
@@ -298,83 +296,3 @@ def test_records_and_large_items_are_taken_side_by_side(make: Make) -> None:
     assert len(records) + len(items) == count
     assert all(record == (0, msgpack.packb(item)) for record in records)
     assert all(one == item for one in items)
-
-
-# ---- buffers beside the pickle ----
-
-
-class Array:
-    """As numpy pickles its arrays."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
-        return type(self), (pickle.PickleBuffer(self.data) if protocol >= 5 else bytes(self.data),)
-
-
-@pytest.fixture(params=["ShmQueue", "queue.Queue", "queue.SimpleQueue", "Queue", "JoinableQueue", "SimpleQueue"])
-def any_queue(request: pytest.FixtureRequest, make: Make, engine: str) -> Any:
-    """A queue of each class, on both engines."""
-    if request.param == "ShmQueue":
-        yield make(max_bytes=1 << 26)
-        return
-    module = compat_queue if "." in request.param else compat_multiprocessing
-    q = getattr(module, request.param.rpartition(".")[2])()
-    yield q
-    q.close()
-
-
-def test_writable_buffers_arrive_writable_and_read_only_ones_read_only(any_queue: Any) -> None:
-    any_queue.put([Array(bytearray(b"w" * 10_001)), Array(b"r" * 5000), Array(bytearray(b"small"))])
-    writable, read_only, small = any_queue.get()
-    assert bytes(writable.data) == b"w" * 10_001
-    assert bytes(read_only.data) == b"r" * 5000
-    assert bytes(small.data) == b"small"
-    writable.data[0] = 0
-    memory = memoryview(read_only.data)
-    assert memory.readonly
-
-
-def test_what_arrives_is_nobody_elses(any_queue: Any) -> None:
-    data = bytearray(20_000)
-    any_queue.put(Array(data))
-    data[0] = 1
-    any_queue.put(Array(data))
-    first, second = any_queue.get(), any_queue.get()
-    first.data[1] = 7
-    assert (first.data[0], second.data[0], second.data[1]) == (0, 1, 0)
-
-
-def test_more_buffers_than_are_kept_apart(any_queue: Any) -> None:
-    items = [Array(bytearray([i]) * (4096 + i)) for i in range(40)]
-    any_queue.put(items)
-    assert [bytes(array.data) for array in any_queue.get()] == [bytes(array.data) for array in items]
-
-
-def test_buffers_in_a_batch(make: Make, engine: str) -> None:
-    q = make(max_bytes=1 << 26)
-    q.put_many([1, Array(bytearray(b"x" * 9000)), 2])
-    one, array, two = q.get_many(3)
-    assert (one, bytes(array.data), two) == (1, b"x" * 9000, 2)
-
-
-def test_buffers_are_pickle_to_allow_pickle(make: Make, engine: str) -> None:
-    q, careful = make(max_bytes=1 << 26), make(max_bytes=1 << 26, allow_pickle=False)
-    with pytest.raises(shmqueue.ShmQueueSerializationError, match="allow_pickle=False"):
-        careful.put(Array(bytearray(10_000)))
-    q.put(Array(bytearray(10_000)))
-    with pytest.raises(shmqueue.ShmQueueDeserializationError, match="allow_pickle=False"):
-        careful.get()
-
-
-def test_a_buffer_is_aligned_in_what_is_received() -> None:
-    has_buffers, parts = pickling.dumps([Array(bytearray(5000)), Array(bytearray(6000))])
-    assert has_buffers
-    assert isinstance(parts, tuple)
-    received = bytearray(b"".join(parts))
-    first, second = pickling.loads(received, load=lambda pickled, buffers: buffers)
-    start = memoryview(received)
-    assert (first.nbytes, second.nbytes) == (5000, 6000)
-    second[:] = b"2" * 6000
-    assert bytes(start[5056 : 5056 + 6000]) == b"2" * 6000
