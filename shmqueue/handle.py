@@ -250,7 +250,7 @@ class _GrowthLog:
         if error == 0:
             return
         logging.getLogger("shmqueue").warning(
-            "queue %r cannot grow (%s): %s; puts wait until items are taken or memory is freed "
+            "queue %r cannot grow (%s): %s; puts block until items are taken or memory is freed "
             "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
             self._name,
             os.strerror(error),

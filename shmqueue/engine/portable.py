@@ -305,11 +305,11 @@ class PortableEngine:
                 state = self._peek()
             if state is None or ready(state):
                 result = self._locked(attempt, deadline)
+                if result is not None and result is not _LOCKED:
+                    return result
                 if result is _LOCKED:
                     self._require_usable()
                     raise lock_timed_out(self._name, flag == _PUTTERS)
-                if result is not None:
-                    return result
             self._require_usable()
             unmet(clock.monotonic() - began)
             if not block:
