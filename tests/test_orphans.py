@@ -289,11 +289,15 @@ class TestAdopting:
 
     @pytest.mark.usefixtures("native")
     @pytest.mark.parametrize("namespace", [0, 4711])
-    def test_lock_words_of_threads_that_live_again_are_cleared(self, name: str, make: Make, namespace: int) -> None:
+    @pytest.mark.parametrize("whose", ["init's", "this one's"])
+    def test_lock_words_of_threads_that_live_again_are_cleared(
+        self, name: str, make: Make, namespace: int, whose: str
+    ) -> None:
         """As after a power cut, with SHMQUEUE_DIR on a disk: the thread ids are other threads' by then."""
         path = leave_orphan(name, namespace=namespace)
+        thread = 1 if whose == "init's" else os.getpid()
         for offset in (256, 512):
-            write_at(path, offset, struct.pack("=I", os.getppid() | 0x80000000))
+            write_at(path, offset, struct.pack("=I", thread | 0x80000000))
         for offset in (388, 644, 780):
             write_at(path, offset, struct.pack("=I", 1))
         queue = make(name)

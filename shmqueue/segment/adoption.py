@@ -50,12 +50,10 @@ def adopt(fd: int, header: Header, namespace: int, flags: int = 0) -> Header:
 
 
 def _uses(thread: int, inode: int) -> bool:
-    """Whether the thread belongs to a process that maps the file. Where that cannot be seen it does."""
+    """Whether the thread belongs to a process that maps the file, as far as this user may see that."""
     number = str(inode)
     try:
         with open(f"/proc/{thread}/maps", encoding="utf-8", errors="replace") as maps:
             return any(line.split(maxsplit=5)[4:5] == [number] for line in maps)
-    except PermissionError:
-        return True
     except OSError:
         return False

@@ -41,9 +41,20 @@ MUTANTS = (
     ),
     Mutant("any checksum will do", "shmqueue/segment/header.py", "!= zlib.crc32(data[: FIELDS.size])", "is None"),
     Mutant(
-        "any pid namespace will do", "shmqueue/segment/life.py", "if header.pid_namespace != ours:", "if ours is None:"
+        "any pid namespace will do", "shmqueue/segment/life.py", "if found.pid_namespace != ours:", "if ours is None:"
     ),
-    Mutant("a sweep takes any file", "shmqueue/segment/life.py", "os.read(fd, len(MAGIC)) != MAGIC", "False"),
+    Mutant(
+        "a sweep takes any file",
+        "shmqueue/segment/removal.py",
+        "    if not isinstance(header, Header) or header.keep:\n        return False\n",
+        "    if not isinstance(header, Header):\n        return True\n",
+    ),
+    Mutant(
+        "what is in use and cannot be used is replaced",
+        "shmqueue/segment/life.py",
+        "            if is_alone and opening is not None and opening.makes_way(fd, found):",
+        "            if opening is not None and opening.makes_way(fd, found):",
+    ),
     Mutant(
         "pickles are loaded whatever was said",
         "shmqueue/serialization.py",

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from shmqueue import ShmQueue
+from shmqueue.inspection import look_at, remove_orphans
 from shmqueue.segment import directory, path_of, sweep_orphans
 
 from .busy import at_least
@@ -33,14 +34,14 @@ MUTANTS = (
     Mutant(
         "attach does not look whether the name is gone",
         "shmqueue/segment/life.py",
-        "        if with_name and fcntl is not None and not same_file(fd, path):",
-        "        if False:",
+        "                if fcntl is not None and not same_file(fd, path):",
+        "                if False:",
     ),
     Mutant(
         "unlink without the lock",
-        "shmqueue/segment/handle.py",
-        "    except BlockingIOError:\n        return False\n",
-        "    except BlockingIOError:\n        pass\n",
+        "shmqueue/segment/files.py",
+        "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "        pass\n",
     ),
     Mutant(
         "a segment has its name before its header",
@@ -75,7 +76,7 @@ FIGURES = (
     "all killed at once",
     "stopped and continued",
     "orphans adopted",
-    "orphans swept",
+    "orphans swept or removed",
     "items put",
     "items got",
     "worst open (ms)",
@@ -156,7 +157,7 @@ class Storm:
         if not self.outcome.faults:
             self._adopt_or_sweep()
             self._check()
-        sweep_orphans()  # of a round with a fault: what that left is no other one
+        remove_orphans()  # of a round with a fault: what that left is no other one
 
     def _start(self) -> None:
         self.started += 1
@@ -222,13 +223,18 @@ class Storm:
             self.outcome.count("stopped and continued")
 
     def _adopt_or_sweep(self) -> None:
-        """All are dead. Who uses the name next adopts what they left, who uses another one sweeps it."""
+        """All are dead. Who uses the name next adopts what they left, who uses another one leaves it alone."""
         orphan = os.path.exists(path_of(NAME))
         if self.number % 2:
             with ShmQueue("another"):
-                if os.path.exists(path_of(NAME)):
-                    self.outcome.fault("a queue whose holders are all dead was not swept by the next one")
-            self.outcome.count("orphans swept", int(orphan))
+                if orphan != os.path.exists(path_of(NAME)):
+                    self.outcome.fault("a queue whose holders are all dead was touched by another one")
+            items = look_at(NAME).items if orphan else 0
+            sweep_orphans()
+            if os.path.exists(path_of(NAME)) != (items != 0):
+                self.outcome.fault(f"a sweep did the wrong thing to an orphan with {items} items")
+            remove_orphans()
+            self.outcome.count("orphans swept or removed", int(orphan))
         else:
             with ShmQueue(NAME) as queue:
                 if orphan == queue._segment.created:

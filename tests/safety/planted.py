@@ -95,7 +95,7 @@ def _other_engine(path: str) -> None:
 
 
 def _link_to_a_segment(path: str) -> None:
-    _kept.append(ShmQueue("somebody's"))
+    _kept.append(ShmQueue("somebody's", buffer_size=4096))
     os.symlink(segment.path_of("somebody's"), path)
 
 

@@ -82,7 +82,21 @@ def another_pid_namespace(notes: Notes) -> None:
             _in_fork(notes, there)
 
         _in_fork(notes, between)
+        _in_fork(notes, lambda: _leave_there("left"))
+        with ShmQueue("left") as left:
+            notes.require(left.get(False) == "kept", "what was left there was not adopted")
         notes.require(queue.get(False) == "kept", "the queue is not as it was")
+
+
+def _leave_there(name: str) -> None:
+    """Have a process in another pid namespace open a queue, put an item, and be killed."""
+    enter_pid_namespace()
+    pid = os.fork()
+    if pid == 0:
+        queue = ShmQueue(name)
+        queue.put("kept")
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def linked_directory(notes: Notes) -> None:
