@@ -17,6 +17,8 @@ from shmqueue import ShmQueue, segment
 
 ITEMS = 3
 
+pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
+
 
 def killed_at(line: int, action: Callable[[], object]) -> bool:
     """Run the action in a forked child and kill that at so many lines of ``shmqueue.segment``. False: it was over."""
@@ -63,7 +65,7 @@ def check(name: str, expected: tuple[int, ...]) -> None:
 
 
 def at_each_line(engine: str, prepare: Callable[[], object], action: Callable[[], object], verify: Any) -> None:
-    line, step = 0, 3 if engine == "native" else 12
+    line, step = 0, 5 if engine == "native" else 15
     while True:
         prepare()
         was_killed = killed_at(line, action)
@@ -98,7 +100,7 @@ def test_creating_and_closing(engine: str, name: str) -> None:
 @pytest.mark.parametrize("namespace", [0, 4711], ids=["here", "elsewhere"])
 def test_adopting(engine: str, name: str, namespace: int) -> None:
     """Until it is closed by its last holder the items are there."""
-    path = leave_orphan(name, ITEMS, namespace, buffer_size=4096)
+    path = leave_orphan(name, ITEMS, namespace)
     restore = image_of(
         path, lambda path: write_at(path, 256, b"\1\0\0\0") if engine == "native" and not namespace else None
     )
@@ -112,7 +114,7 @@ def test_adopting(engine: str, name: str, namespace: int) -> None:
 
 def test_replacing(engine: str, name: str) -> None:
     """The items are lost with the file that cannot be used, and there is one queue afterwards."""
-    restore = image_of(leave_orphan(name, ITEMS, buffer_size=4096), lambda path: write_at(path, 48, b"zz"))
+    restore = image_of(leave_orphan(name, ITEMS), lambda path: write_at(path, 48, b"zz"))
 
     def action() -> None:
         ShmQueue(name, buffer_size=4096).close()
@@ -121,11 +123,11 @@ def test_replacing(engine: str, name: str) -> None:
 
 
 def test_closing_a_queue_that_is_kept(engine: str, name: str) -> None:
-    restore = image_of(leave_orphan(name, ITEMS, keep=True, buffer_size=4096), lambda path: None)
+    restore = image_of(leave_orphan(name, ITEMS, keep=True), lambda path: None)
     at_each_line(engine, restore, lambda: ShmQueue(name).close(), lambda: check(name, (ITEMS,)))
 
 
 def test_closing_with_items(engine: str, name: str) -> None:
     """They are all there or all gone."""
-    restore = image_of(leave_orphan(name, ITEMS, buffer_size=4096), lambda path: None)
+    restore = image_of(leave_orphan(name, ITEMS), lambda path: None)
     at_each_line(engine, restore, lambda: ShmQueue(name).close(), lambda: check(name, (0, ITEMS)))

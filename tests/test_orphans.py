@@ -34,7 +34,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def leave_orphan(name: str, items: int = len(ITEMS), namespace: int = 0, **options: object) -> str:
     """Have the only holder of a queue killed; the path of its file."""
-    with python(KILLED, name, items, namespace, options) as process:
+    with python(KILLED, name, items, namespace, {"buffer_size": 4096, **options}) as process:
         _, errors = process.communicate()
     assert errors == ""
     return segment.path_of(name)
