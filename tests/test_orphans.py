@@ -100,6 +100,7 @@ class TestLooking:
     def test_a_pickled_handle_of_an_earlier_queue_of_that_name(self, engine: str, name: str, make: Make) -> None:
         with ShmQueue(name) as earlier:
             pickled = pickle.dumps(earlier)
+            earlier.unlink()
         leave_orphan(name)
         with pytest.raises(shmqueue.ShmQueueError):
             pickle.loads(pickled).qsize()
