@@ -138,13 +138,19 @@ inline sweep_orphans()
 proctype User(byte me)
 {
     byte handle, probe, rounds, other, locked;
-    bool owned;
+    bool owned, alone;
     {
         rounds = 0;
 start:  /* _attach() */
         if
         :: atomic { path != NONE -> open_path(handle) }
         :: path == NONE -> goto absent
+        fi;
+        if
+        :: atomic { shared[handle] == 0 && !exclusive[handle] -> exclusive[handle] = true; alone = 1 };
+            /* adopt(), then the lock is converted: the kernel releases it first */
+            atomic { assert(shared[handle] == 0); exclusive[handle] = false; alone = 0 }
+        :: atomic { shared[handle] != 0 || exclusive[handle] -> skip }
         fi;
         atomic { !exclusive[handle] -> shared[handle]++; locked = 1 };
         atomic {
@@ -199,7 +205,12 @@ hold:   /* Segment.close() */
             atomic {
                 holds[me] = NONE;
                 if
-                :: handle != NONE -> close_handle()
+                :: handle != NONE ->
+                    if
+                    :: alone -> exclusive[handle] = false; alone = 0
+                    :: else
+                    fi;
+                    close_handle()
                 :: else
                 fi
             };
