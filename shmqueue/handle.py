@@ -115,6 +115,7 @@ class Handle:
         self._close_once = weakref.finalize(self, _give_up, self.engine, segment, log_file, logger)
         self._close_once.atexit = False  # see _leave_all
         _open_handles.add(self)
+        segment.is_in_use = True
         action = reflog.DebugRefLogAction.CREATE if segment.created else reflog.DebugRefLogAction.ATTACH
         if logger is not None:
             logger.debug("queue %r: %s, engine %s", self.name, action.value, self.shape.engine)
@@ -264,7 +265,7 @@ def _memory_left() -> str:
 
 def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
     """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
-    segment.is_wanted = False
+    segment.is_in_use = False
     the_engine.close()
     _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
 

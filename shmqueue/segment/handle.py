@@ -63,7 +63,7 @@ class Segment:
         self.drops_items = True
         self._descriptor = Descriptor(fd)
         self._is_open = True
-        self.is_wanted = True  # set to False before what is done to close it: then a forked child does not hold it
+        self.is_in_use = False  # while it is not, a forked child does not want it: nobody there could close it
         self._renounced: set[int] = set()
         self._make_anchor: Callable[[int], Anchor] | None = None
         self._anchor: Anchor | None = None
@@ -292,9 +292,8 @@ class Segment:
         if not self._is_open:
             return
         self._drop_anchor()  # which stayed with the parent
-        if not self.is_wanted:
-            self._is_open = False
-            self._descriptor.close()
+        if not self.is_in_use:
+            self.close()  # the parent may have closed its handle already, and taken this process for another holder
             return
         fresh = self._fresh()
         if fresh is not None:

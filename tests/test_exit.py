@@ -1,0 +1,156 @@
+"""The end of a process: what was left open is closed, in silence, and nothing waits, or stays behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, wait_until
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+MODULES = {
+    "compat": "from shmqueue.compat import multiprocessing as mp",
+    "install": "import shmqueue.compat; shmqueue.compat.install(); import multiprocessing as mp",
+}
+
+POOL = """
+ctx = mp.get_context(method)
+pool = ctx.Pool(2)
+assert pool.map(abs, range(-20, 0)) == list(range(20, 0, -1))
+report([process.pid for process in pool._pool])
+"""
+
+POOL_COLLECTED = """
+import gc
+ctx = mp.get_context(method)
+pools = [ctx.Pool(1)]
+pools.append(pools)  # a cycle, which the end of the interpreter takes apart
+assert pools[0].apply(abs, [-1]) == 1
+report([process.pid for process in pools[0]._pool])
+"""
+
+EXECUTOR = """
+import concurrent.futures
+executor = concurrent.futures.ProcessPoolExecutor(2, mp.get_context(method))
+assert list(executor.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+report(list(executor._processes))
+"""
+
+JOINABLE = """
+import children
+ctx = mp.get_context(method)
+q = ctx.JoinableQueue()
+processes = [ctx.Process(target=children.work_off, args=[q], daemon=True) for _ in range(2)]
+for process in processes:
+    process.start()
+for number in range(20):
+    q.put(number)
+q.join()
+report([process.pid for process in processes])
+"""
+
+PROGRAMS = {
+    "a Pool": POOL,
+    "a Pool in a cycle": POOL_COLLECTED,
+    "a ProcessPoolExecutor": EXECUTOR,
+    "a JoinableQueue and daemon processes": JOINABLE,
+}
+
+PROGRAM = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+{module}
+
+def report(pids):
+    print(*pids, flush=True)
+
+if __name__ == "__main__":
+    method = {method!r}
+{body}
+"""
+
+
+def write(path: str, module: str, method: str, body: str) -> None:
+    indented = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(PROGRAM.format(module=MODULES[module], method=method, body=indented))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie, which it is until whoever adopted it looks."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def require_silent_end(path: str) -> None:
+    done = subprocess.run(
+        [sys.executable, path],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for pid in map(int, done.stdout.split()):
+        wait_until(lambda pid=pid: not is_alive(pid), f"the worker {pid} ends")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_a_program_ends_in_silence_that_leaves_open(tmp_path: Path, what: str, module: str, method: str) -> None:
+    path = os.path.join(tmp_path, "program.py")
+    write(path, module, method, PROGRAMS[what])
+    require_silent_end(path)
+
+
+FROZEN = """
+import threading, types
+from shmqueue import ShmQueue
+from shmqueue.compat import queue
+
+q = queue.SimpleQueue()
+q.fileno()
+started = threading.Barrier(5)
+
+def use():
+    started.wait()
+    while True:
+        q.put(1)
+        q.get()
+
+class AtTheEnd:
+    def __init__(self, q):
+        self.q, self.write = q, os.write
+    def __del__(self):
+        self.q.put(2)
+        self.write(1, b"put")
+        self.q.close()
+        self.write(1, b" and closed")
+
+for _ in range(4):
+    threading.Thread(target=use, daemon=True).start()
+started.wait()
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].last = AtTheEnd(q)
+"""
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_a_finalizer_does_not_wait_for_daemon_threads_that_have_stopped(tmp_path: Path, turn: int) -> None:
+    """Those may have stopped with any lock held, of the watched queue and of the engine."""
+    path = os.path.join(tmp_path, "program.py")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("import os, sys\n" + FROZEN)
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "put and closed", "")

@@ -1,0 +1,391 @@
+"""A fork at any moment leaves a child that can use every queue, and that ends."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support import PATIENCE, python, run_python, wait_until
+
+from shmqueue import ShmQueue
+from shmqueue.threads import Guard, WeakRegistry
+
+Make = Callable[..., ShmQueue]
+
+FORK_WHILE = """
+import os, sys, threading, time, signal
+from shmqueue import ShmQueue
+from shmqueue.compat import multiprocessing as mp, queue
+
+forks, directory = int(sys.argv[1]), os.environ["SHMQUEUE_DIR"]
+ctx = mp.get_context("fork")
+over = threading.Event()
+
+def loop(turn):
+    while not over.is_set():
+        turn()
+
+def in_child():
+    pass
+
+def fork_and_wait(number):
+    child = os.fork()
+    if child == 0:
+        try:
+            in_child()
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        sys.exit()
+    deadline = time.monotonic() + 30
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            assert status == 0, f"child {number}: status {status}"
+            return
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise SystemExit(f"child {number} did not end")
+        time.sleep(0.0005)
+
+def fork_while(turn):
+    thread = threading.Thread(target=loop, args=[turn])
+    thread.start()
+    try:
+        for number in range(forks):
+            fork_and_wait(number)
+    finally:
+        over.set()
+        thread.join()
+    left = os.listdir(directory)
+    assert left == [], left
+"""
+
+FORKS = 60
+
+WHILES = {
+    "opens and closes": "fork_while(lambda: ctx.Queue().close())",
+    "opens and collects": "fork_while(ctx.SimpleQueue)",
+    "opens, puts and closes": """
+def turn():
+    q = ctx.Queue()
+    q.put(1)
+    q.get()
+    q.close()
+
+fork_while(turn)
+""",
+    "opens the same queue": """
+first = ShmQueue("one")
+
+def turn():
+    q = ShmQueue("one")
+    q.put(1)
+    q.shutdown()
+
+def in_child():
+    first.put(2)
+    first.get()
+    ShmQueue("one").shutdown()
+
+thread = threading.Thread(target=loop, args=[turn])
+thread.start()
+for number in range(forks):
+    fork_and_wait(number)
+over.set()
+thread.join()
+first.clear()
+first.shutdown()
+assert os.listdir(directory) == []
+""",
+    "watches": """
+def turn():
+    q = ctx.SimpleQueue()
+    q._reader.fileno()
+    q.put(1)
+    q.get()
+    q.close()
+
+fork_while(turn)
+""",
+    "watches, and the child uses the queue": """
+shared = [ctx.SimpleQueue()]
+
+def turn():
+    q = ctx.SimpleQueue()
+    shared[0] = q
+    q._reader.fileno()
+    q.put(1)
+    q.get()
+
+def in_child():
+    q = shared[0]
+    q.put(2)
+    assert q.get() in (1, 2)
+    assert q._port._watcher is None
+    q._reader.fileno()
+
+thread = threading.Thread(target=loop, args=[turn])
+thread.start()
+for number in range(forks):
+    fork_and_wait(number)
+over.set()
+thread.join()
+""",
+    "travels": """
+import pickle
+q = ShmQueue("one")
+
+def turn():
+    pickle.loads(pickle.dumps(q)).put(1)
+    q.clear()
+
+thread = threading.Thread(target=loop, args=[turn])
+thread.start()
+for number in range(forks):
+    fork_and_wait(number)
+over.set()
+thread.join()
+q.clear()
+q.shutdown()
+""",
+}
+
+
+@pytest.mark.parametrize("what", WHILES)
+def test_a_child_ends_that_was_forked_while_a_thread(engine: str, what: str) -> None:
+    with python(FORK_WHILE + WHILES[what], FORKS) as process:
+        output, errors = process.communicate(timeout=3 * PATIENCE)
+    assert (process.returncode, output, errors) == (0, "", "")
+
+
+def test_processes_of_multiprocessing_end_that_were_started_while_a_thread_makes_queues(engine: str) -> None:
+    code = """
+def nothing(): pass
+
+def start(turn):
+    thread = threading.Thread(target=loop, args=[turn])
+    thread.start()
+    for number in range(forks):
+        process = ctx.Process(target=nothing)
+        process.start()
+        process.join(30)
+        if process.exitcode != 0:
+            process.kill()
+            raise SystemExit(f"process {number}: exit code {process.exitcode}")
+    over.set()
+    thread.join()
+
+start(lambda: ctx.Queue().close())
+"""
+    with python(FORK_WHILE + code, FORKS) as process:
+        output, errors = process.communicate(timeout=3 * PATIENCE)
+    assert (process.returncode, output, errors) == (0, "", "")
+
+
+def test_a_child_does_not_hold_what_its_parent_was_just_closing(engine: str) -> None:
+    """A child that lives on keeps neither the memory nor the lock of queues that its parent opens and closes."""
+    code = """
+children = []
+
+def turn():
+    ShmQueue("short").shutdown()
+
+thread = threading.Thread(target=loop, args=[turn])
+thread.start()
+for _ in range(forks):
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+        os._exit(0)
+    children.append(child)
+    for _ in range(1000):
+        if thread.is_alive():
+            break
+over.set()
+thread.join(30)
+hangs = thread.is_alive()
+held = [queue for queue in os.listdir(directory)]
+for child in children:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+assert not hangs, "opening waits for a lock that a child has"
+"""
+    with python(FORK_WHILE + code, 20) as process:
+        output, errors = process.communicate(timeout=3 * PATIENCE)
+    assert (process.returncode, output, errors) == (0, "", "")
+
+
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
+def test_the_lock_of_the_readers_is_free_in_a_child(engine: str, kind: str) -> None:
+    """It is one of this process only: a thread that has it does not exist in the child."""
+    mp = importlib.import_module("shmqueue.compat.multiprocessing")
+    q = getattr(mp.get_context("fork"), kind)()
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with q._rlock:
+            held.set()
+            release.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(PATIENCE)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE))
+        with q._rlock:
+            os._exit(7)
+    release.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    q.close()
+
+
+class TestGuard:
+    """``shmqueue.threads.Guard``."""
+
+    def test_one_thread_at_a_time_has_it_and_may_have_it_twice(self) -> None:
+        guard, inside = Guard(), []
+
+        def enter() -> None:
+            for _ in range(200):
+                with guard(), guard():
+                    inside.append(1)
+                    assert len(inside) == 1
+                    time.sleep(0)
+                    inside.pop()
+
+        threads = [threading.Thread(target=enter) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def test_it_is_free_in_a_child(self) -> None:
+        guard = Guard()
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with guard():
+                entered.set()
+                leave.wait(PATIENCE)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        entered.wait(PATIENCE)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(int(PATIENCE))
+            with guard():
+                os._exit(7)
+        leave.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    def test_the_end_of_the_interpreter_does_not_wait_for_a_daemon_thread(self) -> None:
+        code = """
+import os, sys, threading, types
+from shmqueue.threads import Guard
+guard, entered = Guard(), threading.Event()
+
+def hold():
+    with guard():
+        entered.set()
+        while True:
+            pass
+
+class AtTheEnd:
+    def __del__(self, guard=guard, write=os.write, is_finalizing=sys.is_finalizing):
+        assert is_finalizing()
+        with guard():
+            write(1, b"got it")
+
+threading.Thread(target=hold, daemon=True).start()
+entered.wait()
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].last = AtTheEnd()
+"""
+        assert run_python(code) == "got it"
+
+
+def test_a_registry_may_change_while_one_looks_at_it() -> None:
+    """Unlike a WeakSet, which raises RuntimeError then."""
+
+    class Member:
+        pass
+
+    registry: WeakRegistry[Any] = WeakRegistry()
+    kept = [Member() for _ in range(100)]
+    for member in kept:
+        registry.add(member)
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            registry.add(member := Member())
+            del member
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(2000):
+            assert {id(member) for member in kept} <= {id(member) for member in registry}
+    finally:
+        over.set()
+        thread.join()
+    assert sorted(map(id, registry)) == sorted(map(id, kept))
+    registry.discard(kept[0])
+    registry.discard(kept[0])
+    assert sorted(map(id, registry)) == sorted(map(id, kept[1:]))
+
+
+def test_descriptors_may_be_asked_for_while_others_are_waited_for(engine: str) -> None:
+    """What watches is kept in a set that one thread changes while another one goes through it."""
+    mp = importlib.import_module("shmqueue.compat.multiprocessing")
+    waited = mp.SimpleQueue()
+    waited._reader.fileno()
+    over = threading.Event()
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            while not over.is_set():
+                mp.connection.wait([waited._reader], 0)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(60):
+        q = mp.SimpleQueue()
+        q._reader.fileno()
+        q.close()
+    over.set()
+    for thread in threads:
+        thread.join()
+    waited.close()
+    assert failed == []
+
+
+def test_a_fork_does_not_wait_for_a_blocked_call(make: Make, engine: str) -> None:
+    q = make()
+    thread = threading.Thread(target=q.get)
+    thread.start()
+    wait_until(lambda: q.stats.waiting if hasattr(q, "stats") else True, "it waits")
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    q.put(1)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
