@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from importlib.machinery import BuiltinImporter
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import _thread as _real_thread
     from threading import RLock
 
-__all__ = ["Guard", "WeakRegistry", "forks_wait", "new_lock", "start_daemon_thread"]
+__all__ = ["Guard", "WeakRegistry", "forks_wait", "new_lock", "sleep", "start_daemon_thread"]
 
 _T = TypeVar("_T")
 
@@ -42,13 +43,31 @@ new_lock: Callable[[], _real_thread.LockType] = _real_thread.allocate_lock
 """A lock of the operating system's threads."""
 
 
+_real_sleep: Callable[[float], None] = _unpatched("time").sleep
+_ours: set[int] = set()  # identifiers of the threads that were started here
+
+
 def start_daemon_thread(target: Callable[[], object]) -> None:
     """Run ``target`` in a new thread of the operating system, for which the end of the interpreter does not wait.
 
     Raises:
         RuntimeError: the system allows no more threads.
     """
-    _real_thread.start_new_thread(target, ())
+
+    def run() -> None:
+        me = _real_thread.get_ident()
+        _ours.add(me)
+        try:
+            target()
+        finally:
+            _ours.discard(me)
+
+    _real_thread.start_new_thread(run, ())
+
+
+def sleep(seconds: float) -> None:
+    """``time.sleep``, which lets other greenlets run where gevent has replaced it; there are none in our threads."""
+    (_real_sleep if _real_thread.get_ident() in _ours else time.sleep)(seconds)
 
 
 class Guard:

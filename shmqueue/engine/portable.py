@@ -40,7 +40,6 @@ import errno
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
@@ -58,7 +57,7 @@ from shmqueue.exceptions import (
 )
 from shmqueue.messages import LENGTH_MOST, lock_timed_out, never_fits
 from shmqueue.segment import HEADER_SIZE, Segment
-from shmqueue.threads import WeakRegistry
+from shmqueue.threads import WeakRegistry, sleep
 
 if TYPE_CHECKING:
     from shmqueue.engine import Buffer, Payload
@@ -226,7 +225,7 @@ class PortableEngine:
         while any(calls for thread, calls in list(self._calls.items()) if thread != me):
             if sys.is_finalizing():  # those threads have stopped for good, so the memory stays mapped
                 break
-            time.sleep(SHORTEST_PAUSE)
+            sleep(SHORTEST_PAUSE)
         if not again and not self._calls.get(me):
             self._give_back_in_the_end(me)
         self._lock.close()
@@ -347,7 +346,7 @@ class PortableEngine:
                 return False
             pause = min(pause, left)
         self._memory[flag] = 1
-        time.sleep(pause)
+        sleep(pause)
         self._require_usable()
         return True
 

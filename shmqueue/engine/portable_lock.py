@@ -36,7 +36,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -51,7 +50,7 @@ from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 from shmqueue.segment.descriptor import Descriptor
-from shmqueue.threads import WeakRegistry
+from shmqueue.threads import WeakRegistry, sleep
 
 __all__ = ["NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner", "let_others_run"]
 
@@ -209,7 +208,7 @@ class Owner:
                 if left <= 0:
                     return False
                 pause = min(pause, left)
-            time.sleep(pause)
+            sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
     def release(self, hold: Hold) -> None:
@@ -263,7 +262,7 @@ class Owner:
                         self._opened.append(sidecars.open_sidecar(self._sidecar))
                         self._file = self._opened[-1]
                         break
-                time.sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
+                sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
             owned: bool | None = False
             for spin in range(SPINS):
                 # A mark keeps one from the flock, which is dear, except in the end: it may be a dead owner's.
