@@ -6,6 +6,7 @@ any of them.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -184,17 +185,20 @@ class Port:
         """
         most = require_int("max_items", most, least=1)
 
-        def attempt(seconds: float | None) -> list[Any] | tuple[list[Any]]:
-            return self._items.get_items(most, True, seconds, unpack_plain)
-
         try:
             ends = self._closed_ends
-            items = attempt(timeout) if ends is None else ends.until_end(attempt, timeout)
+            if ends is None:
+                items = self._items.get_items(most, True, timeout, unpack_plain)
+            else:
+                items = ends.until_end(functools.partial(self._get_items, most), timeout)
         finally:
             self._look()
         if not items:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
         return load_many(*items, load) if isinstance(items, tuple) else items
+
+    def _get_items(self, most: int, timeout: float | None) -> list[Any] | tuple[list[Any]]:
+        return self._items.get_items(most, True, timeout, unpack_plain)
 
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""
