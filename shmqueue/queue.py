@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,13 +16,13 @@ from shmqueue.arguments import require_int, require_seconds
 from shmqueue.attributes import readable_names
 from shmqueue.exceptions import (
     ShmQueueEmpty,
-    ShmQueueError,
     ShmQueueFull,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
+from shmqueue.leases import Lease, View
 from shmqueue.messages import tell_items_put
 from shmqueue.serialization import (
     CustomDeserialize,
@@ -75,6 +74,14 @@ class Statistics:
     """How often the lock of a process that died was taken over."""
     waiting: bool
     """Whether somebody may be asleep in a put or a get."""
+    leased: int = 0
+    """Items that are leased now."""
+    returned: int = 0
+    """Items that were leased and given back, and wait to be taken again."""
+    redelivered: int = 0
+    """How often an item was leased once more."""
+    oldest_lease: float = 0.0
+    """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
 
 def _load(queue: ShmQueue, method: int, payload: bytes) -> Any:
@@ -269,18 +276,16 @@ class ShmQueue(FastPaths):
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(True, timeout))
         return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
-    def get_view(self, block: bool = True, timeout: float | None = None) -> AbstractContextManager[memoryview]:
+    def get_view(self, block: bool = True, timeout: float | None = None) -> View:
         """Read the oldest item where it lies, without a copy: ``with q.get_view() as view:``.
 
         For items that are bytes (or were put as bytearray or memoryview). ``view`` is a read-only memoryview of the
-        item in shared memory; one that wraps around the buffer's end is lent as a copy. When the block ends the item
-        is taken. If it raises, or the process is killed in it, the item stays in the queue, as the oldest.
+        item in shared memory; an item that wraps around the buffer's end is copied. When the block ends the item is
+        taken; if it raises, or the process is killed in it, another ``get`` receives the item next.
 
-        Until then no other call takes an item: others block in ``get``, where their timeouts hold (one with
-        ``block=False`` waits for a second). Then they raise ``ShmQueueEmpty``, whose message says so. Puts go on while
-        there is room. In the block the thread may use other queues, and put into this one as long as there is room; a
-        get from it raises. A view ends in the thread that began it: one that is dropped elsewhere ends with that
-        thread.
+        It is a lease whose item is not copied: any number of processes and threads may have views of different items,
+        and nobody waits for a view. Whatever still looks at the memory after the block (a slice, a numpy array) may go
+        on: the bytes stay until it is gone. They count as used, and so does what was put behind them.
 
         Args:
             block: whether to wait for an item.
@@ -289,21 +294,40 @@ class ShmQueue(FastPaths):
         Raises:
             ShmQueueEmpty, ShmQueueShutDown: as ``get``.
             ShmQueueTypeError: the oldest item is not bytes. It stays in the queue.
-            BufferError: at the block's end, when something else still looks at the item, such as a slice of the view.
-            ShmQueueError: the queue's engine cannot (the portable one), or this thread reads in place already.
         """
-        get_view = getattr(self._engine, "get_view", None)
-        if get_view is None:
-            raise ShmQueueError(f"queue {self._name!r}: get_view() needs the native engine")
+        return View(self._lend(block, timeout, True))
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
+        """Take the oldest item so that it comes again if this process does not finish it.
+
+        The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
+        loses the lease, another ``get`` or ``lease`` receives it, at once, before any newer item.
+
+        >>> with q.lease() as lease:  # acknowledged at the block's end, requeued if it raises
+        ...     work(lease.item)
+
+        Acknowledging counts as ``task_done()`` for this item. ``qsize()`` does not count items that are leased.
+
+        Args:
+            block: whether to wait for an item.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            ShmQueueEmpty, ShmQueueShutDown: as ``get``.
+            ShmQueueError: 1,024 items are leased, which is the most for one queue.
+        """
+        return Lease(self._lend(block, timeout, False), self._serializer.load)
+
+    def _lend(self, block: bool, timeout: float | None, bytes_only: bool) -> engine.Loan:
         if timeout is not None:
             timeout = require_seconds(timeout, block)
         try:
-            view: AbstractContextManager[memoryview] | None = get_view(block, timeout)
+            loan = self._engine.lend(block, timeout, bytes_only)
         except TypeError as error:
             raise ShmQueueTypeError(str(error)) from None
-        if view is None:
+        if loan is None:
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
-        return view
+        return loan
 
     def clear(self) -> None:
         """Drop all items. ``join`` does not wait for them any more."""
@@ -399,14 +423,18 @@ class ShmQueue(FastPaths):
 
     def statistics(self) -> Statistics:
         """What has gone through the queue since it was made."""
-        counters = self._handle.counters()
+        counters, leases = self._handle.counters(), engine.LeaseFigures(*self._engine.lease_figures())
         return Statistics(
             puts=counters.put_count,
-            gets=counters.get_count - counters.dropped,
+            gets=counters.get_count - counters.dropped + leases.acknowledged,
             bytes=counters.put_position,
             high_water=counters.high_water,
             recoveries=counters.recoveries,
             waiting=counters.putters_waiting or counters.getters_waiting,
+            leased=leases.leased,
+            returned=leases.returned,
+            redelivered=leases.redelivered,
+            oldest_lease=leases.oldest,
         )
 
     @property

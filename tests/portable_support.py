@@ -13,7 +13,7 @@ from types import CodeType, FrameType
 from typing import NamedTuple
 
 from shmqueue import segment
-from shmqueue.engine import Counters, portable, portable_lock, portable_memory, portable_state
+from shmqueue.engine import Counters, data_size, portable, portable_lock, portable_memory, portable_state
 from shmqueue.engine.portable import PortableEngine
 from shmqueue.segment import Segment
 
@@ -45,7 +45,9 @@ def portable_handles(name: str) -> Iterator[Open]:
     handles: list[Opened] = []
 
     def open_handle(capacity: int = 4096, maxsize: int = 0, initial: int = 0, threshold: int = 0) -> Opened:
-        shape = segment.Shape("portable", capacity, maxsize, initial, threshold, capacity)
+        shape = segment.Shape(
+            "portable", capacity, maxsize, initial, threshold, data_size("portable", capacity, initial)
+        )
         reports: list[int] = []
         held = segment.open_segment(name, shape, create=None)
         handles.append(Opened(held, PortableEngine(held, reports.append), reports))

@@ -13,7 +13,8 @@ from support import Call, Opener, asleep, run_python
 
 import shmqueue
 from shmqueue import ShmQueue, clock, segment
-from shmqueue.segment.header import Header, Shape
+from shmqueue.engine import data_size
+from shmqueue.segment.header import HEADER_SIZE, Header, Shape
 
 Make = Callable[..., ShmQueue]
 
@@ -128,7 +129,7 @@ def test_with_a_clock_before_1970_or_far_ahead_a_queue_is_made_found_and_used(
 
 
 def test_a_header_keeps_a_moment_before_1970() -> None:
-    shape = Shape("native", 4096, 0, 0, 0, 4096)
+    shape = Shape("native", 4096, 0, 0, 0, data_size("native", 4096, 0))
     header = Header(shape, 1, bytes(16), -5)
     packed = header.pack()
-    assert Header.unpack(packed, 8192, "a path") == header
+    assert Header.unpack(packed, HEADER_SIZE + shape.data_size, "a path") == header

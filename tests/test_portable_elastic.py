@@ -472,10 +472,11 @@ class TestInTheMiddle:
 SHOVEL = """
 import os, random, signal, struct, sys
 from shmqueue import segment
-from shmqueue.engine import portable_memory
+from shmqueue.engine import data_size, portable_memory
 from shmqueue.engine.portable import PortableEngine
 portable_memory._KEPT, portable_memory._KEPT_TIMES = 0, 1
-s = segment.open_segment(sys.argv[1], segment.Shape("portable", 4096, 0, 0, 0, 4096), create=False)
+shape = segment.Shape("portable", 4096, 0, 0, 0, data_size("portable", 4096, 0))
+s = segment.open_segment(sys.argv[1], shape, create=False)
 e = PortableEngine(s, lambda error: None)
 me, chance = int(sys.argv[2]), random.Random(int(sys.argv[2]))
 print("up", flush=True)

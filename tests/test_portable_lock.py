@@ -23,8 +23,10 @@ from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedEr
 OPEN = """
 import os, sys, signal, struct, time
 from shmqueue import segment
+from shmqueue.engine import data_size
 from shmqueue.engine.portable import PortableEngine
-s = segment.open_segment(sys.argv[1], segment.Shape("portable", 4096, 0, 0, 0, 4096), create=False)
+shape = segment.Shape("portable", 4096, 0, 0, 0, data_size("portable", 4096, 0))
+s = segment.open_segment(sys.argv[1], shape, create=False)
 e = PortableEngine(s, print)
 """
 

@@ -280,7 +280,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("offset", "value", "why"),
         [
-            (16, b"\x09", "it has layout version 9, this installation uses version 3"),
+            (16, b"\x09", "it has layout version 9, this installation uses version 4"),
             (24, b"\x77", "its header is damaged"),
             (48, b"zz", "its header is damaged"),
         ],

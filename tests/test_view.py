@@ -15,7 +15,7 @@ from shmqueue import ShmQueue
 
 Make = Callable[..., ShmQueue]
 
-pytestmark = pytest.mark.usefixtures("native")
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 def test_the_item_is_seen_and_then_taken(make: Make) -> None:
@@ -96,56 +96,6 @@ def test_what_is_not_bytes_is_refused_and_stays(make: Make, item: object) -> Non
     assert q.get() == item
 
 
-def test_what_still_looks_at_the_item_keeps_it_in_the_queue(make: Make) -> None:
-    q = make()
-    q.put(b"item")
-    with pytest.raises(BufferError, match="still looks"), q.get_view() as view:
-        part = view[1:3]
-    assert bytes(part) == b"te"
-    assert q.get() == b"item"
-
-
-def test_meanwhile_others_wait_and_puts_go_on(make: Make) -> None:
-    q, other = make(), make()
-    q.put(b"lent")
-    taken: list[object] = []
-    getter = threading.Thread(target=lambda: taken.append(other.get()))
-    with q.get_view() as view:
-        getter.start()
-        q.put("next")
-        other.put("last")
-        assert q.qsize() == 3
-        assert view == b"lent"
-        assert taken == []
-    getter.join(PATIENCE)
-    assert taken == ["next"]
-
-
-def test_timeouts_of_others_hold_meanwhile(make: Make, name: str) -> None:
-    q = make()
-    q.put(b"lent")
-    code = """if True:
-        import sys, shmqueue
-        try:
-            shmqueue.ShmQueue(sys.argv[1]).get(timeout=0.2)
-        except shmqueue.ShmQueueEmpty:
-            print("empty")
-    """
-    with q.get_view(), python(code, name) as child:
-        assert child.communicate(timeout=PATIENCE)[0] == "empty\n"
-
-
-def test_the_same_thread_cannot_take_meanwhile(make: Make) -> None:
-    q = make()
-    q.put(b"lent")
-    q.put(b"next")
-    with q.get_view():
-        for call in (q.get, q.get_view, q.clear, lambda: q.get_many(2)):
-            with pytest.raises(shmqueue.ShmQueueError, match="this thread reads an item of it in place"):
-                call()
-    assert q.get() == b"next"
-
-
 def test_views_of_several_queues_are_nested(make: Make, name: str) -> None:
     a, b = make(name + "-a"), make(name + "-b")
     a.put(b"a")
@@ -154,15 +104,6 @@ def test_views_of_several_queues_are_nested(make: Make, name: str) -> None:
         a.put(bytes(two))
         b.put(bytes(one))
     assert (a.get(), b.get()) == (b"b", b"a")
-
-
-def test_the_handle_may_be_shut_down_meanwhile(make: Make, name: str) -> None:
-    q, other = make(), make()
-    q.put(b"lent")
-    with q.get_view() as view:
-        q.shutdown()
-        assert view == b"lent"
-    assert other.empty()
 
 
 def test_a_process_killed_meanwhile_leaves_the_item(make: Make, name: str) -> None:
@@ -196,27 +137,6 @@ def test_a_forked_child_has_no_part_in_its_parents_view(make: Make) -> None:
     assert q.empty()
 
 
-def test_a_view_ends_in_its_own_thread(make: Make) -> None:
-    q = make()
-    q.put(b"lent")
-    manager = q.get_view()
-    manager.__enter__()
-    errors: list[BaseException] = []
-
-    def leave() -> None:
-        try:
-            manager.__exit__(None, None, None)
-        except RuntimeError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=leave)
-    thread.start()
-    thread.join(PATIENCE)
-    assert "in the thread that began it" in str(errors[0])
-    manager.__exit__(None, None, None)
-    assert q.empty()
-
-
 def test_what_still_looks_at_the_item_sees_it_after_the_queue_is_gone(make: Make) -> None:
     for block_raises in (False, True):
         q = make()
@@ -232,18 +152,6 @@ def test_what_still_looks_at_the_item_sees_it_after_the_queue_is_gone(make: Make
         assert bytes(part) == b"te"
 
 
-def test_a_view_left_without_being_entered_or_twice_says_so(make: Make) -> None:
-    q = make()
-    q.put(b"item")
-    with pytest.raises(RuntimeError, match="entered"):
-        q.get_view().__exit__(None, None, None)
-    manager = q.get_view()
-    with manager:
-        pass
-    with pytest.raises(RuntimeError, match="entered"):
-        manager.__exit__(None, None, None)
-
-
 def test_a_view_entered_and_dropped_gives_the_queue_back(make: Make) -> None:
     q = make()
     q.put(b"item")
@@ -251,40 +159,8 @@ def test_a_view_entered_and_dropped_gives_the_queue_back(make: Make) -> None:
     assert q.get(timeout=PATIENCE) == b"item"
 
 
-def test_the_view_of_a_thread_that_has_ended_is_not_taken_for_ones_own(make: Make) -> None:
-    q, other = make(), make()
-    managers: list[object] = []
-    seen: list[bytes] = []
-    reads, may_end = threading.Barrier(2), threading.Barrier(2)
-
-    def begin() -> None:
-        managers.append(q.get_view())
-
-    def read() -> None:  # perhaps where the other thread has been in memory
-        with q.get_view() as view:
-            managers.clear()
-            reads.wait(PATIENCE)
-            may_end.wait(PATIENCE)
-            seen.append(bytes(view))
-
-    for number in range(10):
-        q.put(b"%d" % number)
-        first = threading.Thread(target=begin)
-        first.start()
-        first.join(PATIENCE)
-        second = threading.Thread(target=read)
-        second.start()
-        reads.wait(PATIENCE)
-        with pytest.raises(shmqueue.ShmQueueEmpty):
-            other.get(timeout=0.01)
-        may_end.wait(PATIENCE)
-        second.join(PATIENCE)
-    assert seen == [b"%d" % number for number in range(10)]
-    assert q.empty()
-
-
 def test_views_may_end_in_any_order(make: Make, name: str) -> None:
-    queues = [make(f"{name}-{number}") for number in range(10)]  # more than are announced to the kernel
+    queues = [make(f"{name}-{number}") for number in range(10)]
     for q in queues:
         q.put(b"item")
     managers = [q.get_view() for q in queues]
@@ -307,19 +183,88 @@ def test_the_queue_is_shut_down_for_all_within_ones_own_view(make: Make) -> None
     assert q.qsize() == 0
 
 
-def test_a_thread_that_ends_meanwhile_leaves_the_item(make: Make) -> None:
+def test_what_still_looks_at_the_item_keeps_its_bytes(make: Make, native: None) -> None:
+    q = make(buffer_size=4096)
+    for number in range(4):
+        q.put(bytes([number]) * 1000)
+    with q.get_view() as view:
+        part = view[1:999]
+    assert q.unfinished_tasks == 3
+    for number in range(1, 4):
+        assert q.get() == bytes([number]) * 1000
+    with pytest.raises(shmqueue.ShmQueueFull):
+        q.put(bytes(4000), block=False)
+    assert bytes(part) == bytes(998)
+    del part
+    q.put(bytes(4000), block=False)
+
+
+def test_an_array_over_a_view_may_be_bound_at_the_blocks_end(make: Make) -> None:
+    numpy = pytest.importorskip("numpy", reason="numpy is not installed")
+    q = make(buffer_size=1 << 16)
+    seen = []
+    for number in range(100):
+        q.put(bytes([number]) * 1000)
+        with q.get_view() as view:
+            array = numpy.frombuffer(view, dtype=numpy.uint8)
+        seen.append(int(array[999]))
+    assert seen == list(range(100))
+    assert q.empty()
+
+
+def test_views_of_different_items_do_not_wait_for_each_other(make: Make, name: str) -> None:
+    q, other = make(), make()
+    for number in range(4):
+        q.put(b"%d" % number)
+    with q.get_view() as first, other.get_view() as second:
+        assert (bytes(first), bytes(second)) == (b"0", b"1")
+        assert q.get(block=False) == b"2"
+        assert q.qsize() == 1
+        with q.get_view() as third:
+            assert bytes(third) == b"3"
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            q.get_view(block=False)
+        q.shutdown_all()
+
+
+def test_a_view_ends_in_any_thread(make: Make) -> None:
     q = make()
-    q.put(b"lent")
+    q.put(b"item")
+    manager = q.get_view()
+    assert bytes(manager.__enter__()) == b"item"
+    thread = threading.Thread(target=manager.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join(PATIENCE)
+    assert q.empty()
+    assert q.unfinished_tasks == 0
+
+
+def test_a_view_outlives_the_thread_that_took_it(make: Make) -> None:
+    q = make()
+    q.put(b"item")
     managers = []
     thread = threading.Thread(target=lambda: managers.append(q.get_view()))
     thread.start()
     thread.join(PATIENCE)
-    assert q.get(timeout=PATIENCE) == b"lent"
+    with managers[0] as view:
+        assert bytes(view) == b"item"
+    assert q.empty()
 
 
-def test_the_portable_engine_says_that_it_cannot(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHMQUEUE_ENGINE", "portable")
+def test_closing_the_handle_gives_the_item_back(make: Make) -> None:
+    q, other = make(), make()
+    q.put(b"item")
+    with q.get_view() as view:
+        q.close()
+        assert bytes(view) == b"item"
+    assert other.get(block=False) == b"item"
+
+
+def test_a_view_is_entered_once(make: Make) -> None:
     q = make()
     q.put(b"item")
-    with pytest.raises(shmqueue.ShmQueueError, match="native"):
-        q.get_view()
+    manager = q.get_view()
+    with manager, pytest.raises(RuntimeError, match="entered once"):
+        manager.__enter__()
+    with pytest.raises(RuntimeError, match="entered once"):
+        manager.__enter__()

@@ -99,6 +99,55 @@ def seconds_until(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - clock.monotonic())
 
 
+class LeaseFigures(NamedTuple):
+    """What is handed out and not finished: records in the hands of processes, records given back that wait, how many
+    were ever finished and handed out again, and the age of the oldest loan in seconds (0 if there is none)."""
+
+    leased: int
+    returned: int
+    acknowledged: int
+    redelivered: int
+    oldest: float
+
+
+class Loan(Protocol):
+    """One record in the hands of this process.
+
+    If the process ends, the handle is closed, or the object is collected before ``finish``, the record is given back.
+    Any thread may use it. In a forked child every method raises ``ShmQueueError``: it belongs to the parent.
+    """
+
+    @property
+    def attempt(self) -> int:
+        """How often the record was handed out; 1 the first time."""
+
+    @property
+    def method(self) -> int:
+        """The record's method."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is neither finished nor given back, as far as this process knows."""
+
+    def payload(self, /) -> bytes:
+        """A copy of the record's payload."""
+
+    def contents(self, /) -> memoryview:
+        """The contents of a bytes item, read-only, where they lie if they can be read there.
+
+        They stay valid while anything looks at them, even after ``finish``.
+
+        Raises:
+            BufferError: the item is not bytes, or the loan is over.
+        """
+
+    def finish(self, /) -> bool:
+        """The record is done: it leaves the queue, and counts as one ``task_done``. False: the loan was over."""
+
+    def give_back(self, /) -> bool:
+        """The record is not done: the next one to ask for a record gets it. False: the loan was over."""
+
+
 class Engine(Protocol):
     """A handle on the records of one segment. All methods may be called from several threads.
 
@@ -146,6 +195,19 @@ class Engine(Protocol):
 
     def take(self, number: int, /) -> bool:
         """Take the oldest record if it is the one with that number. False: it is not, or there is none."""
+
+    def lend(self, block: bool, timeout: float | None, bytes_only: bool, /) -> Loan | None:
+        """Hand out the oldest record, which stays in the queue until the loan ends. None: there was none in time.
+
+        Records that were given back come before those that were never handed out, oldest first; so do they in ``get``.
+
+        Raises:
+            TypeError: ``bytes_only``, and the oldest item is not bytes. It stays in the queue.
+            ShmQueueError: 1,024 records are handed out, which is the most that can be.
+        """
+
+    def lease_figures(self, /) -> tuple[int, int, int, int, float]:
+        """The fields of ``LeaseFigures``."""
 
     def clear(self, /) -> int:
         """Drop all records, which then count as done. Returns how many there were."""
@@ -229,9 +291,11 @@ def _warn_once() -> None:
 
 def data_size(name: str, capacity: int, initial: int) -> int:
     """Bytes that the engine called ``name`` needs in a segment's file, behind the header, for a queue of this shape."""
-    if initial and name == "native":
+    if name == "native":
         return _native.data_size(initial, capacity)
-    return capacity
+    from shmqueue.engine.portable_leases import LeaseArea
+
+    return LeaseArea.data_size(capacity)
 
 
 def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:

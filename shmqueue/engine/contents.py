@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from shmqueue.engine.portable_state import SLOT_SIZE, Room, unpack
 from shmqueue.segment.contents import Contents, Layout, register_layout
+from shmqueue.segment.header import FIELDS
 
 __all__ = ["register_layouts"]
 
@@ -25,7 +26,13 @@ _GUARDS = 256, 512  # of the put and of the get side
 _LEDGERS = 384, 640
 _WAITING = 388, 644, 780  # flags: of both ledgers, and of the tally
 _END = 784
-_LEDGER = struct.Struct("=II2Q2Q2Q")  # sequence, waiting, position, count, and what differs between the sides
+_LEDGER = struct.Struct("=II2Q2Q2Q2I")  # sequence, waiting, position, count, what differs between the sides, arena
+_LEASES = 0x80000000  # in the arena of a get ledger: some item is leased
+_NEXT, _NEXT_FIELDS = 704, struct.Struct("=2Q2Q2I2I2I")  # position, count, arena, entries, generation
+_ENTRY = struct.Struct("=II5Q4I")  # state, in_place, position, count, window, started, since, pid, and three more
+_ENTRIES_MAX = 1024
+_LENT = 1
+_PID = 48  # in an entry: pid and handle
 _GUARD = struct.Struct("=IIQ")  # lock, reserved, recoveries
 _SHUT_IMMEDIATE = 2
 _RECORD_HEADER_SIZE = 8
@@ -41,8 +48,13 @@ def _read_native(fd: int) -> Contents | None:
             break
     else:
         return None
-    (put_position, put_count, shut), (get_position, get_count, _) = (_current(data, start) for start in _LEDGERS)
+    (put_position, put_count, shut, _), (get_position, get_count, _, arena) = (
+        _current(data, start) for start in _LEDGERS
+    )
     used, items = put_position - get_position, put_count - get_count
+    if arena & _LEASES:
+        items += sum(1 for _, state in _entries(fd, data) if state == _LENT)
+        return Contents(items, used, shut != 0) if items >= 0 and used >= 0 else None
     if used < 0 or items < 0 or items * _RECORD_HEADER_SIZE > used or (items == 0) != (used == 0):
         return None
     return Contents(0, 0, True) if shut == _SHUT_IMMEDIATE else Contents(items, used, shut != 0)
@@ -52,10 +64,25 @@ def _sequences(data: bytes) -> list[int]:
     return [_LEDGER.unpack_from(data, start)[0] for start in _LEDGERS]
 
 
-def _current(data: bytes, start: int) -> tuple[int, int, int]:
+def _current(data: bytes, start: int) -> tuple[int, int, int, int]:
     sequence, _, *pairs = _LEDGER.unpack_from(data, start)
     slot = sequence & 1
-    return pairs[slot], pairs[2 + slot], pairs[4 + slot]
+    return pairs[slot], pairs[2 + slot], pairs[4 + slot], pairs[6 + slot]
+
+
+def _entries(fd: int, data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each used entry of the lease table lies in the file, and its state."""
+    slot = _LEDGER.unpack_from(data, _LEDGERS[1])[0] & 1
+    count = min(_NEXT_FIELDS.unpack_from(data, _NEXT)[6 + slot], _ENTRIES_MAX)
+    capacity = FIELDS.unpack_from(data)[4]
+    start = os.fstat(fd).st_size - _whole_pages(capacity) - _ENTRIES_MAX * _ENTRY.size
+    table = os.pread(fd, count * _ENTRY.size, start)
+    for number in range(len(table) // _ENTRY.size):
+        yield start + number * _ENTRY.size, _ENTRY.unpack_from(table, number * _ENTRY.size)[0]
+
+
+def _whole_pages(size: int) -> int:
+    return -(-size // 4096) * 4096
 
 
 def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:
@@ -72,13 +99,17 @@ def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:
     for start in _WAITING:
         if _WORD.unpack_from(data, start)[0]:
             os.pwrite(fd, _WORD.pack(0), start)
+    if is_clear and _current(data, _LEDGERS[1])[3] & _LEASES:
+        for at, state in _entries(fd, data):
+            if state == _LENT:  # by nobody: the id of its holder may belong to another process one day
+                os.pwrite(fd, bytes(8), at + _PID)
     return is_clear
 
 
 # ---- portable: see portable.py ----
 
 _SELECTOR, _SLEEPERS = 128, 129
-_SLOTS = 192, 320
+_SLOTS = 192, 448
 _ANY_ROOM = Room(1, 1)  # stands for a size of 0, and the contents do not depend on the size
 _PORTABLE_END = _SLOTS[1] + SLOT_SIZE
 
@@ -92,7 +123,8 @@ def _read_portable(fd: int) -> Contents | None:
         start = _SLOTS[selector & 1]
         state = unpack(data[start : start + SLOT_SIZE], _ANY_ROOM)
         if state is not None and before[_SELECTOR] == selector == after[_SELECTOR] == state.serial & 0xFF:
-            return Contents(state.items, state.used, state.shut != 0) if 0 <= state.items <= state.used else None
+            items = state.items + state.entries  # whoever had leased them is gone
+            return Contents(items, state.used, state.shut != 0) if 0 <= state.items <= state.used else None
     return None
 
 
@@ -105,5 +137,5 @@ def _clear_portable(fd: int, is_used_by: Callable[[int], bool]) -> bool:
 
 def register_layouts() -> None:
     """Let ``shmqueue.segment`` know both layouts."""
-    register_layout("native", Layout(frozenset({2, 3}), _read_native, _clear_native))
-    register_layout("portable", Layout(frozenset({3}), _read_portable, _clear_portable))
+    register_layout("native", Layout(frozenset({2, 3, 4}), _read_native, _clear_native))
+    register_layout("portable", Layout(frozenset({4}), _read_portable, _clear_portable))

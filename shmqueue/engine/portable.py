@@ -11,9 +11,10 @@ otherwise.
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
        132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
-       192     112  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
-       320     112  state[1]
+       192     160  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
+       448     160  state[1]
       4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
+         -       -  leases      two tables of what is handed out, and its payloads: see portable_leases.py
 
 A record is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the last
 byte of the ring to the first. Positions count bytes, and counts items, since the segment was made.
@@ -32,11 +33,15 @@ byte of the ring to the first. Positions count bytes, and counts items, since th
 7. To shrink, when there are few records or none, the owner copies them to the start of the ring, where there must be
    none, commits the smaller size and then, as the last thing before the lock is free, gives back what is behind it.
    Death in between leaves memory there that the next one to grow uses.
+8. A record that is handed out leaves the ring: its payload is copied to where no entry of the lease table has one, the
+   other table is written, and the commit makes that one the current one. Finishing it, or giving it back, writes the
+   other table again. Records that were given back are taken first.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 import threading
@@ -46,8 +51,11 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from shmqueue import clock
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after, seconds_until
+from shmqueue.engine.portable_leases import MOST, Entry, Move, oldest_returned, replaced
+from shmqueue.engine.portable_loan import PortableLoan, contents_of
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
+from shmqueue.engine.portable_processes import Process, is_alive, this_process
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
@@ -79,6 +87,9 @@ LONG = 50e-3
 LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
+LOOK_FOR_DEAD = 0.1
+"""Seconds between two looks whether those who have loans still live."""
+
 _SELECTOR, _PUTTERS, _GETTERS = 128, 129, 130
 _WAITERS = slice(_PUTTERS, _GETTERS + 1)
 _NO_BYTES = slice(0, 0)
@@ -92,14 +103,15 @@ _WRITE_NOTHING = (
     NOWHERE,
     NOTHING,
 )  # the plan of who was overtaken, see _commit
-_SLOTS = slice(192, 192 + SLOT_SIZE), slice(320, 320 + SLOT_SIZE)
+_SLOTS = slice(192, 192 + SLOT_SIZE), slice(448, 448 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
 _RECORD = Struct("=II")
 _SHORT = 64  # bytes of a record, or what follows it, that are copied before its length is known
 
-_Step: TypeAlias = "tuple[State | None, _T | None, bytes]"
-"""A state to commit, or None; a result, or None for not yet; the bytes of the records that the state adds."""
+_Step: TypeAlias = "tuple[State | None, _T | None, bytes | Move]"
+"""A state to commit, or None; a result, or None for not yet; the bytes of the records that the state adds, or what else
+is written before it is committed."""
 
 _Attempt: TypeAlias = "Callable[[State, Hold], _Step[_T]]"
 """What is done under the lock: a look at the state and the records. It writes nothing, and may be done twice."""
@@ -137,6 +149,9 @@ class PortableEngine:
         self._pid = os.getpid()  # in which those calls are
         self._closing = False
         self._broken: str | None = None
+        self._handle = next(_handles)  # tells its loans from those of other handles in this process
+        self._loans = 0  # that this handle may have
+        self._looked = clock.monotonic()  # when it last looked whether the holders of loans live
         _live.add(self)
 
     # ---- the protocol ----
@@ -179,7 +194,12 @@ class PortableEngine:
 
     def take(self, number: int, /) -> bool:
         def take(state: State, hold: Hold) -> _Step[bool]:
-            if not state.items or state.get_count != number:
+            entries = self._entries(state, hold) if state.returned else []
+            entry = oldest_returned(entries)
+            if entry is not None and entry.number == number:
+                following, move = self._without(state, hold, entries, entry)
+                return following, True, move
+            if entry is not None or not state.items or state.get_count != number:
                 return None, False, b""
             _, length = self._record_at(state, hold, state.get_position)
             return self._after_get(state, length, 1), True, b""
@@ -196,7 +216,7 @@ class PortableEngine:
         return self._counted(lambda: self._watch(lambda state: not state.unfinished, NOWHERE, timeout))
 
     def qsize(self, /) -> int:
-        return self._counted(self._current).items
+        return self._counted(self._current).available
 
     def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool, bool]:
         return self._counted(self._figures)
@@ -204,11 +224,11 @@ class PortableEngine:
     def wait(self, records: bool, timeout: float | None, /) -> bool:
         if records:
             return self._counted(lambda: self._watch(_has_news, _GETTERS, timeout))
-        return self._counted(lambda: self._watch(lambda state: state.shut or not state.items, _PUTTERS, timeout))
+        return self._counted(lambda: self._watch(lambda state: state.shut or not state.available, _PUTTERS, timeout))
 
     def shut_down(self, immediate: bool, /) -> None:
         form = 2 if immediate else 1
-        self._counted(lambda: self._at_once(lambda state, hold: self._shut(state, form)))
+        self._counted(lambda: self._at_once(lambda state, hold: self._shut(state, hold, form)))
 
     def maxsize(self, /) -> int:
         return self._maxsize_in(self._counted(self._current))
@@ -227,7 +247,9 @@ class PortableEngine:
                 break
             sleep(SHORTEST_PAUSE)
         if not again and not self._calls.get(me):
-            self._give_back_in_the_end(me)
+            self._in_the_end(me, self._give_back)
+            if self._loans:
+                self._in_the_end(me, lambda: self._return_loans_of(this_process(), self._handle))
         self._lock.close()
         self._unmap_if_idle()
 
@@ -253,10 +275,10 @@ class PortableEngine:
         if not any(list(self._calls.values())):
             self._ring.close()
 
-    def _give_back_in_the_end(self, me: int) -> None:
+    def _in_the_end(self, me: int, act: Callable[[], object]) -> None:
         try:
             self._calls[me] = 1  # so that nobody who also closes unmaps meanwhile
-            self._give_back()
+            act()
         except Exception:
             pass  # closing is more important, and the memory goes back with the queue at the latest
         finally:
@@ -270,11 +292,16 @@ class PortableEngine:
                 f"queue {self._name!r} is corrupted: {self._broken}; this handle does not touch it any more"
             )
 
+    @property
+    def is_open(self) -> bool:
+        return not self._closing
+
     def _is_closing(self) -> bool:
         return self._closing
 
     def _after_fork_in_child(self) -> None:
         self._calls, self._pid = {}, os.getpid()  # the other threads do not exist here
+        self._loans = 0  # they are the parent's
 
     # ---- waiting ----
 
@@ -370,7 +397,7 @@ class PortableEngine:
             put_position=state.put_position,
             put_count=state.put_count,
             get_position=state.get_position,
-            get_count=state.get_count,
+            get_count=state.get_count - state.returned,
             dropped=state.dropped,
             done=state.done,
             high_water=state.high_water,
@@ -450,7 +477,7 @@ class PortableEngine:
                     self._broken = str(error)
                     self._require_usable()
 
-    def _commit(self, owner: Owner, hold: Hold, state: State, following: State | None, data: bytes) -> bool:
+    def _commit(self, owner: Owner, hold: Hold, state: State, following: State | None, data: bytes | Move) -> bool:
         """Write ``data`` behind the last record and make ``following`` the current state. False: we were overtaken."""
         if hold.recovered:
             following = following or state
@@ -463,15 +490,20 @@ class PortableEngine:
         slot = following.pack()
         new_selector = serial & 0xFF
         at = _SLOTS[new_selector & 1]
-        at_first, first, at_rest, rest = _NO_BYTES, data, _NO_BYTES, b""
-        if data:
+        at_first, first, at_rest, rest = _NO_BYTES, b"", _NO_BYTES, b""
+        if isinstance(data, Move):
+            at_first, first, at_rest, rest = data
+        elif data:
             start = HEADER_SIZE + following.offset(following.put_position - len(data))
             end = HEADER_SIZE + following.size
+            first = data
             if start + len(data) > end:
                 first, rest = data[: end - start], data[end - start :]
                 at_rest = slice(HEADER_SIZE, HEADER_SIZE + len(rest))
             at_first = slice(start, start + len(first))
-        last = self._ring.giving_back(following) if hold.recovered or following.size < state.size else NOTHING
+        last = hold.last
+        if hold.recovered or following.size < state.size:
+            last = self._ring.giving_back(following)
         plans = (_WRITE_NOTHING, (at_first, first, at_rest, rest, at, slot, _SELECTOR, last))
         moves = (NOTHING, self._ring.moving(state, following) if following.size != state.size else NOTHING)
         memory = self._memory
@@ -520,6 +552,7 @@ class PortableEngine:
         """What a getter does that finds nothing."""
         if waited >= LONG:
             self._give_back()
+        self._return_loans_of_the_dead()
 
     def _tell(self, error: int) -> None:
         """Report that the ring cannot grow, or with 0 that it can again, when that has changed."""
@@ -533,10 +566,11 @@ class PortableEngine:
         if state.shut:
             raise ShmQueueShutDown(f"queue {self._name!r} was shut down for all processes")
 
-    def _shut(self, state: State, form: int) -> _Step[bool]:
+    def _shut(self, state: State, hold: Hold, form: int) -> _Step[bool]:
         following = state._replace(shut=max(state.shut, form))
         if following.shut == 2:
-            following = self._trimmed(state, following.without_records())
+            following, move = self._dropped(following, hold)
+            return following, True, move
         return following, True, b""
 
     # ---- put ----
@@ -584,7 +618,7 @@ class PortableEngine:
         def has_room(state: State) -> bool:
             maxsize = state.maxsize - 1 if state.maxsize else first_maxsize
             return state.put_position - state.get_position <= most_used and (
-                not maxsize or state.put_count - state.get_count + count <= maxsize
+                not maxsize or state.available + count <= maxsize
             )
 
         return has_room
@@ -624,6 +658,12 @@ class PortableEngine:
     # ---- get ----
 
     def _take_one(self, state: State, hold: Hold) -> _Step[tuple[int, bytes]]:
+        if state.returned:
+            entries = self._entries(state, hold)
+            entry = _oldest(entries)
+            record = entry.method, self._payload(entry, hold)
+            following, move = self._without(state, hold, entries, entry)
+            return following, record, move
         if state.put_count == state.get_count:
             self._require_open_to_all(state)
             return None, None, b""
@@ -631,6 +671,9 @@ class PortableEngine:
         return self._after_get(state, length, 1), record, b""
 
     def _copy_one(self, state: State, hold: Hold) -> _Step[tuple[int, int, bytes]]:
+        if state.returned:
+            entry = _oldest(self._entries(state, hold))
+            return None, (entry.number, entry.method, self._payload(entry, hold)), b""
         if not state.items:
             self._require_open_to_all(state)
             return None, None, b""
@@ -638,6 +681,9 @@ class PortableEngine:
         return None, (state.get_count, *record), b""
 
     def _take(self, state: State, hold: Hold, most: int) -> _Step[list[tuple[int, bytes]]]:
+        if state.returned:
+            following, record, move = self._take_one(state, hold)
+            return following, None if record is None else [record], move
         count = min(most, state.items)
         if count == 0:
             self._require_open_to_all(state)
@@ -686,18 +732,180 @@ class PortableEngine:
         return data
 
     def _drop_all(self, state: State, hold: Hold) -> _Step[int]:
-        return self._trimmed(state, state.without_records()), state.items, b""
+        following, move = self._dropped(state, hold)
+        return following, state.available, move
+
+    def _dropped(self, state: State, hold: Hold) -> tuple[State, bytes | Move]:
+        """The state without the records that can be taken, and what is written before it is committed."""
+        following = self._trimmed(state, state.without_records())
+        if not state.returned:
+            return following, b""
+        kept = [entry for entry in self._entries(state, hold) if not entry.is_returned]
+        return self._ring.leases.change(following, kept, None)
+
+    # ---- lending ----
+
+    def lend(self, block: bool, timeout: float | None, bytes_only: bool, /) -> PortableLoan | None:
+        block = bool(block)
+        holder = this_process()
+
+        def lend(state: State, hold: Hold) -> _Step[tuple[Entry, bytes]]:
+            return self._lend_one(state, hold, holder, bytes_only)
+
+        lent = self._counted(lambda: self._until(_has_news, lend, self._idle, _GETTERS, block, timeout))
+        return None if lent is None else PortableLoan(self, *lent)
+
+    def lease_figures(self, /) -> tuple[int, int, int, int, float]:
+        def look(state: State, hold: Hold) -> _Step[tuple[State, int]]:
+            entries = self._entries(state, hold) if state.entries else []
+            return None, (state, min((entry.since for entry in entries if not entry.is_returned), default=0)), b""
+
+        state, oldest = self._counted(lambda: self._at_once(look))
+        age = max(0.0, clock.monotonic() - oldest / 1e9) if oldest else 0.0
+        return state.entries - state.returned, state.returned, state.acknowledged, state.redelivered, age
+
+    def finish(self, entry: Entry, /) -> bool:
+        """A loan is done. False: it was over."""
+
+        def finish(state: State, hold: Hold) -> _Step[bool]:
+            entries = self._entries(state, hold) if state.entries else []
+            if entry not in entries:
+                return None, False, b""
+            dropped, acknowledged = state.dropped + min(1, state.unfinished), state.acknowledged + 1
+            following, move = self._without(state, hold, entries, entry)
+            return following._replace(dropped=dropped, acknowledged=acknowledged), True, move
+
+        return self._counted(lambda: self._at_once(finish))
+
+    def give_back(self, entry: Entry, /) -> bool:
+        """A loan is not done. False: it was over."""
+        return self._counted(lambda: self._at_once(lambda state, hold: self._give_one_back(state, hold, entry)))
+
+    def _lend_one(self, state: State, hold: Hold, holder: Process, bytes_only: bool) -> _Step[tuple[Entry, bytes]]:
+        if not state.available:
+            self._require_open_to_all(state)
+            return None, None, b""
+        since = int(clock.monotonic() * 1e9)
+        entries = self._entries(state, hold) if state.entries else []
+        returned = oldest_returned(entries)
+        if returned is not None:
+            payload = self._payload(returned, hold)
+            _require_bytes(self._name, returned.method, payload, bytes_only)
+            entry = returned._replace(
+                attempt=returned.attempt + 1,
+                is_returned=0,
+                pid=holder[0],
+                started=holder[1],
+                handle=self._handle,
+                since=since,
+            )
+            following = state._replace(redelivered=state.redelivered + 1)
+            following, move = self._ring.leases.change(following, replaced(entries, returned, entry), None)
+        else:
+            (method, payload), length = self._record_at(state, hold, state.get_position)
+            _require_bytes(self._name, method, payload, bytes_only)
+            start = self._ring.leases.free_start(entries, len(payload))
+            if len(entries) == MOST or start is None:
+                raise ShmQueueError(
+                    f"queue {self._name!r}: {len(entries)} items are leased, and there is no room for another one "
+                    f"({MOST} are the most, of as many bytes together as the queue can hold)"
+                )
+            entry = Entry(state.get_count, method, 1, 0, holder[0], holder[1], self._handle, since, start, len(payload))
+            following = self._after_get(state, length, 1)
+            at = self._ring.leases.window(entry)
+            following, move = self._ring.leases.change(following, [*entries, entry], (at, payload))
+        self._reserve(move, hold)
+        self._loans += 1
+        return following, (entry, payload), move
+
+    def _reserve(self, move: Move, hold: Hold) -> None:
+        try:
+            self._ring.reserve_for_lease((move.window, move.table), hold)
+        except OSError as error:
+            if error.errno is None:  # what a signal handler raises usually has none
+                raise error.__cause__ or error from None
+            raise
+
+    def _entries(self, state: State, hold: Hold) -> list[Entry]:
+        return self._ring.leases.entries(state, self._copy_at(self._ring.leases.table(state), hold))
+
+    def _payload(self, entry: Entry, hold: Hold) -> bytes:
+        return self._copy_at(self._ring.leases.window(entry), hold)
+
+    def _copy_at(self, place: slice, hold: Hold) -> bytes:
+        memory, owner = self._memory, hold.owner
+        data = memory[(_NO_BYTES, place)[owner.hold is hold]]  # no jump and no call between the look and the copying
+        if len(data) != place.stop - place.start:
+            raise Contradiction("the lock was lost")
+        return data
+
+    def _without(self, state: State, hold: Hold, entries: list[Entry], entry: Entry) -> tuple[State, Move]:
+        hold.last = self._ring.giving_back_window(entry)
+        following, move = self._ring.leases.change(state, replaced(entries, entry, None), None)
+        return following, move
+
+    def _give_one_back(self, state: State, hold: Hold, entry: Entry) -> _Step[bool]:
+        entries = self._entries(state, hold) if state.entries else []
+        if entry not in entries:
+            return None, False, b""
+        given = entry._replace(is_returned=1, pid=0, started=0, handle=0)
+        following, move = self._ring.leases.change(state, replaced(entries, entry, given), None)
+        self._reserve(move, hold)
+        return following, True, move
+
+    def _return_loans_of(self, holder: Process, handle: int) -> None:
+        """Give back what a process has; with a handle that is not 0, by that one only."""
+
+        def is_theirs(entry: Entry) -> bool:
+            return (entry.pid, entry.started) == holder and handle in (0, entry.handle) and not entry.is_returned
+
+        def give_back(state: State, hold: Hold) -> _Step[bool]:
+            for entry in self._entries(state, hold) if state.entries else ():
+                if is_theirs(entry):
+                    return self._give_one_back(state, hold, entry)
+            return None, False, b""
+
+        while self._locked(give_back, deadline_after(LOCK_PATIENCE)):
+            pass
+
+    def _return_loans_of_the_dead(self) -> None:
+        now = clock.monotonic()
+        state = self._known[1]
+        if state is None or state.entries == state.returned or now - self._looked < LOOK_FOR_DEAD:
+            return
+        self._looked = now
+
+        def holders(state: State, hold: Hold) -> _Step[set[Process]]:
+            entries = self._entries(state, hold) if state.entries else []
+            return None, {(entry.pid, entry.started) for entry in entries if not entry.is_returned}, b""
+
+        for holder in self._locked(holders, deadline_after(LOCK_PATIENCE)) or ():
+            if not is_alive(holder):
+                self._return_loans_of(holder, 0)
+
+
+def _oldest(entries: list[Entry]) -> Entry:
+    entry = oldest_returned(entries)
+    if entry is None:
+        raise Contradiction("an item that was given back cannot be found")
+    return entry
+
+
+def _require_bytes(name: str, method: int, payload: bytes, wanted: bool) -> None:
+    if wanted and contents_of(method, payload) is None:
+        raise TypeError(f"the oldest item of queue {name!r} is not bytes: take it with get()")
 
 
 def _has_news(state: State) -> bool:
     """Whether a get has anything to give or to say."""
-    return state.put_count != state.get_count or state.shut > 0
+    return state.available > 0 or state.shut > 0
 
 
 def _finish_one(state: State, hold: Hold) -> _Step[bool]:
     return (state._replace(done=state.done + 1), True, b"") if state.unfinished else (None, False, b"")
 
 
+_handles = itertools.count(1)
 _live: WeakRegistry[PortableEngine] = WeakRegistry()
 
 

@@ -11,9 +11,10 @@ import errno
 import mmap
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from shmqueue.engine.portable_leases import Entry, LeaseArea
 from shmqueue.engine.portable_lock import NOTHING, Act, Hold
 from shmqueue.engine.portable_state import Contradiction, Room, State
 from shmqueue.exceptions import ShmQueueCorruptedError
@@ -39,11 +40,12 @@ class RingMemory:
 
     def __init__(self, segment: Segment) -> None:
         shape = segment.header.shape
-        if not 0 <= shape.initial <= shape.capacity == shape.data_size > 0:
+        if not 0 <= shape.initial <= shape.capacity > 0 or shape.data_size != LeaseArea.data_size(shape.capacity):
             raise ShmQueueCorruptedError(f"queue {segment.name!r} is corrupted: its header contradicts itself")
         self._segment = segment
         self.is_elastic = shape.initial > 0
         self.room = Room(shape.initial or shape.capacity, shape.capacity)
+        self.leases = LeaseArea(shape.capacity)
         with segment.descriptor_to_map() as fd:
             self.map, self._duplicate = _map(fd, segment.file_size)
 
@@ -67,9 +69,7 @@ class RingMemory:
             OSError: there is not enough memory.
             Contradiction: the lock was lost.
         """
-        fd = self._segment.fileno()
-        if fd < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._segment.path)
+        fd = self._require_file()
         least = min(_whole_pages(state.end + length), self.room.most)
         size = state.size
         while size < least:
@@ -104,10 +104,34 @@ class RingMemory:
     def giving_back(self, state: State) -> Act:
         """What gives back the memory behind the ring."""
         start = _whole_pages(HEADER_SIZE + state.size)
-        length = self._segment.file_size - start
+        return self._removing(start, HEADER_SIZE + self.room.most - start)
+
+    def reserve_for_lease(self, places: Iterable[slice], hold: Hold) -> None:
+        """Reserve the memory of these places in the file.
+
+        Raises:
+            OSError: there is not enough memory.
+            Contradiction: the lock was lost.
+        """
+        self._require_file()
+        for place in places:
+            if _CAN_RESERVE and place.start < place.stop:
+                self._segment.reserve(place.stop, place.start, _while_owned(hold))
+
+    def giving_back_window(self, entry: Entry) -> Act:
+        """What gives back the memory of an entry's payload."""
+        return self._removing(*self.leases.pages_of(entry))
+
+    def _removing(self, start: int, length: int) -> Act:
         if _REMOVE is None or length <= 0:
             return NOTHING
         return self.map.madvise, (_REMOVE, start, length)
+
+    def _require_file(self) -> int:
+        fd = self._segment.fileno()
+        if fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), self._segment.path)
+        return fd
 
     def moving(self, state: State, following: State) -> Act:
         """What copies records to where they are in another ring: what wraps to behind one that grows, all to the start

@@ -14,7 +14,7 @@ from shmqueue.engine import RECORD_HEADER_SIZE
 
 __all__ = ["NUMBER_MAX", "SLOT_SIZE", "Contradiction", "Room", "State", "unpack"]
 
-_FIELDS = struct.Struct("=13Q")
+_FIELDS = struct.Struct("=19Q")
 _CHECKSUM = struct.Struct("=Q")
 SLOT_SIZE = _FIELDS.size + _CHECKSUM.size
 """Bytes that a packed state takes."""
@@ -38,7 +38,8 @@ class State(NamedTuple):
 
     ``shut``: 0 open, 1 shut down, 2 shut down and the records dropped. ``size``: bytes of the ring as it is now.
     ``base``: the position whose offset in the ring is 0. ``maxsize``: most records from now on, and one more; 0: what
-    the segment's header says.
+    the segment's header says. ``entries``: records that are handed out or were given back, in the lease table number
+    ``table`` (0 or 1), whose checksum is ``table_check``; ``returned``: those given back.
     """
 
     serial: int
@@ -54,10 +55,21 @@ class State(NamedTuple):
     size: int
     base: int
     maxsize: int = 0
+    entries: int = 0
+    returned: int = 0
+    table: int = 0
+    table_check: int = 0
+    acknowledged: int = 0
+    redelivered: int = 0
+
+    @property
+    def available(self) -> int:
+        """Records that can be taken: those in the ring, and those given back."""
+        return self.put_count - self.get_count + self.returned
 
     @property
     def items(self) -> int:
-        """Records in the queue."""
+        """Records in the ring."""
         return self.put_count - self.get_count
 
     @property
@@ -82,7 +94,7 @@ class State(NamedTuple):
     def without_records(self) -> State:
         """The state after all records were dropped."""
         # Fewer are dropped than there were if task_done() was called before there was an item.
-        dropped = self.dropped + min(self.items, self.unfinished)
+        dropped = self.dropped + min(self.available, self.unfinished)
         return self._replace(get_position=self.put_position, get_count=self.put_count, dropped=dropped)
 
     def after_put(self, length: int, count: int) -> State:
@@ -116,7 +128,7 @@ class State(NamedTuple):
 
     def contradiction(self, room: Room) -> str | None:
         """What cannot be true of this state, or None."""
-        _, put_position, put_count, get_position, get_count, dropped, done, _, _, shut, size, base, _ = self
+        _, put_position, put_count, get_position, get_count, dropped, done, _, _, shut, size, base, *_ = self
         used, items = put_position - get_position, put_count - get_count
         if max(self) > NUMBER_MAX or shut > 2:
             return "the state holds an impossible number"
@@ -128,6 +140,8 @@ class State(NamedTuple):
             return f"there cannot be {items} items in {used} bytes"
         if size < room.most < self.end:
             return f"the positions {put_position} and {get_position} leave the ring no way to grow"
+        if self.returned > self.entries or self.entries > get_count or self.table > 1:
+            return f"there cannot be {self.entries} leased items, of which {self.returned} were given back"
         if dropped > get_count or done > put_count:
             return "the counts contradict each other"
         return None

@@ -304,7 +304,7 @@ def _create(name: str, path: str, header: Header) -> Segment | None:
     shape = header.shape
 
     def fill(fd: int) -> None:
-        reserve(fd, HEADER_SIZE + (shape.initial or shape.data_size), path)
+        reserve(fd, HEADER_SIZE + (shape.initial or shape.capacity), path)
         lengthen(fd, HEADER_SIZE + shape.data_size, path)
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, header.pack())

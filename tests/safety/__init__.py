@@ -16,6 +16,7 @@ from __future__ import annotations
 
 GROUPS = (
     "death",
+    "lease_death",
     "sleepers",
     "torture",
     "models",

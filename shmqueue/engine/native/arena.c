@@ -1,6 +1,7 @@
 /* arena.c: growing, and giving memory back; see arena.h. */
 #define _GNU_SOURCE
 #include "arena.h"
+#include "leases.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -14,7 +15,7 @@
 #define CALM_NS UINT64_C(100000000)     /* how long to leave it at that after the last time, at least */
 #define CALM_NS_PER_BYTE 10             /* and for so long: some twenty times what touching the memory anew costs */
 #define TRIM_PATIENCE_NS INT64_C(10000000)
-#define CAPACITY_MAX (UINT64_C(1) << 48)
+#define CAPACITY_MAX (UINT64_C(1) << 55)
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
@@ -55,12 +56,18 @@ static uint64_t cut(struct ring *ring, uint64_t initial, uint64_t capacity)
     return total;
 }
 
-bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity) { return cut(ring, initial, capacity) != 0; }
+bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity)
+{
+    uint64_t total = cut(ring, initial, capacity), end = LAYOUT_HEADER_SIZE + total;
+    ring->table_start = end + leases_size(end, capacity) - leases_size(0, capacity);
+    return total != 0;
+}
 
 uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
 {
     struct ring ring;
-    return cut(&ring, initial, capacity);
+    uint64_t total = cut(&ring, initial, capacity);
+    return total == 0 ? 0 : total + leases_size(LAYOUT_HEADER_SIZE + total, capacity);
 }
 
 /* ---- the file ---- */
@@ -131,6 +138,7 @@ void ring_close(struct ring *ring)
             munmap(bytes - into, length);
         }
     }
+    leases_close(ring);
 }
 
 /* ---- room ---- */
@@ -357,7 +365,8 @@ static bool follow(struct ring *ring, struct self *self, bool at_once)
     if (!lock_to_trim(ring, side, self, at_once)) {
         return false;
     }
-    if (look(ring, &put, &get) && arena_is_left(ring, &get, &put) && arena_after(ring, get.arena) < ring->arenas) {
+    bool is_left = look(ring, &put, &get) && !get.leases && arena_is_left(ring, &get, &put);
+    if (is_left && arena_after(ring, get.arena) < ring->arenas) {
         get.arena = arena_after(ring, get.arena);
         ring_commit_and_wake(side, self, &get, WAIT_EVERYONE); /* who wants to grow may find memory soon */
     } else {

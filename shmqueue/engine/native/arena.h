@@ -10,12 +10,31 @@
 #ifndef SHMQUEUE_ARENA_H
 #define SHMQUEUE_ARENA_H
 
+#include <string.h>
+
 #include "ring.h"
 
 struct span {
     unsigned char *bytes;
     uint64_t size;
 };
+
+static inline void span_copy_out(struct span span, uint64_t offset, void *bytes, size_t length)
+{
+    uint64_t to_end = span.size - offset;
+    if (length <= to_end) {
+        memcpy(bytes, span.bytes + offset, length);
+    } else {
+        memcpy(bytes, span.bytes + offset, to_end);
+        memcpy((char *)bytes + to_end, span.bytes, length - to_end);
+    }
+}
+
+static inline uint64_t span_advance(struct span span, uint64_t offset, uint64_t length)
+{
+    uint64_t next = offset + length; /* length <= size */
+    return next >= span.size ? next - span.size : next;
+}
 
 static inline bool arena_is_elastic(const struct ring *ring) { return ring->arenas > 1; }
 

@@ -10,10 +10,14 @@
  *         384      64  put.ledgers          how much was ever put
  *         512      32  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
+ *         704      64  get.next             which record is handed out next, while any is leased
  *         768      16  tally                task_done() and join()
  *         896      24  notes                what is rarely written and often read
  *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
- *        4096       -  data                 `data_size` bytes of records
+ *        3072     192  leases               what is written beside the lease table
+ *        4096       -  data                 records: one arena of `capacity` bytes, or those of an elastic queue
+ *           -   65536  lease table          1,024 entries, at the next multiple of 4,096; no memory until they are used
+ *           -       -  windows              `capacity` bytes for leased records that were moved out of the data; sparse
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
  * last byte of the data to the first.  An item costs exactly 8 + length bytes.
@@ -44,6 +48,23 @@
  *      memory was allocated, and lowered, in a free arena only, before it is given back: a death in between costs
  *      nothing but memory, until the arena is used again.
  *
+ *  LEASES.  An item may be handed out and stay in the queue: it is then finished, or given back, by a second call, or
+ *  given back for a process that died.  While any entry of the lease table is in use, the flag LEDGER_LEASES is set in
+ *  get.ledgers.arena; else rules 11 to 15 have no subject.
+ *
+ *  11. get.position and get.arena say up to where the bytes are free, as always.  Which record is handed out next is
+ *      get.next[sequence & 1]: it is written before the get ledger's commit and becomes true with it.  A record between
+ *      the two is finished unless an entry names it.
+ *  12. get.count is next.count less the entries that are RETURNED: put.count - get.count is what can be taken now.
+ *  13. An entry is written only by the owner of the get lock.  Before it changes one of the first `entries` it stores the
+ *      sequence in leases.sequence, then the entry in leases.before, then its number in leases.changed; two at most for
+ *      each commit.  An owner that finds leases.changed set and leases.sequence equal to the current sequence follows
+ *      one that died before its commit: it puts the entry back first.  Entries from number `entries` on mean nothing.
+ *  14. When a record that is leased holds up too many bytes that are free behind it, the owner of the get lock copies it
+ *      into the windows, changes the entry by rule 13, and commits: get.position goes on.
+ *  15. `in_place` of an entry is set by rule 13 and cleared by the holder alone, under no lock: until then the
+ *      record's bytes stay where they are.
+ *
  * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
  * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
  * there.  It is a flag and not a count, so that a killed sleeper leaves nothing to subtract.
@@ -58,7 +79,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 3u
+#define LAYOUT_VERSION 4u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
@@ -106,7 +127,7 @@ struct guard {
  *
  * dropped: get side: items that clear() took, which nobody will call task_done() for.
  * shut:    put side: enum shut, whether the queue was shut down for all.
- * arena:   which arena the position lies in; 0 in a ring of fixed size.
+ * arena:   which arena the position lies in, 0 in a ring of fixed size; get side: and LEDGER_LEASES.
  * waiting: raised by sleepers of the other side under no lock, taken down by a committer that is going to wake them,
  *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (wait.h),
  *          not longer. */
@@ -122,15 +143,30 @@ struct ledgers {
     _Atomic uint32_t arena[2];
 };
 
+#define LEDGER_LEASES UINT32_C(0x80000000)
+
 enum shut {
     SHUT_NOT,
     SHUT_PLAIN,     /* nothing is put any more */
     SHUT_IMMEDIATE, /* and what was left is dropped by whoever comes across it */
 };
 
+/* Get side only, and only while LEDGER_LEASES is set: see rules 11 and 12.  A line that putters never read.
+ *
+ * entries:    how many entries of the table are in use, from the first on; free ones among them count.
+ * generation: goes up with each clear(): an entry that was RETURNED in another one is free. */
+struct next {
+    _Atomic uint64_t position[2];
+    _Atomic uint64_t count[2];
+    _Atomic uint32_t arena[2];
+    _Atomic uint32_t entries[2];
+    _Atomic uint32_t generation[2];
+};
+
 struct side {
     alignas(LAYOUT_APART) struct guard guard;
     alignas(LAYOUT_APART) struct ledgers ledgers;
+    alignas(64) struct next next;
 };
 
 /* done:     task_done() calls; raised by compare-and-swap, while fewer than what was put and not dropped.
@@ -164,6 +200,47 @@ struct arena {
 
 #define LAYOUT_ARENAS 64
 
+enum lease_state {
+    LEASE_FREE,
+    LEASE_LENT,     /* in the hands of its holder */
+    LEASE_RETURNED, /* to be handed out before any record that was not yet */
+    LEASE_PINNED,   /* finished, but the holder still looks at the bytes */
+};
+
+/* One cache line, so that holders do not share. */
+struct lease {
+    _Atomic uint32_t state;
+    _Atomic uint32_t in_place; /* rule 15 */
+    _Atomic uint64_t position; /* of the record */
+    _Atomic uint64_t count;    /* the item's number: which of all that were ever put */
+    _Atomic uint64_t window;   /* 0: the record lies in the data; else where in the windows it was moved, and 1 */
+    _Atomic uint64_t started;  /* the holder: when its process started (field 22 of /proc/pid/stat) */
+    _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns */
+    _Atomic uint32_t pid;      /* the holder's; in a RETURNED one: the generation in which it was returned */
+    _Atomic uint32_t handle;   /* which of the holder's handles */
+    _Atomic uint32_t arena;    /* in which the position lies */
+    _Atomic uint32_t attempt;  /* how often it was handed out */
+};
+
+#define LAYOUT_LEASES 1024u
+#define LAYOUT_LEASE_TABLE_SIZE (LAYOUT_LEASES * 64u)
+
+/* Written by the owner of the get lock.  See rule 13 for the first three.
+ *
+ * reserved:     bytes of the table that have memory, from its start.
+ * acknowledged: items finished by their holders; a death may miscount one, as with the next one.
+ * redelivered:  items that were handed out again.
+ * looked:       when somebody last looked whether the holders live, monotonic clock, ns.  A hint. */
+struct leases {
+    _Atomic uint32_t changed[2]; /* number of the entry in `before`, and 1; 0: there is none */
+    _Atomic uint32_t sequence;
+    _Atomic uint32_t reserved;
+    _Atomic uint64_t acknowledged;
+    _Atomic uint64_t redelivered;
+    _Atomic uint64_t looked;
+    alignas(64) struct lease before[2];
+};
+
 struct segment {
     struct header header;
     alignas(256) struct side put;
@@ -171,6 +248,7 @@ struct segment {
     alignas(LAYOUT_APART) struct tally tally;
     alignas(LAYOUT_APART) struct notes notes;
     alignas(LAYOUT_APART) struct arena arenas[LAYOUT_ARENAS];
+    alignas(LAYOUT_APART) struct leases leases;
 };
 
 #define RECORD_HEADER_SIZE 8u
@@ -192,6 +270,9 @@ _Static_assert(offsetof(struct segment, get.ledgers) == 640, "lock and ledgers a
 _Static_assert(offsetof(struct segment, tally) == 768, "task_done() must not slow down put and get");
 _Static_assert(offsetof(struct segment, notes) == 896, "read by every get, written hardly ever");
 _Static_assert(offsetof(struct segment, arenas) == 1024, "clear of the notes");
+_Static_assert(offsetof(struct segment, get.next) == 704, "in a line that putters never read");
+_Static_assert(sizeof(struct lease) == 64, "an entry is one line");
+_Static_assert(offsetof(struct segment, leases) == 3072, "clear of the arenas");
 _Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
 _Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");

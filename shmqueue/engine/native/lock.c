@@ -55,8 +55,6 @@ struct self *lock_self_fill(void)
     self->epoch = lock_epoch();
     self->tid = (uint32_t)syscall(SYS_gettid);
     self->robust = NULL;
-    self->kept = NULL;
-    self->kept_count = 0;
     if (syscall(SYS_get_robust_list, 0, &self->robust, &length) != 0 || self->robust == NULL) {
         /* libc registered none for this thread (musl waits for a first use, a raw clone() skips it) */
         own_head.list.next = &own_head.list;
@@ -108,18 +106,14 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
     lock_announce(self, word);
     for (;;) {
         uint32_t seen = atomic_load_explicit(word, memory_order_relaxed);
-        if ((seen & FUTEX_TID_MASK) == 0) {
+        if (lock_is_free(seen, self)) {
             uint32_t mine = self->tid | (seen & FUTEX_WAITERS) | waiters;
-            bool died = seen & FUTEX_OWNER_DIED;
+            bool died = seen & (FUTEX_OWNER_DIED | FUTEX_TID_MASK);
             if (atomic_compare_exchange_strong_explicit(word, &seen, mine, memory_order_acquire,
                                                         memory_order_relaxed)) {
                 return died ? LOCK_RECOVERED : LOCK_TAKEN;
             }
             continue;
-        }
-        if ((seen & FUTEX_TID_MASK) == self->tid) {
-            result = LOCK_OWN;
-            break;
         }
         if (waiters == 0 && spin_while_equal(word, seen, spin_ns)) {
             continue;
@@ -139,26 +133,6 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
         result = waited == WAIT_DEADLINE ? LOCK_DEADLINE : LOCK_INTERRUPTED;
         break;
     }
-    lock_announce(self, self->kept);
+    lock_announce(self, NULL);
     return result;
-}
-
-void lock_keep(_Atomic uint32_t *word, struct self *self)
-{
-    if (self->kept_count < LOCKS_KEPT) {
-        self->all_kept[self->kept_count++] = self->kept = word;
-    }
-}
-
-void lock_unkeep(_Atomic uint32_t *word, struct self *self)
-{
-    unsigned left = 0;
-    for (unsigned i = 0; i < self->kept_count; i++) {
-        if (self->all_kept[i] != word) {
-            self->all_kept[left++] = self->all_kept[i];
-        }
-    }
-    self->kept_count = left;
-    self->kept = left > 0 ? self->all_kept[left - 1] : NULL;
-    lock_announce(self, word);
 }

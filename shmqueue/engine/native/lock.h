@@ -12,16 +12,13 @@
  *
  * There is one list_op_pending for a thread, so it holds one word at a time.  The head is the one that libc registered
  * for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a robust mutex,
- * and no one else's code runs while we hold a word, with one exception: words may be kept (lock_keep()) while the
- * thread does anything.  While no other word is busy, the one that was kept last is announced.  If the thread dies
- * with a word that is not announced, waiters find its owner dead when their slice is over.
+ * and no one else's code runs while we hold a word.  So a word that carries the id of the thread that looks at it was
+ * left by an earlier thread of that id, and not marked: it is taken over like any other word of a dead owner.
  */
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H
 
 #include "wait.h"
-
-#define LOCKS_KEPT 8
 
 /* Who the calling thread is to the kernel.  Filled at a thread's first use, and again after a fork. */
 struct self {
@@ -29,9 +26,6 @@ struct self {
     uint32_t epoch;                  /* lock_epoch() when this was filled; 0: never */
     struct robust_list_head *robust; /* where the kernel looks when this thread ends */
     long offset;                     /* from the address the kernel is given to the word */
-    _Atomic uint32_t *kept;          /* what is announced while no other word is; NULL: none */
-    _Atomic uint32_t *all_kept[LOCKS_KEPT]; /* of which it is the last; more than that are never announced */
-    unsigned kept_count;
 };
 
 enum lock_result {
@@ -40,7 +34,6 @@ enum lock_result {
     LOCK_BUSY,
     LOCK_DEADLINE,
     LOCK_INTERRUPTED, /* a signal, or a slice is over */
-    LOCK_OWN,         /* this very thread has it */
 };
 
 extern _Thread_local struct self lock_thread_self;
@@ -68,6 +61,12 @@ static inline void lock_announce(struct self *self, _Atomic uint32_t *word)
     atomic_signal_fence(memory_order_seq_cst); /* only this thread's own death reads it: program order suffices */
 }
 
+/* Nobody has it, or an earlier thread of the same id that the kernel did not mark. */
+static inline bool lock_is_free(uint32_t seen, const struct self *self)
+{
+    return (seen & FUTEX_TID_MASK) == 0 || (seen & FUTEX_TID_MASK) == self->tid;
+}
+
 /* Takes the lock if it is free; never waits. */
 static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *self)
 {
@@ -76,15 +75,15 @@ static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *sel
     if (atomic_compare_exchange_strong_explicit(word, &seen, self->tid, memory_order_acquire, memory_order_relaxed)) {
         return LOCK_TAKEN;
     }
-    while ((seen & FUTEX_TID_MASK) == 0) {
+    while (lock_is_free(seen, self)) {
         uint32_t mine = self->tid | (seen & FUTEX_WAITERS);
-        bool died = seen & FUTEX_OWNER_DIED;
+        bool died = seen & (FUTEX_OWNER_DIED | FUTEX_TID_MASK);
         if (atomic_compare_exchange_strong_explicit(word, &seen, mine, memory_order_acquire, memory_order_relaxed)) {
             return died ? LOCK_RECOVERED : LOCK_TAKEN;
         }
     }
-    lock_announce(self, self->kept);
-    return (seen & FUTEX_TID_MASK) == self->tid ? LOCK_OWN : LOCK_BUSY;
+    lock_announce(self, NULL);
+    return LOCK_BUSY;
 }
 
 /* Takes the lock, waiting until the deadline (monotonic, ns).  Returns LOCK_INTERRUPTED after a signal and after each
@@ -98,13 +97,7 @@ static inline void lock_release(_Atomic uint32_t *word, struct self *self)
     if (was & FUTEX_WAITERS) {
         futex_wake(word, 1); /* killed before this line: the kernel wakes one, for the word is still announced */
     }
-    lock_announce(self, self->kept);
+    lock_announce(self, NULL);
 }
-
-/* From now on the thread may run any code with this word, which it has. */
-void lock_keep(_Atomic uint32_t *word, struct self *self);
-
-/* The word is held as any other again, and must be released without running other code. */
-void lock_unkeep(_Atomic uint32_t *word, struct self *self);
 
 #endif

@@ -5,6 +5,8 @@
 #include <structmember.h>
 #include <sys/mman.h>
 
+#define RETURN_PATIENCE_NS INT64_C(1000000000) /* for the lock, at the end of a handle that has leases */
+
 static PyObject *Ring_clear(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct patience patience = {.for_lock = true, .deadline = WAIT_FOREVER};
@@ -185,6 +187,10 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     if (!self->closing && !ring_is_poisoned(&self->ring)) {
+        struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
+        if (self->loans > 0) {
+            WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
+        }
         WITHOUT_GIL(self, ring_trim(&self->ring, true));
     }
     self->closing = true;
@@ -199,7 +205,7 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
         futex_wait(&self->users, users, WAIT_FOREVER);
         Py_END_ALLOW_THREADS
     }
-    if (self->views == 0) { /* else the last view unmaps when it ends */
+    if (self->views == 0) { /* else the last loan unmaps when nobody looks at its bytes any more */
         unmap(self);
     }
     Py_RETURN_NONE;
@@ -241,7 +247,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     const char *wrong = ring_open(&self->ring, memory, self->size, (uint64_t)size, file);
     if (wrong != NULL) {
         self->ring.file = -1; /* not ours to close */
-    } else if (self->ring.arenas > 1) {
+    } else {
         self->ring.path = PyBytes_AS_STRING(path);
         self->ring.file = fcntl(file, F_DUPFD_CLOEXEC, 0);
         if (self->ring.file < 0) {
@@ -274,7 +280,7 @@ static void Ring_dealloc(RingObject *self)
 
 #define FAST(name) {#name, (PyCFunction)(void (*)(void))Ring_##name, METH_FASTCALL, NULL}
 
-static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, shmqueue.items, ShmQueue.get_view */
+static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, shmqueue.items */
     FAST(put),
     FAST(put_item),
     FAST(put_items),
@@ -282,7 +288,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(get),
     FAST(get_item),
     FAST(get_items),
-    FAST(get_view),
+    FAST(lend),
     FAST(get_many),
     FAST(peek),
     FAST(wait),
@@ -292,6 +298,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     {"join", (PyCFunction)Ring_join, METH_O, NULL},
     {"qsize", (PyCFunction)Ring_qsize, METH_NOARGS, NULL},
     {"counters", (PyCFunction)Ring_counters, METH_NOARGS, NULL},
+    {"lease_figures", (PyCFunction)Ring_lease_figures, METH_NOARGS, NULL},
     {"shut_down", (PyCFunction)Ring_shut_down, METH_O, NULL},
     {"maxsize", (PyCFunction)Ring_maxsize, METH_NOARGS, NULL},
     {"set_maxsize", (PyCFunction)Ring_set_maxsize, METH_O, NULL},
@@ -387,8 +394,8 @@ static int module_exec(PyObject *module)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    state->view_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &View_spec, NULL);
-    if (state->view_type == NULL) {
+    state->loan_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loan_spec, NULL);
+    if (state->loan_type == NULL) {
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
@@ -414,7 +421,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->shut_down_error);
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
-    Py_VISIT(state->view_type);
+    Py_VISIT(state->loan_type);
     Py_VISIT(state->record_type);
     Py_VISIT(state->fast_paths_type);
     Py_VISIT(state->nothing);
@@ -430,7 +437,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->shut_down_error);
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
-    Py_CLEAR(state->view_type);
+    Py_CLEAR(state->loan_type);
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->fast_paths_type);
     Py_CLEAR(state->nothing);

@@ -151,11 +151,6 @@ int after(RingObject *self, enum ring_status status)
         raise_shut_down(self);
         return -1;
     }
-    if (status == RING_KEPT) {
-        PyErr_Format(state_of(self)->error, "queue %R: this thread reads an item of it in place, which must end first",
-                     self->name);
-        return -1;
-    }
     if (status == RING_UNMAPPED && atomic_load(&self->ring.map_error) == EBADF) {
         raise_lost(self);
         return -1;

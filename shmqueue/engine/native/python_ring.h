@@ -4,7 +4,7 @@
  * Rules for the two kinds of lock that meet here, the interpreter's (GIL) and the one in shared memory:
  *
  *   1. Never wait for a shared lock with the GIL held: try it, or release the GIL first.
- *   2. Never wait for the GIL with a shared lock held; but for python_view.c, whose block may run anything anyway.
+ *   2. Never wait for the GIL with a shared lock held.
  *   3. Small records are copied with both held: releasing the GIL costs more than the copy.  No Python code may run
  *      then, so before 3.12, where an allocation can run the garbage collector, it is switched off meanwhile.
  *   4. All memory that a get needs is allocated before its commit: an item taken is an item delivered.
@@ -19,7 +19,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "ring.h"
+#include "leases.h"
 #include "scalar.h"
 
 #define KEYS_BITS 7
@@ -32,7 +32,7 @@ typedef struct {
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *ring_type, *view_type, *record_type, *fast_paths_type;
+    PyTypeObject *ring_type, *loan_type, *record_type, *fast_paths_type;
     PyObject *nothing; /* the Record that stands for none */
 } module_state;
 
@@ -58,7 +58,8 @@ typedef struct {
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
-    Py_ssize_t views;       /* that have not ended: the mapping stays while there are any */
+    Py_ssize_t views;       /* loans at whose bytes somebody looks: the mapping stays while there are any */
+    Py_ssize_t loans;       /* that this handle has */
     bool fast;              /* whether FastMethods may pass by those who put and get for their queue */
 } RingObject;
 
@@ -166,7 +167,7 @@ typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_
 fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
-fast_method Ring_get_view, Ring_peek; /* python_view.c */
+fast_method Ring_lend, Ring_peek; /* python_lease.c */
 
 /* ---- python_put.c ---- */
 
@@ -196,11 +197,12 @@ PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack);
 struct scalar scalar_at_hand(RingObject *self, const struct take *take);
 PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar);
 
-/* ---- python_view.c ---- */
+/* ---- python_lease.c ---- */
 
 PyObject *Ring_take(RingObject *self, PyObject *number);
+PyObject *Ring_lease_figures(RingObject *self, PyObject *ignored);
 
-extern PyType_Spec View_spec;
+extern PyType_Spec Loan_spec;
 
 /* ---- python_fast.c ---- */
 

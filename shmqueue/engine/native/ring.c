@@ -1,6 +1,7 @@
 /* ring.c: put, get, and what follows from the rules in layout.h. */
 #define _GNU_SOURCE
 #include "arena.h"
+#include "leases.h"
 
 #include <sched.h>
 #include <string.h>
@@ -30,23 +31,6 @@ static void copy_in(struct span span, uint64_t offset, const void *bytes, size_t
     }
 }
 
-static void copy_out(struct span span, uint64_t offset, void *bytes, size_t length)
-{
-    uint64_t to_end = span.size - offset;
-    if (length <= to_end) {
-        memcpy(bytes, span.bytes + offset, length);
-    } else {
-        memcpy(bytes, span.bytes + offset, to_end);
-        memcpy((char *)bytes + to_end, span.bytes, length - to_end);
-    }
-}
-
-static uint64_t advance(struct span span, uint64_t offset, uint64_t length)
-{
-    uint64_t next = offset + length; /* length <= size */
-    return next >= span.size ? next - span.size : next;
-}
-
 /* ---- locks and wake-ups ---- */
 
 enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience)
@@ -68,8 +52,6 @@ enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct sel
         return RING_BUSY;
     case LOCK_DEADLINE:
         return RING_LOCKED;
-    case LOCK_OWN:
-        return RING_KEPT;
     default:
         return RING_INTERRUPTED;
     }
@@ -180,10 +162,10 @@ static void write_records(struct span span, uint64_t offset, const struct record
         const struct record_in *record = &records[i];
         struct record_header head = {.length = record->length, .method = record->method};
         copy_in(span, offset, &head, sizeof head);
-        offset = advance(span, offset, sizeof head);
+        offset = span_advance(span, offset, sizeof head);
         for (size_t p = 0; p < record->part_count; p++) {
             copy_in(span, offset, record->parts[p].bytes, record->parts[p].length);
-            offset = advance(span, offset, record->parts[p].length);
+            offset = span_advance(span, offset, record->parts[p].length);
         }
     }
 }
@@ -301,6 +283,12 @@ static enum ring_status look_at_put_side(struct ring *ring, const struct take *t
 /* Under the get lock: the record at take->next, which is checked before anybody uses it. */
 static enum ring_status look_at_record(struct ring *ring, struct take *take)
 {
+    if (take->next.leases) {
+        enum ring_status status = leases_look(ring, take);
+        if (status != RING_EMPTY) {
+            return status;
+        }
+    }
     if (ring->put_as_seen.position <= take->next.position) {
         enum ring_status status = look_at_put_side(ring, take);
         if (status != RING_OK) {
@@ -319,7 +307,7 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
     if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
         return ring_poison(ring, "the get ledger contradicts the put ledger");
     }
-    copy_out(span, arena_offset(ring, take->next.arena, take->next.position), &head, sizeof head);
+    span_copy_out(span, arena_offset(ring, take->next.arena, take->next.position), &head, sizeof head);
     if (head.length > used - sizeof head || head.length > span.size - sizeof head) {
         return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
@@ -328,16 +316,29 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
     return RING_OK;
 }
 
-/* Under the get lock: takes and drops all records.  Returns how many there were. */
-static uint64_t drop_all(struct ring *ring, const struct view *put, struct view *get)
+/* Under the get lock: takes and drops all records that are not leased.  Returns how many there were. */
+static uint64_t drop_all(struct ring *ring, const struct view *put, struct take *take)
 {
+    struct view *get = &take->next;
     uint64_t records = put->count - get->count;
-    uint64_t left = tally_unfinished(ring, put, get); /* fewer, if somebody called task_done() before he had an item */
+    if (get->leases) {
+        records += take->returned;
+        leases_drop_returned(take);
+    }
+    uint64_t left = tally_unfinished(ring, put, get); /* fewer, if task_done() was called before an item was taken */
     get->position = put->position;
     get->count = put->count;
     get->arena = put->arena;
     get->dropped += records < left ? records : left;
     return records;
+}
+
+/* Commits what was taken, releases the lock, and wakes putters. */
+static void commit_taken(struct ring *ring, struct take *take)
+{
+    struct view view = take->next.leases ? leases_settle(ring, take) : take->next;
+    /* putters' records differ in size: each must look for itself */
+    ring_commit_and_wake(&ring->segment->get, take->self, &view, WAIT_EVERYONE);
 }
 
 /* Under the get lock, when the queue is shut down or about to be: does what a killed one may have left undone.
@@ -349,21 +350,19 @@ static enum ring_status finish_shut_down(struct ring *ring, struct take *take)
     if (why != NULL) {
         return ring_poison(ring, why);
     }
-    if (put.shut != SHUT_IMMEDIATE || put.count == take->next.count) {
+    bool is_empty = put.count == take->next.count && (!take->next.leases || take->returned == 0);
+    if (put.shut != SHUT_IMMEDIATE || is_empty) {
         return RING_OK;
     }
-    drop_all(ring, &put, &take->next);
-    ring_commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);
+    drop_all(ring, &put, take);
+    commit_taken(ring, take);
     tally_wake_if_finished(ring);
     return RING_SHUT;
 }
 
-enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
+enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct patience patience)
 {
     struct side *side = &ring->segment->get;
-    if (ring_is_poisoned(ring)) {
-        return RING_BROKEN;
-    }
     take->self = lock_self();
     enum ring_status status = ring_lock_side(ring, side, take->self, patience);
     if (status != RING_OK) {
@@ -375,9 +374,29 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
     }
     take->next = ledger_read(&side->ledgers);
     take->arena = take->next.arena;
+    return RING_OK;
+}
+
+enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
+{
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
+    enum ring_status status = ring_get_lock(ring, take, patience);
+    if (status == RING_OK && take->next.leases && ring_look_is_due(ring)) {
+        ring_get_abort(ring, take); /* what a dead holder had may be the oldest item */
+        ring_return_dead(ring, 0);
+        status = ring_get_lock(ring, take, patience);
+    }
+    if (status != RING_OK) {
+        return status;
+    }
     if (take->arena >= ring->arenas) {
         status = ring_poison(ring, "a ledger is in an arena that does not exist");
-    } else if (atomic_load_explicit(&ring->segment->notes.shut, memory_order_relaxed) != 0) {
+    } else if (take->next.leases) {
+        status = leases_enter(ring, take);
+    }
+    if (status == RING_OK && atomic_load_explicit(&ring->segment->notes.shut, memory_order_relaxed) != 0) {
         status = finish_shut_down(ring, take);
         if (status == RING_SHUT) {
             return status; /* the lock is free again */
@@ -390,16 +409,28 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
         atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
     }
     if (status != RING_OK) {
-        lock_release(&side->guard.lock, take->self);
+        ring_get_abort(ring, take);
     }
     return status;
 }
 
+static bool is_of_entry(const struct take *take) { return take->next.leases && take->at != NOT_RETURNED; }
+
+uint64_t ring_get_number(struct ring *ring, const struct take *take)
+{
+    return is_of_entry(take) ? leases_number(ring, take) : take->next.count;
+}
+
 void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
 {
+    if (is_of_entry(take)) {
+        leases_peek(ring, take, from, length, bytes);
+        return;
+    }
     struct span span = arena_span(ring, take->next.arena);
     uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    copy_out(span, advance(span, offset, sizeof(struct record_header) + (uint64_t)from), bytes, length);
+    offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
+    span_copy_out(span, offset, bytes, length);
 }
 
 uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room)
@@ -409,13 +440,13 @@ uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, 
     if (arena != ring->put_as_seen.arena) {
         end = atomic_load_explicit(&ring->segment->arenas[arena].end, memory_order_relaxed);
     }
-    if (end < begin || end > ring->put_as_seen.position) {
+    if (end < begin || end > ring->put_as_seen.position || is_of_entry(take)) {
         return 0; /* ring_get_next() will say what is wrong */
     }
     struct span span = arena_span(ring, arena);
     uint64_t length = end - begin < room ? end - begin : room;
     length = length < span.size ? length : span.size;
-    copy_out(span, arena_offset(ring, arena, begin), bytes, length);
+    span_copy_out(span, arena_offset(ring, arena, begin), bytes, length);
     return (uint32_t)length;
 }
 
@@ -431,26 +462,13 @@ bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *by
     return head.length <= length - sizeof head;
 }
 
-const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t from, uint32_t length)
-{
-    struct span span = arena_span(ring, take->next.arena);
-    uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    offset = advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
-    return length <= span.size - offset ? span.bytes + offset : NULL;
-}
-
-void ring_get_keep(struct ring *ring, struct take *take)
-{
-    lock_keep(&ring->segment->get.guard.lock, take->self);
-}
-
-void ring_get_unkeep(struct ring *ring, struct take *take)
-{
-    lock_unkeep(&ring->segment->get.guard.lock, take->self);
-}
-
 void ring_get_pass(struct take *take)
 {
+    if (is_of_entry(take)) {
+        take->taken = true;
+        take->returned--;
+        return;
+    }
     take->next.position += RECORD_HEADER_SIZE + (uint64_t)take->length;
     take->next.count++;
 }
@@ -461,15 +479,20 @@ void ring_get_read(struct ring *ring, struct take *take, void *payload)
     ring_get_pass(take);
 }
 
-enum ring_status ring_get_next(struct ring *ring, struct take *take) { return look_at_record(ring, take); }
+enum ring_status ring_get_next(struct ring *ring, struct take *take)
+{
+    if (take->next.leases && take->taken) {
+        return RING_EMPTY; /* one entry is changed with each commit */
+    }
+    return look_at_record(ring, take);
+}
 
 void ring_get_commit(struct ring *ring, struct take *take)
 {
     if (arena_is_elastic(ring) && arena_trim_is_due(ring, take)) {
         atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
     }
-    /* putters' records differ in size: each must look for itself */
-    ring_commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);
+    commit_taken(ring, take);
 }
 
 void ring_get_abort(struct ring *ring, struct take *take)
@@ -479,24 +502,23 @@ void ring_get_abort(struct ring *ring, struct take *take)
 
 enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience)
 {
-    struct side *side = &ring->segment->get;
-    struct self *self = lock_self();
+    struct take take;
     if (ring_is_poisoned(ring)) {
         return RING_BROKEN;
     }
-    enum ring_status status = ring_lock_side(ring, side, self, patience);
+    enum ring_status status = ring_get_lock(ring, &take, patience);
     if (status != RING_OK) {
         return status;
     }
-    struct view get = ledger_read(&side->ledgers);
     struct view put = ledger_read(&ring->segment->put.ledgers);
-    const char *why = contradiction(ring, &put, &get);
-    if (why != NULL) {
-        lock_release(&side->guard.lock, self);
-        return ring_poison(ring, why);
+    const char *why = contradiction(ring, &put, &take.next);
+    status = why != NULL ? ring_poison(ring, why) : take.next.leases ? leases_enter(ring, &take) : RING_OK;
+    if (status != RING_OK) {
+        ring_get_abort(ring, &take);
+        return status;
     }
-    *dropped = drop_all(ring, &put, &get);
-    ring_commit_and_wake(side, self, &get, WAIT_EVERYONE);
+    *dropped = drop_all(ring, &put, &take);
+    commit_taken(ring, &take);
     tally_wake_if_finished(ring);
     ring_trim(ring, false);
     return RING_OK;
@@ -507,12 +529,16 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
 /* Under no lock: lets putters that sleep for room look again. */
 static enum ring_status stir_putters(struct ring *ring, struct patience patience)
 {
-    struct side *side = &ring->segment->get;
-    struct self *self = lock_self();
-    enum ring_status status = ring_lock_side(ring, side, self, patience);
+    struct take take;
+    enum ring_status status = ring_get_lock(ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    status = take.next.leases ? leases_enter(ring, &take) : RING_OK;
     if (status == RING_OK) {
-        struct view get = ledger_read(&side->ledgers);
-        ring_commit_and_wake(side, self, &get, WAIT_EVERYONE);
+        commit_taken(ring, &take);
+    } else {
+        ring_get_abort(ring, &take);
     }
     return status;
 }
@@ -530,8 +556,7 @@ enum ring_status ring_set_maxsize(struct ring *ring, uint64_t maxsize, struct pa
     }
     atomic_store_explicit(&side->guard.maxsize, maxsize + 1, memory_order_relaxed);
     lock_release(&side->guard.lock, self);
-    status = stir_putters(ring, patience);
-    return status == RING_KEPT ? RING_OK : status; /* this thread reads in place: taking that item wakes them */
+    return stir_putters(ring, patience);
 }
 
 enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience)
@@ -551,7 +576,7 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
     put.shut = put.shut > wanted ? put.shut : wanted;
     ring_commit_and_wake(side, self, &put, WAIT_EVERYONE);
     status = immediate ? ring_clear(ring, &dropped, patience) : stir_putters(ring, patience);
-    return status == RING_KEPT ? RING_OK : status; /* it is shut down: who comes next does the rest */
+    return status;
 }
 
 /* ---- the handle ---- */
@@ -577,6 +602,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
         header->byte_order != LAYOUT_BYTE_ORDER) {
         return "a segment of another version or machine";
     }
+    static _Atomic uint32_t handles;
     uint64_t data_size = ring_data_size(header->initial, header->capacity);
     if (data_size == 0 || data_size != header->data_size || data_size != size - LAYOUT_HEADER_SIZE ||
         mapped != ring_first_mapping(header)) {
@@ -598,7 +624,8 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->limit = header->limit;
     ring->first_maxsize = header->maxsize;
     ring->threshold = header->threshold;
-    ring->file = arena_is_elastic(ring) ? file : -1;
+    ring->file = file;
+    ring->handle = atomic_fetch_add(&handles, 1) + 1;
     ring->device = status.st_dev;
     ring->inode = status.st_ino;
     ring->may_spin = !alone;

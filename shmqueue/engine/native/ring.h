@@ -23,7 +23,6 @@ enum ring_status {
     RING_BROKEN,      /* the segment's bytes contradict themselves: this handle is poisoned, ring->broken says why */
     RING_CLOSED,      /* ring_interrupt_all() was called */
     RING_UNMAPPED,    /* an arena cannot be mapped; ring->map_error says why */
-    RING_KEPT,        /* this thread keeps the lock itself, see ring_get_keep() */
     RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
     RING_TOO_MANY,    /* put fewer at once: maxsize has become less than the number of these records */
 };
@@ -36,10 +35,13 @@ struct ring {
     uint64_t first_maxsize;  /* as the header has it, see ring_maxsize() */
     uint64_t threshold;
     uint32_t arenas;         /* how many; 1: the queue has a fixed size */
-    _Atomic int file;        /* the segment's, to allocate memory; -1 in a queue of fixed size */
+    _Atomic int file;        /* the segment's, to allocate memory and to map more of it */
     const char *path;        /* by which it is opened again; NULL: it is not */
+    uint32_t handle;         /* tells this handle's leases from those of others in this process */
+    uint64_t table_start;    /* of the lease table, from the first byte of the file */
+    struct lease *_Atomic table; /* NULL: not mapped yet */
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
-    _Atomic int map_error;   /* errno of the last attempt to map an arena that failed */
+    _Atomic int map_error;   /* errno of the last attempt to map or to read that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
     _Atomic bool trim_due;   /* ring_trim() may have something to do */
     uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
@@ -74,11 +76,20 @@ struct record_in {
 /* Getting under way: the get lock is held from a successful ring_get_begin() to ring_get_commit() or _abort(). */
 struct take {
     struct self *self;
-    struct view next; /* what the get ledger becomes on commit */
+    struct view next; /* what the get ledger becomes on commit; where there are leases, what is handed out next */
     uint32_t arena;   /* where it was before */
     uint32_t length;  /* of the record at hand, in bytes */
     uint32_t method;
+    /* where next.leases says that there are leases: */
+    bool taken;              /* the item that was given back is */
+    int32_t at;              /* which entry the record at hand is of, NOT_RETURNED if it was never handed out */
+    uint32_t entries;        /* of the table */
+    uint32_t entries_before; /* the same as the ledger has it */
+    uint32_t generation;
+    uint32_t returned; /* items that were given back and wait */
 };
+
+#define NOT_RETURNED (-1)
 
 /* What a call may wait for, and how long. */
 struct patience {
@@ -96,7 +107,7 @@ struct figures {
 };
 
 /* Takes over a mapping of the file's first `mapped` bytes and checks the header against the file's size.  NULL, or what
- * is wrong.  An elastic ring (ring->arenas > 1) needs ring->file as long as it is used. */
+ * is wrong.  The caller keeps ring->file open as long as the ring is used. */
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file);
 
 /* Bytes that ring_open() wants mapped, of a file with this header. */
@@ -129,6 +140,8 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
 
 /* Takes the get lock and looks at the first record.  RING_EMPTY leaves the lock free. */
 enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience);
+/* Which of all items that were ever put the one at hand is. */
+uint64_t ring_get_number(struct ring *ring, const struct take *take);
 /* Copies `length` bytes of the payload at hand, from its byte `from` on; they must be within it. */
 void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
 /* Copies all of it, and is done with it. */
@@ -138,16 +151,12 @@ void ring_get_read(struct ring *ring, struct take *take, void *payload);
 uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room);
 /* Whether there is a record, as far as is known, of `length` bytes of such a copy; then it is the one at hand. */
 bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *bytes, uint32_t length);
-/* Where `length` bytes of it from its byte `from` on lie in the segment; NULL if they wrap. */
-const void *ring_get_place(struct ring *ring, const struct take *take, uint32_t from, uint32_t length);
 /* Is done with it without copying. */
 void ring_get_pass(struct take *take);
-/* Between these two the caller may run any code, and use other rings; other getters of this one wait.  A death in
- * between leaves the record in the queue. */
-void ring_get_keep(struct ring *ring, struct take *take);
-void ring_get_unkeep(struct ring *ring, struct take *take);
 /* Moves on to the next record, RING_EMPTY if there is none. */
 enum ring_status ring_get_next(struct ring *ring, struct take *take);
+/* Takes the get lock and reads the ledger, no more. */
+enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct patience patience);
 void ring_get_commit(struct ring *ring, struct take *take);
 void ring_get_abort(struct ring *ring, struct take *take);
 

@@ -1,6 +1,7 @@
 /* waiting.c: how long to spin, when to sleep, and when not to look for a moment. */
 #define _GNU_SOURCE
 #include "arena.h"
+#include "leases.h"
 
 #define WAKE_NS 25000        /* about what waking a sleeper on another processor costs */
 #define SPIN_LEAST_NS 1000
@@ -103,7 +104,7 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
     }
     uint32_t seen = atomic_load_explicit(&segment->put.ledgers.sequence, memory_order_acquire);
     struct view get = ledger_read(&segment->get.ledgers), put = ledger_read(&segment->put.ledgers);
-    if (put.position != get.position || put.shut != SHUT_NOT) {
+    if (put.count != get.count || put.shut != SHUT_NOT) {
         return RING_OK;
     }
     bool was_soon;
@@ -111,6 +112,9 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
         ring_sleep_on(ring, &segment->put.ledgers, seen, deadline, &ring->spin_for_items, &was_soon);
     if (was_soon) {
         let_some_come(ring, get.count);
+    }
+    if (status == RING_INTERRUPTED && get.leases) {
+        ring_return_dead(ring, WAIT_SLICE_NS / 2);
     }
     if (status == RING_INTERRUPTED && arena_is_elastic(ring)) {
         ring_trim(ring, true); /* a slice without news, or a signal: time to tidy up */

@@ -1,0 +1,728 @@
+/* leases.c: handing items out, finishing them, giving them back; see leases.h. */
+#define _GNU_SOURCE
+#include "leases.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "arena.h"
+#include "os.h"
+
+#define PAGE 4096u
+#define CHUNK 4096u  /* bytes of a record that are moved at once */
+#define TOO_MUCH 4   /* one in so many bytes of an arena may be held up by a lease */
+#define LOOK_NS INT64_C(100000000) /* at least so long between two looks whether holders live */
+#define WAKE_PATIENCE_NS INT64_C(10000000)
+
+#define SET(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
+#define GET(field) atomic_load_explicit(&(field), memory_order_relaxed)
+
+/* ---- the table ---- */
+
+static uint64_t round_up(uint64_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+
+uint64_t leases_size(uint64_t end, uint64_t capacity)
+{
+    return round_up(end) - end + LAYOUT_LEASE_TABLE_SIZE + round_up(capacity);
+}
+
+static uint64_t windows_start(const struct ring *ring) { return ring->table_start + LAYOUT_LEASE_TABLE_SIZE; }
+
+/* Where the table is mapped, which is done when it is first asked for; pages may be larger than ours. */
+static off_t table_mapping(const struct ring *ring, size_t *length, size_t *into)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    *into = (size_t)(ring->table_start % page);
+    *length = LAYOUT_LEASE_TABLE_SIZE + *into;
+    return (off_t)(ring->table_start - *into);
+}
+
+static struct lease *table(struct ring *ring)
+{
+    struct lease *known = atomic_load_explicit(&ring->table, memory_order_acquire), *none = NULL;
+    if (known != NULL) {
+        return known;
+    }
+    size_t length, into;
+    off_t start = table_mapping(ring, &length, &into);
+    int file = ring_file(ring);
+    if (file < 0) {
+        atomic_store(&ring->map_error, EBADF);
+        return NULL;
+    }
+    unsigned char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, start);
+    if (memory == MAP_FAILED) {
+        atomic_store(&ring->map_error, errno);
+        return NULL;
+    }
+    struct lease *mapped = (struct lease *)(void *)(memory + into);
+    if (!atomic_compare_exchange_strong(&ring->table, &none, mapped)) {
+        munmap(memory, length); /* another thread was faster */
+        return none;
+    }
+    return mapped;
+}
+
+void leases_close(struct ring *ring)
+{
+    struct lease *mapped = atomic_exchange(&ring->table, NULL);
+    if (mapped != NULL) {
+        size_t length, into;
+        (void)table_mapping(ring, &length, &into);
+        munmap((unsigned char *)mapped - into, length);
+    }
+}
+
+/* Gives the entries below `entries` their memory, page by page: touching a hole without any left would be SIGBUS. */
+static bool reserve_table(struct ring *ring, uint32_t entries)
+{
+    static const unsigned char zeros[PAGE];
+    struct leases *leases = &ring->segment->leases;
+    uint32_t reserved = GET(leases->reserved);
+    while (reserved < entries * sizeof(struct lease)) {
+        int file = ring_file(ring);
+        if (file < 0) {
+            atomic_store(&ring->map_error, EBADF);
+            return false;
+        }
+        if (pwrite(file, zeros, PAGE, (off_t)(ring->table_start + reserved)) != (ssize_t)PAGE) {
+            atomic_store(&ring->map_error, errno);
+            return false;
+        }
+        reserved += PAGE;
+        atomic_store(&leases->reserved, reserved);
+    }
+    return true;
+}
+
+/* Whether an entry names an item. */
+static bool is_used(const struct lease *entry, uint32_t generation)
+{
+    uint32_t state = GET(entry->state);
+    return state != LEASE_FREE && (state != LEASE_RETURNED || GET(entry->pid) == generation);
+}
+
+static bool is_returned(const struct lease *entry, uint32_t generation)
+{
+    return GET(entry->state) == LEASE_RETURNED && GET(entry->pid) == generation;
+}
+
+static void copy_entry(struct lease *to, const struct lease *from)
+{
+    SET(to->state, GET(from->state));
+    SET(to->position, GET(from->position));
+    SET(to->count, GET(from->count));
+    SET(to->window, GET(from->window));
+    SET(to->started, GET(from->started));
+    SET(to->since, GET(from->since));
+    SET(to->pid, GET(from->pid));
+    SET(to->handle, GET(from->handle));
+    SET(to->arena, GET(from->arena));
+    SET(to->attempt, GET(from->attempt)); /* not in_place: its holder may have cleared it meanwhile (rule 15) */
+}
+
+/* ---- undo ---- */
+
+/* Rule 13, before an entry is changed. */
+static struct lease *change(struct ring *ring, const struct take *take, uint32_t number)
+{
+    struct leases *leases = &ring->segment->leases;
+    struct lease *entry = &atomic_load(&ring->table)[number];
+    if (number < take->entries_before) {
+        unsigned slot = GET(leases->changed[0]) == 0 ? 0 : 1;
+        SET(leases->sequence, take->next.sequence);
+        copy_entry(&leases->before[slot], entry);
+        atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
+        atomic_signal_fence(memory_order_seq_cst);
+    }
+    return entry;
+}
+
+static void undo(struct ring *ring, const struct take *take)
+{
+    struct leases *leases = &ring->segment->leases;
+    for (int slot = 1; slot >= 0; slot--) { /* the last change first: both may be of one entry */
+        uint32_t changed = GET(leases->changed[slot]);
+        if (changed != 0 && changed <= LAYOUT_LEASES && GET(leases->sequence) == take->next.sequence) {
+            copy_entry(&atomic_load(&ring->table)[changed - 1], &leases->before[slot]);
+        }
+        atomic_store_explicit(&leases->changed[slot], 0, memory_order_release);
+    }
+}
+
+static void forget_changes(struct ring *ring)
+{
+    atomic_store_explicit(&ring->segment->leases.changed[0], 0, memory_order_release);
+    atomic_store_explicit(&ring->segment->leases.changed[1], 0, memory_order_release);
+}
+
+/* ---- under the get lock: a call's beginning and end ---- */
+
+enum ring_status leases_enter(struct ring *ring, struct take *take)
+{
+    struct next *next = &ring->segment->get.next;
+    unsigned slot = take->next.sequence & 1;
+    uint64_t available = take->next.count;
+    take->entries_before = take->entries = GET(next->entries[slot]);
+    if (take->entries == 0 || take->entries > LAYOUT_LEASES ||
+        take->entries * sizeof(struct lease) > GET(ring->segment->leases.reserved)) {
+        return ring_poison(ring, "the lease table is larger than it can be");
+    }
+    if (table(ring) == NULL) {
+        return RING_UNMAPPED;
+    }
+    undo(ring, take);
+    uint64_t free_up_to = take->next.position;
+    take->next.position = GET(next->position[slot]);
+    take->next.count = GET(next->count[slot]);
+    take->next.arena = take->arena = GET(next->arena[slot]);
+    take->generation = GET(next->generation[slot]);
+    take->returned = (uint32_t)(take->next.count - available);
+    take->at = NOT_RETURNED;
+    take->taken = false;
+    if (take->next.count - available > take->entries || take->next.position < free_up_to ||
+        take->next.arena >= ring->arenas) {
+        return ring_poison(ring, "the get ledger contradicts what is handed out next");
+    }
+    return RING_OK;
+}
+
+/* The oldest item whose bytes lie in the data; NULL if there is none. */
+static struct lease *oldest_in_data(struct ring *ring, const struct take *take, uint32_t *number)
+{
+    struct lease *entries = atomic_load(&ring->table), *oldest = NULL;
+    for (uint32_t i = 0; i < take->entries; i++) {
+        if (is_used(&entries[i], take->generation) && GET(entries[i].window) == 0 &&
+            (oldest == NULL || GET(entries[i].count) < GET(oldest->count))) {
+            oldest = &entries[i];
+            *number = i;
+        }
+    }
+    return oldest;
+}
+
+static void move_if_it_holds_up(struct ring *ring, struct take *take);
+
+struct view leases_settle(struct ring *ring, struct take *take)
+{
+    struct lease *entries = atomic_load(&ring->table);
+    struct next *next = &ring->segment->get.next;
+    unsigned slot = (take->next.sequence + 1) & 1;
+    if (take->taken) {
+        SET(change(ring, take, (uint32_t)take->at)->state, LEASE_FREE);
+    }
+    while (take->entries > 0 && !is_used(&entries[take->entries - 1], take->generation)) {
+        take->entries--;
+    }
+    struct view view = take->next;
+    view.leases = take->entries > 0;
+    if (!view.leases) {
+        return view;
+    }
+    move_if_it_holds_up(ring, take);
+    uint32_t number;
+    struct lease *oldest = oldest_in_data(ring, take, &number);
+    SET(next->position[slot], take->next.position);
+    SET(next->count[slot], take->next.count);
+    SET(next->arena[slot], take->next.arena);
+    SET(next->entries[slot], take->entries);
+    SET(next->generation[slot], take->generation);
+    if (oldest != NULL) {
+        view.position = GET(oldest->position);
+        view.arena = GET(oldest->arena);
+    }
+    view.count = take->next.count - take->returned;
+    return view;
+}
+
+/* ---- moving ---- */
+
+/* Bytes of the windows: is [from, from + length) free? If not, *from becomes the end of what is in the way. */
+static bool is_free(struct ring *ring, const struct take *take, uint64_t *from, uint64_t length)
+{
+    struct lease *entries = atomic_load(&ring->table);
+    for (uint32_t i = 0; i < take->entries; i++) {
+        uint64_t window = GET(entries[i].window), position = GET(entries[i].position);
+        if (is_used(&entries[i], take->generation) && window != 0 && position < *from + length &&
+            *from < position + window) {
+            *from = position + window;
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool copy_to_window(struct ring *ring, uint32_t arena, uint64_t position, uint64_t window, uint64_t length)
+{
+    unsigned char chunk[CHUNK];
+    struct span span = arena_span(ring, arena);
+    uint64_t offset = arena_offset(ring, arena, position);
+    int file = ring_file(ring);
+    if (span.bytes == NULL || length > span.size || file < 0) {
+        return false;
+    }
+    for (uint64_t done = 0; done < length;) {
+        size_t part = length - done < sizeof chunk ? (size_t)(length - done) : sizeof chunk;
+        span_copy_out(span, span_advance(span, offset, done), chunk, part);
+        ssize_t written = pwrite(file, chunk, part, (off_t)(windows_start(ring) + window + done));
+        if (written <= 0) {
+            return false;
+        }
+        done += (uint64_t)written;
+    }
+    return true;
+}
+
+/* Rule 14. One record at most; if it cannot be moved, it goes on holding up the ring. */
+static void move_if_it_holds_up(struct ring *ring, struct take *take)
+{
+    uint32_t number;
+    struct lease *oldest = oldest_in_data(ring, take, &number);
+    if (oldest == NULL || GET(oldest->in_place) != 0 || GET(ring->segment->leases.changed[1]) != 0) {
+        return;
+    }
+    uint32_t arena = GET(oldest->arena);
+    uint64_t position = GET(oldest->position), held_up = take->next.position - position;
+    if (arena >= ring->arenas ||
+        (arena == take->next.arena && held_up <= ring->arena_size[arena] / TOO_MUCH)) {
+        return;
+    }
+    struct span span = arena_span(ring, arena);
+    struct record_header head;
+    if (span.bytes == NULL) {
+        return;
+    }
+    span_copy_out(span, arena_offset(ring, arena, position), &head, sizeof head);
+    uint64_t length = sizeof head + (uint64_t)head.length, window = 0;
+    if (length > held_up || length > span.size) {
+        return; /* it contradicts itself: who takes it will say so */
+    }
+    while (!is_free(ring, take, &window, length)) {
+    }
+    if (window + length > ring->capacity || !copy_to_window(ring, arena, position, window, length)) {
+        return;
+    }
+    struct lease *entry = change(ring, take, number);
+    SET(entry->position, window);
+    SET(entry->window, length);
+}
+
+/* Gives back the memory of a record that was moved and is done. */
+static void clear_window(struct ring *ring, uint64_t position, uint64_t window)
+{
+    int file = window != 0 ? ring_file(ring) : -1;
+    if (file >= 0) {
+        off_t start = (off_t)(windows_start(ring) + position);
+        (void)!fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, (off_t)window);
+    }
+}
+
+/* ---- what was given back ---- */
+
+static bool read_bytes(struct ring *ring, uint32_t arena, uint64_t position, uint64_t window, uint64_t from,
+                       uint32_t length, void *bytes)
+{
+    if (window == 0) {
+        struct span span = arena_span(ring, arena);
+        if (span.bytes == NULL) {
+            return false;
+        }
+        span_copy_out(span, span_advance(span, arena_offset(ring, arena, position), from), bytes, length);
+        return true;
+    }
+    for (uint32_t done = 0; done < length;) {
+        int file = ring_file(ring);
+        errno = EBADF;
+        off_t start = (off_t)(windows_start(ring) + position + from + done);
+        ssize_t got = file < 0 ? -1 : pread(file, (char *)bytes + done, length - done, start);
+        if (got <= 0) {
+            atomic_store(&ring->map_error, got < 0 ? errno : EIO);
+            return false;
+        }
+        done += (uint32_t)got;
+    }
+    return true;
+}
+
+/* The record of an entry, checked. */
+static enum ring_status read_header(struct ring *ring, const struct lease *entry, struct record_header *head)
+{
+    uint32_t arena = GET(entry->arena);
+    uint64_t window = GET(entry->window), position = GET(entry->position);
+    if (arena >= ring->arenas || window > ring->capacity || (window != 0 && position > ring->capacity - window)) {
+        return ring_poison(ring, "a leased record lies where none can be");
+    }
+    if (!read_bytes(ring, arena, position, window, 0, sizeof *head, head)) {
+        return RING_UNMAPPED;
+    }
+    uint64_t room = window != 0 ? window : ring->arena_size[arena];
+    if (head->length > room - sizeof *head || (window != 0 && head->length != window - sizeof *head)) {
+        return ring_poison(ring, "a leased record is longer than its place");
+    }
+    return RING_OK;
+}
+
+enum ring_status leases_look(struct ring *ring, struct take *take)
+{
+    struct lease *entries = atomic_load(&ring->table);
+    struct record_header head;
+    take->at = NOT_RETURNED;
+    if (take->returned == 0) {
+        return RING_EMPTY;
+    }
+    for (uint32_t i = 0; i < take->entries; i++) {
+        if (is_returned(&entries[i], take->generation) &&
+            (take->at == NOT_RETURNED || GET(entries[i].count) < GET(entries[take->at].count))) {
+            take->at = (int32_t)i;
+        }
+    }
+    if (take->at == NOT_RETURNED) {
+        return ring_poison(ring, "an item that was given back cannot be found");
+    }
+    enum ring_status status = read_header(ring, &entries[take->at], &head);
+    take->length = head.length;
+    take->method = head.method;
+    return status;
+}
+
+enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
+{
+    const struct lease *entry = &atomic_load(&ring->table)[take->at];
+    bool done = read_bytes(ring, GET(entry->arena), GET(entry->position), GET(entry->window),
+                           sizeof(struct record_header) + (uint64_t)from, length, bytes);
+    return done ? RING_OK : RING_UNMAPPED;
+}
+
+uint64_t leases_number(struct ring *ring, const struct take *take)
+{
+    return GET(atomic_load(&ring->table)[take->at].count);
+}
+
+void leases_drop_returned(struct take *take)
+{
+    take->generation++;
+    take->returned = 0;
+    take->at = NOT_RETURNED;
+}
+
+/* ---- lending ---- */
+
+/* A free entry; take->entries if all of those are used. */
+static uint32_t find_free(struct ring *ring, const struct take *take)
+{
+    struct lease *entries = atomic_load(&ring->table);
+    uint32_t i = 0;
+    while (i < take->entries && is_used(&entries[i], take->generation)) {
+        i++;
+    }
+    return i;
+}
+
+static enum ring_status choose_entry(struct ring *ring, struct take *take, uint32_t *number)
+{
+    if (!take->next.leases) { /* the first */
+        take->entries_before = take->entries = take->generation = take->returned = 0;
+        take->at = NOT_RETURNED;
+        take->taken = false;
+        forget_changes(ring);
+        if (table(ring) == NULL) {
+            return RING_UNMAPPED;
+        }
+    }
+    *number = take->at != NOT_RETURNED ? (uint32_t)take->at : find_free(ring, take);
+    if (*number == LAYOUT_LEASES) {
+        return RING_FULL;
+    }
+    return reserve_table(ring, *number + 1) ? RING_OK : RING_UNMAPPED;
+}
+
+enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan)
+{
+    struct leases *leases = &ring->segment->leases;
+    struct process me = os_this_process();
+    uint32_t number;
+    enum ring_status status = choose_entry(ring, take, &number);
+    if (status != RING_OK) {
+        ring_get_abort(ring, take);
+        return status;
+    }
+    struct lease *entry = change(ring, take, number);
+    if (take->at == NOT_RETURNED) {
+        SET(entry->position, take->next.position);
+        SET(entry->window, 0);
+        SET(entry->count, take->next.count);
+        SET(entry->arena, take->next.arena);
+        SET(entry->attempt, 1);
+        ring_get_pass(take);
+    } else {
+        SET(entry->attempt, GET(entry->attempt) + 1);
+        SET(leases->redelivered, GET(leases->redelivered) + 1);
+        take->returned--;
+    }
+    SET(entry->in_place, 1);
+    SET(entry->pid, me.pid);
+    SET(entry->started, me.started);
+    SET(entry->handle, ring->handle);
+    SET(entry->since, (uint64_t)monotonic_ns());
+    SET(entry->state, LEASE_LENT);
+    if (number >= take->entries) {
+        take->entries = number + 1;
+    }
+    *loan = (struct loan){.entry = number,
+                          .attempt = GET(entry->attempt),
+                          .count = GET(entry->count),
+                          .position = GET(entry->position),
+                          .window = GET(entry->window),
+                          .arena = GET(entry->arena),
+                          .length = take->length,
+                          .method = take->method};
+    take->next.leases = true;
+    take->taken = false;
+    take->at = NOT_RETURNED;
+    ring_get_commit(ring, take);
+    return RING_OK;
+}
+
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length)
+{
+    struct span span = arena_span(ring, loan->arena);
+    if (loan->window != 0 || span.bytes == NULL) {
+        return NULL;
+    }
+    uint64_t offset = arena_offset(ring, loan->arena, loan->position);
+    offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
+    return length <= span.size - offset ? span.bytes + offset : NULL;
+}
+
+bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes)
+{
+    return read_bytes(ring, loan->arena, loan->position, loan->window, sizeof(struct record_header) + (uint64_t)from,
+                      length, bytes);
+}
+
+void ring_loan_may_move(struct ring *ring, const struct loan *loan)
+{
+    atomic_store_explicit(&atomic_load(&ring->table)[loan->entry].in_place, 0, memory_order_release);
+}
+
+/* ---- the end of a lease ---- */
+
+/* Takes the get lock.  RING_MISMATCH: nothing is leased; the lock is free. */
+static enum ring_status begin(struct ring *ring, struct take *take, struct patience patience)
+{
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
+    enum ring_status status = ring_get_lock(ring, take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    status = take->next.leases ? leases_enter(ring, take) : RING_MISMATCH;
+    if (status != RING_OK) {
+        ring_get_abort(ring, take);
+    }
+    return status;
+}
+
+/* As begin(), and finds the entry of a loan. */
+static enum ring_status begin_with(struct ring *ring, struct take *take, const struct loan *loan,
+                                   enum lease_state state, struct patience patience)
+{
+    struct process me = os_this_process();
+    enum ring_status status = begin(ring, take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    const struct lease *entry = &atomic_load(&ring->table)[loan->entry];
+    if (loan->entry < take->entries && GET(entry->state) == (uint32_t)state && GET(entry->count) == loan->count &&
+        GET(entry->attempt) == loan->attempt && GET(entry->pid) == me.pid && GET(entry->started) == me.started &&
+        GET(entry->handle) == ring->handle) {
+        return RING_OK;
+    }
+    ring_get_abort(ring, take);
+    return RING_MISMATCH;
+}
+
+/* The item counts as done, unless task_done() was called for all. */
+static void count_as_done(struct ring *ring, struct take *take)
+{
+    struct view put = ledger_read(&ring->segment->put.ledgers);
+    if (tally_unfinished(ring, &put, &take->next) > 0) {
+        take->next.dropped++;
+    }
+}
+
+enum ring_status ring_loan_finish(struct ring *ring, const struct loan *loan, bool pinned, struct patience patience)
+{
+    struct take take;
+    struct leases *leases = &ring->segment->leases;
+    enum ring_status status = begin_with(ring, &take, loan, LEASE_LENT, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    struct lease *entry = change(ring, &take, loan->entry);
+    uint64_t position = GET(entry->position), window = GET(entry->window);
+    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);
+    count_as_done(ring, &take);
+    SET(leases->acknowledged, GET(leases->acknowledged) + 1);
+    ring_get_commit(ring, &take);
+    tally_wake_if_finished(ring);
+    if (!pinned) {
+        clear_window(ring, position, window);
+    }
+    return RING_OK;
+}
+
+enum ring_status ring_loan_unpin(struct ring *ring, const struct loan *loan, struct patience patience)
+{
+    struct take take;
+    enum ring_status status = begin_with(ring, &take, loan, LEASE_PINNED, patience);
+    if (status == RING_OK) {
+        SET(change(ring, &take, loan->entry)->state, LEASE_FREE);
+        ring_get_commit(ring, &take);
+    }
+    return status;
+}
+
+/* Getters sleep on the put side's sequence, so that one moves, though nothing was put. */
+static void wake_getter(struct ring *ring)
+{
+    struct side *side = &ring->segment->put;
+    struct self *self = lock_self();
+    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + WAKE_PATIENCE_NS};
+    if (ring_lock_side(ring, side, self, patience) == RING_OK) {
+        struct view put = ledger_read(&side->ledgers);
+        ring_commit_and_wake(side, self, &put, 1);
+    } else { /* whoever has it moves the sequence, or dies: then the slice ends the wait */
+        futex_wake(&side->ledgers.sequence, 1);
+    }
+}
+
+/* With the get lock held: gives an item back, commits and releases the lock. */
+static void give_back(struct ring *ring, struct take *take, uint32_t number)
+{
+    struct lease *entry = change(ring, take, number);
+    bool was_lent = GET(entry->state) == LEASE_LENT;
+    if (was_lent) {
+        SET(entry->pid, take->generation);
+        take->returned++;
+    }
+    SET(entry->in_place, 0);
+    SET(entry->state, was_lent ? LEASE_RETURNED : LEASE_FREE);
+    ring_get_commit(ring, take);
+    if (was_lent) {
+        wake_getter(ring);
+    }
+}
+
+enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, struct patience patience)
+{
+    struct take take;
+    enum ring_status status = begin_with(ring, &take, loan, LEASE_LENT, patience);
+    if (status == RING_OK) {
+        give_back(ring, &take, loan->entry);
+    }
+    return status;
+}
+
+static bool is_held(const struct lease *entry)
+{
+    uint32_t state = GET(entry->state);
+    return state == LEASE_LENT || state == LEASE_PINNED;
+}
+
+/* Gives back one item of the process (`handle` 0) or of one of its handles.  RING_EMPTY: there is none. */
+static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle,
+                                   struct patience patience)
+{
+    struct take take;
+    enum ring_status status = begin(ring, &take, patience);
+    if (status != RING_OK) {
+        return status == RING_MISMATCH ? RING_EMPTY : status;
+    }
+    const struct lease *entries = atomic_load(&ring->table);
+    for (uint32_t i = 0; i < take.entries; i++) {
+        bool is_theirs = handle == 0 ? is_held(&entries[i]) /* else what is pinned stays, for it is still looked at */
+                                     : GET(entries[i].state) == LEASE_LENT && GET(entries[i].handle) == handle;
+        if (is_theirs && GET(entries[i].pid) == holder.pid && GET(entries[i].started) == holder.started) {
+            give_back(ring, &take, i);
+            return RING_OK;
+        }
+    }
+    ring_get_abort(ring, &take);
+    return RING_EMPTY;
+}
+
+enum ring_status ring_return_all(struct ring *ring, struct patience patience)
+{
+    enum ring_status status;
+    do {
+        status = return_one(ring, os_this_process(), ring->handle, patience);
+    } while (status == RING_OK);
+    return status == RING_EMPTY ? RING_OK : status;
+}
+
+/* A snapshot of the table's size under no lock; 0 if it cannot be looked at. */
+static uint32_t entries_now(struct ring *ring)
+{
+    struct segment *segment = ring->segment;
+    struct view get = ledger_read(&segment->get.ledgers);
+    uint32_t entries = GET(segment->get.next.entries[get.sequence & 1]);
+    bool has_memory = entries * sizeof(struct lease) <= GET(segment->leases.reserved);
+    return get.leases && entries <= LAYOUT_LEASES && has_memory && table(ring) != NULL ? entries : 0;
+}
+
+bool ring_look_is_due(const struct ring *ring)
+{
+    return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;
+}
+
+void ring_return_dead(struct ring *ring, int64_t at_least)
+{
+    struct leases *leases = &ring->segment->leases;
+    uint64_t now = (uint64_t)monotonic_ns(), looked = atomic_load(&leases->looked);
+    if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
+        return;
+    }
+    struct patience patience = {.for_lock = true, .deadline = (int64_t)now + LOOK_NS};
+    struct take take;
+    if (GET(leases->changed[0]) != 0 && begin(ring, &take, patience) == RING_OK) {
+        ring_get_abort(ring, &take); /* one of the dead may have left it to us to put an entry back */
+    }
+    uint32_t entries = entries_now(ring);
+    const struct lease *table = atomic_load(&ring->table);
+    struct process alive = os_this_process();
+    for (uint32_t i = 0; i < entries; i++) {
+        struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
+        if (!is_held(&table[i]) || (holder.pid == alive.pid && holder.started == alive.started)) {
+            continue;
+        }
+        if (os_is_alive(holder)) {
+            alive = holder; /* who has several has them in a row, mostly */
+            continue;
+        }
+        patience.deadline = monotonic_ns() + LOOK_NS;
+        while (return_one(ring, holder, 0, patience) == RING_OK) {
+        }
+    }
+}
+
+void ring_lease_figures(struct ring *ring, struct lease_figures *figures)
+{
+    struct leases *leases = &ring->segment->leases;
+    uint32_t entries = entries_now(ring);
+    const struct lease *table = atomic_load(&ring->table);
+    uint64_t now = (uint64_t)monotonic_ns(), oldest = now;
+    uint32_t generation = GET(ring->segment->get.next.generation[GET(ring->segment->get.ledgers.sequence) & 1]);
+    *figures = (struct lease_figures){.acknowledged = GET(leases->acknowledged),
+                                      .redelivered = GET(leases->redelivered)};
+    for (uint32_t i = 0; i < entries; i++) {
+        if (GET(table[i].state) == LEASE_LENT) {
+            figures->leased++;
+            oldest = GET(table[i].since) < oldest ? GET(table[i].since) : oldest;
+        }
+        figures->returned += is_returned(&table[i], generation);
+    }
+    figures->oldest_ns = now - oldest;
+}

@@ -1,0 +1,453 @@
+/* python_lease.c: items that stay in the queue while somebody works on them.
+ *
+ * A Loan is one item in the hands of this process: see leases.h.  Any thread may finish it or give it back.  In a forked
+ * child it is a copy that means nothing: the item is its parent's.
+ *
+ * A Loan of a bytes item is a buffer too.  While anything looks at its bytes where they lie they stay there, even after
+ * the loan was finished.
+ */
+#include "python_ring.h"
+
+#define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
+
+enum hold { HELD, PINNED, OVER };
+
+typedef struct {
+    PyObject_HEAD
+    RingObject *ring;
+    struct loan loan;
+    uint32_t epoch;     /* of the process that took it */
+    enum hold hold;
+    bool may_move;
+    bool is_bytes;      /* the item is, and these are its contents, from byte `from` of the payload on: */
+    uint32_t from, length;
+    PyObject *copy;     /* of contents that do not lie in one piece; else NULL */
+    Py_ssize_t exports; /* memoryviews and the like that look at the contents */
+} LoanObject;
+
+static bool is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
+
+/* Nothing looks at the bytes any more. */
+static void let_mapping_go(RingObject *ring)
+{
+    ring->views--;
+    if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
+        unmap(ring);
+    }
+}
+
+static void trim_if_due(RingObject *ring)
+{
+    if (ring->memory != NULL && !ring->closing && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
+        WITHOUT_GIL(ring, ring_trim(&ring->ring, false));
+    }
+}
+
+static void let_move(LoanObject *loan)
+{
+    if (!loan->may_move && loan->hold == HELD && is_of_this_process(loan) && loan->ring->memory != NULL) {
+        loan->may_move = true;
+        ring_loan_may_move(&loan->ring->ring, &loan->loan);
+    }
+}
+
+/* ---- the end of a loan ---- */
+
+typedef enum ring_status ending(struct ring *ring, const struct loan *loan, struct patience patience);
+
+static enum ring_status finish(struct ring *ring, const struct loan *loan, struct patience patience)
+{
+    return ring_loan_finish(ring, loan, false, patience);
+}
+
+static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loan, struct patience patience)
+{
+    return ring_loan_finish(ring, loan, true, patience);
+}
+
+/* Ends it, for the methods.  1: done, 0: it was over already, -1: an exception is set, and it is still held. */
+static int end_loan(LoanObject *loan, ending *way)
+{
+    RingObject *ring = loan->ring;
+    if (!is_of_this_process(loan)) {
+        PyErr_Format(state_of(ring)->error, "a lease of queue %R belongs to the process that took it, not to its child",
+                     ring->name);
+        return -1;
+    }
+    if (!is_open(ring)) {
+        return -1;
+    }
+    if (loan->hold != HELD) {
+        return 0;
+    }
+    struct patience patience = {0};
+    enum ring_status status = way(&ring->ring, &loan->loan, patience);
+    patience = (struct patience){.for_lock = true, .deadline = WAIT_FOREVER};
+    while (status == RING_BUSY || status == RING_INTERRUPTED || status == RING_CLOSED) {
+        int again = after(ring, status);
+        if (again != 1) {
+            return -1;
+        }
+        WITHOUT_GIL(ring, status = way(&ring->ring, &loan->loan, patience));
+    }
+    if (status != RING_OK && status != RING_MISMATCH) {
+        return after(ring, status) < 0 ? -1 : 0;
+    }
+    loan->hold = way == finish_and_pin && status == RING_OK ? PINNED : OVER;
+    ring->loans--;
+    trim_if_due(ring);
+    return status == RING_OK;
+}
+
+/* Ends it where nothing may be raised: at the end of the object, or of the last look at its bytes. */
+static void end_quietly(LoanObject *loan, ending *way)
+{
+    RingObject *ring = loan->ring;
+    if (!is_of_this_process(loan) || ring->memory == NULL) {
+        return;
+    }
+    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
+    enum ring_status status;
+    do {
+        status = way(&ring->ring, &loan->loan, patience);
+    } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
+}
+
+static PyObject *Loan_finish(LoanObject *loan, PyObject *Py_UNUSED(ignored))
+{
+    int done = end_loan(loan, loan->exports > 0 && loan->copy == NULL ? finish_and_pin : finish);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+static PyObject *Loan_give_back(LoanObject *loan, PyObject *Py_UNUSED(ignored))
+{
+    int done = end_loan(loan, ring_loan_return);
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+static void Loan_dealloc(LoanObject *loan)
+{
+    PyTypeObject *type = Py_TYPE(loan);
+    if (loan->hold == HELD) {
+        PyObject *type_, *value, *traceback;
+        PyErr_Fetch(&type_, &value, &traceback);
+        end_quietly(loan, ring_loan_return);
+        PyErr_Restore(type_, value, traceback);
+        if (is_of_this_process(loan) && loan->ring->loans > 0) {
+            loan->ring->loans--;
+        }
+    }
+    Py_XDECREF(loan->copy);
+    Py_XDECREF(loan->ring);
+    type->tp_free(loan);
+    Py_DECREF(type);
+}
+
+/* ---- its bytes ---- */
+
+static bool is_readable(LoanObject *loan)
+{
+    if (loan->hold != HELD) {
+        PyErr_Format(state_of(loan->ring)->error, "a lease of queue %R is over", loan->ring->name);
+        return false;
+    }
+    if (!is_of_this_process(loan)) {
+        PyErr_Format(state_of(loan->ring)->error,
+                     "a lease of queue %R belongs to the process that took it, not to its child", loan->ring->name);
+        return false;
+    }
+    return is_open(loan->ring);
+}
+
+static PyObject *copy_of(LoanObject *loan, uint32_t from, uint32_t length)
+{
+    RingObject *ring = loan->ring;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    bool done = true;
+    if (bytes == NULL || !is_readable(loan)) {
+        Py_XDECREF(bytes);
+        return NULL;
+    }
+    if (length < LARGE) {
+        done = ring_loan_read(&ring->ring, &loan->loan, from, length, PyBytes_AS_STRING(bytes));
+    } else {
+        WITHOUT_GIL(ring, done = ring_loan_read(&ring->ring, &loan->loan, from, length, PyBytes_AS_STRING(bytes)));
+    }
+    if (!done) {
+        Py_DECREF(bytes);
+        after(ring, RING_UNMAPPED);
+        return NULL;
+    }
+    return bytes;
+}
+
+static PyObject *Loan_payload(LoanObject *loan, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *payload = copy_of(loan, 0, loan->loan.length);
+    if (payload != NULL && loan->exports == 0) {
+        let_move(loan);
+    }
+    return payload;
+}
+
+static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
+{
+    RingObject *ring = loan->ring;
+    buffer->obj = NULL;
+    if (!loan->is_bytes) {
+        PyErr_Format(PyExc_BufferError, "the item of queue %R is not bytes", ring->name);
+        return -1;
+    }
+    if (!is_readable(loan)) {
+        if (PyErr_ExceptionMatches(PyExc_Exception)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_BufferError, "the lease of an item of queue %R is over", ring->name);
+        }
+        return -1;
+    }
+    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from, loan->length);
+    if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
+        let_move(loan);
+    }
+    if (bytes == NULL && loan->copy != NULL) {
+        bytes = PyBytes_AS_STRING(loan->copy);
+    }
+    if (bytes == NULL ||
+        PyBuffer_FillInfo(buffer, (PyObject *)loan, (void *)bytes, (Py_ssize_t)loan->length, 1, flags) != 0) {
+        return -1;
+    }
+    if (loan->exports++ == 0) {
+        ring->views++;
+    }
+    return 0;
+}
+
+static void Loan_releasebuffer(LoanObject *loan, Py_buffer *Py_UNUSED(buffer))
+{
+    if (--loan->exports > 0) {
+        return;
+    }
+    if (loan->hold == PINNED) {
+        end_quietly(loan, ring_loan_unpin);
+        loan->hold = OVER;
+    }
+    let_mapping_go(loan->ring);
+}
+
+static PyObject *Loan_attempt(LoanObject *loan, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(loan->loan.attempt);
+}
+
+static PyObject *Loan_method(LoanObject *loan, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(loan->loan.method);
+}
+
+static PyObject *Loan_is_held(LoanObject *loan, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(loan->hold == HELD && is_of_this_process(loan) && loan->ring->memory != NULL &&
+                           !loan->ring->closing);
+}
+
+static PyObject *Loan_contents(LoanObject *loan, PyObject *Py_UNUSED(ignored))
+{
+    return PyMemoryView_FromObject((PyObject *)loan);
+}
+
+static PyMethodDef Loan_methods[] = { /* documented in shmqueue.engine.Loan */
+    {"payload", (PyCFunction)Loan_payload, METH_NOARGS, NULL},
+    {"contents", (PyCFunction)Loan_contents, METH_NOARGS, NULL},
+    {"finish", (PyCFunction)Loan_finish, METH_NOARGS, NULL},
+    {"give_back", (PyCFunction)Loan_give_back, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Loan_attributes[] = {
+    {"attempt", (getter)Loan_attempt, NULL, NULL, NULL},
+    {"method", (getter)Loan_method, NULL, NULL, NULL},
+    {"is_held", (getter)Loan_is_held, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot Loan_slots[] = {
+    {Py_tp_doc, "One item in the hands of this process: see shmqueue.engine.Loan."},
+    {Py_tp_dealloc, Loan_dealloc},
+    {Py_tp_methods, Loan_methods},
+    {Py_tp_getset, Loan_attributes},
+    {Py_bf_getbuffer, Loan_getbuffer},
+    {Py_bf_releasebuffer, Loan_releasebuffer},
+    {0, NULL},
+};
+
+PyType_Spec Loan_spec = {
+    .name = "shmqueue.engine.native._core.Loan",
+    .basicsize = sizeof(LoanObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Loan_slots,
+};
+
+/* ---- taking one ---- */
+
+/* Waits for an item and its lock.  1: the lock is held, 0: there was none in time, -1: an exception is set. */
+static int wait_for_item(RingObject *self, struct take *take, bool block, PyObject *timeout)
+{
+    struct patience patience;
+    enum ring_status status = ring_get_begin(&self->ring, take, (struct patience){0});
+    if (status == RING_OK) {
+        return 1;
+    }
+    if (!patience_from(self, &block, timeout, &patience)) {
+        return -1;
+    }
+    int again = 1;
+    while (again == 1 && (status != RING_EMPTY || block)) {
+        if (status == RING_EMPTY) {
+            WITHOUT_GIL(self, status = ring_wait_items(&self->ring, patience.deadline));
+            again = after(self, status);
+            if (again != 1) {
+                break;
+            }
+        }
+        WITHOUT_GIL(self, status = ring_get_begin(&self->ring, take, patience));
+        if (status == RING_OK) {
+            return 1;
+        }
+        if (status == RING_LOCKED) {
+            raise_locked(self, false);
+            return -1;
+        }
+        again = status == RING_EMPTY ? 1 : after(self, status);
+    }
+    return again < 0 ? -1 : 0;
+}
+
+/* With the record at hand: hands it out, with its lock, which is then free.  False: an exception is set. */
+static bool begin(LoanObject *loan, struct take *take, bool bytes_only)
+{
+    RingObject *ring = loan->ring;
+    struct scalar scalar = scalar_at_hand(ring, take);
+    loan->is_bytes = scalar.kind == SCALAR_BIN;
+    loan->from = scalar.body.from;
+    loan->length = scalar.body.length;
+    if (bytes_only && !loan->is_bytes) {
+        ring_get_abort(&ring->ring, take);
+        PyErr_Format(PyExc_TypeError, "the oldest item of queue %R is not bytes: take it with get()", ring->name);
+        return false;
+    }
+    enum ring_status status = ring_lend(&ring->ring, take, &loan->loan);
+    if (status == RING_FULL) {
+        PyErr_Format(state_of(ring)->error, "queue %R: %u items are leased, which is the most that can be", ring->name,
+                     LAYOUT_LEASES);
+        return false;
+    }
+    if (status != RING_OK) {
+        after(ring, status);
+        return false;
+    }
+    loan->epoch = take->self->epoch;
+    loan->hold = HELD;
+    ring->loans++;
+    return true;
+}
+
+PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block, bytes_only;
+    struct take take;
+    PyTypeObject *type = state_of(self)->loan_type;
+    if (!count_is("lend", count, 3) || (block = truth(args[0])) < 0 || (bytes_only = truth(args[2])) < 0) {
+        return NULL;
+    }
+    LoanObject *loan = (LoanObject *)type->tp_alloc(type, 0); /* before anything is taken, for it may fail */
+    if (loan == NULL || !is_open(self)) {
+        Py_XDECREF(loan);
+        return NULL;
+    }
+    loan->ring = (RingObject *)Py_NewRef(self);
+    loan->hold = OVER;
+    int got = wait_for_item(self, &take, block, args[1]);
+    if (got == 1 && begin(loan, &take, bytes_only)) {
+        return (PyObject *)loan;
+    }
+    Py_DECREF(loan);
+    return got == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))
+{
+    struct lease_figures figures;
+    if (!is_open(self)) {
+        return NULL;
+    }
+    ring_lease_figures(&self->ring, &figures);
+    return Py_BuildValue("kkKKd", (unsigned long)figures.leased, (unsigned long)figures.returned,
+                         (unsigned long long)figures.acknowledged, (unsigned long long)figures.redelivered,
+                         (double)figures.oldest_ns / 1e9);
+}
+
+/* ---- without a lease: a copy of the oldest record, and taking the very one that was copied ---- */
+
+PyObject *Ring_peek(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    struct take take;
+    if (!count_is("peek", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
+        return NULL;
+    }
+    int got = wait_for_item(self, &take, block, args[1]);
+    if (got != 1) {
+        return got == 0 ? Py_NewRef(Py_None) : NULL;
+    }
+    int collector = collector_off();
+    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)take.length);
+    if (payload != NULL) {
+        ring_get_peek(&self->ring, &take, 0, take.length, PyBytes_AS_STRING(payload));
+    }
+    unsigned long long number = ring_get_number(&self->ring, &take);
+    unsigned long method = take.method;
+    ring_get_abort(&self->ring, &take);
+    collector_back(collector);
+    return payload != NULL ? Py_BuildValue("KkN", number, method, payload) : NULL;
+}
+
+/* RING_MISMATCH: the oldest record has another number. */
+static enum ring_status take_numbered(struct ring *ring, uint64_t number, struct patience patience)
+{
+    struct take take;
+    enum ring_status status = ring_get_begin(ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    if (ring_get_number(ring, &take) != number) {
+        ring_get_abort(ring, &take);
+        return RING_MISMATCH;
+    }
+    ring_get_pass(&take);
+    ring_get_commit(ring, &take);
+    return RING_OK;
+}
+
+PyObject *Ring_take(RingObject *self, PyObject *wanted)
+{
+    bool block = false;
+    struct patience patience;
+    enum ring_status status;
+    int again = 1;
+    unsigned long long number = PyLong_AsUnsignedLongLong(wanted);
+    if ((number == (unsigned long long)-1 && PyErr_Occurred()) || !patience_from(self, &block, Py_None, &patience)) {
+        return NULL;
+    }
+    while (again == 1) {
+        WITHOUT_GIL(self, status = take_numbered(&self->ring, number, patience));
+        if (status == RING_OK) {
+            trim_if_due(self);
+            Py_RETURN_TRUE;
+        }
+        if (status == RING_MISMATCH || status == RING_EMPTY || status == RING_SHUT) {
+            Py_RETURN_FALSE;
+        }
+        again = after(self, status);
+    }
+    return again < 0 ? NULL : PyBool_FromLong(0);
+}

@@ -1,0 +1,70 @@
+"""Who a process is, and whether it still lives: its id, and when it started, because ids come again."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["Process", "is_alive", "this_process"]
+
+Process = tuple[int, int]
+"""A process id, and the start time of that process: clock ticks since boot, 0 where there is no /proc."""
+
+_STARTED = 22  # the field of /proc/<pid>/stat; the second one, in parentheses, may hold anything
+
+
+def this_process() -> Process:
+    """The calling process."""
+    pid = os.getpid()
+    known = _known.get(pid)
+    if known is None:
+        found = _stat(pid)
+        known = _known[pid] = found[1] if found else 0
+    return pid, known
+
+
+_known: dict[int, int] = {}  # by id, because a forked child inherits its parent's
+
+
+def is_alive(process: Process) -> bool:
+    """False when it has ended, is a zombie, or its id belongs to another process.
+
+    Where there is no /proc a process with the same id counts as the same one; on Windows every process counts as alive.
+    """
+    pid, started = process
+    if pid == 0:
+        return False
+    if os.name == "nt":
+        return True
+    found = _stat(pid)
+    if found is not None:
+        state, begun = found
+        return state not in "ZX" and started in (0, begun)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """State and start time of a process; None where /proc does not tell."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except OSError:
+        return None
+    fields = (text or b"").rpartition(b")")[2].split()
+    try:
+        return fields[0].decode(), int(fields[_STARTED - 3])
+    except (IndexError, ValueError):
+        return None
+
+
+def _after_fork_in_child() -> None:
+    _known.clear()  # the child may get an id that was known before
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

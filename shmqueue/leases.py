@@ -1,0 +1,114 @@
+"""Items that stay in the queue while a process works on them.
+
+A lease is at-least-once delivery without a broker or a timeout: the kernel tells that a process has ended, and what it
+had not acknowledged goes to another one. See ``shmqueue.engine.Loan`` for the record underneath.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from shmqueue.engine import Loan
+
+__all__ = ["Lease", "View"]
+
+_T = TypeVar("_T")
+
+_NOT_LOADED: Any = object()
+
+
+class Lease(Generic[_T]):
+    """One item in the hands of this process, from ``lease()``; see ``ShmQueue.lease``.
+
+    As a context manager it is acknowledged at the block's end, and requeued if the block raises, unless one of these
+    was called in it. A lease that is collected is requeued. Any thread may end it; in a forked child every call raises
+    ``ShmQueueError``, because the lease is the parent's.
+    """
+
+    __slots__ = ("__weakref__", "_item", "_load", "_loan", "_payload")
+
+    def __init__(self, loan: Loan, load: Callable[[int, bytes], _T]) -> None:
+        self._loan, self._load = loan, load
+        self._payload: bytes | None = loan.payload()  # at once: the record need not stay where it lies
+        self._item: Any = _NOT_LOADED
+
+    @property
+    def item(self) -> _T:
+        """The item, loaded when it is first asked for.
+
+        Raises:
+            ShmQueueDeserializationError: it cannot be loaded. It is still leased.
+        """
+        if self._item is _NOT_LOADED:
+            assert self._payload is not None
+            self._item = self._load(self._loan.method, self._payload)
+            self._payload = None
+        return cast(_T, self._item)
+
+    @property
+    def attempt(self) -> int:
+        """How often the item was handed out: 1 the first time, one more after each requeue or death of a holder."""
+        return self._loan.attempt
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was neither acknowledged nor requeued, and the queue is open."""
+        return self._loan.is_held
+
+    def ack(self) -> bool:
+        """Acknowledge: the item is finished and leaves the queue; counts as ``task_done()``.
+
+        Returns False if the lease was over already.
+        """
+        return self._loan.finish()
+
+    def requeue(self) -> bool:
+        """Give the item back: the next ``get`` or ``lease``, in any process, receives it.
+
+        Returns False if the lease was over already.
+        """
+        return self._loan.give_back()
+
+    def __enter__(self) -> Lease[_T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._loan.is_held:
+            (self.ack if kind is None else self.requeue)()
+
+    def __repr__(self) -> str:
+        state = "held" if self._loan.is_held else "over"
+        return f"<Lease, attempt {self.attempt}, {state}>"
+
+
+class View:
+    """What ``get_view()`` returns: a context manager whose block sees the bytes of an item in shared memory."""
+
+    __slots__ = ("__weakref__", "_contents", "_loan")
+
+    def __init__(self, loan: Loan) -> None:
+        self._loan = loan
+        self._contents: memoryview | None = None
+
+    def __enter__(self) -> memoryview:
+        if self._contents is not None or not self._loan.is_held:
+            raise RuntimeError("a view is entered once")
+        self._contents = self._loan.contents()
+        return self._contents
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._contents is not None:
+            try:
+                self._contents.release()
+            except BufferError:
+                pass  # something still looks at it: the bytes stay until that is gone
+            self._contents = None
+        if self._loan.is_held:
+            (self._loan.finish if kind is None else self._loan.give_back)()

@@ -1,0 +1,380 @@
+"""An item belongs to the queue until its lease is acknowledged."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+from support import PATIENCE, Call, asleep, python, wait_until
+
+import shmqueue
+from shmqueue import ShmQueue
+
+Make = Callable[..., ShmQueue]
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+@pytest.fixture(params=[{"buffer_size": 1 << 16}, {"max_bytes": 1 << 24}], ids=["fixed", "elastic"])
+def q(make: Make, request: pytest.FixtureRequest) -> ShmQueue:
+    return make(**request.param)
+
+
+def test_an_acknowledged_item_has_left_the_queue(q: ShmQueue) -> None:
+    q.put("job")
+    lease = q.lease()
+    assert (lease.item, lease.attempt, lease.is_held) == ("job", 1, True)
+    assert q.qsize() == 0
+    assert lease.ack()
+    assert not lease.is_held
+    assert q.empty()
+    assert q.unfinished_tasks == 0
+
+
+def test_a_block_acknowledges_at_its_end(q: ShmQueue) -> None:
+    q.put("job")
+    with q.lease() as lease:
+        assert lease.item == "job"
+        assert q.unfinished_tasks == 1
+    assert q.unfinished_tasks == 0
+
+
+def test_a_block_that_raises_gives_the_item_back(q: ShmQueue) -> None:
+    q.put("job")
+    with pytest.raises(ZeroDivisionError), q.lease():
+        raise ZeroDivisionError
+    assert q.qsize() == 1
+    with q.lease() as again:
+        assert (again.item, again.attempt) == ("job", 2)
+
+
+def test_a_block_may_end_its_lease_itself(q: ShmQueue) -> None:
+    q.put("job")
+    with q.lease() as lease:
+        lease.requeue()
+    assert q.get() == "job"
+    q.put("job")
+    with pytest.raises(ZeroDivisionError), q.lease() as lease:
+        lease.ack()
+        raise ZeroDivisionError
+    assert q.empty()
+
+
+def test_an_item_given_back_comes_before_newer_ones_and_after_older_ones(q: ShmQueue) -> None:
+    for number in range(6):
+        q.put(number)
+    leases = [q.lease() for _ in range(3)]
+    for lease in reversed(leases):
+        assert lease.requeue()
+    assert [q.get() for _ in range(6)] == list(range(6))
+
+
+@pytest.mark.parametrize("how", ["get", "get_many", "lease", "get_view"])
+def test_whoever_takes_an_item_gets_one_that_was_given_back(q: ShmQueue, how: str) -> None:
+    q.put(b"old")
+    q.put(b"new")
+    q.lease().requeue()
+    if how == "get":
+        assert q.get() == b"old"
+    elif how == "get_many":
+        assert q.get_many(2) in ([b"old"], [b"old", b"new"])
+    elif how == "lease":
+        assert q.lease().item == b"old"
+    else:
+        with q.get_view() as view:
+            assert bytes(view) == b"old"
+
+
+def test_a_lease_ends_once(q: ShmQueue) -> None:
+    q.put("job")
+    lease = q.lease()
+    assert lease.requeue()
+    assert not lease.ack()
+    assert not lease.requeue()
+    again = q.lease()
+    assert not lease.ack()
+    assert again.ack()
+    assert not again.ack()
+
+
+def test_a_lease_that_is_collected_gives_the_item_back(q: ShmQueue) -> None:
+    q.put("job")
+    q.lease()
+    gc.collect()
+    assert q.get(block=False) == "job"
+
+
+def test_a_handle_that_is_closed_gives_its_items_back(make: Make) -> None:
+    q, other = make(), make()
+    for number in range(3):
+        q.put(number)
+    leases = [q.lease() for _ in range(2)]
+    q.close()
+    assert not any(lease.is_held for lease in leases)
+    with pytest.raises(shmqueue.ShmQueueNotInitializedError):
+        leases[0].ack()
+    assert [other.get(block=False) for _ in range(3)] == [0, 1, 2]
+
+
+def test_qsize_counts_what_can_be_taken(q: ShmQueue) -> None:
+    for number in range(4):
+        q.put(number)
+    first, second = q.lease(), q.lease()
+    assert (q.qsize(), q.unfinished_tasks) == (2, 4)
+    first.requeue()
+    assert (q.qsize(), q.unfinished_tasks) == (3, 4)
+    second.ack()
+    assert (q.qsize(), q.unfinished_tasks) == (3, 3)
+
+
+def test_acknowledging_counts_as_task_done(q: ShmQueue) -> None:
+    for number in range(3):
+        q.put(number)
+    join = asleep(Call(q.join, PATIENCE))
+    q.get()
+    q.task_done()
+    for _ in range(2):
+        q.lease().ack()
+    assert join.result() is True
+    with pytest.raises(ValueError, match="too many"):
+        q.task_done()
+
+
+def test_statistics_tell_what_is_leased(q: ShmQueue) -> None:
+    for number in range(5):
+        q.put(number)
+    q.get()
+    q.lease().ack()
+    kept, given_back = q.lease(), q.lease()
+    given_back.requeue()
+    q.lease().requeue()
+    figures = q.statistics()
+    assert (figures.puts, figures.gets, figures.leased, figures.returned, figures.redelivered) == (5, 3, 1, 1, 1)
+    assert figures.oldest_lease > 0
+    kept.ack()
+    q.clear()
+    figures = q.statistics()
+    assert (figures.leased, figures.returned, figures.oldest_lease) == (0, 0, 0)
+
+
+def test_maxsize_is_about_what_can_be_taken(make: Make) -> None:
+    q = make(maxsize=2)
+    q.put(1)
+    q.put(2)
+    lease = q.lease()
+    q.put(3)
+    with pytest.raises(shmqueue.ShmQueueFull):
+        q.put(4, block=False)
+    lease.requeue()
+    assert [q.get() for _ in range(3)] == [1, 2, 3]
+
+
+def test_clear_drops_what_was_given_back_and_leaves_what_is_leased(q: ShmQueue) -> None:
+    for number in range(3):
+        q.put(number)
+    leased, given_back = q.lease(), q.lease()
+    given_back.requeue()
+    q.clear()
+    assert (q.qsize(), q.unfinished_tasks) == (0, 1)
+    leased.requeue()
+    assert q.get() == 0
+
+
+def test_after_a_shutdown_leases_can_be_acknowledged(q: ShmQueue) -> None:
+    q.put(1)
+    q.put(2)
+    lease = q.lease()
+    q.shutdown_all(immediate=True)
+    assert q.unfinished_tasks == 1
+    assert lease.ack()
+    assert q.join(PATIENCE)
+    with pytest.raises(shmqueue.ShmQueueShutDown):
+        q.lease()
+
+
+def test_an_item_given_back_after_a_plain_shutdown_can_be_taken(q: ShmQueue) -> None:
+    q.put(1)
+    lease = q.lease()
+    q.shutdown_all()
+    lease.requeue()
+    assert q.get() == 1
+
+
+def test_an_item_that_cannot_be_loaded_stays_leased(make: Make) -> None:
+    q = make(allow_pickle=False)
+    make().put({1, 2})
+    lease = q.lease()
+    with pytest.raises(shmqueue.ShmQueueDeserializationError):
+        _ = lease.item
+    assert lease.is_held
+    lease.requeue()
+    assert make().get() == {1, 2}
+
+
+def test_without_an_item_it_is_empty(q: ShmQueue) -> None:
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.lease(block=False)
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.lease(timeout=0.01)
+    with pytest.raises(shmqueue.ShmQueueValueError):
+        q.lease(timeout=-1)
+
+
+def test_a_blocked_lease_receives_an_item_that_is_given_back(q: ShmQueue) -> None:
+    q.put("job")
+    lease = q.lease()
+    waiting = asleep(Call(q.lease))
+    lease.requeue()
+    assert waiting.result().item == "job"
+
+
+def test_a_slow_holder_does_not_hold_up_the_others(q: ShmQueue) -> None:
+    q.put(b"slow" * 500)
+    slow = q.lease()
+    for number in range(3000):
+        q.put(number.to_bytes(4, "little") * 20)
+        assert q.get(timeout=PATIENCE) == number.to_bytes(4, "little") * 20
+    slow.requeue()
+    again = q.lease()
+    assert (again.item, again.attempt) == (b"slow" * 500, 2)
+    again.ack()
+    assert q.buffer_occupancy() == 0
+
+
+def test_a_thousand_and_twenty_four_items_can_be_leased(make: Make) -> None:
+    q = make()
+    for number in range(1025):
+        q.put(number)
+    leases = [q.lease() for _ in range(1024)]
+    with pytest.raises(shmqueue.ShmQueueError, match="1024"):
+        q.lease()
+    assert q.get() == 1024
+    for lease in leases[::2]:
+        lease.ack()
+    for lease in leases[1::2]:
+        lease.requeue()
+    assert q.get_many(1, timeout=0)[0] == 1
+    assert sorted(q.get() for _ in range(511)) == list(range(3, 1024, 2))
+    assert q.unfinished_tasks == 1025 - 512
+
+
+HOLD = """if True:
+    import sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    leases = [q.lease() for _ in range(int(sys.argv[2]))]
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_had_goes_to_others_in_order(make: Make, name: str) -> None:
+    q = make()
+    for number in range(4):
+        q.put(number)
+    with python(HOLD, name, 3) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        assert q.get() == 3
+        waiting = [asleep(Call(q.get)) for _ in range(2)]
+        holder.send_signal(signal.SIGKILL)
+        assert {call.result() for call in waiting} == {0, 1}
+        assert q.get(timeout=PATIENCE) == 2
+
+
+def test_a_process_that_ends_gives_its_items_back(make: Make, name: str) -> None:
+    q = make()
+    q.put("job")
+    with python(HOLD, name, 1) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        holder.communicate(timeout=PATIENCE)
+    lease = q.lease(timeout=PATIENCE)
+    assert (lease.item, lease.attempt) == ("job", 2)
+
+
+def test_a_stopped_process_keeps_its_items(make: Make, name: str) -> None:
+    q = make()
+    q.put("job")
+    with python(HOLD, name, 1) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        holder.send_signal(signal.SIGSTOP)
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            q.get(timeout=0.5)
+        assert q.statistics().leased == 1
+        holder.send_signal(signal.SIGKILL)
+        assert q.get(timeout=PATIENCE) == "job"
+
+
+def test_a_forked_child_has_no_part_in_its_parents_lease(q: ShmQueue) -> None:
+    q.put("job")
+    lease = q.lease()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            assert not lease.is_held
+            for end in (lease.ack, lease.requeue):
+                try:
+                    end()
+                except shmqueue.ShmQueueError:
+                    continue
+                os._exit(2)
+            del lease, end
+            gc.collect()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert lease.is_held
+    assert q.qsize() == 0
+    assert lease.ack()
+
+
+def test_any_thread_ends_a_lease(q: ShmQueue) -> None:
+    q.put("job")
+    lease = q.lease()
+    assert Call(lease.ack).result() is True
+    assert q.unfinished_tasks == 0
+
+
+def test_a_lease_taken_in_a_thread_outlives_the_thread(q: ShmQueue) -> None:
+    q.put("job")
+    lease = Call(q.lease).result()
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.get(timeout=0.3)
+    assert lease.ack()
+
+
+def test_threads_that_lease_requeue_and_get_lose_and_double_nothing(q: ShmQueue) -> None:
+    total, done = 2000, []
+    for number in range(total):
+        q.put(number)
+
+    def work(kind: int) -> None:
+        while True:
+            try:
+                if kind == 0:
+                    done.append(q.get(block=False))
+                    continue
+                lease = q.lease(block=False)
+            except shmqueue.ShmQueueEmpty:
+                return
+            if (lease.item + lease.attempt + kind) % 3 == 0:
+                lease.requeue()
+            else:
+                done.append(lease.item)
+                assert lease.ack()
+
+    threads = [threading.Thread(target=work, args=(kind,)) for kind in (0, 1, 2, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    done += [q.get() for _ in range(q.qsize())]
+    assert sorted(done) == list(range(total))
+    wait_until(lambda: q.statistics().leased == 0, "all leases ended")
