@@ -82,7 +82,9 @@ MUTANTS = (
         COPY,
         "    if (window + length > ring->capacity || !copy_to_window(ring, arena, position, window, length / 2)) {\n",
     ),
-    Mutant("freed-before-the-oldest", NATIVE + "leases.c", OLDEST, OLDEST.replace("!= NULL", "!= NULL && number > 9999")),
+    Mutant(
+        "freed-before-the-oldest", NATIVE + "leases.c", OLDEST, OLDEST.replace("!= NULL", "!= NULL && number > 9999")
+    ),
     Mutant(
         "the-dead-not-looked-for",
         NATIVE + "leases.c",
