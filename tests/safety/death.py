@@ -58,7 +58,8 @@ def _add(outcome: Outcome, output: str) -> None:
 LEDGER_COMMIT = """\
     atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
     atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release); /* or shut */
-    atomic_store_explicit(&ledgers->arena[slot], view->arena, memory_order_release);
+    uint32_t arena = view->arena | (view->leases ? LEDGER_LEASES : 0);
+    atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
 """
 LEDGER_POSITION = "    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);\n"
@@ -115,7 +116,7 @@ MUTANTS = (
     Mutant(
         "dead-owner-not-followed",
         NATIVE + "lock.h",
-        "    while ((seen & FUTEX_TID_MASK) == 0) {",
+        "    while (lock_is_free(seen, self)) {",
         "    while (seen == FUTEX_WAITERS) {",
     ),
     Mutant(
@@ -139,7 +140,7 @@ MUTANTS = (
     Mutant(
         "shutdown-not-finished",
         NATIVE + "ring.c",
-        "    if (put.shut != SHUT_IMMEDIATE || put.count == take->next.count) {\n        return RING_OK;\n",
-        "    if (put.shut != SHUT_IMMEDIATE || put.count >= take->next.count) {\n        return RING_OK;\n",
+        "    if (put.shut != SHUT_IMMEDIATE || is_empty) {\n        return RING_OK;\n",
+        "    if (put.shut != SHUT_IMMEDIATE || is_empty || put.count >= take->next.count) {\n        return RING_OK;\n",
     ),
 )

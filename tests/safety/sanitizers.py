@@ -176,7 +176,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is copied out begins one byte late after it wrapped",
-        RING,
+        ARENA,
         "memcpy((char *)bytes + to_end, span.bytes, length - to_end);",
         "memcpy((char *)bytes + to_end, span.bytes + 1, length - to_end);",
     ),
@@ -192,13 +192,15 @@ MUTANTS = (
         """    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);
     atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
     atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release); /* or shut */
-    atomic_store_explicit(&ledgers->arena[slot], view->arena, memory_order_release);
+    uint32_t arena = view->arena | (view->leases ? LEDGER_LEASES : 0);
+    atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
 """,
         """    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_relaxed);
     atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_relaxed);
     atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->arena[slot], view->arena, memory_order_relaxed);
+    uint32_t arena = view->arena | (view->leases ? LEDGER_LEASES : 0);
+    atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_relaxed);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_relaxed);
 """,
     ),

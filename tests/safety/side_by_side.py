@@ -37,8 +37,8 @@ MUTANTS = (
     Mutant(
         "a get takes nothing away",
         "shmqueue/engine/native/ring.c",
-        "ring_commit_and_wake(&ring->segment->get, take->self, &take->next, WAIT_EVERYONE);\n}\n\nvoid",
-        "ring_get_abort(ring, take);\n}\n\nvoid",
+        "    commit_taken(ring, take);\n}\n\nvoid",
+        "    ring_get_abort(ring, take);\n}\n\nvoid",
     ),
 )
 
