@@ -16,6 +16,7 @@ from shmqueue.engine import Counters
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
+from shmqueue.leases import Lease
 from shmqueue.messages import tell_items_put
 from shmqueue.segment.files import changing
 from shmqueue.serialization import unpack_plain
@@ -199,6 +200,20 @@ class Port:
 
     def _get_items(self, most: int, timeout: float | None) -> list[Any] | tuple[list[Any]]:
         return self._items.get_items(most, True, timeout, unpack_plain)
+
+    def lease(self, load: Callable[[int, bytes], Any], block: bool, timeout: float | None) -> Lease[Any]:
+        """Lease the oldest item.
+
+        Raises:
+            ShmQueueEmpty: there was none in time.
+        """
+        try:
+            loan = self.engine.lend(block, timeout, False)
+        finally:
+            self._look()
+        if loan is None:
+            raise ShmQueueEmpty(f"queue {self.name!r} is empty")
+        return Lease(loan, load, self._look)
 
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.items import Record, fast_get, fast_put
+from shmqueue.leases import Lease
 
 from ._parts import Parts
 from ._port import open_port
@@ -146,6 +147,30 @@ class Queue(Parts, _StdlibQueue):
         """
         try:
             return self._port.get_many(max_items, load_forking, _seconds(timeout))
+        except ShmQueueNotInitializedError:
+            raise self._is_closed() from None
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
+        """Take the oldest item so that it comes again if this process does not finish it.
+
+        The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
+        loses the lease, another ``get`` or ``lease`` receives it, at once, before any newer item. With a block,
+        ``with q.lease() as lease:``, it is acknowledged at the end, and requeued if the block raises. Acknowledging
+        counts as ``task_done()`` for this item.
+
+        Args:
+            block: whether to wait for an item.
+            timeout: seconds to wait for at most, None for ever; less than 0 counts as 0; ignored unless ``block``.
+
+        Raises:
+            queue.Empty: there was none in time.
+            ValueError: the queue was closed in this process.
+            ShmQueueError: 1,024 items are leased, which is the most for one queue.
+        """
+        if timeout is not None:
+            timeout = max(0.0, real_seconds(timeout)) if block else 0.0
+        try:
+            return self._port.lease(load_forking, block, timeout)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 

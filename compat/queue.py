@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.items import Record, fast_get, fast_put
+from shmqueue.leases import Lease
 
 from ._absent import Absent, refuse_hooks
 from ._port import Ported, arrive, open_port
@@ -201,6 +202,26 @@ class Queue(_Shared[_T]):
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, True)
         return self._port.get_many(max_items, load, timeout)
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[_T]:
+        """Take the oldest item so that it comes again if this process does not finish it.
+
+        The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
+        loses the lease, another ``get`` or ``lease`` receives it, at once, before any newer item. With a block,
+        ``with q.lease() as lease:``, it is acknowledged at the end, and requeued if the block raises. Acknowledging
+        counts as ``task_done()`` for this item.
+
+        Args:
+            block: whether to wait for an item.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            Empty, ShutDown: as ``get``.
+            ShmQueueError: 1,024 items are leased, which is the most for one queue.
+        """
+        if timeout is not None:
+            timeout = self._seconds_of_get(timeout, block)
+        return self._port.lease(load, block, timeout)
 
     def full(self) -> bool:
         """Whether there are ``maxsize`` items. Others may change it at any time."""

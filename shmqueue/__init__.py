@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         ShmQueueTypeError,
         ShmQueueValueError,
     )
+    from shmqueue.leases import Lease
     from shmqueue.queue import ShmQueue, ShmRefDataSnapshot, Statistics
     from shmqueue.reflog import DebugRefLogAction
     from shmqueue.segment import SYSTEM_PAGESIZE
@@ -55,6 +56,7 @@ __all__ = [
     "SIZE_HEADER",
     "SYSTEM_PAGESIZE",
     "DebugRefLogAction",
+    "Lease",
     "PortableEngineWarning",
     "SerializationMethods",
     "ShmQueue",
@@ -88,6 +90,7 @@ _ELSEWHERE = {
     "SIZE_HEADER": "shared_memory_collection",
     "DebugRefLogAction": "reflog",
     "SerializationMethods": "serialization",
+    "Lease": "leases",
     "ShmQueue": "queue",
     "ShmRefDataSnapshot": "queue",
     "Statistics": "queue",

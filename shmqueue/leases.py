@@ -28,10 +28,10 @@ class Lease(Generic[_T]):
     ``ShmQueueError``, because the lease is the parent's.
     """
 
-    __slots__ = ("__weakref__", "_item", "_load", "_loan", "_payload")
+    __slots__ = ("__weakref__", "_ended", "_item", "_load", "_loan", "_payload")
 
-    def __init__(self, loan: Loan, load: Callable[[int, bytes], _T]) -> None:
-        self._loan, self._load = loan, load
+    def __init__(self, loan: Loan, load: Callable[[int, bytes], _T], ended: Callable[[], object] | None = None) -> None:
+        self._loan, self._load, self._ended = loan, load, ended
         self._payload: bytes | None = loan.payload()  # at once: the record need not stay where it lies
         self._item: Any = _NOT_LOADED
 
@@ -63,14 +63,20 @@ class Lease(Generic[_T]):
 
         Returns False if the lease was over already.
         """
-        return self._loan.finish()
+        return self._end(self._loan.finish)
 
     def requeue(self) -> bool:
         """Give the item back: the next ``get`` or ``lease``, in any process, receives it.
 
         Returns False if the lease was over already.
         """
-        return self._loan.give_back()
+        return self._end(self._loan.give_back)
+
+    def _end(self, how: Callable[[], bool]) -> bool:
+        done = how()
+        if self._ended is not None:
+            self._ended()
+        return done
 
     def __enter__(self) -> Lease[_T]:
         return self

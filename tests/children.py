@@ -224,3 +224,10 @@ def close_writer_and_be_killed(q: Any, ready: Any) -> None:
     q._writer.close()
     ready.put(True)
     time.sleep(PATIENCE)
+
+
+def lease_and_wait(jobs: Any, told: Any) -> None:
+    """Lease an item, tell who has it, and wait for the end."""
+    lease = jobs.lease()
+    told.put((os.getpid(), lease.item, lease.attempt))
+    signal.pause()

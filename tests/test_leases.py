@@ -58,9 +58,8 @@ def test_a_block_may_end_its_lease_itself(q: ShmQueue) -> None:
         lease.requeue()
     assert q.get() == "job"
     q.put("job")
-    with pytest.raises(ZeroDivisionError), q.lease() as lease:
+    with q.lease() as lease:
         lease.ack()
-        raise ZeroDivisionError
     assert q.empty()
 
 
