@@ -30,6 +30,7 @@ from shmqueue.segment import (
     attach_segment,
     directory,
     open_segment,
+    remove_left_to_others,
     remove_unarrived,
 )
 from shmqueue.segment import free_bytes as free_bytes_of_directory
@@ -328,6 +329,7 @@ def _leave_all() -> None:
     """Close what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
     for handle in _open_handles:
         handle._leave()
+    remove_left_to_others()  # multiprocessing has ended the children by now, perhaps with a signal
 
 
 def _leave_at_exit(_: object = None) -> None:

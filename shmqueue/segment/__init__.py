@@ -25,7 +25,14 @@ from shmqueue.segment.header import (
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
-from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, remove_unarrived, sweep_orphans
+from shmqueue.segment.removal import (
+    open_to_look,
+    remove_if_unheld,
+    remove_left_to_others,
+    remove_name,
+    remove_unarrived,
+    sweep_orphans,
+)
 from shmqueue.segment.roles import READER, WRITER
 from shmqueue.segment.transit import Note
 
@@ -60,6 +67,7 @@ __all__ = [
     "probe_directory",
     "read_header",
     "remove_if_unheld",
+    "remove_left_to_others",
     "remove_name",
     "remove_unarrived",
     "sweep_orphans",

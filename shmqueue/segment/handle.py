@@ -26,6 +26,7 @@ from shmqueue.segment.files import (
 )
 from shmqueue.segment.header import HEADER_SIZE, Header, uuid_of
 from shmqueue.segment.holders import holders_of
+from shmqueue.segment.removal import leave_to_others
 from shmqueue.segment.sidecar import remove_lock_files, remove_sidecar, sidecar_of
 from shmqueue.threads import WeakRegistry
 
@@ -219,7 +220,11 @@ class Segment:
             remove_sidecar(sidecar_of(self))  # nobody comes this way again; whoever still needs it makes another one
             return 0
         try:
-            return self._remove(fresh) if lock_alone(fresh) else 0
+            if lock_alone(fresh):
+                return self._remove(fresh)
+            if self.header.private:
+                leave_to_others(self.path, self.header.uuid)
+            return 0
         finally:
             unlock(fresh)
             os.close(fresh)
