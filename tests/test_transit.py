@@ -135,7 +135,11 @@ def test_a_pool_gets_a_queue_that_its_sender_has_closed(engine: str, kind: str, 
     with pool_of(method) as pool:
         q = make_queue(kind, {})
         result = pool.apply_async(take_one, (q,))
-        wait_until(lambda: pool._taskqueue.empty() and pool._inqueue.empty(), "the task was sent and taken")
+        segment = segment_of(q)
+        wait_until(
+            lambda: transit.is_awaited(segment.fileno()) or len(segment.holders()) > 1 or result.ready(),
+            "the task is pickled",
+        )
         q.close()
         assert result.get(PATIENCE) == "item"
 
