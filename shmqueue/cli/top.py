@@ -106,7 +106,7 @@ def _show_live(watch: _Watch, interval: float, count: int | None) -> None:
         while count is None or count > 0:
             time.sleep(interval)
             text = "\n".join(_lines(watch.look(), width_of_output()))
-            live.update(Text(text, no_wrap=True, overflow="ignore"), refresh=True)
+            live.update(Text(text, overflow="fold"), refresh=True)  # rich cuts a longer name off otherwise
             count = None if count is None else count - 1
 
 
