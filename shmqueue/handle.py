@@ -164,11 +164,11 @@ class Handle:
         self.require_open()
         held = note = None
         if multiprocessing.context.get_spawning_popen() is not None and os.name == "posix":
-            fd = self.segment.fileno()
+            fd = self.segment.fileno_to_share()
             held = reduction.DupFd(fd) if fd >= 0 else None
         if held is None:
             note = self.segment.depart()
-        return self.name, os.path.dirname(self.segment.path), self.segment.header.uuid, held, note
+        return self.name, self.segment.path, self.segment.header.uuid, held, note
 
     @classmethod
     def arrive(cls, travel: Travel, log_file: str | None = None) -> Handle:
@@ -177,11 +177,11 @@ class Handle:
         A queue that cannot be had here is no error yet: whoever unpickles it, such as a thread of a ``Pool``, may not
         live through one. The handle that is returned then raises in every use of it.
         """
-        name, within, incarnation, held, note = travel
+        name, path, incarnation, held, note = travel
         try:
             fd = held.detach() if held is not None else -1
             try:
-                handle = cls(attach_segment(name, within, incarnation, fd), None, log_file)
+                handle = cls(attach_segment(name, path, incarnation, fd), None, log_file)
                 handle.segment.arrived(note)
                 _remove_unarrived()
                 return handle

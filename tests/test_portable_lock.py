@@ -546,6 +546,7 @@ inside.wait()
 
 A_DAEMON_THREAD_THAT_OPENS_THE_SIDECAR = """
 from shmqueue.segment import sidecar
+sidecar.remove_sidecar(sidecar.sidecar_of(q._segment))  # which root has opened already
 make, opening = sidecar._make_sidecar, threading.Event()
 def make_slowly(path):
     opening.set()

@@ -65,7 +65,7 @@ def open_to_look(path: str) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise refused(path, cannot_open(error)) from error
+        raise refused(path, cannot_open(error, path)) from error
     try:
         if hasattr(os, "geteuid"):
             require_private_file(os.fstat(fd), path)
