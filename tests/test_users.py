@@ -64,8 +64,8 @@ def importable() -> Iterator[str]:
 
 
 PREFIX = f"""
-import logging, os, pickle, signal, sys, threading
-import shmqueue
+import encodings.ascii, logging, os, pickle, signal, sys, threading  # what may not be readable later
+import shmqueue, shmqueue.engine.portable, shmqueue.inspection, shmqueue.compat.queue
 from shmqueue import ShmQueue
 logging.basicConfig(format="LOG %(message)s", stream=sys.stdout)
 
@@ -354,3 +354,85 @@ def test_signal_handlers_overtake_in_a_process_that_has_become_another_user(
     print(handled > 0)
     """
     assert run(code, importable, name)[0] == "True"
+
+
+# ---- one name, several users ----
+
+
+@pytest.mark.parametrize(("holder", "creator"), [(0, 65534), (0, 1), (65534, 0), (1, 65534)])
+@pytest.mark.parametrize("knows", ["nothing", "sudo", "the listing"])
+def test_creating_a_name_that_another_user_has_open_warns(
+    name: str, shared: str, importable: str, holder: int, creator: int, knows: str
+) -> None:
+    code = f"""
+    import time
+    from shmqueue.segment import removal
+    os.environ.pop("SUDO_UID", None)
+    if {knows!r} == "sudo":
+        os.environ["SUDO_UID"] = "{holder}"
+    if {knows!r} == "the listing":
+        removal._CHANCE = 1.0
+    else:
+        removal._CHANCE = 0.0
+    os.setresuid({holder}, {holder}, 0)
+    theirs = ShmQueue(name)
+    removal._not_before = 0.0
+    os.seteuid(0)
+    os.setresuid({creator}, {creator}, 0)
+    for number in range(2):
+        ours = ShmQueue(name)  # the second attaches, and is told nothing
+        first = ours if number == 0 else first
+    ShmQueue(name + "-another").close()
+    first.put("ours")
+    assert theirs.empty()
+    first.close(); ours.close()
+    os.seteuid(0)
+    theirs.close()
+    """
+    lines = run(code, importable, name)
+    lines = [line for line in lines if "is new" in line]
+    if knows == "nothing" and holder != 0:
+        assert lines == []
+        return
+    (line,) = lines
+    assert f"queue {name!r} of user {creator} (" in line
+    assert f"user {holder} (" in line
+    assert "has another queue of that name open" in line
+
+
+def test_a_file_that_nobody_has_open_and_unnamed_queues_warn_of_nothing(
+    name: str, shared: str, importable: str
+) -> None:
+    code = """
+    from shmqueue.compat.queue import Queue
+    def leave():
+        q = ShmQueue(name)
+        q.put("an orphan")
+        os._exit(0)
+    in_child(leave)
+    become_nobody()
+    ShmQueue(name).close()
+    Queue().close()
+    """
+    assert run(code, importable, name) == []
+
+
+@pytest.mark.parametrize("all_users", [True, False])
+def test_the_queues_of_other_users_are_seen_from_afar(name: str, shared: str, importable: str, all_users: bool) -> None:
+    code = f"""
+    from shmqueue import inspection
+    q, kept = ShmQueue(name), ShmQueue(name + "-kept", keep=True)
+    q.put("secret")
+    kept.close()
+    become_nobody()
+    logging.disable()
+    mine = ShmQueue(name)
+    for info in inspection.list_queues(all_users={all_users}):
+        print([info.name, info.user, info.engine is None, info.holders == [os.getpid()], info.items,
+               info.file_bytes > 0, info.problem])
+    """
+    lines = [eval(line) for line in run(code, importable, name) if line.startswith("[")]
+    problem = f"it belongs to user 0 (root); this process runs as {NOBODY} (nobody)"
+    ours = [name, NOBODY, False, True, 0, True, None]
+    theirs = [[name, 0, True, True, None, True, problem], [name + "-kept", 0, True, False, None, True, problem]]
+    assert lines == ([theirs[0], ours, theirs[1]] if all_users else [ours])

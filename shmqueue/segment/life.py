@@ -33,7 +33,8 @@ from shmqueue.segment.files import (
     while_changing,
 )
 from shmqueue.segment.handle import Replaced, Segment
-from shmqueue.segment.header import HEADER_SIZE, KEEP, Header, Shape, Unfit, boot_id, pid_namespace, refused
+from shmqueue.segment.header import HEADER_SIZE, KEEP, PRIVATE, Header, Shape, Unfit, boot_id, pid_namespace, refused
+from shmqueue.segment.namesakes import warn_of_namesakes
 from shmqueue.segment.naming import path_of, user_of
 from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
 from shmqueue.segment.sidecar import remove_lock_files
@@ -73,7 +74,9 @@ def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -
         header = Header(shape, pid_namespace(), uuid.uuid4().bytes, clock.wall_ns(), boot_id(), flags)
         segment = _create(name, path, header)
         if segment is not None:
-            sweep_now_and_then()
+            entries = sweep_now_and_then()
+            if not flags & PRIVATE:
+                warn_of_namesakes(name, path, entries)
             break
         if create is True:
             opening.make_way_or_raise()

@@ -213,17 +213,23 @@ def sweep_orphans() -> list[str]:
     return removed
 
 
-def sweep_now_and_then() -> None:
-    """Sweep a handful of files, by chance, and not again soon: the cost does not depend on how many there are."""
+def sweep_now_and_then() -> list[str]:
+    """Sweep a handful of files, by chance, and not again soon: the cost does not depend on how many there are.
+
+    Returns:
+        What is in the directory, if it was listed for this; else nothing.
+    """
     global _not_before
     now = clock.monotonic()
     if now < _not_before or _dice.random() >= _CHANCE:
-        return
+        return []
     _not_before = now + _SELDOM
     prefix = file_prefix()
-    entries = [entry for entry in list_entries() if entry.startswith(prefix)]
+    everything = list_entries()
+    entries = [entry for entry in everything if entry.startswith(prefix)]
     start = _dice.randrange(len(entries)) if entries else 0
     _sweep((entries[start:] + entries[:start])[:_HANDFUL])
+    return everything
 
 
 _dice = random.Random()  # of its own: the program may have seeded the common one
