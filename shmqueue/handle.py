@@ -28,7 +28,6 @@ from shmqueue.segment import (
     Segment,
     Shape,
     attach_segment,
-    directory,
     open_segment,
     remove_left_to_others,
     remove_unarrived,
@@ -147,7 +146,7 @@ class Handle:
         what = "another item" if items == 1 else f"{items} items together"
         message = f"queue {self.name!r} has no room for {what}"
         if self._growth.error:
-            message += f": it cannot grow ({os.strerror(self._growth.error)}), {_memory_left()}"
+            message += f": it cannot grow ({os.strerror(self._growth.error)}), {_memory_left(self.segment.path)}"
         return message
 
     def close(self) -> None:
@@ -244,7 +243,7 @@ class _GrowthLog:
     """Remembers, and logs, that a queue cannot grow. It holds no handle, for the engine holds it."""
 
     def __init__(self, segment: Segment) -> None:
-        self._name = segment.name
+        self._name, self._path = segment.name, segment.path
         self.error = 0
 
     def __call__(self, error: int) -> None:
@@ -256,12 +255,17 @@ class _GrowthLog:
             "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
             self._name,
             os.strerror(error),
-            _memory_left(),
+            _memory_left(self._path),
         )
 
 
-def _memory_left() -> str:
-    return f"{directory()} has {free_bytes_of_directory()} of {total_bytes_of_directory()} bytes free"
+def _memory_left(path: str) -> str:
+    """How much memory the directory of a segment has, which need not be the one that the environment names now."""
+    where = os.path.dirname(path)
+    try:
+        return f"{where} has {free_bytes_of_directory(where)} of {total_bytes_of_directory(where)} bytes free"
+    except OSError as error:
+        return f"{where}: {error.strerror}"
 
 
 def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:

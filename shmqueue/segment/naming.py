@@ -170,10 +170,10 @@ def has_free_inode(where: str) -> bool:
     return figures.f_files == 0 or figures.f_favail > 0
 
 
-def total_bytes() -> int:
+def total_bytes(within: str | None = None) -> int:
     """Bytes that the file system with the segments has altogether; the machine's memory where it says nothing."""
     try:
-        figures = os.statvfs(directory())
+        figures = os.statvfs(within or directory())
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
     except (AttributeError, OSError):
