@@ -32,7 +32,7 @@ from shmqueue.segment.removal import leave_to_others
 from shmqueue.segment.sidecar import remove_lock_files, remove_sidecar, sidecar_of
 from shmqueue.threads import WeakRegistry
 
-__all__ = ["Replaced", "Segment"]
+__all__ = ["Replaced", "Segment", "open_segments"]
 
 
 class Replaced(NamedTuple):
@@ -373,6 +373,11 @@ class Segment:
 
 
 _live: WeakRegistry[Segment] = WeakRegistry()
+
+
+def open_segments() -> list[Segment]:
+    """All that this process has open."""
+    return [segment for segment in _live if segment.is_open]
 
 
 def _after_fork_in_child() -> None:
