@@ -202,7 +202,8 @@ def test_effective_users_may_come_and_go(name: str, shared: str, importable: str
 
 AS_ANYBODY = f"""
 mkdir "$2" && mount --bind "$1" "$2" || exit 77
-place="$2"; shift 2; exec "$place/bin/python{sys.version_info[0]}.{sys.version_info[1]}" "$@"
+place="$2"; shift 2; export LD_LIBRARY_PATH="$place/lib"
+exec "$place/bin/python{sys.version_info[0]}.{sys.version_info[1]}" "$@"
 """
 """A shell script: an interpreter that every user may read, even if it lies in root's home."""
 
@@ -233,6 +234,7 @@ def test_children_started_after_dropping_privileges_get_the_queue_or_a_clear_err
         ours, theirs = multiprocessing.Pipe()
         child = multiprocessing.get_context({method!r}).Process(target=work, args=(q, theirs))
         child.start()
+        theirs.close()
         print(ours.recv())
         child.join()
         if q.qsize():
