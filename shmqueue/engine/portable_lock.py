@@ -235,9 +235,7 @@ class Owner:
             sidecars.unlock_sidecar(fd)
             if not hold.segment.is_open:
                 sidecars.remove_sidecar(self._sidecar)
-        if self._borrowing:
-            self._give_back(hold)
-        hold.released = True
+        hold.released = not self._borrowing or self._give_back(hold)
 
     def let_go(self, hold: Hold) -> None:
         """What is left of ``release`` when even that fails. It needs no memory, and leaves the mark as the dead do.
@@ -314,12 +312,12 @@ class Owner:
         self._spare, self._file = spare, spare.file
         return True
 
-    def _give_back(self, hold: Hold) -> None:
-        """Let other threads have what was borrowed, unless a hold of this one that was interrupted uses it too."""
+    def _give_back(self, hold: Hold) -> bool:
+        """Let other threads have what was borrowed, unless an interrupted hold of this one uses it too. Returns True."""
         spare = self._spare
         self._borrowing.discard(hold)
         if spare is None or self._borrowing:
-            return
+            return True
         self._file = None
         self._spare = None
         try:
@@ -327,6 +325,7 @@ class Owner:
                 spare.claim.release()
         except RuntimeError:
             pass  # a signal handler has done it between the two
+        return True
 
     def _take_block(self) -> bool:
         if self._shmlock is None:
