@@ -10,6 +10,7 @@ Queue, JoinableQueue and SimpleQueue are this package's, here and on the context
 a ``name``, by which any process can open them. What differs: an object that cannot be pickled raises in ``put``, where
 the standard queue loses it; an item is in the queue when ``put`` returns, so there is no thread to join; ``qsize`` and
 ``full`` raise ValueError after ``close``, as put and get do.
+A put or get that is patched into the classes of ``multiprocessing.queues`` is not called: patch ``type(queue)``.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
 
 A queue can be pickled, and with a name it can be opened from anywhere. What differs from the standard module: items are
 copies, so they must be picklable; what is inside (``queue``, ``mutex``, the conditions) cannot be had; there are no
-LifoQueue and PriorityQueue.
+LifoQueue and PriorityQueue. The classes do not derive from the standard ones, whose methods would find nothing to work
+on: ``isinstance`` tells them apart, and what is patched into ``queue.Queue`` is not called.
 """
 
 from __future__ import annotations

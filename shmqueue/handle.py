@@ -28,8 +28,8 @@ from shmqueue.segment import (
     Segment,
     Shape,
     attach_segment,
-    directory,
     open_segment,
+    remove_left_to_others,
     remove_unarrived,
 )
 from shmqueue.segment import free_bytes as free_bytes_of_directory
@@ -146,7 +146,7 @@ class Handle:
         what = "another item" if items == 1 else f"{items} items together"
         message = f"queue {self.name!r} has no room for {what}"
         if self._growth.error:
-            message += f": it cannot grow ({os.strerror(self._growth.error)}), {_memory_left()}"
+            message += f": it cannot grow ({os.strerror(self._growth.error)}), {_memory_left(self.segment.path)}"
         return message
 
     def close(self) -> None:
@@ -163,11 +163,11 @@ class Handle:
         self.require_open()
         held = note = None
         if multiprocessing.context.get_spawning_popen() is not None and os.name == "posix":
-            fd = self.segment.fileno()
+            fd = self.segment.fileno_to_share()
             held = reduction.DupFd(fd) if fd >= 0 else None
         if held is None:
             note = self.segment.depart()
-        return self.name, os.path.dirname(self.segment.path), self.segment.header.uuid, held, note
+        return self.name, self.segment.path, self.segment.header.uuid, held, note
 
     @classmethod
     def arrive(cls, travel: Travel, log_file: str | None = None) -> Handle:
@@ -176,11 +176,11 @@ class Handle:
         A queue that cannot be had here is no error yet: whoever unpickles it, such as a thread of a ``Pool``, may not
         live through one. The handle that is returned then raises in every use of it.
         """
-        name, within, incarnation, held, note = travel
+        name, path, incarnation, held, note = travel
         try:
             fd = held.detach() if held is not None else -1
             try:
-                handle = cls(attach_segment(name, within, incarnation, fd), None, log_file)
+                handle = cls(attach_segment(name, path, incarnation, fd), None, log_file)
                 handle.segment.arrived(note)
                 _remove_unarrived()
                 return handle
@@ -243,7 +243,7 @@ class _GrowthLog:
     """Remembers, and logs, that a queue cannot grow. It holds no handle, for the engine holds it."""
 
     def __init__(self, segment: Segment) -> None:
-        self._name = segment.name
+        self._name, self._path = segment.name, segment.path
         self.error = 0
 
     def __call__(self, error: int) -> None:
@@ -255,12 +255,17 @@ class _GrowthLog:
             "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
             self._name,
             os.strerror(error),
-            _memory_left(),
+            _memory_left(self._path),
         )
 
 
-def _memory_left() -> str:
-    return f"{directory()} has {free_bytes_of_directory()} of {total_bytes_of_directory()} bytes free"
+def _memory_left(path: str) -> str:
+    """How much memory the directory of a segment has, which need not be the one that the environment names now."""
+    where = os.path.dirname(path)
+    try:
+        return f"{where} has {free_bytes_of_directory(where)} of {total_bytes_of_directory(where)} bytes free"
+    except OSError as error:
+        return f"{where}: {error.strerror}"
 
 
 def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
@@ -328,6 +333,7 @@ def _leave_all() -> None:
     """Close what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
     for handle in _open_handles:
         handle._leave()
+    remove_left_to_others()  # multiprocessing has ended the children by now, perhaps with a signal
 
 
 def _leave_at_exit(_: object = None) -> None:

@@ -94,6 +94,13 @@ class ShmQueue(FastPaths):
     Creates the queue, or attaches to it when it exists. All methods may be called from several threads, and a handle
     that a forked child inherits works there.
 
+    A queue is private to a user: another user who opens the same name has another queue. If the other one is root, the
+    user who called sudo, or the real user of this process, and has that queue open, creating one logs a warning on the
+    logger ``shmqueue``; of further users only now and then. Whose a queue is, and where, is decided when it is opened:
+    a process that becomes another user goes on using it. What is not possible then raises ``ShmQueueRefusedError``,
+    which says whose the queue is: to open it anew, and with the portable engine to use it in a child that is started
+    afterwards.
+
     Args:
         queue_name: the name; letters, digits, ``.``, ``_``, ``-`` count one character, all others three per byte, 180
             at most.

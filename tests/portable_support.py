@@ -50,6 +50,7 @@ def portable_handles(name: str) -> Iterator[Open]:
         )
         reports: list[int] = []
         held = segment.open_segment(name, shape, create=None)
+        held.is_in_use = True  # else a forked child would close it
         handles.append(Opened(held, PortableEngine(held, reports.append), reports))
         return handles[-1]
 

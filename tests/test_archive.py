@@ -54,11 +54,15 @@ if __name__ == "__main__":
 
 def zipped(target: Path, packages: dict[str, str]) -> str:
     """A zip file of packages: their names and the directories where their files are."""
+    files = {  # an installed package has the directories of its subpackages in its own
+        os.path.join(*package.split("."), file.relative_to(directory)): file
+        for package, directory in packages.items()
+        for file in Path(directory).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
     with zipfile.ZipFile(target, "w") as archive:
-        for package, directory in packages.items():
-            for file in Path(directory).rglob("*"):
-                if file.is_file() and "__pycache__" not in file.parts:
-                    archive.write(file, os.path.join(*package.split("."), file.relative_to(directory)))
+        for name, file in files.items():
+            archive.write(file, name)
     return str(target)
 
 

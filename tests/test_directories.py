@@ -369,6 +369,28 @@ def test_without_flock_the_error_says_so(name: str, error: int, monkeypatch: pyt
     assert "cannot lock" in str(probe.problem)
 
 
+def test_where_files_cannot_be_mapped_the_error_says_so(
+    name: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+    if engine == "portable":
+        monkeypatch.setattr("shmqueue.engine.portable_memory.mmap.mmap", refuse(errno.ENODEV))
+    else:
+        monkeypatch.setattr("shmqueue.engine.native.Ring", lambda *arguments: (_ for _ in ()).throw(error))
+    with pytest.raises(shmqueue.ShmQueueRefusedError, match=r"cannot map.*SHMQUEUE_DIR") as caught:
+        ShmQueue(name)
+    assert caught.value.filename == segment.path_of(name)
+
+
+def test_a_full_queue_says_what_its_own_directory_has_left(
+    make: Make, segment_directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = make(buffer_size=4096, max_bytes=1 << 24)
+    q._handle._growth(errno.ENOSPC)
+    monkeypatch.setenv("SHMQUEUE_DIR", str(tmp_path / "missing"))
+    assert f"{segment_directory} has " in q._handle.why_full(1)
+
+
 def test_a_quota_is_a_lack_of_space(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "posix_fallocate", refuse(errno.EDQUOT))
     with pytest.raises(shmqueue.ShmQueueNoSpaceError, match="SHMQUEUE_DIR") as caught:

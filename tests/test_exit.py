@@ -154,3 +154,93 @@ def test_a_finalizer_does_not_wait_for_daemon_threads_that_have_stopped(tmp_path
         [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "put and closed", "")
+
+
+STOPPED = """
+import threading, types
+from shmqueue.compat import queue
+
+q = queue.SimpleQueue()
+q.fileno()
+watcher = q._port._watcher
+stopped = threading.Event()
+
+class Engine:
+    \"\"\"The engine, but that a daemon thread never comes back from its look at it, which is under a lock.\"\"\"
+    def __init__(self, engine):
+        self.engine = engine
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+    def wait(self, records, timeout):
+        if threading.current_thread().name == "stopped":
+            stopped.set()
+            while True:
+                pass
+        return self.engine.wait(records, timeout)
+
+class AtTheEnd:
+    def __init__(self, q):
+        self.q, self.write = q, os.write
+    def __del__(self):
+        self.q.put(2)
+        self.write(1, b"put")
+        self.q.close()
+        self.write(1, b" and closed")
+
+watcher._engine = Engine(watcher._engine)
+threading.Thread(target=watcher.look, daemon=True, name="stopped").start()
+stopped.wait()
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].last = AtTheEnd(q)
+"""
+
+
+def test_a_finalizer_does_not_wait_for_the_lock_of_a_daemon_thread(tmp_path: Path) -> None:
+    path = os.path.join(tmp_path, "program.py")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("import os, sys\n" + STOPPED)
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "put and closed", "")
+
+
+FROZEN_OWNER = """
+import threading, types
+from shmqueue import ShmQueue
+
+q = ShmQueue("owned")
+started = threading.Event()
+
+def own():
+    hold = q._engine._lock.hold()
+    assert hold.owner.acquire(hold, None, lambda: False)
+    started.set()
+    while True:
+        pass
+
+class AtTheEnd:
+    def __init__(self, q):
+        self.q, self.write = q, os.write
+    def __del__(self):
+        self.q.put("item")
+        assert self.q.get() == "item"
+        self.write(1, b"put and got")
+
+threading.Thread(target=own, daemon=True).start()
+started.wait()
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].last = AtTheEnd(q)
+"""
+
+
+def test_a_finalizer_takes_the_portable_lock_from_a_daemon_thread_that_has_stopped(tmp_path: Path, engine: str) -> None:
+    if engine == "native":
+        pytest.skip("there no thread stops with the lock")
+    path = os.path.join(tmp_path, "program.py")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("import os, sys\n" + FROZEN_OWNER)
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "put and got", "")

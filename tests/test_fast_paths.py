@@ -52,11 +52,14 @@ def functions_called(call: Callable[[], Any]) -> list[str]:
         if event == "call":
             called.append(frame.f_code.co_name)
 
+    gc.collect()
+    gc.disable()  # a collection has callbacks, hypothesis's for one
     sys.setprofile(note)
     try:
         call()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return called[1:]  # without the call of `call`
 
 

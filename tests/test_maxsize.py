@@ -118,8 +118,8 @@ def test_a_blocked_batch_goes_on_in_smaller_pieces_when_maxsize_shrinks(make: Ma
 def test_a_batch_that_has_become_too_large_still_times_out(make: Make) -> None:
     q = make(maxsize=3)
     q.put("first")
-    call = asleep(Call(q.put_many, [1, 2, 3], True, 0.5))
-    q.maxsize = 1
+    call = Call(q.put_many, [1, 2, 3], True, 0.5)
+    q.maxsize = 1  # while it is blocked, unless this machine is busy
     with pytest.raises(shmqueue.ShmQueueFull):
         call.result()
     assert q.get_many(10) == ["first"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import python
+from support import python, run_python
 
 import shmqueue
 from shmqueue import ShmQueue, segment
@@ -42,6 +42,12 @@ def leave_orphan(name: str, items: int = len(ITEMS), namespace: int = 0, **optio
 
 def taken(queue: ShmQueue) -> list[object]:
     return [queue.get(False) for _ in range(queue.qsize())]
+
+
+def start_of(path: str) -> bytes:
+    """What a file begins with. It may end far behind: a queue's file is as large as the queue could grow."""
+    with open(path, "rb") as file:
+        return file.read(1 << 20)
 
 
 def write_at(path: str, offset: int, data: bytes) -> None:
@@ -89,12 +95,12 @@ class TestLooking:
         from shmqueue import inspection
 
         path = segment.path_of(orphan)
-        before = Path(path).read_bytes()
+        before = start_of(path)
         info = inspection.look_at(orphan)
         assert [info] == inspection.list_queues() == inspection.list_queues(all_users=True)
         assert (info.items, info.holders, info.problem, info.keep) == (len(ITEMS), [], None, False)
         assert (info.name, info.path, info.user) == (orphan, path, os.geteuid())
-        assert Path(path).read_bytes() == before
+        assert start_of(path) == before
         assert taken(make(orphan)) == ITEMS
 
     def test_a_pickled_handle_of_an_earlier_queue_of_that_name(self, engine: str, name: str, make: Make) -> None:
@@ -345,3 +351,30 @@ class TestAdopting:
         with ShmQueue(orphan) as queue:
             assert taken(queue) == ITEMS
             queue.unlink()
+
+
+# ---- children that inherited a queue ----
+
+INHERITED = """
+import os, signal, sys
+from shmqueue.compat import multiprocessing as mp
+
+q = mp.get_context("fork").Queue()
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(writing, b"up")
+    signal.pause()
+os.read(reading, 2)
+q.close()
+print(len(os.listdir(os.environ["SHMQUEUE_DIR"])) > 0)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_queue_that_a_killed_child_held_last_is_removed_when_the_parent_ends(segment_directory: str) -> None:
+    """It has no name, so nobody could ever open it."""
+    assert run_python(INHERITED) == "True\n"
+    assert os.listdir(segment_directory) == []

@@ -18,7 +18,7 @@ from portable_support import Open, Opened, at_line, exit_status, in_child, kill,
 from support import python, run_python, wait_until
 
 from shmqueue import segment
-from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
+from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueFull, ShmQueueNotInitializedError
 
 OPEN = """
 import os, sys, signal, struct, time
@@ -86,7 +86,8 @@ class TestDeath:
     def test_a_killed_owner_delays_nobody(self, opened: Open, name: str) -> None:
         queue = opened()
         with lock_held_elsewhere(name) as process:
-            assert not queue.engine.put(0, b"too early", True, 0.02)
+            with pytest.raises(ShmQueueFull, match="lock was not released in time"):
+                queue.engine.put(0, b"too early", True, 0.02)
             kill(process)
             started = time.monotonic()
             assert queue.engine.put(7, b"at once", True, 5.0)
@@ -192,7 +193,8 @@ class TestFork:
         assert owned.wait(20)
 
         def use() -> None:
-            assert not queue.engine.put(2, b"too early", True, 0.02)
+            with pytest.raises(ShmQueueFull, match="lock was not released in time"):
+                queue.engine.put(2, b"too early", True, 0.02)
             os.write(write_end, b".")
             assert queue.engine.put(2, b"child", True, 20.0)
             queue.close()
@@ -548,6 +550,7 @@ inside.wait()
 
 A_DAEMON_THREAD_THAT_OPENS_THE_SIDECAR = """
 from shmqueue.segment import sidecar
+sidecar.remove_sidecar(sidecar.sidecar_of(q._segment))  # which root has opened already
 make, opening = sidecar._make_sidecar, threading.Event()
 def make_slowly(path):
     opening.set()

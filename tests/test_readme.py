@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support import PATIENCE
 
+import shmqueue
+
 README = Path(__file__).parents[1] / "README.md"
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -27,9 +29,22 @@ def run(program: str, tmp_path: Path) -> str:
 
 
 def test_every_python_sample_runs(tmp_path: Path) -> None:
-    opening, replacement = samples("python")
+    opening, replacement, _ = samples("python")
     assert run(opening.replace("q.get()", "print(q.get())"), tmp_path) == "{'hello': 'world'}\n"
     assert run(replacement, tmp_path) == f"{[number * number for number in range(10)]}\n"
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12) or sys.version_info[:3] == (3, 12, 1),
+    reason="dictConfig() makes no queue before Python 3.12, and refuses every queue object in 3.12.1",
+)
+def test_the_logging_sample_collects_what_is_logged(tmp_path: Path) -> None:
+    try:
+        assert run(samples("python")[2], tmp_path) == ""
+        assert (tmp_path / "all.log").read_text() == "hello\n"
+    finally:
+        with shmqueue.ShmQueue("logs") as logs:
+            logs.unlink()
 
 
 def test_the_two_terminals_exchange_what_is_shown(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def pool_of(method: str, **options: Any) -> Iterator[Any]:
 def test_a_queue_arrives_that_its_sender_has_closed(kind: str) -> None:
     q = KINDS[kind]()
     q.put("item")
-    pickled = ForkingPickler.dumps(q)
+    pickled = bytes(ForkingPickler.dumps(q))
     q.close()
     arrived = pickle.loads(pickled)
     try:
@@ -135,14 +135,18 @@ def test_a_pool_gets_a_queue_that_its_sender_has_closed(engine: str, kind: str, 
     with pool_of(method) as pool:
         q = make_queue(kind, {})
         result = pool.apply_async(take_one, (q,))
-        wait_until(lambda: pool._taskqueue.empty() and pool._inqueue.empty(), "the task was sent and taken")
+        segment = segment_of(q)
+        wait_until(
+            lambda: transit.is_awaited(segment.fileno()) or len(segment.holders()) > 1 or result.ready(),
+            "the task is pickled",
+        )
         q.close()
         assert result.get(PATIENCE) == "item"
 
 
 def test_each_pickle_of_a_queue_arrives(kind: str) -> None:
     q = KINDS[kind]()
-    pickles = [ForkingPickler.dumps(q) for _ in range(3)]
+    pickles = [bytes(ForkingPickler.dumps(q)) for _ in range(3)]
     q.put("item")
     q.close()
     for pickled in pickles:
@@ -154,7 +158,7 @@ def test_each_pickle_of_a_queue_arrives(kind: str) -> None:
 
 def test_a_queue_in_transit_is_not_swept(kind: str) -> None:
     q = KINDS[kind]()
-    pickled = ForkingPickler.dumps(q)
+    pickled = bytes(ForkingPickler.dumps(q))
     q.close()
     ShmQueue("another").close()
     pickle.loads(pickled).close()
@@ -162,7 +166,7 @@ def test_a_queue_in_transit_is_not_swept(kind: str) -> None:
 
 def test_a_pickle_that_arrives_twice_does_not_end_the_wait_for_another(kind: str) -> None:
     q = KINDS[kind]()
-    twice, once = ForkingPickler.dumps(q), ForkingPickler.dumps(q)
+    twice, once = bytes(ForkingPickler.dumps(q)), bytes(ForkingPickler.dumps(q))
     for _ in range(2):
         pickle.loads(twice).close()
     q.put("item")
@@ -205,7 +209,7 @@ def test_a_queue_that_never_arrives_is_removed_when_its_time_is_over(
     kind: str, later: Callable[[], None], segment_directory: str
 ) -> None:
     q = KINDS[kind]()
-    ForkingPickler.dumps(q)
+    bytes(ForkingPickler.dumps(q))
     q.close()
     assert os.listdir(segment_directory)
     later()

@@ -14,14 +14,17 @@ def main() -> None:
     """Run the command with the arguments of this process, and end the process with its exit status."""
     try:
         from shmqueue.cli.commands import commands
+
+        commands(prog_name="shmqueue")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
             raise
         print(
-            f"the shmqueue command needs {missing}: "
-            "install this project with its cli extra (from a checkout: pip install '.[cli]')",
+            f"the shmqueue command needs {missing}: install this project with its cli extra "
+            "(from a checkout: pip install '.[cli]')",
             file=sys.stderr,
         )
-        sys.exit(1)
-    commands(prog_name="shmqueue")
+        sys.exit(3)
+    except KeyboardInterrupt:  # while it starts
+        sys.exit(130)

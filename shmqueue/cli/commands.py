@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
-import warnings
+import os
+import sys
 from typing import Any
 
 import click
 
 import shmqueue
-from shmqueue import ShmQueueError
+from shmqueue import ShmQueueError, inspection, segment
+from shmqueue.cli import conversion, installation, output, transfer
 from shmqueue.cli import demo as demonstration
-from shmqueue.cli import inspection, installation, output, transfer
+from shmqueue.cli import inspection as looks
 from shmqueue.cli.bench.command import Wish, run_bench
 from shmqueue.cli.bench.workloads import PEERS, PYPI, WORKLOADS
 from shmqueue.cli.demo_view import print_report, view_for
+from shmqueue.cli.exits import Exit, Failure, exit_status_of, one_line
+from shmqueue.cli.group import Commands, QueueCommand, complain
+from shmqueue.cli.sizes import Size
+from shmqueue.cli.top import run_top
 
 __all__ = ["commands"]
 
-_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+
+class _QueueName(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # A terminal that is no UTF-8 one passes the same bytes, which Python decodes in another way.
+        name = os.fsencode(value).decode("utf-8", sys.getfilesystemencodeerrors())
+        try:
+            segment.path_of(name)
+        except ShmQueueError as error:
+            self.fail(one_line(error), param, ctx)
+        return name
+
+
+_FORMS: dict[str | None, conversion.Parse] = {
+    None: conversion.as_json,
+    "text": conversion.as_text,
+    "bytes": conversion.as_bytes,
+}
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_buffer_option = click.option(
-    "--buffer-size",
-    type=click.IntRange(min=1),
-    metavar="BYTES",
-    help="Room for items, if the queue is made by this; without it the queue grows as it needs to.",
+_name_argument = click.argument("name", type=_QueueName())
+_no_pickle_option = click.option(
+    "--no-pickle", is_flag=True, help="Refuse items that were pickled: loading one can run any program."
 )
 
 
-class _Commands(click.Group):
-    """What is the same for all commands: errors are one line, Ctrl-C is silent."""
+def _room_options(command: Any) -> Any:
+    for option in (
+        click.option(
+            "--max-bytes",
+            type=Size(least=0),
+            metavar="SIZE",
+            help="If this makes the queue, let it grow to SIZE; 0, to all memory that there is for it.",
+        ),
+        click.option(
+            "--buffer-size",
+            type=Size(),
+            metavar="SIZE",
+            help="If this makes the queue, the bytes for items (65536, 64k, 1M); it grows as needed by default.",
+        ),
+    ):
+        command = option(command)
+    return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        warnings.showwarning = _show_warning
-        try:
-            return super().invoke(ctx)
-        except ShmQueueError as error:
-            raise click.ClickException(inspection.one_line(error)) from error
-        except KeyboardInterrupt:
-            ctx.exit(_INTERRUPTED)
 
-
-def _show_warning(message: Warning | str, *details: object, **more: object) -> None:
-    _complain(f"Warning: {message}")
-
-
-def _complain(text: str) -> None:
-    click.echo(text, err=True)
+def _room(buffer_size: int | None, max_bytes: int | None) -> transfer.Room:
+    if max_bytes and buffer_size and max_bytes < buffer_size:
+        raise click.UsageError("--max-bytes must be at least --buffer-size, or 0")
+    return transfer.Room(buffer_size, max_bytes)
 
 
 def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -61,18 +87,18 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
 
 
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="A queue lives as long as somebody holds it: when its last holder ends, its items are gone. When all "
-    "holders were killed, the next program that opens the name has the items, unless another use of this package "
-    "swept them away before.",
+    epilog="A queue exists while at least one process has it open; when the last one closes it, its items are gone. "
+    "If all processes that had it open were killed, the items stay until a program opens the queue again, or rm "
+    "removes it. A queue made with --keep stays in any case, until rm removes it.",
 )
 @click.version_option(shmqueue.__version__, prog_name="shmqueue")
 def commands() -> None:
     """Queues between processes, in shared memory, opened by name."""
 
 
-@commands.command()
+@commands.command(short_help="Send integers between two programs, and time it.")
 @click.option(
     "--items",
     type=click.IntRange(min=2),
@@ -113,7 +139,7 @@ def demo(items: int | None, seconds: float, deadline: float, as_json: bool) -> N
 _file = click.Path(dir_okay=False, writable=True)
 
 
-@commands.command()
+@commands.command(short_help="Measure throughput, latency and processor time.")
 @click.option("--peers", is_flag=True, help="Measure the other packages' queues that are installed too.")
 @click.option(
     "--peer-python",
@@ -156,64 +182,133 @@ def bench(**options: Any) -> None:
     run_bench(Wish(**options))
 
 
-@commands.command()
+@commands.command(short_help="List the queues.")
+@click.option("--all-users", is_flag=True, help="List the queues of other users too.")
 @_json_option
-def ls(as_json: bool) -> None:
-    """List the queues, with the bytes in use and the process id of each handle.
+def ls(all_users: bool, as_json: bool) -> None:
+    """List the queues, with their items and the process id of each handle.
 
-    Queues that nobody holds any more are swept away first.
+    Queues that no process has open are listed too: an orphan is one whose processes were killed.
     """
-    queues = inspection.list_queues()
+    queues = looks.list_queues(all_users)
     if as_json:
         output.print_json([queue.as_json() for queue in queues])
     else:
-        output.print_list(queues)
+        output.print_list(queues, all_users)
 
 
-@commands.command()
-@click.argument("name")
+@commands.command(cls=QueueCommand)
+@_name_argument
 @_json_option
 def stat(name: str, as_json: bool) -> None:
-    """Tell everything about a queue.
-
-    If all its holders were killed this is its last use: it is freed when the command ends.
-    """
-    look = inspection.look_at(name)
+    """Show all figures of a queue."""
+    look = looks.look_at(name)
     if as_json:
         output.print_json(look.as_json())
     else:
         output.print_look(look)
 
 
-@commands.command(context_settings={"ignore_unknown_options": True})  # negative numbers are no options
-@click.argument("name")
-@click.argument("values", metavar="JSON...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--wait", is_flag=True, help="Make the queue if need be, and hold it until it is empty.")
-@_buffer_option
-def put(name: str, values: tuple[str, ...], wait: bool, buffer_size: int | None) -> None:
+@commands.command(cls=QueueCommand, short_help="Show what goes in and out of queues, live.")
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=_QueueName())
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two looks.",
+)
+@click.option("--count", type=click.IntRange(min=1), help="Show the figures so often, then end.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, once, after one interval.")
+def top(names: tuple[str, ...], interval: float, count: int | None, as_json: bool) -> None:
+    """Show how many items are in queues, and how many go in and out, until Ctrl-C.
+
+    WAITING says whether a put or a get may be blocked. Without a terminal each look is printed as lines.
+    """
+    run_top(names, interval=interval, count=count, as_json=as_json)
+
+
+@commands.command(
+    cls=QueueCommand, short_help="Put items.", context_settings={"ignore_unknown_options": True}
+)  # negative numbers are no options
+@_name_argument
+@click.argument("values", metavar="VALUE...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--text", "form", flag_value="text", help="Each value is a string, not JSON.")
+@click.option("--bytes", "form", flag_value="bytes", help="Each value is bytes, not JSON.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Longest time to wait for room; no limit by default.",
+)
+@click.option("--wait", is_flag=True, help="Make the queue if there is none, and keep it open until it is empty.")
+@click.option("--keep", is_flag=True, help="Make the queue if there is none, one that stays until rm removes it.")
+@_room_options
+def put(
+    name: str,
+    values: tuple[str, ...],
+    form: str | None,
+    timeout: float | None,
+    wait: bool,
+    keep: bool,
+    buffer_size: int | None,
+    max_bytes: int | None,
+) -> None:
     """Put JSON values, all of them or none if they fit the queue together.
 
-    A queue lives as long as somebody holds it. If nobody does, the items would be gone when this command ends, so it
-    refuses to put them, unless it is told to --wait.
+    With - as the only value it reads standard input, one item a line, and puts each as it comes.
+
+    There must be a queue of that name, unless --wait or --keep makes it. If no other process has it open the items
+    stay in it until one opens it.
     """
-    items = [transfer.parse_json(value) for value in values]
-    transfer.put_items(name, items, wait=wait, buffer_size=buffer_size)
+    parse = _FORMS[form]
+    room = _room(buffer_size, max_bytes)
+    if values == ("-",):
+        if sys.stdin is None:
+            raise Failure("standard input is closed")
+        items_of_input = conversion.items_of_lines(iter(sys.stdin.buffer), parse)
+        transfer.put_items(name, items_of_input, wait=wait, keep=keep, timeout=timeout, room=room)
+        return
+    try:
+        items = [parse(os.fsencode(value)) for value in values]
+    except ValueError as error:
+        raise Failure(one_line(error), Exit.USAGE) from error
+    transfer.put_items(name, items, wait=wait, keep=keep, timeout=timeout, room=room)
 
 
-@commands.command()
-@click.argument("name")
-@click.option("--count", type=click.IntRange(min=1), help="How many items to take; 1 unless told otherwise.")
+@commands.command(cls=QueueCommand, short_help="Take items and print them as JSON.")
+@_name_argument
+@click.option("--count", type=click.IntRange(min=1), help="How many items to take; 1 by default.")
 @click.option("--follow", is_flag=True, help="Take items until Ctrl-C.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait for each item; for ever without this.")
-@click.option("--no-pickle", is_flag=True, help="Refuse items that were pickled: loading one can run any program.")
-@_buffer_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Longest time to wait for an item; no limit by default.",
+)
+@_no_pickle_option
+@click.option("--skip", is_flag=True, help="Drop items that cannot be loaded, and say so.")
+@_room_options
 def get(
-    name: str, count: int | None, follow: bool, timeout: float | None, no_pickle: bool, buffer_size: int | None
+    name: str,
+    count: int | None,
+    follow: bool,
+    timeout: float | None,
+    no_pickle: bool,
+    skip: bool,
+    buffer_size: int | None,
+    max_bytes: int | None,
 ) -> None:
     """Take items and print each as a line of JSON.
 
-    Makes the queue if it does not exist yet, and waits. What JSON cannot express is printed as {"repr": "..."}. A queue
-    lives as long as somebody holds it: if nobody else does, the items that this command leaves are gone when it ends.
+    Makes the queue if there is none, and waits. What JSON cannot express is printed as {"repr": "..."}.
+
+    An item is taken when it can be printed: when the reader of a pipe has read the line before and waits for more. One
+    that cannot be loaded stays in the queue. If the reader closes the pipe with a line unread, that item goes back, to
+    the end of the queue.
+
+    If no other process has the queue open, the items that this command leaves stay until one opens it.
     """
     if follow and count is not None:
         raise click.UsageError("--count and --follow exclude each other")
@@ -222,38 +317,77 @@ def get(
         count=None if follow else count or 1,
         timeout=timeout,
         allow_pickle=not no_pickle,
-        buffer_size=buffer_size,
-        show=click.echo,
-        complain=_complain,
+        skip=skip,
+        room=_room(buffer_size, max_bytes),
     )
 
 
-@commands.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@click.pass_context
-def rm(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Take the names of queues away, damaged ones included.
+@commands.command(cls=QueueCommand, short_help="Print the oldest item and leave it in the queue.")
+@_name_argument
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time to wait for an item.",
+)
+@_no_pickle_option
+def peek(name: str, timeout: float, no_pickle: bool) -> None:
+    """Print the oldest item as a line of JSON, and leave it in the queue."""
+    transfer.peek_item(name, timeout=timeout, allow_pickle=not no_pickle)
 
-    Those who hold such a queue go on with it; the next one to use the name makes a new one.
+
+@commands.command(cls=QueueCommand, short_help="Drop all items of a queue.")
+@_name_argument
+def clear(name: str) -> None:
+    """Drop all items of a queue, and print how many there were.
+
+    A queue that no process has open stays, empty.
     """
-    failed = False
+    click.echo(transfer.clear_queue(name))
+
+
+@commands.command(cls=QueueCommand, short_help="Remove queues.")
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=_QueueName())
+@click.option("--orphans", is_flag=True, help="Remove all queues that no process has open, with their items.")
+def rm(names: tuple[str, ...], orphans: bool) -> None:
+    """Remove the names of queues, corrupted ones included.
+
+    Processes that have such a queue open go on with it; the next one to use the name makes a new queue. Queues made
+    with --keep are no orphans.
+    """
+    if bool(names) == orphans:
+        raise click.UsageError("give the names of queues, or --orphans")
+    if orphans:
+        output.print_removed(inspection.remove_orphans())
+        return
+    failures = []
     for name in names:
         try:
-            inspection.remove_name(name)
+            inspection.remove_queue(name)
         except ShmQueueError as error:
-            _complain(f"Error: {inspection.one_line(error)}")
-            failed = True
-    if failed:
-        ctx.exit(1)
+            failures.append(error)
+    for failure in failures[:-1]:
+        complain(f"Error: {one_line(failure)}")
+    if failures:
+        raise Failure(one_line(failures[-1]), exit_status_of(failures[-1]))
 
 
-@commands.command()
-@click.option("--sweep", is_flag=True, help="Remove the queues that nobody holds.")
+@commands.command(short_help="Show what is wrong with the installation, if anything.")
+@click.option("--sweep", is_flag=True, help="First remove the orphans, as rm --orphans.")
 @_json_option
-def doctor(sweep: bool, as_json: bool) -> None:
-    """Tell which engine serves and why, where queues lie, and what was left behind there."""
+@click.pass_context
+def doctor(ctx: click.Context, sweep: bool, as_json: bool) -> None:
+    """Show which engine new queues get and why, where queues are, and what is wrong.
+
+    Something wrong: no native engine where there could be one, a directory that takes no file, little memory, orphans,
+    queues that cannot be opened. The exit status is 3 then.
+    """
     findings = installation.examine_installation(sweep)
     if as_json:
         output.print_json(findings)
     else:
         output.print_doctor(findings)
+    if findings.warnings:
+        ctx.exit(Exit.FAILURE)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 import shmqueue
 from shmqueue import clock
 from shmqueue.cli.demo import Measurement, Report, Setting, View, median_rate
-from shmqueue.cli.output import readable_bytes
+from shmqueue.cli.sizes import readable_bytes
 
 __all__ = ["ClosableView", "print_report", "view_for"]
 

@@ -1,38 +1,35 @@
 """What the commands tell about queues, as plain data.
 
-Looking at a queue attaches to it for a moment, whichever engine it belongs to. The holders are looked up before that,
-so that the one who looks is not among them.
+Looking at a queue maps it for a moment, whichever engine it belongs to, without becoming a holder: so the one who looks
+is not among the holders, and nothing is removed when the look is over.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from shmqueue import ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, segment
+from shmqueue import ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, inspection, segment
 from shmqueue import engine as engines
-from shmqueue.engine import Counters
+from shmqueue.cli.exits import one_line
+from shmqueue.engine import Counters, Engine
+from shmqueue.inspection import QueueInfo
+from shmqueue.segment import Segment
 
 __all__ = [
     "Listed",
     "Look",
     "can_see_holders",
+    "is_orphan",
     "list_queues",
     "look_at",
-    "one_line",
-    "remove_name",
+    "observed",
 ]
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, on one line and without its number."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        text = error.strerror + (f": {error.filename}" if error.filename else "")
-    return " ".join(text.split())
 
 
 def can_see_holders() -> bool:
@@ -43,16 +40,59 @@ def can_see_holders() -> bool:
 # ---- one queue ----
 
 
+class _Onlooker(Segment):
+    """A segment that this process maps without holding it."""
+
+    def _release(self) -> int:
+        self._drop_anchor()
+        self._descriptor.close()
+        return 0
+
+
+@contextmanager
+def _mapped(name: str) -> Iterator[tuple[Segment, Engine]]:
+    path = segment.path_of(name)
+    try:
+        header = segment.read_header(path)
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
+    looked_at = _Onlooker(name, path, fd, header, created=False)
+    try:
+        opened = engines.open_engine(looked_at, lambda error: None)
+        try:
+            yield looked_at, opened
+        finally:
+            if header.shape.engine != "native":  # that one unmaps by itself, and its close() gives memory back
+                opened.close()
+    finally:
+        looked_at.close()
+
+
+@contextmanager
+def observed(name: str) -> Iterator[Engine]:
+    """The engine of a queue that this process does not hold: what removes the queue does not wait for it.
+
+    Raises:
+        ShmQueueNotFoundError: there is none of that name.
+        ShmQueueRefusedError, ShmQueueCorruptedError: it cannot be read here; the message says why.
+    """
+    with _mapped(name) as (_, opened):
+        yield opened
+
+
 @dataclass(frozen=True)
 class Look:
     """A queue at one moment.
 
     ``age`` is in seconds, ``created`` in seconds since the epoch, ``holders`` are pids. ``buffer_size`` is the most
     bytes of items, ``grows_from`` what an elastic queue starts with (0: of fixed size), ``memory`` what its file has.
+    ``uuid`` tells it from others that had the name.
     """
 
     name: str
     path: str
+    uuid: bytes
     engine: str
     created: float
     age: float
@@ -61,7 +101,19 @@ class Look:
     grows_from: int
     memory: int
     maxsize: int
+    keep: bool
     counters: Counters
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether no process has it open, and it was not made to be kept then."""
+        return can_see_holders() and not self.holders and not self.keep
+
+    @property
+    def waiting(self) -> list[str]:
+        """The calls that may be waiting: "put", "get"."""
+        flags = {"put": self.counters.putters_waiting, "get": self.counters.getters_waiting}
+        return [call for call, waits in flags.items() if waits]
 
     def as_json(self) -> dict[str, Any]:
         """Everything about the queue; positions in the buffer as ``ShmQueue.snapshot()`` gives them."""
@@ -81,6 +133,8 @@ class Look:
             "grows_from": self.grows_from or None,
             "memory": self.memory,
             "maxsize": self.maxsize,
+            "keep": self.keep,
+            "orphan": self.is_orphan,
             "unfinished_tasks": counters.unfinished,
             "put_pos": put_pos,
             "get_pos": get_pos,
@@ -100,49 +154,38 @@ class Look:
 
 
 def look_at(name: str) -> Look:
-    """Look at a queue, and leave it as it was.
+    """Look at a queue, which stays as it is, whether any process has it open or not.
 
     Raises:
         ShmQueueNotFoundError: there is none of that name.
         ShmQueueRefusedError, ShmQueueCorruptedError: it cannot be read here; the message says why.
     """
-    path = segment.path_of(name)
-    holders = segment.holders_of(path)
-    try:
-        attached = segment.attach_segment(name, segment.directory(), segment.read_header(path).uuid)
-    except ShmQueueNotFoundError:
-        raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
-    memory = _memory_of(path)
-    try:
-        opened = engines.open_engine(attached, lambda error: None)
-        try:
-            counters = Counters(*opened.counters())
-        finally:
-            opened.close()
-    finally:
-        attached.drops_items = False
-        attached.close()
-    header = attached.header
+    with _mapped(name) as (looked_at, opened):
+        counters = Counters(*opened.counters())
+        header, path = looked_at.header, looked_at.path
+        memory = _memory_of(looked_at.fileno())
     created = header.created / 1e9
     return Look(
         name=name,
         path=path,
+        uuid=header.uuid,
         engine=header.shape.engine,
         created=created,
         age=max(0.0, time.time() - created),
-        holders=holders,
+        holders=segment.holders_of(path),
         buffer_size=header.shape.capacity,
         grows_from=header.shape.initial,
         memory=memory,
         maxsize=header.shape.maxsize,
+        keep=header.keep,
         counters=counters,
     )
 
 
-def _memory_of(path: str) -> int:
+def _memory_of(fd: int) -> int:
     """Bytes of memory that a segment has; an elastic one is mostly empty."""
     try:
-        return os.stat(path).st_blocks * 512
+        return os.fstat(fd).st_blocks * 512
     except (OSError, AttributeError):
         return 0
 
@@ -156,73 +199,51 @@ def _utc(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Listed:
-    """A name and what could be seen of its queue: either ``look``, or a ``problem`` that says why not."""
+    """A queue in a list: what can be seen from outside, and ``look`` where this process may map it."""
 
-    name: str
-    holders: list[int]
-    look: Look | None = None
-    problem: str | None = None
+    info: QueueInfo
+    look: Look | None
 
     def as_json(self) -> dict[str, Any]:
         """The figures of the list; those that could not be read are None."""
-        look = self.look
+        info, look = self.info, self.look
         return {
-            "name": self.name,
-            "items": look.counters.qsize if look else None,
-            "occupancy": look.counters.occupancy if look else None,
+            "name": info.name,
+            "user": info.user,
+            "items": info.items,
+            "occupancy": info.bytes_used,
             "buffer_size": look.buffer_size if look else None,
-            "holders": self.holders,
-            "age": round(look.age, 3) if look else None,
-            "engine": look.engine if look else None,
-            "problem": self.problem,
+            "memory": info.file_bytes,
+            "holders": info.holders,
+            "keep": info.keep,
+            "orphan": is_orphan(info),
+            "age": round(max(0.0, time.time() - info.created), 3),
+            "engine": info.engine,
+            "problem": info.problem,
         }
 
 
-def list_queues() -> list[Listed]:
-    """This user's queues, orphans among them."""
+def is_orphan(info: QueueInfo) -> bool:
+    """Whether no process has it open, and it was not made to be kept then."""
+    return can_see_holders() and not info.holders and not info.keep
+
+
+def list_queues(all_users: bool) -> list[Listed]:
+    """The queues of this user, or of all, those that no process has open included."""
     found = []
-    for name in segment.list_names():
-        try:
-            look = look_at(name)
-            found.append(Listed(name, look.holders, look=look))
-        except ShmQueueNotFoundError:
-            continue  # freed just now
-        except ShmQueueError as error:
-            found.append(Listed(name, _holders(name), problem=_reason(error)))
+    for info in inspection.list_queues(all_users):
+        look = None
+        if info.problem is None:
+            try:
+                look = look_at(info.name)
+            except ShmQueueNotFoundError:
+                continue  # freed just now
+            except (ShmQueueError, OSError) as error:
+                info = dataclasses.replace(info, problem=_reason(error))
+        found.append(Listed(info, look))
     return found
 
 
-def _holders(name: str) -> list[int]:
-    try:
-        return segment.holders_of(segment.path_of(name))
-    except ShmQueueError:
-        return []
-
-
-def _reason(error: ShmQueueError) -> str:
-    text = error.strerror if isinstance(error, ShmQueueRefusedError) and error.strerror else str(error)
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, ShmQueueRefusedError) and error.strerror else one_line(error)
     return text.removeprefix("refusing to attach: ")
-
-
-def remove_name(name: str) -> None:
-    """Take a queue's name away, whatever state its segment is in. Those who hold it go on.
-
-    Raises:
-        ShmQueueNotFoundError: there is none.
-        ShmQueueRefusedError: what is there is not a regular file of this user's own.
-    """
-    path = segment.path_of(name)
-    try:
-        status = os.lstat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ShmQueueRefusedError(f"refusing to remove {path}: it is not a regular file")
-        if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
-            raise ShmQueueRefusedError(f"refusing to remove {path}: it belongs to user {status.st_uid}")
-        os.unlink(path)
-    except FileNotFoundError:
-        raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
-    except PermissionError as error:
-        if isinstance(error, ShmQueueError):
-            raise
-        raise ShmQueueRefusedError(f"cannot remove {path}: {error.strerror}") from error
-    segment.sweep_orphans()  # with its name gone, nothing else would remove what the portable engine kept beside it

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import sys
 import warnings
 from dataclasses import dataclass
 
 import shmqueue
-from shmqueue import PortableEngineWarning, ShmQueueError, segment
+from shmqueue import PortableEngineWarning, ShmQueueError, inspection, segment
 from shmqueue import engine as engines
-from shmqueue.cli.inspection import can_see_holders, one_line
-from shmqueue.inspection import remove_orphans
+from shmqueue.cli.exits import one_line
+from shmqueue.cli.inspection import is_orphan, list_queues
+from shmqueue.inspection import QueueInfo
 
 __all__ = ["Doctor", "examine_installation"]
 
@@ -20,7 +22,10 @@ COMFORTABLE_FREE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Doctor:
-    """What an installation is like. ``free`` is in bytes, None where it cannot be told; so is ``engine``."""
+    """What an installation is like. ``free`` is in bytes; it and ``engine`` are None where they cannot be told.
+
+    ``file_system`` says what the directory's can do, None if it takes no file; ``warnings`` are what is wrong.
+    """
 
     engine: str | None
     reason: str | None
@@ -28,36 +33,44 @@ class Doctor:
     platform: str
     directory: str
     free: int | None
-    orphans: list[str]
-    swept: list[str]
+    file_system: dict[str, bool] | None
+    orphans: list[QueueInfo]
+    swept: list[QueueInfo]
     versions: dict[str, str]
     warnings: list[str]
 
 
 def examine_installation(sweep: bool) -> Doctor:
-    """Find out which engine serves and why, where segments lie, and what lies there that nobody holds.
+    """Find out which engine new queues get and why, where segments are, and which of them no process has open.
 
     Args:
         sweep: whether to remove the latter.
     """
     engine, reason = _engine()
-    free, no_memory = _free_bytes()
-    swept = [info.name for info in remove_orphans()] if sweep else []
-    orphans = _orphans()
-    concerns = [no_memory] if no_memory else []
+    probe = segment.probe_directory()
+    swept = inspection.remove_orphans() if sweep else []
+    queues = [queue.info for queue in list_queues(all_users=False)]
+    orphans = [info for info in queues if is_orphan(info)]
+    concern = _directory_concern(probe)
+    concerns = [concern] if concern else []
     if engine is None:
         concerns.append(f"no queue can be opened: {reason}")
-    elif reason is not None and engine != "native":
-        concerns.append(f"queues are much slower than they could be: {reason}")
+    elif engines.REASON is not None and sys.platform.startswith("linux"):
+        concerns.append(f"queues are much slower than they could be: {engines.REASON}")
     if orphans:
-        concerns.append(f"{len(orphans)} queues are held by nobody; 'shmqueue doctor --sweep' removes them")
+        concerns.append(
+            f"orphans use memory: {len(orphans)} queues that no process has open; open them again to have their items, "
+            "or remove them with shmqueue rm --orphans"
+        )
+    concerns += [f"queue {info.name!r} cannot be opened: {info.problem}" for info in queues if info.problem]
     return Doctor(
         engine=engine,
         reason=reason,
         python=f"{platform.python_implementation()} {platform.python_version()}",
         platform=platform.platform(),
-        directory=segment.directory(),
-        free=free,
+        directory=probe.directory,
+        free=probe.free_bytes,
+        file_system=_abilities(probe),
         orphans=orphans,
         swept=swept,
         versions={"shmqueue": shmqueue.__version__, "msgpack": _version("msgpack"), "shmlock": _version("shmlock")},
@@ -78,36 +91,27 @@ def _engine() -> tuple[str | None, str | None]:
     return engine, engines.REASON or "the environment variable SHMQUEUE_ENGINE asks for it"
 
 
-def _free_bytes() -> tuple[int | None, str | None]:
-    """Bytes free for segments, and what is wrong with them."""
-    try:
-        free = segment.free_bytes()
-    except OSError as error:
-        return None, f"there is no place for segments: {one_line(error)}"
-    if free < 0:
-        return None, None
-    if free < COMFORTABLE_FREE_BYTES:
-        return free, (
-            f"{segment.directory()} has only {free} bytes free: large queues will not fit "
+def _abilities(probe: segment.DirectoryProbe) -> dict[str, bool] | None:
+    if probe.problem is not None:
+        return None
+    return {
+        "locks": probe.locks,
+        "nameless_files": probe.nameless_files,
+        "hard_links": probe.hard_links,
+        "reserves_memory": probe.reserves_memory,
+    }
+
+
+def _directory_concern(probe: segment.DirectoryProbe) -> str | None:
+    """What is wrong with the directory of segments, if anything."""
+    if probe.problem is not None:
+        return f"no queue can be made in {probe.directory!r} (SHMQUEUE_DIR chooses another directory): {probe.problem}"
+    if probe.free_bytes is not None and probe.free_bytes < COMFORTABLE_FREE_BYTES:
+        return (
+            f"{probe.directory} has only {probe.free_bytes} bytes free: large queues will not fit "
             "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)"
         )
-    return free, None
-
-
-def _orphans() -> list[str]:
-    """Names of the segments that nobody holds; none where holders cannot be seen."""
-    if not can_see_holders():
-        return []
-    orphans = []
-    for name in segment.list_names():
-        try:
-            path = segment.path_of(name)
-            segment.read_header(path)  # a file that is no segment is nobody's orphan
-        except ShmQueueError:
-            continue
-        if not segment.holders_of(path):
-            orphans.append(name)
-    return orphans
+    return None
 
 
 def _version(package: str) -> str:

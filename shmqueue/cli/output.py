@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from shmqueue.cli.inspection import Listed, Look
+from shmqueue.cli.inspection import Listed, Look, can_see_holders
 from shmqueue.cli.installation import Doctor
+from shmqueue.cli.layout import paragraph, shown, table, width_of_output
+from shmqueue.cli.sizes import readable_bytes, readable_seconds, short_size
+from shmqueue.inspection import QueueInfo
 
-__all__ = ["print_doctor", "print_json", "print_list", "print_look", "readable_bytes"]
+__all__ = ["holders_text", "print_doctor", "print_json", "print_list", "print_look", "print_removed"]
 
-_WIDE = 10_000  # characters: what is read by a program is never wrapped or cut
-
-
-def _console() -> Console:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = _WIDE
-    return console
+_COLUMNS = ("NAME", "ITEMS", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS")
+_RIGHT = {"ITEMS", "BYTES", "MEMORY", "AGE"}
 
 
 def print_json(data: Any) -> None:
@@ -33,49 +27,68 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2))
 
 
-def print_list(queues: Sequence[Listed]) -> None:
-    """One line for each queue; the column of problems only where there are any."""
+def print_list(queues: Sequence[Listed], all_users: bool) -> None:
+    """One line for each queue, then what is wrong with some of them."""
     if not queues:
         print("no queues")
         return
-    columns = ["NAME", "ITEMS", "BYTES", "SIZE", "HOLDERS", "AGE", "ENGINE"]
-    with_problems = any(queue.problem for queue in queues)
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("ITEMS", "BYTES", "SIZE", "AGE") else "left")
-    if with_problems:
-        table.add_column("PROBLEM")
+    columns = ("NAME", "USER", *_COLUMNS[1:]) if all_users else _COLUMNS
+    _print_lines(table(columns, [_cells(queue.info, all_users) for queue in queues], _RIGHT, width_of_output()))
     for queue in queues:
-        cells = [_shown(queue.name), *_figures(queue)]
-        table.add_row(*map(Text, cells), *([Text(queue.problem or "")] if with_problems else []))
-    _console().print(table)
+        if queue.info.problem is not None:
+            _print_lines(paragraph(f"{shown(queue.info.name)}: {queue.info.problem}", width_of_output(), indent=2))
 
 
-def _figures(queue: Listed) -> list[str]:
-    holders, look = _pids(queue.holders), queue.look
-    if look is None:
-        return ["-", "-", "-", holders, "-", "-"]
-    counters = look.counters
+def _cells(info: QueueInfo, all_users: bool) -> list[str]:
     return [
-        str(counters.qsize),
-        str(counters.occupancy),
-        f"{look.grows_from}..{look.buffer_size}" if look.grows_from else str(look.buffer_size),
-        holders,
-        _readable_seconds(look.age),
-        look.engine,
+        shown(info.name),
+        *([str(info.user)] if all_users else []),
+        _figure(info.items),
+        _figure(info.bytes_used),
+        short_size(info.file_bytes),
+        readable_seconds(max(0.0, time.time() - info.created)),
+        info.engine or "-",
+        holders_text(info.holders, info.keep),
     ]
+
+
+def _figure(number: int | None) -> str:
+    return "-" if number is None else str(number)
+
+
+def holders_text(holders: Sequence[int], keep: bool) -> str:
+    """The processes that have a queue open; of an orphan, that there are none."""
+    if holders:
+        return ", ".join(map(str, holders))
+    if not can_see_holders():
+        return "unknown"
+    return "none (kept)" if keep else "none (orphan)"
 
 
 def print_look(look: Look) -> None:
     """Everything about one queue, a line for each figure."""
     figures = look.as_json()
     statistics = figures.pop("statistics")
-    figures["name"] = _shown(look.name)
-    figures["path"] = _shown(look.path)
-    figures["age"] = _readable_seconds(look.age)
-    figures["holders"] = _pids(look.holders) if look.holders else "nobody: the queue is gone now"
+    figures["name"] = shown(look.name)
+    figures["path"] = shown(look.path)
+    figures["age"] = readable_seconds(look.age)
+    figures["holders"] = holders_text(look.holders, look.keep)
     figures["maxsize"] = look.maxsize or "as many as fit"
     _print_pairs({**figures, **statistics})
+
+
+def print_removed(queues: Sequence[QueueInfo]) -> None:
+    """What was removed, a line for each queue."""
+    for info in queues:
+        print(f"removed {_described(info)}")
+    if not queues:
+        print("no orphans")
+
+
+def _described(info: QueueInfo) -> str:
+    items = "an unknown number of items" if info.items is None else f"{info.items} items"
+    age = readable_seconds(max(0.0, time.time() - info.created))
+    return f"{shown(info.name)} ({items}, {age} old, {readable_bytes(info.file_bytes)})"
 
 
 def print_doctor(doctor: Doctor) -> None:
@@ -84,47 +97,35 @@ def print_doctor(doctor: Doctor) -> None:
         "engine": doctor.engine or "none",
         "python": doctor.python,
         "platform": doctor.platform,
-        "directory": _shown(doctor.directory),
+        "directory": shown(doctor.directory),
         "free": "unknown" if doctor.free is None else f"{doctor.free} bytes ({readable_bytes(doctor.free)})",
-        "orphans": ", ".join(map(_shown, doctor.orphans)) or "none",
+        "file system": _abilities_text(doctor.file_system),
+        "orphans": ", ".join(map(_described, doctor.orphans)) or "none",
         **doctor.versions,
     }
     if doctor.reason is not None:
         pairs = {"engine": pairs.pop("engine"), "reason": doctor.reason, **pairs}
     if doctor.swept:
-        pairs["swept"] = ", ".join(map(_shown, doctor.swept))
+        pairs["swept"] = ", ".join(map(_described, doctor.swept))
     _print_pairs(pairs)
     for warning in doctor.warnings:
-        print(f"warning: {warning}")
+        _print_lines(paragraph(f"warning: {warning}", width_of_output(), indent=2))
+
+
+def _abilities_text(abilities: dict[str, bool] | None) -> str:
+    if abilities is None:
+        return "takes no files"
+    has = [name.replace("_", " ") for name, able in abilities.items() if able]
+    lacks = [name.replace("_", " ") for name, able in abilities.items() if not able]
+    return ("has " + ", ".join(has) if has else "") + ("; has not " + ", ".join(lacks) if lacks else "")
 
 
 def _print_pairs(pairs: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
+    column = max(map(len, pairs)) + 2
     for name, value in pairs.items():
-        table.add_row(Text(name.replace("_", " ")), Text(str(value)))
-    _console().print(table)
+        _print_lines(paragraph(str(value), width_of_output(), name.replace("_", " ").ljust(column), column))
 
 
-def _shown(text: str) -> str:
-    """A name may contain anything, and a terminal obeys some of it."""
-    return text if text.isprintable() else repr(text)
-
-
-def _pids(holders: Sequence[int]) -> str:
-    return ", ".join(map(str, holders)) or "-"
-
-
-def readable_bytes(size: int) -> str:
-    """A number of bytes in the largest binary unit of which there is at least one."""
-    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
-    power = min(max(0, size.bit_length() - 1) // 10, len(units) - 1)
-    amount = size / 1024**power
-    return f"{amount:.0f} {units[power]}" if amount == int(amount) else f"{amount:.1f} {units[power]}"
-
-
-def _readable_seconds(seconds: float) -> str:
-    whole = int(seconds)
-    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // smaller_size}{smaller}"
-    return f"{whole}s"
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)

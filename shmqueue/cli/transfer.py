@@ -1,92 +1,113 @@
-"""Items between a shell and a queue: JSON values in, lines of JSON out."""
+"""Items between a shell and a queue."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import click
+from shmqueue import ShmQueue, ShmQueueDeserializationError, ShmQueueError, ShmQueueFull, engine, segment
+from shmqueue.cli.conversion import to_json
+from shmqueue.cli.exits import Exit, Failure, exit_status_of, one_line
+from shmqueue.cli.group import complain
+from shmqueue.cli.inspection import can_see_holders, observed
+from shmqueue.cli.lines import Lines
+from shmqueue.cli.signals import held, raising
+from shmqueue.engine import Engine, deadline_after, seconds_until
+from shmqueue.handle import open_handle
+from shmqueue.serialization import Serializer
 
-from shmqueue import ShmQueue, ShmQueueDeserializationError, ShmQueueEmpty, ShmQueueError, engine, segment
-from shmqueue.cli.inspection import can_see_holders, one_line
+__all__ = [
+    "Room",
+    "clear_queue",
+    "get_items",
+    "peek_item",
+    "put_items",
+]
 
-__all__ = ["get_items", "parse_json", "put_items", "to_json"]
-
-_EMPTY_POLL = 0.02  # seconds: nothing wakes who waits for a queue to run empty
-
-
-def parse_json(text: str) -> Any:
-    """The value that ``text`` is in JSON; NaN and the infinities, which Python's reader would take, are none.
-
-    Raises:
-        click.ClickException: it is not exactly one JSON value.
-    """
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        hint = """; a string needs its own quotes: '"text"'""" if text.isidentifier() else ""
-        raise click.ClickException(f"not a JSON value: {text!r} ({one_line(error)}){hint}") from error
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"JSON has no {constant}")
+_EMPTY_POLL = 0.02  # seconds: nothing wakes a process that waits until a queue is empty
+_SLICE = 0.5  # seconds between two looks whether anybody still reads the output
 
 
-def to_json(item: Any) -> str:
-    """An item as one line of JSON; ``{"repr": ...}`` of what JSON cannot express. A tuple becomes an array."""
-    try:
-        if _is_json(item):
-            return json.dumps(item)
-    except RecursionError:
-        pass
-    try:
-        text = repr(item)
-    except Exception as error:  # the item's own code: it is taken already, so say at least what it was
-        text = f"<{type(item).__name__}, whose repr() fails: {error}>"
-    return json.dumps({"repr": text})
+class Room(NamedTuple):
+    """The size of a queue that a command makes, in bytes; None, the default of ``ShmQueue``."""
+
+    buffer_size: int | None
+    max_bytes: int | None
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``ShmQueue`` and ``open_handle``."""
+        return {name: size for name, size in self._asdict().items() if size is not None}
 
 
-def _is_json(item: Any) -> bool:
-    if isinstance(item, float):
-        return math.isfinite(item)
-    if isinstance(item, dict):
-        return all(isinstance(key, str) and _is_json(value) for key, value in item.items())
-    if isinstance(item, (list, tuple)):
-        return all(map(_is_json, item))
-    return item is None or isinstance(item, (int, str))
+# ---- put ----
 
 
-def put_items(name: str, items: Sequence[Any], *, wait: bool, buffer_size: int | None) -> None:
-    """Put the items, in one piece if they fit the queue together.
+def put_items(
+    name: str,
+    items: Sequence[Any] | Iterator[Any],
+    *,
+    wait: bool,
+    keep: bool,
+    timeout: float | None,
+    room: Room,
+) -> None:
+    """Put items: a sequence in one piece if they fit the queue together, those of an iterator as they come.
 
     Args:
-        wait: whether to hold the queue, and make it if need be, until it is empty.
-        buffer_size: bytes for items if the queue is made; None, it grows.
+        wait: whether to make the queue if there is none, and keep it open until it is empty.
+        keep: whether to make the queue if there is none, so that it outlives the processes that have it open.
+        timeout: seconds to wait for room, for each item of an iterator; None for ever.
+        room: of the queue if this makes it.
 
     Raises:
-        click.ClickException: nobody holds the queue, and ``wait`` is False.
+        Failure: there is no queue and this may not make one, or an item cannot be put.
     """
-    if not wait and can_see_holders() and not segment.holders_of(segment.path_of(name)):
-        raise click.ClickException(
-            f"nobody holds queue {name!r}: the items would be gone when this command ends; "
-            "use --wait to keep it open until they are taken"
+    if not wait and not keep and not os.path.lexists(segment.path_of(name)):
+        raise Failure(
+            f"there is no queue called {name!r}: use --keep to make one that stays, "
+            "or --wait to keep it open until its items are taken",
+            Exit.NOT_FOUND,
         )
     _use_engine_of(name)
-    with ShmQueue(name, create=None if wait else False, buffer_size=buffer_size) as queue:
-        queue.set_console_handlers()
-        queue.put_many(items)
+    with raising(), ShmQueue(name, create=None if wait or keep else False, keep=keep, **room.options()) as queue:
+        queue._segment.drops_items = False
+        if keep and not queue.keep:
+            raise Failure(f"queue {name!r} is there already, and was made without --keep: nothing was put")
+        if isinstance(items, Sequence):
+            _put(queue, len(items), lambda: queue.put_many(items, timeout=timeout))
+        else:
+            _put_each(queue, items, timeout)
         if wait:
             while not queue.empty():
                 time.sleep(_EMPTY_POLL)
-        elif _left_alone_with_items(queue):
-            raise click.ClickException(
-                f"the last holder of queue {name!r} left: its {queue.qsize()} items are gone; "
-                "use --wait to keep it open until they are taken"
-            )
+        elif not queue.keep:
+            _tell_of_items_left(name, queue.qsize())
+
+
+def _put(queue: ShmQueue, count: int, put: Callable[[], None]) -> None:
+    try:
+        put()
+    except ShmQueueFull as error:
+        done = f"; {error.items_put} of the {count} items were put" if error.items_put else ""
+        raise Failure(one_line(error) + done, Exit.FULL) from error
+    except ValueError as error:  # it can never fit
+        raise Failure(one_line(error), Exit.ITEM) from error
+
+
+def _put_each(queue: ShmQueue, items: Iterator[Any], timeout: float | None) -> None:
+    done = 0
+    try:
+        for item in items:
+            _put(queue, 1, lambda item=item: queue.put(item, timeout=timeout))  # type: ignore[misc]
+            done += 1
+    except (Failure, ShmQueueError) as error:
+        status = Exit(error.exit_code) if isinstance(error, Failure) else exit_status_of(error)
+        raise Failure(f"{one_line(error)}; {done} items were put before", status) from error
+
+
+# ---- get ----
 
 
 def get_items(
@@ -95,40 +116,144 @@ def get_items(
     count: int | None,
     timeout: float | None,
     allow_pickle: bool,
-    buffer_size: int | None,
-    show: Callable[[str], None],
-    complain: Callable[[str], None],
+    skip: bool,
+    room: Room,
 ) -> None:
-    """Take items and show each as one line of JSON.
+    """Print items, each as one line of JSON, and take each off the queue only when it can be printed.
 
     Args:
         count: how many items, None to go on for ever.
         timeout: seconds to wait for each item, None for ever.
-        buffer_size: bytes for items if the queue is made; None, it grows.
-        show: gets the lines.
-        complain: gets what the user should know and what is no error.
+        skip: whether to take items that cannot be loaded, and say so, instead of raising.
+        room: of the queue if this makes it.
 
     Raises:
-        click.ClickException: an item did not come in time.
+        Failure: an item did not come in time, or cannot be loaded and stays in the queue.
+        BrokenPipeError: the reader of the output is gone.
     """
+    lines = Lines()
     _use_engine_of(name)
-    with ShmQueue(name, allow_pickle=allow_pickle, buffer_size=buffer_size) as queue:
-        queue.set_console_handlers()
-        taken = 0
-        while count is None or taken < count:
+    with raising():
+        handle = open_handle(name, **room.options())
+        handle.segment.drops_items = False
+        try:
+            consumer = _Consumer(name, handle.engine, Serializer(allow_pickle), lines, skip)
+            taken = 0
+            while count is None or taken < count:
+                taken += consumer.print_one(timeout)
+            if not handle.keep:
+                _tell_of_items_left(name, handle.engine.qsize())
+        finally:
+            handle.close()
+
+
+class _Record(NamedTuple):
+    number: int
+    method: int
+    payload: bytes
+
+
+class _Consumer:
+    def __init__(self, name: str, engine_: Engine, serializer: Serializer, lines: Lines, skip: bool) -> None:
+        self._name, self._engine, self._serializer = name, engine_, serializer
+        self._lines, self._skip = lines, skip
+        self._last: tuple[_Record, str] | None = None  # what was printed last, which may not be read yet
+
+    def print_one(self, timeout: float | None) -> bool:
+        """Print the oldest item and take it. False: there was none to print, another consumer had it first."""
+        try:
+            self._lines.wait_until_wanted()
+            record = self._next(timeout)
             try:
-                item = queue.get(timeout=timeout)
-            except ShmQueueEmpty as error:
-                raise click.ClickException(one_line(error)) from error
+                text = to_json(self._serializer.load(record.method, record.payload))
             except ShmQueueDeserializationError as error:
-                if count is not None:
-                    raise
-                complain(one_line(error))  # it is consumed and does not block those behind it
-                continue
-            taken += 1
-            show(to_json(item))
-        if _left_alone_with_items(queue):
-            complain(f"nobody else holds queue {name!r}: its other {queue.qsize()} items go with this command")
+                return self._cannot_load(record, error)
+            self._lines.require_reader()
+            return self._take_and_print(record, text)
+        except BaseException:
+            if self._lines.unread and self._last is not None:
+                self._give_back(*self._last)
+            raise
+
+    def _next(self, timeout: float | None) -> _Record:
+        """The oldest record, once there is one and while somebody reads the output."""
+        deadline = deadline_after(timeout)
+        while True:
+            left = seconds_until(deadline)
+            found = self._engine.peek(left != 0, _SLICE if left is None else min(left, _SLICE))
+            if found is not None:
+                return _Record(*found)
+            self._lines.require_reader()
+            if left is not None and left <= _SLICE:
+                raise Failure(f"queue {self._name!r} is empty after {timeout:g} s", Exit.EMPTY)
+
+    def _take_and_print(self, record: _Record, text: str) -> bool:
+        with held():  # either both or none
+            if not self._engine.take(record.number):
+                return False
+            self._last, self._lines.unread = (record, text), True
+        self._lines.write(text)
+        return True
+
+    def _cannot_load(self, record: _Record, error: ShmQueueDeserializationError) -> bool:
+        if not self._skip:
+            raise Failure(
+                f"the oldest item stays in queue {self._name!r}: {one_line(error)}; use --skip to drop it", Exit.ITEM
+            ) from error
+        with held():
+            if self._engine.take(record.number):
+                complain(f"dropped an item of queue {self._name!r}: {one_line(error)}")
+        return False
+
+    def _give_back(self, record: _Record, text: str) -> None:
+        """A queue takes nothing at its front: the item that nobody has read goes to the end."""
+        with held():
+            self._lines.unread = False
+            try:
+                back = self._engine.put(record.method, record.payload, False, None)
+                if back:
+                    self._engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
+            except ShmQueueError:
+                back = False
+        if back:
+            complain(f"the last item was not read: it is now at the end of queue {self._name!r}")
+        else:
+            complain(f"the last item was not read, and queue {self._name!r} does not take it back: {text}")
+
+
+# ---- looking, and dropping ----
+
+
+def peek_item(name: str, *, timeout: float, allow_pickle: bool) -> None:
+    """Print the oldest item as one line of JSON, and leave it and the queue as they are.
+
+    Args:
+        timeout: seconds to wait for an item.
+
+    Raises:
+        Failure: there is none in time.
+        ShmQueueNotFoundError: there is no queue of that name.
+        ShmQueueDeserializationError: the item cannot be loaded.
+    """
+    with observed(name) as engine_:
+        found = engine_.peek(timeout > 0, timeout)
+    if found is None:
+        raise Failure(f"queue {name!r} is empty" + (f" after {timeout:g} s" if timeout else ""), Exit.EMPTY)
+    _, method, payload = found
+    print(to_json(Serializer(allow_pickle).load(method, payload)))
+
+
+def clear_queue(name: str) -> int:
+    """Drop all items of a queue. Returns how many there were.
+
+    Raises:
+        ShmQueueNotFoundError: there is no queue of that name.
+    """
+    with observed(name) as engine_:
+        return engine_.clear()
+
+
+# ---- helpers ----
 
 
 def _use_engine_of(name: str) -> None:
@@ -141,7 +266,6 @@ def _use_engine_of(name: str) -> None:
         os.environ["SHMQUEUE_ENGINE"] = name_of_engine
 
 
-def _left_alone_with_items(queue: ShmQueue) -> bool:
-    if not can_see_holders() or queue.empty():
-        return False
-    return set(segment.holders_of(segment.path_of(queue.identifier))) <= {os.getpid()}
+def _tell_of_items_left(name: str, items: int) -> None:
+    if items and can_see_holders() and set(segment.holders_of(segment.path_of(name))) <= {os.getpid()}:
+        complain(f"no other process has queue {name!r} open: its {items} items stay until one opens it")

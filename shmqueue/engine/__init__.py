@@ -298,6 +298,9 @@ def data_size(name: str, capacity: int, initial: int) -> int:
     return LeaseArea.data_size(capacity)
 
 
+_CANNOT_MAP = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP})
+
+
 def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
     """The engine for a segment, by what its header says.
 
@@ -306,7 +309,8 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
         report: is told the errno when the queue cannot grow, see ``Engine``.
 
     Raises:
-        ShmQueueRefusedError: the segment belongs to an engine that is not available here.
+        ShmQueueRefusedError: the segment belongs to an engine that is not available here, or its file system cannot map
+            files.
         ShmQueueNoSpaceError: this process has no room for it in its address space.
     """
     try:
@@ -319,6 +323,12 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
         if segment.header.shape.engine == "native" and _native is not None:
             return _native.open_ring(segment, report)
     except OSError as error:
+        if error.errno in _CANNOT_MAP:
+            why = (
+                f"cannot map queue {segment.name!r}: {error.strerror}; its file system cannot share memory between "
+                "processes, the environment variable SHMQUEUE_DIR can name another directory"
+            )
+            raise ShmQueueRefusedError(error.errno, why, segment.path) from error
         if error.errno != errno.ENOMEM:
             raise
         why = (

@@ -16,6 +16,8 @@ What is guaranteed there:
   got their numbers meanwhile is left alone.
 - At the end of the interpreter, when daemon threads have stopped wherever they were, finalizers take the lock away from
   them as from the dead.
+- A process that has become another user goes on: it opened a description of the sidecar while it could, which its
+  threads use one after the other. A child that it forks afterwards cannot have one, and is told so.
 - A signal handler or finalizer that interrupts its own thread's hold of the lock does not deadlock: it overtakes. It
   takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
   Who was interrupted finds ``owner.hold is not hold`` and has to start over, so he looks at that in the same breath in
@@ -46,7 +48,7 @@ from shmlock import ShmLock, remove_shm_from_resource_tracker
 from shmlock.shmlock_exceptions import ShmLockRuntimeError
 
 from shmqueue import clock
-from shmqueue.exceptions import ShmQueueError
+from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 from shmqueue.segment.descriptor import Descriptor
@@ -123,6 +125,7 @@ class DeathSafeLock:
         self._sidecar = sidecars.sidecar_of(segment)
         self._block = _BLOCK + segment.header.uuid.hex()
         self._local = threading.local()
+        self._spare = _spare_of(segment, self._sidecar) if sidecars.HAS_SIDECARS else None
 
     def owner(self) -> Owner:
         """What the calling thread takes and releases the lock with."""
@@ -138,6 +141,7 @@ class DeathSafeLock:
     def close(self) -> None:
         """Close the descriptors of all threads but those that are just using them."""
         self._local = threading.local()
+        self._spare = None
 
 
 class Hold:
@@ -174,6 +178,8 @@ class Owner:
         self._block = block
         self._file: Descriptor | None = None
         self._opened: list[Descriptor] = []  # more than one only if an overtaker had to open the sidecar again
+        self._spare: _Spare | None = None  # from which the file is borrowed, for these holds
+        self._borrowing: set[Hold] = set()
         self._shmlock: _Block | None = None  # where there are no sidecars
         _owners.add(self)
 
@@ -218,6 +224,8 @@ class Owner:
         the current one, nobody else has owned the lock since ``acquire``.
         """
         if hold.released:
+            if self._borrowing:
+                self._give_back(hold)
             return
         fd = self._file.number if self._file is not None else -1  # nothing is taken back after the next line: no delay
         self._finish(hold)
@@ -227,7 +235,7 @@ class Owner:
             sidecars.unlock_sidecar(fd)
             if not hold.segment.is_open:
                 sidecars.remove_sidecar(self._sidecar)
-        hold.released = True
+        hold.released = not self._borrowing or self._give_back(hold)
 
     def let_go(self, hold: Hold) -> None:
         """What is left of ``release`` when even that fails. It needs no memory, and leaves the mark as the dead do.
@@ -239,6 +247,8 @@ class Owner:
             hold.released = True
             if self._file is not None:
                 sidecars.unlock_sidecar(self._file.unchecked)
+            if self._borrowing:
+                self._give_back(hold)
 
     def _finish(self, hold: Hold) -> None:
         try:
@@ -254,15 +264,23 @@ class Owner:
                 raise  # it is a signal handler's
 
     def _take_sidecar(self, hold: Hold, overtaking: bool) -> bool:
+        if self._spare is not None:
+            self._borrowing.add(hold)
         while True:
             while self._file is None:
                 with sidecars.changing():
                     if hold.segment.is_open or not threading.current_thread().daemon:
                         hold.segment.require_hold()
-                        self._opened.append(sidecars.open_sidecar(self._sidecar))
+                        try:
+                            self._opened.append(sidecars.open_sidecar(self._sidecar))
+                        except ShmQueueRefusedError as refusal:
+                            if not self._borrow(hold, refusal):
+                                return False
+                            break
                         self._file = self._opened[-1]
                         break
                 sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
+            assert self._file is not None
             owned: bool | None = False
             for spin in range(SPINS):
                 # A mark keeps one from the flock, which is dear, except in the end: it may be a dead owner's.
@@ -273,9 +291,41 @@ class Owner:
                 let_others_run()
             if owned is not None:
                 return owned
+            if self._spare is not None:
+                raise ShmQueueRefusedError(hold.segment.why_not_as_this_user("its lock file was removed"))
             self._file = None
             if not overtaking:  # else the one who was interrupted may be about to use it
                 self._close()
+
+    def _borrow(self, hold: Hold, refusal: ShmQueueRefusedError) -> bool:
+        """Use the spare description of this process. False: another thread does.
+
+        Raises:
+            ShmQueueRefusedError: there is none.
+        """
+        spare = _spares.get(self._sidecar)
+        if spare is None or spare.file is None or spare.file.number < 0:
+            raise ShmQueueRefusedError(hold.segment.why_not_as_this_user("its lock file cannot be opened")) from refusal
+        self._borrowing.add(hold)
+        if not spare.claim.acquire(False):
+            return False
+        self._spare, self._file = spare, spare.file
+        return True
+
+    def _give_back(self, hold: Hold) -> bool:
+        """Let other threads have what was borrowed, unless an interrupted hold of this one uses it too. Returns True."""
+        spare = self._spare
+        self._borrowing.discard(hold)
+        if spare is None or self._borrowing:
+            return True
+        self._file = None
+        self._spare = None
+        try:
+            while spare.claim._is_owned():  # type: ignore[attr-defined]
+                spare.claim.release()
+        except RuntimeError:
+            pass  # a signal handler has done it between the two
+        return True
 
     def _take_block(self) -> bool:
         if self._shmlock is None:
@@ -302,6 +352,8 @@ class Owner:
                 other.hold = None
                 if other._file is not None and other._file.number >= 0:
                     sidecars.unlock_sidecar(other._file.number)
+                if other._spare is not None:
+                    other._spare.claim = threading.RLock()
 
     def _close(self) -> None:
         self._file = None
@@ -310,7 +362,8 @@ class Owner:
 
     def _abandon(self) -> None:
         """In a forked child: close the inherited description, without unlocking, which would unlock the parent's."""
-        self.hold = self._shmlock = None
+        self.hold = self._shmlock = self._spare = None
+        self._borrowing.clear()
         self._close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
@@ -319,6 +372,70 @@ class Owner:
 
 
 _owners: WeakRegistry[Owner] = WeakRegistry()
+
+
+class _Spare:
+    """A description of a sidecar that is opened as long as the process may do that.
+
+    For the threads of a process that runs as another user by now. It serves one of them at a time: who has ``claim``.
+    """
+
+    def __init__(self, sidecar: str) -> None:
+        self._sidecar = sidecar
+        self.claim = threading.RLock()
+        self.file: Descriptor | None = sidecars.open_sidecar(sidecar)
+        _live_spares.add(self)
+
+    def renew(self) -> None:
+        """In a forked child, whose parent uses the inherited description."""
+        self.claim = threading.RLock()
+        inherited, self.file = self.file, None
+        if inherited is not None:
+            inherited.close()
+        try:
+            self.file = sidecars.open_sidecar(self._sidecar)
+        except OSError:
+            pass  # whoever needs it is told
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not is_finalizing() and getattr(self, "file", None) is not None:
+            self.file.close()  # type: ignore[union-attr]
+
+
+_live_spares: WeakRegistry[_Spare] = WeakRegistry()
+_spares: weakref.WeakValueDictionary[str, _Spare] = weakref.WeakValueDictionary()
+
+
+def _spare_of(segment: Segment, sidecar: str) -> _Spare | None:
+    """For a process that may become another user, a spare; it is one for all handles on the segment.
+
+    Raises:
+        ShmQueueRefusedError: this process may not open the sidecar, so it cannot use the queue.
+    """
+    is_foreign = segment.user is not None and segment.user != os.geteuid()
+    if not is_foreign and not _may_change_user():
+        return None
+    spare = _spares.get(sidecar)
+    if spare is None:
+        try:
+            spare = _spares[sidecar] = _Spare(sidecar)
+        except OSError as error:
+            if not is_foreign:
+                return None  # whoever needs the sidecar is told
+            if not isinstance(error, ShmQueueRefusedError):
+                raise
+            why = segment.why_not_as_this_user("its lock file cannot be opened")
+            raise ShmQueueRefusedError(error.errno, why, sidecar) from error
+    return spare
+
+
+def _may_change_user() -> bool:
+    if not hasattr(os, "geteuid"):
+        return False
+    users = os.getresuid() if hasattr(os, "getresuid") else (os.getuid(), os.geteuid())
+    return 0 in users or len(set(users)) > 1
+
+
 _this_thread = threading.local()
 
 
@@ -336,6 +453,8 @@ def _owner_of_this_thread(sidecar: str, block: str) -> Owner:
 def _after_fork_in_child() -> None:
     for owner in _owners:
         owner._abandon()
+    for spare in _live_spares:
+        spare.renew()
 
 
 if hasattr(os, "register_at_fork"):

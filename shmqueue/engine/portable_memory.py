@@ -46,6 +46,7 @@ class RingMemory:
         self.is_elastic = shape.initial > 0
         self.room = Room(shape.initial or shape.capacity, shape.capacity)
         self.leases = LeaseArea(shape.capacity)
+        self._duplicate: Descriptor | None = None  # until it is mapped, which can fail
         with segment.descriptor_to_map() as fd:
             self.map, self._duplicate = _map(fd, segment.file_size)
 

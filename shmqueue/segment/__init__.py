@@ -10,7 +10,7 @@ Linux; elsewhere it does what the platform allows, which is said at each place.
 
 from shmqueue.segment.contents import Contents, contents_of
 from shmqueue.segment.directories import DirectoryProbe, probe_directory
-from shmqueue.segment.handle import Replaced, Segment
+from shmqueue.segment.handle import Replaced, Segment, open_segments
 from shmqueue.segment.header import (
     BY_BUFFER_SIZE,
     BY_MAX_BYTES,
@@ -25,7 +25,14 @@ from shmqueue.segment.header import (
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
-from shmqueue.segment.removal import open_to_look, remove_if_unheld, remove_name, remove_unarrived, sweep_orphans
+from shmqueue.segment.removal import (
+    open_to_look,
+    remove_if_unheld,
+    remove_left_to_others,
+    remove_name,
+    remove_unarrived,
+    sweep_orphans,
+)
 from shmqueue.segment.roles import READER, WRITER
 from shmqueue.segment.transit import Note
 
@@ -55,11 +62,13 @@ __all__ = [
     "list_names",
     "list_segments",
     "open_segment",
+    "open_segments",
     "open_to_look",
     "path_of",
     "probe_directory",
     "read_header",
     "remove_if_unheld",
+    "remove_left_to_others",
     "remove_name",
     "remove_unarrived",
     "sweep_orphans",

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
 from shmqueue.segment.descriptor import identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
-from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode
+from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode, whose
 from shmqueue.threads import Guard, forks_wait
 
 try:
@@ -169,21 +169,30 @@ def fresh_description(fd: int, path: str, identity: tuple[int, int]) -> int | No
     return None
 
 
-def cannot_open(error: OSError) -> str:
+def cannot_open(error: OSError, path: str) -> str:
+    """Why ``path`` could not be opened."""
+    if error.errno == errno.EACCES and hasattr(os, "geteuid"):
+        try:
+            user = os.lstat(path).st_uid
+        except OSError:
+            pass
+        else:
+            if user != os.geteuid():
+                return f"it {whose(user)}"
     reasons = {
         errno.ELOOP: "it is a symbolic link",
         errno.EISDIR: "it is a directory",
         errno.ENXIO: "it is a socket or a device",
-        errno.EACCES: "it belongs to somebody else (permission denied)",
     }
     return reasons.get(error.errno or 0, f"it cannot be opened: {error.strerror}; {_ANOTHER_DIRECTORY}")
 
 
-def require_private_file(status: os.stat_result, path: str) -> None:
+def require_private_file(status: os.stat_result, path: str, user: int | None = None) -> None:
+    """Refuse all but a regular file that only its user may access: ``user``, or as which this process runs now."""
     if not stat.S_ISREG(status.st_mode):
         raise refused(path, f"it is not a regular file (mode {stat.filemode(status.st_mode)})")
-    if status.st_uid != os.geteuid():
-        raise refused(path, f"it belongs to user {status.st_uid}, this process runs as {os.geteuid()}")
+    if status.st_uid != (os.geteuid() if user is None else user):
+        raise refused(path, f"it {whose(status.st_uid)}")
     if status.st_mode & 0o077:
         raise refused(
             path, f"others may access it (mode {stat.filemode(status.st_mode)}), a queue is private to a user"

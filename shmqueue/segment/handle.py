@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
-from shmqueue.exceptions import ShmQueueError
+from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
 from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
@@ -25,11 +26,13 @@ from shmqueue.segment.files import (
     unlock,
 )
 from shmqueue.segment.header import HEADER_SIZE, Header, uuid_of
-from shmqueue.segment.holders import holders_of
+from shmqueue.segment.holders import can_see_holders, holders_of
+from shmqueue.segment.naming import user_of, whose
+from shmqueue.segment.removal import leave_to_others
 from shmqueue.segment.sidecar import remove_lock_files, remove_sidecar, sidecar_of
 from shmqueue.threads import WeakRegistry
 
-__all__ = ["Replaced", "Segment"]
+__all__ = ["Replaced", "Segment", "open_segments"]
 
 
 class Replaced(NamedTuple):
@@ -52,16 +55,21 @@ class Segment:
     Made by ``open_segment``. ``created`` tells whether this handle made the segment or found it, ``replaced`` what was
     removed for it. Set ``drops_items`` to False for a handle that is only to look: closing the last one then leaves
     a file that has items.
+
+    ``path`` and ``user``, the id of the user that the file belongs to, stay what they were when it was opened, also in
+    a process that runs as another user since, and wherever the handle is sent.
     """
 
-    def __init__(self, name: str, path: str, fd: int, header: Header, created: bool) -> None:
+    def __init__(self, name: str, path: str, fd: int, header: Header, created: bool, is_shared: bool = False) -> None:
         self.name = name
         self.path = path
+        self.user = user_of(path)
         self.header = header
         self.created = created
         self.replaced: Replaced | None = None
         self.drops_items = True
         self._descriptor = Descriptor(fd)
+        self._is_shared = is_shared
         self._is_open = True
         self.is_in_use = False  # while it is not, a forked child does not want it: nobody there could close it
         self._renounced: set[int] = set()
@@ -81,6 +89,11 @@ class Segment:
         """
         number = self._descriptor.number
         return number if number >= 0 or not self._is_open else self._reopen()
+
+    def fileno_to_share(self) -> int:
+        """As ``fileno``, to be given to another process, which holds the lock together with this one."""
+        self._is_shared = True
+        return self.fileno()
 
     def anchor_by(self, make: Callable[[int], Anchor]) -> None:
         """Hold the lock by an anchor as well, which ``make`` makes of a descriptor: closing that loses nothing then."""
@@ -141,12 +154,25 @@ class Segment:
         return holders_of(self.path) if self._has_name() else []
 
     def unlink(self) -> None:
-        """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one."""
-        fresh = self._fresh() if self._is_open else None
-        if fresh is not None:
-            try:
+        """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one.
+
+        Raises:
+            ShmQueueRefusedError: this process may not.
+        """
+        if not self._is_open:
+            return
+        fresh = self._fresh()
+        try:
+            if fresh is not None:
                 take_name_away(fresh, self.path)
-            finally:
+            elif self._has_name():
+                os.unlink(self.path)
+        except PermissionError as error:
+            raise ShmQueueRefusedError(
+                error.errno, f"cannot take the name away: {self._why_not()}", self.path
+            ) from error
+        finally:
+            if fresh is not None:
                 os.close(fresh)
 
     def renounce(self, role: int) -> bool:
@@ -196,8 +222,9 @@ class Segment:
         Returns:
             How many items were removed with the file, as far as they can be counted.
 
-        The handle's own lock is never upgraded: that would lose it on failure, and succeed wrongly in a process that
-        shares the description with a forked child. A fresh description decides.
+        A fresh description decides. The handle's own lock is not upgraded: that would succeed wrongly in a process that
+        shares the description with a forked child. Only a process that cannot open the file again, because it runs as
+        another user now, and that shares the description with nobody, does it all the same.
         """
         with changing():  # to the end: a second call returns when the first one is done
             if not self._is_open:
@@ -212,21 +239,58 @@ class Segment:
         fresh = self._fresh() if fcntl is not None else None
         awaited = fcntl is None and transit.is_awaited(self._descriptor.number)
         self._drop_anchor()
+        if fresh is None and fcntl is not None:
+            return self._release_without_another()
         self._descriptor.close()
         if fcntl is None and not self.header.keep and not awaited:
             remove_quietly(self.path)  # the platform refuses while anybody has it open
         if fresh is None:
-            remove_sidecar(sidecar_of(self))  # nobody comes this way again; whoever still needs it makes another one
             return 0
         try:
-            return self._remove(fresh) if lock_alone(fresh) else 0
+            if lock_alone(fresh):
+                return self._remove(fresh)
+            if self.header.private:
+                leave_to_others(self.path, self.header.uuid)
+            return 0
         finally:
             unlock(fresh)
             os.close(fresh)
 
+    def _release_without_another(self) -> int:
+        """Close the only description that there is."""
+        number, has_name = self._descriptor.number, self._names_this()
+        try:
+            if number >= 0 and not self._is_shared:
+                return self._remove(number) if lock_alone(number) else 0
+        finally:
+            self._descriptor.close()
+        is_foreign = self.user is not None and self.user != os.geteuid()
+        if not is_foreign:
+            remove_sidecar(sidecar_of(self))  # nobody comes this way again; whoever still needs it makes another one
+        elif has_name and not self.header.keep and can_see_holders() and not holders_of(self.path):
+            self._tell_of_left()
+        return 0
+
+    def why_not_as_this_user(self, what: str) -> str:
+        """That something cannot be done here, and whose the queue is."""
+        return f"{self._why_not()}, and {what}"
+
+    def _why_not(self) -> str:
+        if self.user is None or self.user == os.geteuid():
+            return f"queue {self.name!r}: permission denied"
+        return f"queue {self.name!r} {whose(self.user)}"
+
+    def _tell_of_left(self) -> None:
+        logging.getLogger("shmqueue").warning(
+            "%s, which was the last to have it open and cannot remove %s: the file stays until its user removes it "
+            "('shmqueue rm')",
+            self._why_not(),
+            self.path,
+        )
+
     def _remove(self, alone: int) -> int:
         """Remove the file if nothing speaks against it; ``alone`` has its lock exclusively."""
-        if transit.is_awaited(alone):
+        if transit.is_awaited(alone) and same_file(alone, self.path):  # without a name nothing can arrive
             transit.await_arrival(self.name, self.path, self.header.uuid)
             return 0
         remove_lock_files(alone, os.path.dirname(self.path))
@@ -235,11 +299,16 @@ class Segment:
         contents = contents_of(alone)
         if not self.drops_items and (contents is None or contents.items > 0):
             return 0
-        return contents.items if take_name_away(alone, self.path) and contents is not None else 0
+        try:
+            return contents.items if take_name_away(alone, self.path) and contents is not None else 0
+        except PermissionError:
+            self._tell_of_left()
+            return 0
 
     def _has_name(self) -> bool:
-        if not self._is_open:
-            return False
+        return self._is_open and self._names_this()
+
+    def _names_this(self) -> bool:
         try:
             return identity_of(os.stat(self.path, follow_symlinks=False)) == self._descriptor.identity
         except OSError:
@@ -270,6 +339,7 @@ class Segment:
         for role in self._renounced:
             roles.mark(fd, role)
         inherited, self._descriptor = self._descriptor, Descriptor(fd)
+        self._is_shared = False
         self._renew_anchor()
         inherited.close()
 
@@ -295,6 +365,7 @@ class Segment:
         if not self.is_in_use:
             self.close()  # the parent may have closed its handle already, and taken this process for another holder
             return
+        self._is_shared = True
         fresh = self._fresh()
         if fresh is not None:
             lock_shared(fresh, self.path)
@@ -302,6 +373,11 @@ class Segment:
 
 
 _live: WeakRegistry[Segment] = WeakRegistry()
+
+
+def open_segments() -> list[Segment]:
+    """All that this process has open."""
+    return [segment for segment in _live if segment.is_open]
 
 
 def _after_fork_in_child() -> None:
@@ -312,5 +388,10 @@ def _after_fork_in_child() -> None:
             continue  # out of descriptors: the inherited one still keeps the queue alive
 
 
+def _after_fork_in_parent() -> None:
+    for segment in _live:
+        segment._is_shared = True  # perhaps: what the child can open again it does not share
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child, after_in_parent=_after_fork_in_parent)

@@ -6,7 +6,12 @@ import os
 
 from shmqueue.segment.header import SYSTEM_PAGESIZE
 
-__all__ = ["holders_of", "locks_of"]
+__all__ = ["can_see_holders", "holders_of", "locks_of"]
+
+
+def can_see_holders() -> bool:
+    """Whether the kernel's table of locks can be read here."""
+    return os.access("/proc/locks", os.R_OK)
 
 
 def holders_of(path: str) -> list[int]:

@@ -33,8 +33,9 @@ from shmqueue.segment.files import (
     while_changing,
 )
 from shmqueue.segment.handle import Replaced, Segment
-from shmqueue.segment.header import HEADER_SIZE, KEEP, Header, Shape, Unfit, boot_id, pid_namespace, refused
-from shmqueue.segment.naming import path_of
+from shmqueue.segment.header import HEADER_SIZE, KEEP, PRIVATE, Header, Shape, Unfit, boot_id, pid_namespace, refused
+from shmqueue.segment.namesakes import warn_of_namesakes
+from shmqueue.segment.naming import path_of, user_of
 from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
 from shmqueue.segment.sidecar import remove_lock_files
 from shmqueue.segment.transit import is_awaited
@@ -73,7 +74,9 @@ def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -
         header = Header(shape, pid_namespace(), uuid.uuid4().bytes, clock.wall_ns(), boot_id(), flags)
         segment = _create(name, path, header)
         if segment is not None:
-            sweep_now_and_then()
+            entries = sweep_now_and_then()
+            if not flags & PRIVATE:
+                warn_of_namesakes(name, path, entries)
             break
         if create is True:
             opening.make_way_or_raise()
@@ -161,12 +164,12 @@ class _Opening:
         )
 
 
-def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -> Segment:
-    """Attach to one incarnation of a name, in the directory where it was made.
+def attach_segment(name: str, path: str, incarnation: bytes, held: int = -1) -> Segment:
+    """Attach to one incarnation of a name, where it was made and as whose it was made.
 
     Args:
         name: the queue's name.
-        within: the directory, whatever ``directory()`` says here.
+        path: the segment's, whatever ``directory()`` says here and whichever user this process runs as.
         incarnation: the uuid that its header must have.
         held: a descriptor of the segment itself, which a parent has handed down; -1, there is none.
 
@@ -174,9 +177,8 @@ def attach_segment(name: str, within: str, incarnation: bytes, held: int = -1) -
         ShmQueueNotFoundError: it is gone, or another one has its name.
         ShmQueueRefusedError: as ``open_segment``.
     """
-    path = path_of(name, within)
     segment = _attach_held(name, path, held) if held >= 0 else None
-    segment = segment or _attach(name, path)
+    segment = segment or _attach(name, path, user=user_of(path))
     if segment is None:
         raise _vanished(name, path, "")
     if segment.header.uuid != incarnation:
@@ -192,8 +194,11 @@ def _vanished(name: str, path: str, more: str) -> ShmQueueNotFoundError:
 
 
 @while_changing
-def _attach(name: str, path: str, opening: _Opening | None = None) -> Segment | None:
-    """Attach to the segment at ``path``; None when there is none, or when it had to make way."""
+def _attach(name: str, path: str, opening: _Opening | None = None, user: int | None = None) -> Segment | None:
+    """Attach to the segment at ``path``; None when there is none, or when it had to make way.
+
+    It must belong to ``user``, by default to the one as which this process runs.
+    """
     deadline = clock.monotonic() + _PATIENCE
     while True:
         try:
@@ -201,11 +206,11 @@ def _attach(name: str, path: str, opening: _Opening | None = None) -> Segment | 
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise refused(path, cannot_open(error)) from error
+            raise refused(path, cannot_open(error, path)) from error
         is_locked = False
         try:
             if fcntl is not None:
-                require_private_file(os.fstat(fd), path)
+                require_private_file(os.fstat(fd), path, user)
             is_locked = is_alone = lock_alone(fd)
             found = header_at(fd)
             if is_alone and opening is not None and opening.makes_way(fd, found):
@@ -237,18 +242,22 @@ def _attach(name: str, path: str, opening: _Opening | None = None) -> Segment | 
 
 @while_changing
 def _attach_held(name: str, path: str, held: int) -> Segment | None:
-    """Attach to the segment behind a descriptor, whether it still has its name or not; None if that cannot be done."""
+    """Attach to the segment behind a descriptor, whether it still has its name or not; None if that cannot be done.
+
+    Where the file cannot be opened again, because the user has changed, the description is shared with the sender.
+    """
     fd = fresh_description(held, path, identity_of(os.fstat(held)))
+    is_shared = fd is None
     if fd is None:
-        return None
+        fd = os.dup(held)
     try:
         if fcntl is not None:
-            require_private_file(os.fstat(fd), path)
+            require_private_file(os.fstat(fd), path, user_of(path))
         lock_shared(fd, path)
         found = _of_here(header_at(fd))
         if isinstance(found, Unfit):
             raise refused(path, found.why)
-        segment = Segment(name, path, fd, found, created=False)
+        segment = Segment(name, path, fd, found, created=False, is_shared=is_shared)
         fd = -1
         return segment
     finally:

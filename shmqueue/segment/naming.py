@@ -12,6 +12,7 @@ from shmqueue.exceptions import ShmQueueRefusedError, ShmQueueTypeError, ShmQueu
 __all__ = [
     "NAME_LENGTH_MAX",
     "UNNAMED",
+    "describe_user",
     "directory",
     "file_prefix",
     "free_bytes",
@@ -23,6 +24,8 @@ __all__ = [
     "path_of",
     "total_bytes",
     "unescape",
+    "user_of",
+    "whose",
 ]
 
 NAME_LENGTH_MAX = 180
@@ -48,9 +51,35 @@ def directory() -> str:
     return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
 
-def file_prefix() -> str:
-    user = str(os.geteuid()) if hasattr(os, "geteuid") else os.environ.get("USERNAME", "user")
-    return f"shmqueue-{user}-"
+def file_prefix(user: int | None = None) -> str:
+    """What the names of a user's segments begin with; of this process's user by default."""
+    if user is not None:
+        return f"shmqueue-{user}-"
+    return f"shmqueue-{os.geteuid() if hasattr(os, 'geteuid') else os.environ.get('USERNAME', 'user')}-"
+
+
+def user_of(path: str) -> int | None:
+    """The id of the user whose segment or sidecar a path names; None where there are none.
+
+    It is the user as which the segment was opened first. A process that has changed its user since keeps the path.
+    """
+    match = re.match(r"shmqueue-(?:lock-)?(\d+)-", os.path.basename(path))
+    return int(match[1]) if match is not None and hasattr(os, "geteuid") else None
+
+
+def describe_user(user: int) -> str:
+    """A user's id and, if it has one, its name."""
+    try:
+        import pwd
+
+        return f"{user} ({pwd.getpwuid(user).pw_name})"
+    except (ImportError, KeyError, OverflowError):
+        return str(user)
+
+
+def whose(user: int) -> str:
+    """Whose something is, and who this process is, to be told when that is why something cannot be done."""
+    return f"belongs to user {describe_user(user)}; this process runs as {describe_user(os.geteuid())}"
 
 
 def _escape(name: str) -> str:
@@ -141,10 +170,10 @@ def has_free_inode(where: str) -> bool:
     return figures.f_files == 0 or figures.f_favail > 0
 
 
-def total_bytes() -> int:
+def total_bytes(within: str | None = None) -> int:
     """Bytes that the file system with the segments has altogether; the machine's memory where it says nothing."""
     try:
-        figures = os.statvfs(directory())
+        figures = os.statvfs(within or directory())
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
     except (AttributeError, OSError):

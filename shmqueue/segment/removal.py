@@ -30,8 +30,10 @@ from shmqueue.segment.sidecar import remove_lock_files, sweep_sidecars
 
 __all__ = [
     "header_at",
+    "leave_to_others",
     "open_to_look",
     "remove_if_unheld",
+    "remove_left_to_others",
     "remove_name",
     "remove_unarrived",
     "sweep_now_and_then",
@@ -63,7 +65,7 @@ def open_to_look(path: str) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise refused(path, cannot_open(error)) from error
+        raise refused(path, cannot_open(error, path)) from error
     try:
         if hasattr(os, "geteuid"):
             require_private_file(os.fstat(fd), path)
@@ -159,6 +161,44 @@ def remove_unarrived() -> list[tuple[str, int]]:
     return removed
 
 
+# ---- what this process closed while others held it ----
+
+_MOST_LEFT = 256
+
+_left_to_others: dict[str, bytes] = {}  # path and uuid of private segments
+
+
+def leave_to_others(path: str, uuid: bytes) -> None:
+    """Note that other processes hold the private segment at ``path``, which this one has closed.
+
+    The last of them removes it, unless it is killed. That happens to forked children that inherited a queue by chance.
+    """
+    if len(_left_to_others) < _MOST_LEFT:
+        _left_to_others[path] = uuid
+
+
+def remove_left_to_others() -> None:
+    """Remove the noted segments that nobody holds any more."""
+    for path, uuid in list(_left_to_others.items()):
+        _left_to_others.pop(path, None)
+        try:
+            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            continue  # the last holder was not killed
+        try:
+            header = header_at(fd)
+            if isinstance(header, Header) and header.uuid == uuid and not transit.is_awaited(fd):
+                unlink_if_unheld(fd, path)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_left_to_others.clear)
+
+
 # ---- sweeping ----
 
 
@@ -173,17 +213,23 @@ def sweep_orphans() -> list[str]:
     return removed
 
 
-def sweep_now_and_then() -> None:
-    """Sweep a handful of files, by chance, and not again soon: the cost does not depend on how many there are."""
+def sweep_now_and_then() -> list[str]:
+    """Sweep a handful of files, by chance, and not again soon: the cost does not depend on how many there are.
+
+    Returns:
+        What is in the directory, if it was listed for this; else nothing.
+    """
     global _not_before
     now = clock.monotonic()
     if now < _not_before or _dice.random() >= _CHANCE:
-        return
+        return []
     _not_before = now + _SELDOM
     prefix = file_prefix()
-    entries = [entry for entry in list_entries() if entry.startswith(prefix)]
+    everything = list_entries()
+    entries = [entry for entry in everything if entry.startswith(prefix)]
     start = _dice.randrange(len(entries)) if entries else 0
     _sweep((entries[start:] + entries[:start])[:_HANDFUL])
+    return everything
 
 
 _dice = random.Random()  # of its own: the program may have seeded the common one

@@ -30,7 +30,7 @@ from shmqueue.segment.files import (
     same_file,
 )
 from shmqueue.segment.header import FIELDS, MAGIC, refused, uuid_in
-from shmqueue.segment.naming import directory, file_prefix, list_entries
+from shmqueue.segment.naming import directory, file_prefix, list_entries, user_of, whose
 
 if TYPE_CHECKING:
     from shmqueue.segment.handle import Segment
@@ -51,20 +51,22 @@ HAS_SIDECARS = fcntl is not None
 _SIDECAR_PATIENCE = 1000  # milliseconds that the last holder waits for a daemon thread's call, or a sweep, to be over
 
 
-def _sidecar_prefix() -> str:
-    return file_prefix().replace("shmqueue-", "shmqueue-lock-", 1)
+def _sidecar_prefix(user: int | None = None) -> str:
+    return file_prefix(user).replace("shmqueue-", "shmqueue-lock-", 1)
 
 
 def sidecar_of(segment: Segment) -> str:
-    """The path of a segment's sidecar, whether it exists or not."""
-    return os.path.join(os.path.dirname(segment.path), _sidecar_prefix() + segment.header.uuid.hex())
+    """The path of a segment's sidecar, whether it exists or not. It belongs to the same user."""
+    prefix = _sidecar_prefix(user_of(segment.path))
+    return os.path.join(os.path.dirname(segment.path), prefix + segment.header.uuid.hex())
 
 
 def open_sidecar(path: str) -> Descriptor:
     """Open the sidecar at ``path`` on a description of its own, and make it if there is none.
 
     Raises:
-        ShmQueueRefusedError: what lies there is not a private file of this user.
+        ShmQueueRefusedError: what lies there is not a private file of the segment's user, or this process may not
+            open or make it.
         ShmQueueNoSpaceError: there is no room to make it.
     """
     while True:
@@ -74,9 +76,9 @@ def open_sidecar(path: str) -> Descriptor:
             _make_sidecar(path)
             continue
         except OSError as error:
-            raise refused(path, cannot_open(error)) from error
+            raise refused(path, cannot_open(error, path)) from error
         try:
-            require_private_file(os.fstat(fd), path)
+            require_private_file(os.fstat(fd), path, user_of(path))
         except BaseException:
             os.close(fd)
             raise
@@ -85,7 +87,16 @@ def open_sidecar(path: str) -> Descriptor:
 
 def _make_sidecar(path: str) -> None:
     # Without a lock: a child forked meanwhile would inherit the descriptor, and with it the lock for its life.
-    fd = make_file(path, lambda fd: None, as_holder=False)
+    user = user_of(path)
+
+    def give_to_user(fd: int) -> None:
+        if user is not None and user != os.fstat(fd).st_uid:
+            try:
+                os.fchown(fd, user, -1)
+            except OSError as error:
+                raise refused(path, f"it {whose(user)}") from error
+
+    fd = make_file(path, give_to_user, as_holder=False)
     if fd is not None:
         os.close(fd)
 
@@ -119,8 +130,8 @@ def remove_lock_files(fd: int, parent: str) -> None:
     data = os.pread(fd, FIELDS.size, 0)
     if len(data) < FIELDS.size or not data.startswith(MAGIC + b"portable"):
         return
-    uuid_hex = uuid_in(data).hex()
-    remove_sidecar(os.path.join(parent, _sidecar_prefix() + uuid_hex), _SIDECAR_PATIENCE)
+    user = os.fstat(fd).st_uid if hasattr(os, "geteuid") else None
+    remove_sidecar(os.path.join(parent, _sidecar_prefix(user) + uuid_in(data).hex()), _SIDECAR_PATIENCE)
 
 
 def remove_sidecar(path: str, patience: int = 0) -> None:

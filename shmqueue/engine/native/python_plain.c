@@ -7,6 +7,8 @@
 #define SHARED_LEAST 4096 /* bytes: a shorter string may be written more than once */
 #define SEEN 16           /* objects remembered without a table */
 
+#define INLINE_ALL __attribute__((flatten)) /* the most frequent items are small dicts: a tenth of their time */
+
 /* A tuple is an array that begins with this, an extension of no bytes: see plain.py. */
 static const unsigned char tuple_mark[3] = {0xc7, 0x00, 0xac};
 
@@ -154,7 +156,7 @@ static inline bool is_new(struct writer *writer, PyObject *object)
 
 /* ---- values ---- */
 
-static bool add_str(struct writer *writer, PyObject *item)
+static inline bool add_str(struct writer *writer, PyObject *item)
 {
     Py_ssize_t length;
     const char *text = PyUnicode_AsUTF8AndSize(item, &length);
@@ -193,7 +195,7 @@ static bool add_buffer(struct writer *writer, PyObject *item)
     return done;
 }
 
-static bool add_int(struct writer *writer, PyObject *item)
+static inline bool add_int(struct writer *writer, PyObject *item)
 {
     int overflow;
     long long number = PyLong_AsLongLongAndOverflow(item, &overflow);
@@ -222,7 +224,7 @@ static bool make_frames(struct writer *writer)
 }
 
 /* Writes a container's head; what is in it comes next.  NULL: it has been written, or is too large or deep. */
-static struct written *open_container(struct writer *writer, PyObject *container, struct scalar_head head, size_t count)
+static inline struct written *open_container(struct writer *writer, PyObject *container, struct scalar_head head, size_t count)
 {
     if (!is_new(writer, container) || count > UINT32_MAX - 1 || !has_room(writer, 1 + count) || /* each takes a byte */
         !add_head(writer, head)) {
@@ -236,7 +238,7 @@ static struct written *open_container(struct writer *writer, PyObject *container
     return frame;
 }
 
-static bool open_dict(struct writer *writer, PyObject *dict)
+static inline bool open_dict(struct writer *writer, PyObject *dict)
 {
     size_t count = (size_t)PyDict_GET_SIZE(dict);
     struct written *frame = open_container(writer, dict, container_head(true, (uint32_t)count), count);
@@ -323,7 +325,7 @@ static bool add_items(struct writer *writer, struct written *frame)
     return true;
 }
 
-static bool add_pairs(struct writer *writer, struct written *frame)
+INLINE_ALL static bool add_pairs(struct writer *writer, struct written *frame)
 {
     unsigned depth = writer->depth;
     PyObject *key, *value = frame->value;
@@ -360,8 +362,10 @@ static bool add_all(struct writer *writer, PyObject *item)
         struct written *frame = &writer->frames[writer->depth - 1];
         done = frame->dict != NULL ? add_pairs(writer, frame) : add_items(writer, frame);
     }
-    PyMem_Free(writer->more_frames);
-    PyMem_Free(writer->table);
+    if (writer->more_frames != NULL || writer->table != NULL) {
+        PyMem_Free(writer->more_frames);
+        PyMem_Free(writer->table);
+    }
     return done;
 }
 
@@ -488,7 +492,7 @@ static PyObject *key_from(PyObject **keys, const char *text, uint32_t length)
     return key;
 }
 
-static PyObject *take_scalar(struct reader *reader, bool is_key)
+static inline PyObject *take_scalar(struct reader *reader, bool is_key)
 {
     struct scalar scalar = scalar_read(reader->bytes, reader->left);
     bool has_body = scalar.kind == SCALAR_STR || scalar.kind == SCALAR_BIN;
@@ -609,7 +613,7 @@ static bool set_value(struct partial *frame, PyObject *value)
     return done;
 }
 
-static bool take_pairs(struct reader *reader, struct partial *frame)
+INLINE_ALL static bool take_pairs(struct reader *reader, struct partial *frame)
 {
     PyObject *value;
     while (frame->left > 0) {
@@ -673,7 +677,9 @@ static PyObject *take_all(struct reader *reader)
         Py_DECREF(frame->container);
         Py_XDECREF(frame->key);
     }
-    PyMem_Free(reader->more_frames);
+    if (reader->more_frames != NULL) {
+        PyMem_Free(reader->more_frames);
+    }
     return result;
 }
 
