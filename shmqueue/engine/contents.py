@@ -28,10 +28,10 @@ _WAITING = 388, 644, 780  # flags: of both ledgers, and of the tally
 _END = 784
 _LEDGER = struct.Struct("=II2Q2Q2Q2I")  # sequence, waiting, position, count, what differs between the sides, arena
 _LEASES = 0x80000000  # in the arena of a get ledger: some item is leased
-_NEXT, _NEXT_FIELDS = 704, struct.Struct("=2Q2Q2I2I2I")  # position, count, arena, entries, generation
+_NEXT, _NEXT_FIELDS = 704, struct.Struct("=2Q2Q2I2I2Q")  # position, count, arena, entries, generation
 _ENTRY = struct.Struct("=II5Q4I")  # state, in_place, position, count, window, started, since, pid, and three more
 _ENTRIES_MAX = 1024
-_LENT = 1
+_LENT, _PINNED = 1, 3
 _PID = 48  # in an entry: pid and handle
 _GUARD = struct.Struct("=IIQ")  # lock, reserved, recoveries
 _SHUT_IMMEDIATE = 2
@@ -101,7 +101,7 @@ def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:
             os.pwrite(fd, _WORD.pack(0), start)
     if is_clear and _current(data, _LEDGERS[1])[3] & _LEASES:
         for at, state in _entries(fd, data):
-            if state == _LENT:  # by nobody: the id of its holder may belong to another process one day
+            if state in {_LENT, _PINNED}:  # by nobody: the id of its holder may belong to another process one day
                 os.pwrite(fd, bytes(8), at + _PID)
     return is_clear
 

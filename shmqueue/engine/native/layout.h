@@ -62,8 +62,10 @@
  *      one that died before its commit: it puts the entry back first.  Entries from number `entries` on mean nothing.
  *  14. When a record that is leased holds up too many bytes that are free behind it, the owner of the get lock copies it
  *      into the windows, changes the entry by rule 13, and commits: get.position goes on.
- *  15. `in_place` of an entry is set by rule 13 and cleared by the holder alone, under no lock: until then the
+ *  15. `in_place` of an entry is set under the get lock and cleared by the holder alone, under no lock: until then the
  *      record's bytes stay where they are.
+ *  16. The owner of the get lock may give back the memory of any part of the windows that no entry of the current table
+ *      names.  A death before it did costs nothing but memory, until those bytes are used again.
  *
  * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
  * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
@@ -160,7 +162,7 @@ struct next {
     _Atomic uint64_t count[2];
     _Atomic uint32_t arena[2];
     _Atomic uint32_t entries[2];
-    _Atomic uint32_t generation[2];
+    _Atomic uint64_t generation[2];
 };
 
 struct side {
@@ -214,9 +216,10 @@ struct lease {
     _Atomic uint64_t position; /* of the record */
     _Atomic uint64_t count;    /* the item's number: which of all that were ever put */
     _Atomic uint64_t window;   /* 0: the record lies in the data; else where in the windows it was moved, and 1 */
-    _Atomic uint64_t started;  /* the holder: when its process started (field 22 of /proc/pid/stat) */
+    _Atomic uint64_t started;  /* the holder: when its process started (field 22 of /proc/pid/stat); in a RETURNED one:
+                                  the generation in which it was returned */
     _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns */
-    _Atomic uint32_t pid;      /* the holder's; in a RETURNED one: the generation in which it was returned */
+    _Atomic uint32_t pid;      /* the holder's */
     _Atomic uint32_t handle;   /* which of the holder's handles */
     _Atomic uint32_t arena;    /* in which the position lies */
     _Atomic uint32_t attempt;  /* how often it was handed out */

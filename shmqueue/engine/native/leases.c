@@ -14,6 +14,7 @@
 #define TOO_MUCH 4   /* one in so many bytes of an arena may be held up by a lease */
 #define LOOK_NS INT64_C(100000000) /* at least so long between two looks whether holders live */
 #define WAKE_PATIENCE_NS INT64_C(10000000)
+#define PUNCH_MAX (UINT64_C(16) << 20) /* bytes of the windows that are given back in one hold of the lock */
 
 #define SET(field, value) atomic_store_explicit(&(field), (value), memory_order_relaxed)
 #define GET(field) atomic_load_explicit(&(field), memory_order_relaxed)
@@ -79,7 +80,7 @@ static bool reserve_table(struct ring *ring, uint32_t entries)
 {
     static const unsigned char zeros[PAGE];
     struct leases *leases = &ring->segment->leases;
-    uint32_t reserved = GET(leases->reserved);
+    uint32_t reserved = GET(leases->reserved) / PAGE * PAGE;
     while (reserved < entries * sizeof(struct lease)) {
         int file = ring_file(ring);
         if (file < 0) {
@@ -97,15 +98,26 @@ static bool reserve_table(struct ring *ring, uint32_t entries)
 }
 
 /* Whether an entry names an item. */
-static bool is_used(const struct lease *entry, uint32_t generation)
+static bool is_used(const struct lease *entry, uint64_t generation)
 {
     uint32_t state = GET(entry->state);
-    return state != LEASE_FREE && (state != LEASE_RETURNED || GET(entry->pid) == generation);
+    return state != LEASE_FREE && (state != LEASE_RETURNED || GET(entry->started) == generation);
 }
 
-static bool is_returned(const struct lease *entry, uint32_t generation)
+static bool is_returned(const struct lease *entry, uint64_t generation)
 {
-    return GET(entry->state) == LEASE_RETURNED && GET(entry->pid) == generation;
+    return GET(entry->state) == LEASE_RETURNED && GET(entry->started) == generation;
+}
+
+/* Where the record of an entry lies, which is inside of the file.  It is read once: somebody may be changing it. */
+static bool find_place(struct ring *ring, const struct lease *entry, struct place *place)
+{
+    *place = (struct place){.position = GET(entry->position), .window = GET(entry->window), .arena = GET(entry->arena)};
+    if (place->window != 0) {
+        return place->window <= ring->capacity && place->position <= ring->capacity - place->window &&
+               place->arena < ring->arenas;
+    }
+    return place->arena < ring->arenas;
 }
 
 static void copy_entry(struct lease *to, const struct lease *from)
@@ -159,6 +171,24 @@ static void forget_changes(struct ring *ring)
 
 /* ---- under the get lock: a call's beginning and end ---- */
 
+/* Notes bytes of the windows whose memory may go after the commit. */
+static void note_done(struct take *take, uint64_t position, uint64_t window)
+{
+    if (window != 0) {
+        uint64_t end = position + window;
+        bool is_first = take->done_from == take->done_to;
+        take->done_from = is_first || position < take->done_from ? position : take->done_from;
+        take->done_to = is_first || end > take->done_to ? end : take->done_to;
+    }
+}
+
+static void prepare(struct take *take)
+{
+    take->at = NOT_RETURNED;
+    take->taken = false;
+    take->done_from = take->done_to = 0;
+}
+
 enum ring_status leases_enter(struct ring *ring, struct take *take)
 {
     struct next *next = &ring->segment->get.next;
@@ -179,8 +209,7 @@ enum ring_status leases_enter(struct ring *ring, struct take *take)
     take->next.arena = take->arena = GET(next->arena[slot]);
     take->generation = GET(next->generation[slot]);
     take->returned = (uint32_t)(take->next.count - available);
-    take->at = NOT_RETURNED;
-    take->taken = false;
+    prepare(take);
     if (take->next.count - available > take->entries || take->next.position < free_up_to ||
         take->next.arena >= ring->arenas) {
         return ring_poison(ring, "the get ledger contradicts what is handed out next");
@@ -211,6 +240,7 @@ struct view leases_settle(struct ring *ring, struct take *take)
     unsigned slot = (take->next.sequence + 1) & 1;
     if (take->taken) {
         SET(change(ring, take, (uint32_t)take->at)->state, LEASE_FREE);
+        note_done(take, take->place.position, take->place.window);
     }
     while (take->entries > 0 && !is_used(&entries[take->entries - 1], take->generation)) {
         take->entries--;
@@ -279,7 +309,11 @@ static void move_if_it_holds_up(struct ring *ring, struct take *take)
 {
     uint32_t number;
     struct lease *oldest = oldest_in_data(ring, take, &number);
-    if (oldest == NULL || GET(oldest->in_place) != 0 || GET(ring->segment->leases.changed[1]) != 0) {
+    if (take->done_from != take->done_to) {
+        return; /* what this call finishes has its window until the commit */
+    }
+    if (oldest == NULL || GET(ring->segment->leases.changed[1]) != 0 ||
+        atomic_load_explicit(&oldest->in_place, memory_order_acquire) != 0) { /* acquire: the holder has read its bytes */
         return;
     }
     uint32_t arena = GET(oldest->arena);
@@ -298,9 +332,10 @@ static void move_if_it_holds_up(struct ring *ring, struct take *take)
     if (length > held_up || length > span.size) {
         return; /* it contradicts itself: who takes it will say so */
     }
-    while (!is_free(ring, take, &window, length)) {
+    while (window <= ring->capacity && !is_free(ring, take, &window, length)) {
     }
-    if (window + length > ring->capacity || !copy_to_window(ring, arena, position, window, length)) {
+    if (window > ring->capacity || length > ring->capacity - window ||
+        !copy_to_window(ring, arena, position, window, length)) {
         return;
     }
     struct lease *entry = change(ring, take, number);
@@ -308,33 +343,69 @@ static void move_if_it_holds_up(struct ring *ring, struct take *take)
     SET(entry->window, length);
 }
 
-/* Gives back the memory of a record that was moved and is done. */
-static void clear_window(struct ring *ring, uint64_t position, uint64_t window)
+/* Rule 16, under the get lock: gives back the memory of those bytes of the windows, from `start` to `end`, that no entry
+ * names. */
+static void punch_windows(struct ring *ring, const struct take *take, uint64_t start, uint64_t end)
 {
-    int file = window != 0 ? ring_file(ring) : -1;
-    if (file >= 0) {
-        off_t start = (off_t)(windows_start(ring) + position);
-        (void)!fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, (off_t)window);
+    int file = ring_file(ring);
+    struct lease *entries = atomic_load(&ring->table);
+    while (file >= 0 && start < end) {
+        uint64_t gap_end = end, used_end = end;
+        for (uint32_t i = 0; i < take->entries; i++) {
+            struct place place;
+            if (is_used(&entries[i], take->generation) && find_place(ring, &entries[i], &place) && place.window != 0 &&
+                place.position < gap_end && place.position + place.window > start) {
+                gap_end = place.position > start ? place.position : start;
+                used_end = place.position + place.window;
+            }
+        }
+        if (gap_end > start) {
+            off_t at = (off_t)(windows_start(ring) + start);
+            (void)!fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, (off_t)(gap_end - start));
+        }
+        start = used_end;
+    }
+}
+
+void leases_tidy(struct ring *ring, const struct take *done)
+{
+    struct take take;
+    uint64_t start = done->done_from, end = done->done_to < ring->capacity ? done->done_to : ring->capacity;
+    if (start < end && atomic_exchange(&ring->windows_left, false)) {
+        start = 0;
+        end = ring->capacity;
+    }
+    while (start < end) { /* in steps, for others wait for the lock */
+        uint64_t step = end - start < PUNCH_MAX ? end - start : PUNCH_MAX;
+        if (ring_get_lock(ring, &take, (struct patience){0}) != RING_OK) {
+            atomic_store(&ring->windows_left, true); /* the next time */
+            return;
+        }
+        take.entries = 0;
+        if (!take.next.leases || leases_enter(ring, &take) == RING_OK) {
+            punch_windows(ring, &take, start, start + step);
+        }
+        ring_get_abort(ring, &take);
+        start += step;
     }
 }
 
 /* ---- what was given back ---- */
 
-static bool read_bytes(struct ring *ring, uint32_t arena, uint64_t position, uint64_t window, uint64_t from,
-                       uint32_t length, void *bytes)
+static bool read_bytes(struct ring *ring, const struct place *place, uint64_t from, uint32_t length, void *bytes)
 {
-    if (window == 0) {
-        struct span span = arena_span(ring, arena);
+    if (place->window == 0) {
+        struct span span = arena_span(ring, place->arena);
         if (span.bytes == NULL) {
             return false;
         }
-        span_copy_out(span, span_advance(span, arena_offset(ring, arena, position), from), bytes, length);
+        span_copy_out(span, span_advance(span, arena_offset(ring, place->arena, place->position), from), bytes, length);
         return true;
     }
     for (uint32_t done = 0; done < length;) {
         int file = ring_file(ring);
         errno = EBADF;
-        off_t start = (off_t)(windows_start(ring) + position + from + done);
+        off_t start = (off_t)(windows_start(ring) + place->position + from + done);
         ssize_t got = file < 0 ? -1 : pread(file, (char *)bytes + done, length - done, start);
         if (got <= 0) {
             atomic_store(&ring->map_error, got < 0 ? errno : EIO);
@@ -345,28 +416,26 @@ static bool read_bytes(struct ring *ring, uint32_t arena, uint64_t position, uin
     return true;
 }
 
-/* The record of an entry, checked. */
-static enum ring_status read_header(struct ring *ring, const struct lease *entry, struct record_header *head)
+/* The record at take->place, checked. */
+static enum ring_status read_header(struct ring *ring, struct take *take)
 {
-    uint32_t arena = GET(entry->arena);
-    uint64_t window = GET(entry->window), position = GET(entry->position);
-    if (arena >= ring->arenas || window > ring->capacity || (window != 0 && position > ring->capacity - window)) {
-        return ring_poison(ring, "a leased record lies where none can be");
-    }
-    if (!read_bytes(ring, arena, position, window, 0, sizeof *head, head)) {
+    struct record_header head;
+    const struct place *place = &take->place;
+    if (!read_bytes(ring, place, 0, sizeof head, &head)) {
         return RING_UNMAPPED;
     }
-    uint64_t room = window != 0 ? window : ring->arena_size[arena];
-    if (head->length > room - sizeof *head || (window != 0 && head->length != window - sizeof *head)) {
+    uint64_t room = place->window != 0 ? place->window : ring->arena_size[place->arena];
+    if (head.length > room - sizeof head || (place->window != 0 && head.length != place->window - sizeof head)) {
         return ring_poison(ring, "a leased record is longer than its place");
     }
+    take->length = head.length;
+    take->method = head.method;
     return RING_OK;
 }
 
 enum ring_status leases_look(struct ring *ring, struct take *take)
 {
     struct lease *entries = atomic_load(&ring->table);
-    struct record_header head;
     take->at = NOT_RETURNED;
     if (take->returned == 0) {
         return RING_EMPTY;
@@ -380,27 +449,28 @@ enum ring_status leases_look(struct ring *ring, struct take *take)
     if (take->at == NOT_RETURNED) {
         return ring_poison(ring, "an item that was given back cannot be found");
     }
-    enum ring_status status = read_header(ring, &entries[take->at], &head);
-    take->length = head.length;
-    take->method = head.method;
-    return status;
+    take->number = GET(entries[take->at].count);
+    if (!find_place(ring, &entries[take->at], &take->place)) {
+        return ring_poison(ring, "a leased record lies where none can be");
+    }
+    return read_header(ring, take);
 }
 
 enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
 {
-    const struct lease *entry = &atomic_load(&ring->table)[take->at];
-    bool done = read_bytes(ring, GET(entry->arena), GET(entry->position), GET(entry->window),
-                           sizeof(struct record_header) + (uint64_t)from, length, bytes);
+    bool done = read_bytes(ring, &take->place, sizeof(struct record_header) + (uint64_t)from, length, bytes);
     return done ? RING_OK : RING_UNMAPPED;
 }
 
-uint64_t leases_number(struct ring *ring, const struct take *take)
+void leases_drop_returned(struct ring *ring, struct take *take)
 {
-    return GET(atomic_load(&ring->table)[take->at].count);
-}
-
-void leases_drop_returned(struct take *take)
-{
+    struct lease *entries = atomic_load(&ring->table);
+    for (uint32_t i = 0; i < take->entries && take->returned > 0; i++) {
+        struct place place;
+        if (is_returned(&entries[i], take->generation) && find_place(ring, &entries[i], &place)) {
+            note_done(take, place.position, place.window);
+        }
+    }
     take->generation++;
     take->returned = 0;
     take->at = NOT_RETURNED;
@@ -422,9 +492,9 @@ static uint32_t find_free(struct ring *ring, const struct take *take)
 static enum ring_status choose_entry(struct ring *ring, struct take *take, uint32_t *number)
 {
     if (!take->next.leases) { /* the first */
-        take->entries_before = take->entries = take->generation = take->returned = 0;
-        take->at = NOT_RETURNED;
-        take->taken = false;
+        take->entries_before = take->entries = take->returned = 0;
+        take->generation = 0;
+        prepare(take);
         forget_changes(ring);
         if (table(ring) == NULL) {
             return RING_UNMAPPED;
@@ -449,6 +519,8 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
     }
     struct lease *entry = change(ring, take, number);
     if (take->at == NOT_RETURNED) {
+        take->place = (struct place){.position = take->next.position, .arena = take->next.arena};
+        take->number = take->next.count;
         SET(entry->position, take->next.position);
         SET(entry->window, 0);
         SET(entry->count, take->next.count);
@@ -471,10 +543,8 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
     }
     *loan = (struct loan){.entry = number,
                           .attempt = GET(entry->attempt),
-                          .count = GET(entry->count),
-                          .position = GET(entry->position),
-                          .window = GET(entry->window),
-                          .arena = GET(entry->arena),
+                          .count = take->number,
+                          .place = take->place,
                           .length = take->length,
                           .method = take->method};
     take->next.leases = true;
@@ -486,19 +556,19 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
 
 const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length)
 {
-    struct span span = arena_span(ring, loan->arena);
-    if (loan->window != 0 || span.bytes == NULL) {
+    const struct place *place = &loan->place;
+    struct span span = arena_span(ring, place->arena);
+    if (place->window != 0 || span.bytes == NULL) {
         return NULL;
     }
-    uint64_t offset = arena_offset(ring, loan->arena, loan->position);
+    uint64_t offset = arena_offset(ring, place->arena, place->position);
     offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
     return length <= span.size - offset ? span.bytes + offset : NULL;
 }
 
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes)
 {
-    return read_bytes(ring, loan->arena, loan->position, loan->window, sizeof(struct record_header) + (uint64_t)from,
-                      length, bytes);
+    return read_bytes(ring, &loan->place, sizeof(struct record_header) + (uint64_t)from, length, bytes);
 }
 
 void ring_loan_may_move(struct ring *ring, const struct loan *loan)
@@ -544,6 +614,27 @@ static enum ring_status begin_with(struct ring *ring, struct take *take, const s
     return RING_MISMATCH;
 }
 
+enum ring_status ring_loan_find(struct ring *ring, struct loan *loan, struct patience patience)
+{
+    struct take take;
+    enum ring_status status = begin_with(ring, &take, loan, LEASE_LENT, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    struct lease *entry = &atomic_load(&ring->table)[loan->entry];
+    if (!find_place(ring, entry, &take.place)) {
+        status = ring_poison(ring, "a leased record lies where none can be");
+    } else if ((status = read_header(ring, &take)) == RING_OK && take.length != loan->length) {
+        status = ring_poison(ring, "a leased record has changed its length");
+    }
+    if (status == RING_OK) {
+        atomic_store(&entry->in_place, 1);
+        loan->place = take.place;
+    }
+    ring_get_abort(ring, &take);
+    return status;
+}
+
 /* The item counts as done, unless task_done() was called for all. */
 static void count_as_done(struct ring *ring, struct take *take)
 {
@@ -562,15 +653,15 @@ enum ring_status ring_loan_finish(struct ring *ring, const struct loan *loan, bo
         return status;
     }
     struct lease *entry = change(ring, &take, loan->entry);
-    uint64_t position = GET(entry->position), window = GET(entry->window);
+    struct place place;
+    if (find_place(ring, entry, &place)) {
+        note_done(&take, place.position, place.window);
+    }
     SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);
     count_as_done(ring, &take);
     SET(leases->acknowledged, GET(leases->acknowledged) + 1);
     ring_get_commit(ring, &take);
     tally_wake_if_finished(ring);
-    if (!pinned) {
-        clear_window(ring, position, window);
-    }
     return RING_OK;
 }
 
@@ -605,7 +696,8 @@ static void give_back(struct ring *ring, struct take *take, uint32_t number)
     struct lease *entry = change(ring, take, number);
     bool was_lent = GET(entry->state) == LEASE_LENT;
     if (was_lent) {
-        SET(entry->pid, take->generation);
+        SET(entry->pid, 0);
+        SET(entry->started, take->generation);
         take->returned++;
     }
     SET(entry->in_place, 0);
@@ -659,7 +751,7 @@ enum ring_status ring_return_all(struct ring *ring, struct patience patience)
     enum ring_status status;
     do {
         status = return_one(ring, os_this_process(), ring->handle, patience);
-    } while (status == RING_OK);
+    } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
     return status == RING_EMPTY ? RING_OK : status;
 }
 
@@ -714,7 +806,7 @@ void ring_lease_figures(struct ring *ring, struct lease_figures *figures)
     uint32_t entries = entries_now(ring);
     const struct lease *table = atomic_load(&ring->table);
     uint64_t now = (uint64_t)monotonic_ns(), oldest = now;
-    uint32_t generation = GET(ring->segment->get.next.generation[GET(ring->segment->get.ledgers.sequence) & 1]);
+    uint64_t generation = GET(ring->segment->get.next.generation[GET(ring->segment->get.ledgers.sequence) & 1]);
     *figures = (struct lease_figures){.acknowledged = GET(leases->acknowledged),
                                       .redelivered = GET(leases->redelivered)};
     for (uint32_t i = 0; i < entries; i++) {

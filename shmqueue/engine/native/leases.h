@@ -13,9 +13,7 @@ struct loan {
     uint32_t entry;
     uint32_t attempt; /* 1: it was never handed out before */
     uint64_t count;
-    uint64_t position; /* in the data, or in the windows */
-    uint64_t window;   /* 0: in the data */
-    uint32_t arena;
+    struct place place;
     uint32_t length; /* of the payload */
     uint32_t method;
 };
@@ -27,12 +25,13 @@ enum ring_status leases_enter(struct ring *ring, struct take *take);
 enum ring_status leases_look(struct ring *ring, struct take *take);
 /* Copies bytes of the payload at hand, which is such an item's. */
 enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
-/* Which of all items it is. */
-uint64_t leases_number(struct ring *ring, const struct take *take);
 /* Drops all items that were given back; they are what `take` then says. */
-void leases_drop_returned(struct take *take);
+void leases_drop_returned(struct ring *ring, struct take *take);
 /* What becomes of take->next in the ledger; writes what belongs beside it. */
 struct view leases_settle(struct ring *ring, struct take *take);
+/* After that commit, with no lock held: gives back the memory of records that had been moved and are gone.  The lock was
+ * free meanwhile, so others may lie there now. */
+void leases_tidy(struct ring *ring, const struct take *take);
 
 /* With a record at hand: hands it out and releases the get lock.  Its bytes stay where they are until
  * ring_loan_may_move() or the end of the loan. RING_FULL: too many are leased. RING_UNMAPPED: no memory for the table,
@@ -44,6 +43,8 @@ const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes);
 /* The holder does not look at the bytes any more, and goes on with the loan.  No lock. */
 void ring_loan_may_move(struct ring *ring, const struct loan *loan);
+/* It does again: finds out where they are now.  Takes the lock.  RING_MISMATCH: the loan is over. */
+enum ring_status ring_loan_find(struct ring *ring, struct loan *loan, struct patience patience);
 
 /* Each takes the lock.  RING_MISMATCH: the loan is over already. */
 /* The item is done.  `pinned`: its bytes must stay until ring_loan_unpin(). */

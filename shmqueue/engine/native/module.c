@@ -181,16 +181,22 @@ static bool is_finalizing(void)
 #endif
 }
 
+/* When no call is in flight any more: one that was may have taken an item. */
+static void give_back_loans(RingObject *self)
+{
+    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
+    if (self->loans > 0 && self->memory != NULL && !ring_is_poisoned(&self->ring)) {
+        self->loans = 0;
+        WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
+    }
+}
+
 static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     if (self->memory == NULL) {
         Py_RETURN_NONE;
     }
     if (!self->closing && !ring_is_poisoned(&self->ring)) {
-        struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
-        if (self->loans > 0) {
-            WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
-        }
         WITHOUT_GIL(self, ring_trim(&self->ring, true));
     }
     self->closing = true;
@@ -205,6 +211,7 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
         futex_wait(&self->users, users, WAIT_FOREVER);
         Py_END_ALLOW_THREADS
     }
+    give_back_loans(self);
     if (self->views == 0) { /* else the last loan unmaps when nobody looks at its bytes any more */
         unmap(self);
     }

@@ -15,8 +15,9 @@
 
 enum found { FOUND, GONE, UNKNOWN };
 
-/* State and start time of a process.  The name, in parentheses, may hold anything, so they are counted from its end. */
-static enum found read_stat(uint32_t pid, char *state, uint64_t *started)
+/* Whether a process has ended, and its start time.  The name, in parentheses, may hold anything, so the fields are counted
+ * from its end.  A zombie that has several threads is a process whose first thread has ended, and no other. */
+static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
 {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
@@ -36,14 +37,19 @@ static enum found read_stat(uint32_t pid, char *state, uint64_t *started)
         return UNKNOWN;
     }
     field += 2;
-    *state = *field;
+    char state = *field;
+    long threads = 1;
     for (int number = 3; number < 22; number++) {
         field = strchr(field, ' ');
         if (field == NULL) {
             return UNKNOWN;
         }
         field++;
+        if (number + 1 == 20) {
+            threads = strtol(field, NULL, 10);
+        }
     }
+    *has_ended = (state == 'Z' || state == 'X') && threads <= 1;
     *started = strtoull(field, NULL, 10);
     return FOUND;
 }
@@ -53,13 +59,12 @@ struct process os_this_process(void)
     static _Atomic uint32_t known_in, pid; /* the epoch in which they were read */
     static _Atomic uint64_t started;
     uint32_t epoch = lock_epoch();
-    struct process process = {.pid = atomic_load(&pid), .started = atomic_load(&started)};
-    if (atomic_load(&known_in) == epoch) {
-        return process;
+    if (atomic_load(&known_in) == epoch) { /* first: in a forked child the other two may still be the parent's */
+        return (struct process){.pid = atomic_load(&pid), .started = atomic_load(&started)};
     }
-    char state;
-    process.pid = (uint32_t)getpid();
-    if (read_stat(process.pid, &state, &process.started) != FOUND) {
+    bool has_ended;
+    struct process process = {.pid = (uint32_t)getpid()};
+    if (read_stat(process.pid, &has_ended, &process.started) != FOUND) {
         process.started = 0;
     }
     atomic_store(&pid, process.pid);
@@ -70,11 +75,11 @@ struct process os_this_process(void)
 
 bool os_is_alive(struct process process)
 {
-    char state;
+    bool has_ended;
     uint64_t started;
-    switch (read_stat(process.pid, &state, &started)) {
+    switch (read_stat(process.pid, &has_ended, &started)) {
     case FOUND:
-        return state != 'Z' && state != 'X' && (process.started == 0 || started == process.started);
+        return !has_ended && (process.started == 0 || started == process.started);
     case GONE:
         return false;
     default:

@@ -10,7 +10,12 @@
 
 #define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
 
-enum hold { HELD, PINNED, OVER };
+enum hold {
+    HELD,
+    ENDING, /* by a call that has released the GIL, or whose signal handlers run */
+    PINNED,
+    OVER,
+};
 
 typedef struct {
     PyObject_HEAD
@@ -51,6 +56,22 @@ static void let_move(LoanObject *loan)
     }
 }
 
+/* Waits until a call on the loan has a status, which needs the get lock. */
+#define UNTIL_DONE(ring, status, again, call)                                        \
+    do {                                                                             \
+        struct patience patience = {0};                                              \
+        status = call;                                                               \
+        patience = (struct patience){.for_lock = true, .deadline = WAIT_FOREVER};    \
+        again = 1;                                                                   \
+        while (status == RING_BUSY || status == RING_INTERRUPTED) {                  \
+            again = after(ring, status);                                             \
+            if (again != 1) {                                                        \
+                break;                                                               \
+            }                                                                        \
+            WITHOUT_GIL(ring, status = call);                                        \
+        }                                                                            \
+    } while (0)
+
 /* ---- the end of a loan ---- */
 
 typedef enum ring_status ending(struct ring *ring, const struct loan *loan, struct patience patience);
@@ -63,6 +84,29 @@ static enum ring_status finish(struct ring *ring, const struct loan *loan, struc
 static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loan, struct patience patience)
 {
     return ring_loan_finish(ring, loan, true, patience);
+}
+
+/* Ends it where nothing may be raised: at the end of the object, or of the last look at its bytes. */
+static void end_quietly(LoanObject *loan, ending *way)
+{
+    RingObject *ring = loan->ring;
+    if (!is_of_this_process(loan) || ring->memory == NULL) {
+        return;
+    }
+    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
+    enum ring_status status;
+    do {
+        status = way(&ring->ring, &loan->loan, patience);
+    } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
+}
+
+/* Those who looked at its bytes may have gone while it was being finished. */
+static void unpin_if_unseen(LoanObject *loan)
+{
+    if (loan->hold == PINNED && loan->exports == 0) {
+        loan->hold = OVER;
+        end_quietly(loan, ring_loan_unpin);
+    }
 }
 
 /* Ends it, for the methods.  1: done, 0: it was over already, -1: an exception is set, and it is still held. */
@@ -80,37 +124,19 @@ static int end_loan(LoanObject *loan, ending *way)
     if (loan->hold != HELD) {
         return 0;
     }
-    struct patience patience = {0};
-    enum ring_status status = way(&ring->ring, &loan->loan, patience);
-    patience = (struct patience){.for_lock = true, .deadline = WAIT_FOREVER};
-    while (status == RING_BUSY || status == RING_INTERRUPTED || status == RING_CLOSED) {
-        int again = after(ring, status);
-        if (again != 1) {
-            return -1;
-        }
-        WITHOUT_GIL(ring, status = way(&ring->ring, &loan->loan, patience));
-    }
-    if (status != RING_OK && status != RING_MISMATCH) {
-        return after(ring, status) < 0 ? -1 : 0;
+    enum ring_status status;
+    int again;
+    loan->hold = ENDING;
+    UNTIL_DONE(ring, status, again, way(&ring->ring, &loan->loan, patience));
+    if (again != 1 || (status != RING_OK && status != RING_MISMATCH)) {
+        loan->hold = HELD;
+        return again != 1 || after(ring, status) < 0 ? -1 : 0;
     }
     loan->hold = way == finish_and_pin && status == RING_OK ? PINNED : OVER;
     ring->loans--;
+    unpin_if_unseen(loan);
     trim_if_due(ring);
     return status == RING_OK;
-}
-
-/* Ends it where nothing may be raised: at the end of the object, or of the last look at its bytes. */
-static void end_quietly(LoanObject *loan, ending *way)
-{
-    RingObject *ring = loan->ring;
-    if (!is_of_this_process(loan) || ring->memory == NULL) {
-        return;
-    }
-    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
-    enum ring_status status;
-    do {
-        status = way(&ring->ring, &loan->loan, patience);
-    } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
 }
 
 static PyObject *Loan_finish(LoanObject *loan, PyObject *Py_UNUSED(ignored))
@@ -159,12 +185,36 @@ static bool is_readable(LoanObject *loan)
     return is_open(loan->ring);
 }
 
+/* Where it lies, if it may have been moved; from then on it stays there.  False: an exception is set. */
+static bool find_again(LoanObject *loan)
+{
+    RingObject *ring = loan->ring;
+    enum ring_status status;
+    int again;
+    if (!loan->may_move) {
+        return true;
+    }
+    struct loan found = loan->loan;
+    UNTIL_DONE(ring, status, again, ring_loan_find(&ring->ring, &found, patience));
+    if (again != 1 || status != RING_OK) {
+        if (again == 1 && status == RING_MISMATCH) {
+            PyErr_Format(state_of(ring)->error, "a lease of queue %R is over", ring->name);
+        } else if (again == 1) {
+            after(ring, status);
+        }
+        return false;
+    }
+    loan->loan = found;
+    loan->may_move = false;
+    return is_readable(loan); /* another thread may have ended it meanwhile */
+}
+
 static PyObject *copy_of(LoanObject *loan, uint32_t from, uint32_t length)
 {
     RingObject *ring = loan->ring;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
     bool done = true;
-    if (bytes == NULL || !is_readable(loan)) {
+    if (bytes == NULL || !is_readable(loan) || !find_again(loan)) {
         Py_XDECREF(bytes);
         return NULL;
     }
@@ -227,10 +277,7 @@ static void Loan_releasebuffer(LoanObject *loan, Py_buffer *Py_UNUSED(buffer))
     if (--loan->exports > 0) {
         return;
     }
-    if (loan->hold == PINNED) {
-        end_quietly(loan, ring_loan_unpin);
-        loan->hold = OVER;
-    }
+    unpin_if_unseen(loan);
     let_mapping_go(loan->ring);
 }
 
@@ -289,11 +336,14 @@ PyType_Spec Loan_spec = {
 
 /* ---- taking one ---- */
 
-/* Waits for an item and its lock.  1: the lock is held, 0: there was none in time, -1: an exception is set. */
-static int wait_for_item(RingObject *self, struct take *take, bool block, PyObject *timeout)
+/* What is done with the oldest record, under no GIL perhaps: gets the lock, and releases it. */
+typedef enum ring_status act(RingObject *self, void *with, struct patience patience);
+
+/* Waits for an item.  1: it is done, 0: there was none in time, -1: an exception is set. */
+static int with_oldest(RingObject *self, act *act, void *with, bool block, PyObject *timeout)
 {
     struct patience patience;
-    enum ring_status status = ring_get_begin(&self->ring, take, (struct patience){0});
+    enum ring_status status = act(self, with, (struct patience){0});
     if (status == RING_OK) {
         return 1;
     }
@@ -309,7 +359,7 @@ static int wait_for_item(RingObject *self, struct take *take, bool block, PyObje
                 break;
             }
         }
-        WITHOUT_GIL(self, status = ring_get_begin(&self->ring, take, patience));
+        WITHOUT_GIL(self, status = act(self, with, patience));
         if (status == RING_OK) {
             return 1;
         }
@@ -322,39 +372,52 @@ static int wait_for_item(RingObject *self, struct take *take, bool block, PyObje
     return again < 0 ? -1 : 0;
 }
 
-/* With the record at hand: hands it out, with its lock, which is then free.  False: an exception is set. */
-static bool begin(LoanObject *loan, struct take *take, bool bytes_only)
+/* As Ring_lend() is asked for. */
+struct lending {
+    LoanObject *loan;
+    bool bytes_only;
+    bool is_refused; /* the item is not bytes */
+    bool is_lent;
+    uint32_t epoch;
+};
+
+static enum ring_status lend(RingObject *self, void *with, struct patience patience)
 {
-    RingObject *ring = loan->ring;
-    struct scalar scalar = scalar_at_hand(ring, take);
+    struct lending *lending = with;
+    LoanObject *loan = lending->loan;
+    struct take take;
+    enum ring_status status = ring_get_begin(&self->ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    struct scalar scalar = scalar_at_hand(self, &take);
     loan->is_bytes = scalar.kind == SCALAR_BIN;
     loan->from = scalar.body.from;
     loan->length = scalar.body.length;
-    if (bytes_only && !loan->is_bytes) {
-        ring_get_abort(&ring->ring, take);
-        PyErr_Format(PyExc_TypeError, "the oldest item of queue %R is not bytes: take it with get()", ring->name);
-        return false;
+    lending->is_refused = lending->bytes_only && !loan->is_bytes;
+    if (lending->is_refused) {
+        ring_get_abort(&self->ring, &take);
+        return RING_OK;
     }
-    enum ring_status status = ring_lend(&ring->ring, take, &loan->loan);
-    if (status == RING_FULL) {
-        PyErr_Format(state_of(ring)->error, "queue %R: %u items are leased, which is the most that can be", ring->name,
+    lending->epoch = take.self->epoch;
+    status = ring_lend(&self->ring, &take, &loan->loan);
+    lending->is_lent = status == RING_OK;
+    return status == RING_FULL ? RING_OK : status; /* see raise_not_lent() */
+}
+
+static void raise_not_lent(RingObject *self, const struct lending *lending)
+{
+    if (lending->is_refused) {
+        PyErr_Format(PyExc_TypeError, "the oldest item of queue %R is not bytes: take it with get()", self->name);
+    } else {
+        PyErr_Format(state_of(self)->error, "queue %R: %u items are leased, which is the most that can be", self->name,
                      LAYOUT_LEASES);
-        return false;
     }
-    if (status != RING_OK) {
-        after(ring, status);
-        return false;
-    }
-    loan->epoch = take->self->epoch;
-    loan->hold = HELD;
-    ring->loans++;
-    return true;
 }
 
 PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int block, bytes_only;
-    struct take take;
     PyTypeObject *type = state_of(self)->loan_type;
     if (!count_is("lend", count, 3) || (block = truth(args[0])) < 0 || (bytes_only = truth(args[2])) < 0) {
         return NULL;
@@ -366,9 +429,16 @@ PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
     }
     loan->ring = (RingObject *)Py_NewRef(self);
     loan->hold = OVER;
-    int got = wait_for_item(self, &take, block, args[1]);
-    if (got == 1 && begin(loan, &take, bytes_only)) {
+    struct lending lending = {.loan = loan, .bytes_only = bytes_only};
+    int got = with_oldest(self, lend, &lending, block, args[1]);
+    if (got == 1 && lending.is_lent) {
+        loan->epoch = lending.epoch;
+        loan->hold = HELD;
+        self->loans++;
         return (PyObject *)loan;
+    }
+    if (got == 1) {
+        raise_not_lent(self, &lending);
     }
     Py_DECREF(loan);
     return got == 0 ? Py_NewRef(Py_None) : NULL;
@@ -388,27 +458,49 @@ PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- without a lease: a copy of the oldest record, and taking the very one that was copied ---- */
 
+struct copy {
+    unsigned long long number;
+    unsigned long method;
+    uint32_t length;
+    void *payload; /* from malloc(): there may be no GIL */
+};
+
+static enum ring_status copy_oldest(RingObject *self, void *with, struct patience patience)
+{
+    struct copy *copy = with;
+    struct take take;
+    enum ring_status status = ring_get_begin(&self->ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    copy->number = ring_get_number(&take);
+    copy->method = take.method;
+    copy->length = take.length;
+    copy->payload = malloc(take.length > 0 ? take.length : 1);
+    if (copy->payload != NULL) {
+        ring_get_peek(&self->ring, &take, 0, take.length, copy->payload);
+    }
+    ring_get_abort(&self->ring, &take);
+    return RING_OK;
+}
+
 PyObject *Ring_peek(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int block;
-    struct take take;
+    struct copy copy = {0};
     if (!count_is("peek", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
         return NULL;
     }
-    int got = wait_for_item(self, &take, block, args[1]);
+    int got = with_oldest(self, copy_oldest, &copy, block, args[1]);
     if (got != 1) {
         return got == 0 ? Py_NewRef(Py_None) : NULL;
     }
-    int collector = collector_off();
-    PyObject *payload = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)take.length);
-    if (payload != NULL) {
-        ring_get_peek(&self->ring, &take, 0, take.length, PyBytes_AS_STRING(payload));
+    if (copy.payload == NULL) {
+        return PyErr_NoMemory();
     }
-    unsigned long long number = ring_get_number(&self->ring, &take);
-    unsigned long method = take.method;
-    ring_get_abort(&self->ring, &take);
-    collector_back(collector);
-    return payload != NULL ? Py_BuildValue("KkN", number, method, payload) : NULL;
+    PyObject *result = Py_BuildValue("Kky#", copy.number, copy.method, copy.payload, (Py_ssize_t)copy.length);
+    free(copy.payload);
+    return result;
 }
 
 /* RING_MISMATCH: the oldest record has another number. */
@@ -419,7 +511,7 @@ static enum ring_status take_numbered(struct ring *ring, uint64_t number, struct
     if (status != RING_OK) {
         return status;
     }
-    if (ring_get_number(ring, &take) != number) {
+    if (ring_get_number(&take) != number) {
         ring_get_abort(ring, &take);
         return RING_MISMATCH;
     }

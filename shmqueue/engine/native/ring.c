@@ -102,6 +102,9 @@ static bool is_allowed(const struct ring *ring, const struct view *put, uint64_t
 /* And by where its records lie. */
 static bool has_room(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items)
 {
+    if (ring->get_as_seen.leases && ring_maxsize(ring) != 0) {
+        return false; /* an item that was given back since then has made get.count smaller: our view is no safe one */
+    }
     return is_allowed(ring, put, bytes, items) && (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes));
 }
 
@@ -323,7 +326,7 @@ static uint64_t drop_all(struct ring *ring, const struct view *put, struct take 
     uint64_t records = put->count - get->count;
     if (get->leases) {
         records += take->returned;
-        leases_drop_returned(take);
+        leases_drop_returned(ring, take);
     }
     uint64_t left = tally_unfinished(ring, put, get); /* fewer, if task_done() was called before an item was taken */
     get->position = put->position;
@@ -339,6 +342,9 @@ static void commit_taken(struct ring *ring, struct take *take)
     struct view view = take->next.leases ? leases_settle(ring, take) : take->next;
     /* putters' records differ in size: each must look for itself */
     ring_commit_and_wake(&ring->segment->get, take->self, &view, WAIT_EVERYONE);
+    if (take->next.leases) {
+        leases_tidy(ring, take);
+    }
 }
 
 /* Under the get lock, when the queue is shut down or about to be: does what a killed one may have left undone.
@@ -416,9 +422,9 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 
 static bool is_of_entry(const struct take *take) { return take->next.leases && take->at != NOT_RETURNED; }
 
-uint64_t ring_get_number(struct ring *ring, const struct take *take)
+uint64_t ring_get_number(const struct take *take)
 {
-    return is_of_entry(take) ? leases_number(ring, take) : take->next.count;
+    return is_of_entry(take) ? take->number : take->next.count;
 }
 
 void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
@@ -513,6 +519,9 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
     struct view put = ledger_read(&ring->segment->put.ledgers);
     const char *why = contradiction(ring, &put, &take.next);
     status = why != NULL ? ring_poison(ring, why) : take.next.leases ? leases_enter(ring, &take) : RING_OK;
+    if (status == RING_OK && (why = contradiction(ring, &put, &take.next)) != NULL) {
+        status = ring_poison(ring, why); /* what is handed out next has its own position and count */
+    }
     if (status != RING_OK) {
         ring_get_abort(ring, &take);
         return status;

@@ -40,6 +40,7 @@ struct ring {
     uint32_t handle;         /* tells this handle's leases from those of others in this process */
     uint64_t table_start;    /* of the lease table, from the first byte of the file */
     struct lease *_Atomic table; /* NULL: not mapped yet */
+    _Atomic bool windows_left;   /* the memory of some was not given back */
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
     _Atomic int map_error;   /* errno of the last attempt to map or to read that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
@@ -73,6 +74,13 @@ struct record_in {
     size_t part_count;
 };
 
+/* Where a leased record lies. */
+struct place {
+    uint64_t position; /* in the data, or in the windows */
+    uint64_t window;   /* 0: in the data; else its bytes, header and all */
+    uint32_t arena;
+};
+
 /* Getting under way: the get lock is held from a successful ring_get_begin() to ring_get_commit() or _abort(). */
 struct take {
     struct self *self;
@@ -85,8 +93,11 @@ struct take {
     int32_t at;              /* which entry the record at hand is of, NOT_RETURNED if it was never handed out */
     uint32_t entries;        /* of the table */
     uint32_t entries_before; /* the same as the ledger has it */
-    uint32_t generation;
+    uint64_t generation;
     uint32_t returned; /* items that were given back and wait */
+    struct place place; /* of that entry's record, checked */
+    uint64_t number;    /* which of all items that is */
+    uint64_t done_from, done_to; /* bytes of the windows some of whose memory is not needed after the commit */
 };
 
 #define NOT_RETURNED (-1)
@@ -141,7 +152,7 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
 /* Takes the get lock and looks at the first record.  RING_EMPTY leaves the lock free. */
 enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience);
 /* Which of all items that were ever put the one at hand is. */
-uint64_t ring_get_number(struct ring *ring, const struct take *take);
+uint64_t ring_get_number(const struct take *take);
 /* Copies `length` bytes of the payload at hand, from its byte `from` on; they must be within it. */
 void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
 /* Copies all of it, and is done with it. */
