@@ -31,6 +31,7 @@ _LEASES = 0x80000000  # in the arena of a get ledger: some item is leased
 _NEXT, _NEXT_FIELDS = 704, struct.Struct("=2Q2Q2I2I2Q")  # position, count, arena, entries, generation
 _ENTRY = struct.Struct("=II5Q4I")  # state, in_place, position, count, window, started, since, pid, and three more
 _ENTRIES_MAX = 1024
+_PAGE = 4096
 _LENT, _PINNED = 1, 3
 _PID = 48  # in an entry: pid and handle
 _GUARD = struct.Struct("=IIQ")  # lock, reserved, recoveries
@@ -75,14 +76,14 @@ def _entries(fd: int, data: bytes) -> Iterator[tuple[int, int]]:
     slot = _LEDGER.unpack_from(data, _LEDGERS[1])[0] & 1
     count = min(_NEXT_FIELDS.unpack_from(data, _NEXT)[6 + slot], _ENTRIES_MAX)
     capacity = FIELDS.unpack_from(data)[4]
-    start = os.fstat(fd).st_size - _whole_pages(capacity) - _ENTRIES_MAX * _ENTRY.size
+    start = _whole_pages(os.fstat(fd).st_size - capacity - _ENTRIES_MAX * _ENTRY.size - _PAGE)
     table = os.pread(fd, count * _ENTRY.size, start)
     for number in range(len(table) // _ENTRY.size):
         yield start + number * _ENTRY.size, _ENTRY.unpack_from(table, number * _ENTRY.size)[0]
 
 
 def _whole_pages(size: int) -> int:
-    return -(-size // 4096) * 4096
+    return -(-size // _PAGE) * _PAGE
 
 
 def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:

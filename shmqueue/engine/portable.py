@@ -176,7 +176,7 @@ class PortableEngine:
 
     def get(self, block: bool, timeout: float | None, /) -> tuple[int, bytes] | None:
         block = bool(block)
-        return self._counted(lambda: self._until(_has_news, self._take_one, self._idle, _GETTERS, block, timeout))
+        return self._counted(lambda: self._get(self._take_one, block, timeout))
 
     def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
         block = bool(block)
@@ -186,7 +186,7 @@ class PortableEngine:
         def take(state: State, hold: Hold) -> _Step[list[tuple[int, bytes]]]:
             return self._take(state, hold, most)
 
-        return self._counted(lambda: self._until(_has_news, take, self._idle, _GETTERS, block, timeout)) or []
+        return self._counted(lambda: self._get(take, block, timeout)) or []
 
     def peek(self, block: bool, timeout: float | None, /) -> tuple[int, int, bytes] | None:
         block = bool(block)
@@ -657,6 +657,10 @@ class PortableEngine:
 
     # ---- get ----
 
+    def _get(self, attempt: _Attempt[_T], block: bool, timeout: float | None) -> _T | None:
+        self._return_loans_of_the_dead()  # what they had may be the oldest records
+        return self._until(_has_news, attempt, self._idle, _GETTERS, block, timeout)
+
     def _take_one(self, state: State, hold: Hold) -> _Step[tuple[int, bytes]]:
         if state.returned:
             entries = self._entries(state, hold)
@@ -752,7 +756,7 @@ class PortableEngine:
         def lend(state: State, hold: Hold) -> _Step[tuple[Entry, bytes]]:
             return self._lend_one(state, hold, holder, bytes_only)
 
-        lent = self._counted(lambda: self._until(_has_news, lend, self._idle, _GETTERS, block, timeout))
+        lent = self._counted(lambda: self._get(lend, block, timeout))
         return None if lent is None else PortableLoan(self, *lent)
 
     def lease_figures(self, /) -> tuple[int, int, int, int, float]:
@@ -865,13 +869,19 @@ class PortableEngine:
                     return self._give_one_back(state, hold, entry)
             return None, False, b""
 
-        while self._locked(give_back, deadline_after(LOCK_PATIENCE)):
-            pass
+        deadline = clock.monotonic() + LOCK_PATIENCE
+        while (given := self._locked(give_back, deadline)) is True or (given is _LOCKED and self._closing):
+            if given is _LOCKED:  # a handle that is being closed does not wait for it
+                if clock.monotonic() >= deadline:
+                    break
+                sleep(SHORTEST_PAUSE)
 
     def _return_loans_of_the_dead(self) -> None:
-        now = clock.monotonic()
         state = self._known[1]
-        if state is None or state.entries == state.returned or now - self._looked < LOOK_FOR_DEAD:
+        if state is None or state.entries == state.returned:
+            return
+        now = clock.monotonic()
+        if now - self._looked < LOOK_FOR_DEAD:
             return
         self._looked = now
 
@@ -879,7 +889,8 @@ class PortableEngine:
             entries = self._entries(state, hold) if state.entries else []
             return None, {(entry.pid, entry.started) for entry in entries if not entry.is_returned}, b""
 
-        for holder in self._locked(holders, deadline_after(LOCK_PATIENCE)) or ():
+        found = self._locked(holders, deadline_after(LOCK_PATIENCE))
+        for holder in () if found is None or found is _LOCKED else found:
             if not is_alive(holder):
                 self._return_loans_of(holder, 0)
 

@@ -80,8 +80,8 @@ class LeaseArea:
 
     @staticmethod
     def data_size(capacity: int) -> int:
-        """Bytes of the file behind the header, the ring's included."""
-        return _whole_pages(capacity) + 2 * _TABLE_SIZE + _whole_pages(capacity)
+        """Bytes of the file behind the header, the ring's included; no other capacity has the same."""
+        return capacity + SYSTEM_PAGESIZE + 2 * _TABLE_SIZE + capacity
 
     def table(self, state: State) -> slice:
         """Where the entries of a state lie in the file."""

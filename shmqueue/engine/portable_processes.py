@@ -9,7 +9,7 @@ __all__ = ["Process", "is_alive", "this_process"]
 Process = tuple[int, int]
 """A process id, and the start time of that process: clock ticks since boot, 0 where there is no /proc."""
 
-_STARTED = 22  # the field of /proc/<pid>/stat; the second one, in parentheses, may hold anything
+_STATE, _THREADS, _STARTED = 3, 20, 22  # fields of /proc/<pid>/stat; the second one, in parentheses, may hold anything
 
 
 def this_process() -> Process:
@@ -37,8 +37,8 @@ def is_alive(process: Process) -> bool:
         return True
     found = _stat(pid)
     if found is not None:
-        state, begun = found
-        return state not in "ZX" and started in (0, begun)
+        has_ended, begun = found
+        return not has_ended and started in (0, begun)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -48,8 +48,11 @@ def is_alive(process: Process) -> bool:
     return True
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """State and start time of a process; None where /proc does not tell."""
+def _stat(pid: int) -> tuple[bool, int] | None:
+    """Whether a process has ended, and its start time; None where /proc does not tell.
+
+    A zombie that has several threads is a process whose first thread has ended, and no other.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(4096)
@@ -57,7 +60,8 @@ def _stat(pid: int) -> tuple[str, int] | None:
         return None
     fields = (text or b"").rpartition(b")")[2].split()
     try:
-        return fields[0].decode(), int(fields[_STARTED - 3])
+        has_ended = fields[0] in {b"Z", b"X"} and int(fields[_THREADS - _STATE]) <= 1
+        return has_ended, int(fields[_STARTED - _STATE])
     except (IndexError, ValueError):
         return None
 

@@ -58,8 +58,8 @@ static uint64_t cut(struct ring *ring, uint64_t initial, uint64_t capacity)
 
 bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity)
 {
-    uint64_t total = cut(ring, initial, capacity), end = LAYOUT_HEADER_SIZE + total;
-    ring->table_start = end + leases_size(end, capacity) - leases_size(0, capacity);
+    uint64_t total = cut(ring, initial, capacity);
+    ring->table_start = leases_start(LAYOUT_HEADER_SIZE + total);
     return total != 0;
 }
 
@@ -67,7 +67,7 @@ uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
 {
     struct ring ring;
     uint64_t total = cut(&ring, initial, capacity);
-    return total == 0 ? 0 : total + leases_size(LAYOUT_HEADER_SIZE + total, capacity);
+    return total == 0 ? 0 : total + leases_size(capacity);
 }
 
 /* ---- the file ---- */

@@ -18,6 +18,7 @@
  *        4096       -  data                 records: one arena of `capacity` bytes, or those of an elastic queue
  *           -   65536  lease table          1,024 entries, at the next multiple of 4,096; no memory until they are used
  *           -       -  windows              `capacity` bytes for leased records that were moved out of the data; sparse
+ *           -       -  -                    up to 4,096 bytes that mean nothing
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
  * last byte of the data to the first.  An item costs exactly 8 + length bytes.

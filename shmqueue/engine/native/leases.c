@@ -23,10 +23,10 @@
 
 static uint64_t round_up(uint64_t bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
 
-uint64_t leases_size(uint64_t end, uint64_t capacity)
-{
-    return round_up(end) - end + LAYOUT_LEASE_TABLE_SIZE + round_up(capacity);
-}
+/* Whatever the data's size is, so that no other shape has a file of this size only because something was rounded. */
+uint64_t leases_size(uint64_t capacity) { return PAGE + LAYOUT_LEASE_TABLE_SIZE + capacity; }
+
+uint64_t leases_start(uint64_t end) { return round_up(end); }
 
 static uint64_t windows_start(const struct ring *ring) { return ring->table_start + LAYOUT_LEASE_TABLE_SIZE; }
 
@@ -573,7 +573,9 @@ bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, u
 
 void ring_loan_may_move(struct ring *ring, const struct loan *loan)
 {
-    atomic_store_explicit(&atomic_load(&ring->table)[loan->entry].in_place, 0, memory_order_release);
+    if (!ring_is_poisoned(ring)) {
+        atomic_store_explicit(&atomic_load(&ring->table)[loan->entry].in_place, 0, memory_order_release);
+    }
 }
 
 /* ---- the end of a lease ---- */
@@ -774,6 +776,9 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
 {
     struct leases *leases = &ring->segment->leases;
     uint64_t now = (uint64_t)monotonic_ns(), looked = atomic_load(&leases->looked);
+    if (ring_is_poisoned(ring)) {
+        return;
+    }
     if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
         return;
     }

@@ -69,8 +69,10 @@ struct lease_figures {
 /* Under no lock, so of about one moment. */
 void ring_lease_figures(struct ring *ring, struct lease_figures *figures);
 
-/* Bytes of the file behind the data, for the table and the windows, when the data end at `end`. */
-uint64_t leases_size(uint64_t end, uint64_t capacity);
+/* Bytes of the file behind the data, for the table and the windows. */
+uint64_t leases_size(uint64_t capacity);
+/* Where in the file the table begins when the data end at `end`. */
+uint64_t leases_start(uint64_t end);
 /* For the ring's end: unmaps the table. */
 void leases_close(struct ring *ring);
 

@@ -41,8 +41,10 @@ enum kind {
     LOCK,
     SHARED,   /* tally and notes */
     ARENA,
+    NEXT,     /* what is handed out next, and what is written beside the lease table */
+    ENTRY,    /* of the lease table */
     RECORD,   /* the first record's header */
-    DATA,     /* any byte of the data */
+    DATA,     /* any byte of the data, of the lease table or of the windows */
     ANYTHING, /* any byte of the file */
     KINDS
 };
@@ -69,7 +71,21 @@ struct field {
     FIELD(LOCK, side.guard.lock), FIELD(HINT, side.guard.recoveries), FIELD(LEDGER, side.ledgers.sequence),           \
         FIELD(HINT, side.ledgers.waiting), LEDGER_SLOT(side, 0, first), LEDGER_SLOT(side, 1, first)
 
+#define NEXT_SLOT(slot, first)                                                                                        \
+    SLOT(NEXT, get.next.position[slot], first + slot), SLOT(NEXT, get.next.count[slot], first + slot),                \
+        SLOT(NEXT, get.next.arena[slot], first + slot), SLOT(NEXT, get.next.entries[slot], first + slot),             \
+        SLOT(NEXT, get.next.generation[slot], first + slot)
+
 static const struct field fields[] = {
+    NEXT_SLOT(0, GET_SLOT),
+    NEXT_SLOT(1, GET_SLOT),
+    FIELD(NEXT, leases.changed[0]),
+    FIELD(NEXT, leases.changed[1]),
+    FIELD(NEXT, leases.sequence),
+    FIELD(NEXT, leases.reserved),
+    FIELD(HINT, leases.acknowledged),
+    FIELD(HINT, leases.redelivered),
+    FIELD(HINT, leases.looked),
     SIDE(put, PUT_SLOT),
     SIDE(get, GET_SLOT),
     FIELD(HINT, put.guard.high_water),
@@ -103,6 +119,8 @@ struct surroundings {
     uint32_t living, dead; /* ids of threads */
     unsigned current[2]; /* slots, of put and get */
     size_t first_record; /* offset in the file of its header; 0: there is none */
+    size_t table;        /* of the lease table */
+    uint32_t entries;    /* of it that are in use; 0: no item is leased */
     size_t size;         /* of the file */
 };
 
@@ -142,6 +160,8 @@ static inline uint32_t wrong_lock(struct source *source, const struct surroundin
     return (owners[below(source, 4)] & FUTEX_TID_MASK) | flags[below(source, 4)];
 }
 
+#define ENTRY_FIELD(member) {ENTRY, sizeof(((struct lease *)NULL)->member), offsetof(struct lease, member), NO_SLOT}
+
 /* A field of the kind; for STALE one of a slot that is not current. */
 static inline struct field choose_field(struct source *source, enum kind kind, const struct surroundings *around)
 {
@@ -152,12 +172,30 @@ static inline struct field choose_field(struct source *source, enum kind kind, c
         field.offset += below(source, around->arenas) * sizeof(struct arena);
         return field;
     }
+    if (kind == ENTRY) { /* of the table, or what is to be put back */
+        static const struct field members[] = {
+            ENTRY_FIELD(state),   ENTRY_FIELD(state),   ENTRY_FIELD(in_place), ENTRY_FIELD(position),
+            ENTRY_FIELD(count),   ENTRY_FIELD(window),  ENTRY_FIELD(window),   ENTRY_FIELD(started),
+            ENTRY_FIELD(since),   ENTRY_FIELD(pid),     ENTRY_FIELD(handle),   ENTRY_FIELD(arena),
+            ENTRY_FIELD(attempt),
+        };
+        struct field field = members[below(source, sizeof members / sizeof *members)];
+        bool is_before = below(source, 6) == 0;
+        size_t number = below(source, is_before ? 2 : around->entries + 1);
+        field.offset += (is_before ? offsetof(struct segment, leases.before) : around->table) +
+                        number * sizeof(struct lease);
+        return field;
+    }
     if (kind == RECORD && around->first_record != 0) {
         return (struct field){.kind = RECORD, .width = 4, .offset = around->first_record};
     }
     if (kind == RECORD || kind == DATA) {
         size_t most = around->size - LAYOUT_HEADER_SIZE;
         size_t at = below(source, 2) == 0 && most > 64 ? below(source, 64) : wide(source) % most;
+        if (below(source, 4) == 0) { /* in what lies behind the data, where most of it is in use */
+            at = around->table - LAYOUT_HEADER_SIZE + below(source, 1024) * (below(source, 2) == 0 ? 1 : 65);
+            at = at < most ? at : most - 1;
+        }
         return (struct field){.kind = DATA, .width = 1, .offset = LAYOUT_HEADER_SIZE + at};
     }
     if (kind == ANYTHING) {

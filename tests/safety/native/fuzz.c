@@ -5,6 +5,8 @@
  * Trial number n of a seed is always the same, but for those with a thread that goes on corrupting meanwhile.  Two
  * handles take part: one that was attached before the bytes went wrong, one that is attached afterwards.
  *
+ * Items are leased, too: finished, given back, looked at where they lie, given back for a process that is no more.
+ *
  * Whatever the bytes are: nothing outside of the mappings is touched (guards.h), nor the bytes of the header page that
  * mean nothing; each call comes back by its deadline and with a status that it may have; no lock is kept; RING_BROKEN
  * means that the handle is poisoned, which then writes nothing any more; and figures are possible ones.  Where bytes
@@ -48,6 +50,8 @@ static void find_surroundings(struct trial *trial, struct ring *ring)
         .current = {PUT_SLOT + (atomic_load(&ring->segment->put.ledgers.sequence) & 1),
                     GET_SLOT + (atomic_load(&ring->segment->get.ledgers.sequence) & 1)},
         .size = trial->size,
+        .table = ring->table_start,
+        .entries = get.leases ? atomic_load(&ring->segment->get.next.entries[get.sequence & 1]) : 0,
     };
     if (get.count != put.count && offset + sizeof(struct record_header) <= ring->arena_size[get.arena]) {
         around->first_record = LAYOUT_HEADER_SIZE + ring->arena_start[get.arena] + offset;
@@ -160,9 +164,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 #else
 static void print_figures(void)
 {
-    printf("trials: %llu\noperations: %llu\ncorruptions: %llu\npoisoned handles: %llu\nrefused headers: %llu\n"
+    printf("trials: %llu\noperations: %llu\nleases: %llu\nmoved: %llu\ncorruptions: %llu\npoisoned handles: %llu\nrefused headers: %llu\n"
            "exact trials: %llu\nraced trials: %llu\nworst ms behind a deadline: %.1f\n",
-           (unsigned long long)trials, (unsigned long long)calls, (unsigned long long)corruptions,
+           (unsigned long long)trials, (unsigned long long)calls, (unsigned long long)leased,
+           (unsigned long long)moved, (unsigned long long)corruptions,
            (unsigned long long)poisoned, (unsigned long long)refused, (unsigned long long)exact_trials,
            (unsigned long long)raced_trials, (double)worst_late_ns / 1e6);
 }

@@ -4,6 +4,7 @@
 
 #include "corrupt.h"
 #include "guards.h"
+#include "leases.h"
 
 #include <stdarg.h>
 
@@ -17,6 +18,7 @@ static uint64_t trial_number; /* of the trial at hand, printed with a fault */
 static _Atomic uint64_t calls;
 static uint64_t fault_count;
 static int64_t worst_late_ns;
+static uint64_t leased, moved;
 
 __attribute__((format(printf, 1, 2))) static void fault(const char *format, ...)
 {
@@ -34,10 +36,11 @@ __attribute__((format(printf, 1, 2))) static void fault(const char *format, ...)
 /* What is known of the queue as long as no byte went wrong that matters. */
 struct model {
     bool is_exact;
-    bool is_shut;
+    bool is_shut, is_shut_at_once; /* then what is given back is dropped by whoever comes across it */
     uint64_t next;              /* number of the next item */
-    uint64_t first;             /* of the oldest in the queue */
+    uint64_t first;             /* of the oldest that was never handed out */
     uint32_t lengths[ITEMS_MAX]; /* of item n at n % ITEMS_MAX */
+    enum { NOT_LEASED, IS_LEASED, IS_RETURNED } leases[ITEMS_MAX];
 };
 
 struct trial {
@@ -54,10 +57,14 @@ struct trial {
     _Atomic bool race_is_over;
 };
 
+#define LOANS_MAX 6
+
 struct handle {
     struct trial *trial;
     struct ring ring;
     size_t mapped;
+    struct loan loans[LOANS_MAX];
+    unsigned loan_count;
 };
 
 /* ---- attaching ---- */
@@ -67,6 +74,7 @@ static bool attach_guarded(struct handle *handle, struct trial *trial)
 {
     struct header header;
     handle->trial = trial;
+    handle->loan_count = 0;
     if (pread(trial->file, &header, sizeof header, 0) != sizeof header) {
         harness_fail("pread");
     }
@@ -111,6 +119,55 @@ static struct patience draw_patience(struct trial *trial)
     };
 }
 
+static bool is_kind(const struct model *model, uint64_t number, int kind)
+{
+    return (int)model->leases[number % ITEMS_MAX] == kind;
+}
+
+/* Of those that are in the queue or leased. */
+static uint64_t oldest_known(const struct model *model)
+{
+    uint64_t number = model->first > ITEMS_MAX ? model->first - ITEMS_MAX : 0;
+    while (number < model->first && (number + ITEMS_MAX < model->next || is_kind(model, number, NOT_LEASED))) {
+        number++;
+    }
+    return number;
+}
+
+/* The number of the item that comes next, and how many can be taken. */
+static uint64_t item_at_hand(const struct model *model, uint64_t *available)
+{
+    uint64_t oldest = model->first;
+    *available = model->next - model->first;
+    for (uint64_t number = oldest_known(model); number < model->first; number++) {
+        if (is_kind(model, number, IS_RETURNED)) {
+            oldest = oldest == model->first ? number : oldest;
+            ++*available;
+        }
+    }
+    return oldest;
+}
+
+static void note_taken(struct model *model, uint64_t number)
+{
+    if (number < model->first) {
+        model->leases[number % ITEMS_MAX] = NOT_LEASED;
+    } else if (number < model->next) {
+        model->first = number + 1;
+    }
+}
+
+/* All that can be taken are dropped. */
+static void note_dropped(struct model *model)
+{
+    for (unsigned i = 0; i < ITEMS_MAX; i++) {
+        if (model->leases[i] == IS_RETURNED) {
+            model->leases[i] = NOT_LEASED;
+        }
+    }
+    model->first = model->next;
+}
+
 static enum ring_status call_put(struct handle *handle, struct patience patience)
 {
     struct trial *trial = handle->trial;
@@ -129,12 +186,13 @@ static enum ring_status call_put(struct handle *handle, struct patience patience
         records[i] = (struct record_in){.method = (uint32_t)number, .length = length, &parts[i], 1};
     }
     count = ring_fitting(&handle->ring, records, count);
-    if (count == 0 || model->next + count - model->first > ITEMS_MAX) {
+    if (count == 0 || model->next + count - oldest_known(model) > ITEMS_MAX) {
         return RING_FULL;
     }
     enum ring_status status = ring_put(&handle->ring, records, count, patience);
     if (status == RING_OK) {
         for (size_t i = 0; i < count; i++) {
+            model->leases[model->next % ITEMS_MAX] = NOT_LEASED;
             model->lengths[model->next++ % ITEMS_MAX] = records[i].length;
         }
     } else if (model->is_exact && (status == RING_SHUT) != model->is_shut && status != RING_INTERRUPTED) {
@@ -172,37 +230,42 @@ static enum ring_status call_get(struct handle *handle, struct patience patience
     struct trial *trial = handle->trial;
     struct model *model = &trial->model;
     struct take take;
-    uint64_t most = 1 + below(&trial->source, 5) / 3 * 3, number = model->first;
+    uint64_t most = 1 + below(&trial->source, 5) / 3 * 3, available, number = item_at_hand(model, &available);
     enum ring_status status = ring_get_begin(&handle->ring, &take, patience);
     if (status != RING_OK) {
-        if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && model->first != model->next) {
-            fault("a get found nothing where %llu items are", (unsigned long long)(model->next - model->first));
+        if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && available != 0) {
+            fault("a get found nothing where %llu items are", (unsigned long long)available);
         }
         return status;
     }
+    uint64_t begun = number;
     do {
         read_record(handle, &take, number++);
-    } while (number - model->first < most && (status = ring_get_next(&handle->ring, &take)) == RING_OK);
+    } while (number - begun < most && (status = ring_get_next(&handle->ring, &take)) == RING_OK);
     if (status == RING_BROKEN || below(&trial->source, 8) == 0) {
         ring_get_abort(&handle->ring, &take);
         return status == RING_BROKEN ? status : RING_OK;
     }
     ring_get_commit(&handle->ring, &take);
-    model->first = number < model->next ? number : model->next;
+    for (uint64_t taken = begun; taken < number; taken++) {
+        note_taken(model, taken);
+    }
     return RING_OK;
 }
 
 static enum ring_status call_clear(struct handle *handle, struct patience patience)
 {
     struct model *model = &handle->trial->model;
-    uint64_t dropped = 0;
+    uint64_t dropped = 0, available;
+    (void)item_at_hand(model, &available);
+    bool had_leases = ledger_read(&handle->ring.segment->get.ledgers).leases || handle->trial->is_raced;
     enum ring_status status = ring_clear(&handle->ring, &dropped, patience);
     if (status == RING_OK) {
-        if (dropped > handle->ring.capacity / RECORD_HEADER_SIZE ||
-            (model->is_exact && dropped != model->next - model->first)) {
+        if ((!had_leases && dropped > handle->ring.capacity / RECORD_HEADER_SIZE) ||
+            (model->is_exact && dropped != available)) {
             fault("a clear dropped %llu items", (unsigned long long)dropped);
         }
-        model->first = model->next;
+        note_dropped(model);
     }
     return status;
 }
@@ -211,6 +274,9 @@ static enum ring_status call_clear(struct handle *handle, struct patience patien
 static bool are_possible(const struct figures *figures, uint64_t capacity)
 {
     uint64_t used = figures->put.position - figures->get.position, records = figures->put.count - figures->get.count;
+    if (figures->get.leases) {
+        return used <= capacity && figures->get.count <= figures->put.count;
+    }
     return used <= capacity && records <= used / RECORD_HEADER_SIZE && (records != 0 || used == 0);
 }
 
@@ -222,7 +288,9 @@ static enum ring_status call_figures(struct handle *handle)
     if (status == RING_OK && !handle->trial->is_raced && !are_possible(&figures, handle->ring.capacity)) {
         fault("the figures contradict each other");
     }
-    if (status == RING_OK && model->is_exact && figures.put.count - figures.get.count != model->next - model->first) {
+    uint64_t available;
+    (void)item_at_hand(model, &available);
+    if (status == RING_OK && model->is_exact && figures.put.count - figures.get.count != available) {
         fault("the figures are wrong");
     }
     return status;
@@ -234,17 +302,150 @@ static enum ring_status call_shut_down(struct handle *handle, struct patience pa
     bool immediate = below(&handle->trial->source, 2) == 0;
     enum ring_status status = ring_shut_down(&handle->ring, immediate, patience);
     model->is_shut = model->is_shut || status == RING_OK;
+    model->is_shut_at_once = model->is_shut_at_once || immediate;
     if (status != RING_OK || immediate) { /* it may have been done in part */
         model->is_exact = model->is_exact && status == RING_OK;
-        model->first = model->next;
+        note_dropped(model);
     }
     return status;
+}
+
+/* ---- leases ---- */
+
+static void look_at_loan(struct handle *handle, const struct loan *loan, uint64_t number)
+{
+    struct model *model = &handle->trial->model;
+    if (loan->length > handle->ring.capacity - RECORD_HEADER_SIZE) {
+        fault("a leased record of %u bytes in a queue of %llu", loan->length,
+              (unsigned long long)handle->ring.capacity);
+        return;
+    }
+    unsigned char *copy = malloc(loan->length);
+    const unsigned char *place = ring_loan_place(&handle->ring, loan, 0, loan->length);
+    bool could = ring_loan_read(&handle->ring, loan, 0, loan->length, copy);
+    bool is_right = could && loan->length == model->lengths[number % ITEMS_MAX] && loan->method == (uint32_t)number;
+    for (size_t at = 0; at < loan->length; at++) {
+        unsigned char in_place = place != NULL ? *(const volatile unsigned char *)(place + at) : 0; /* a wrong one ends us */
+        is_right = is_right && copy[at] == filling(number, at) && (place == NULL || in_place == copy[at]);
+    }
+    if (model->is_exact && !is_right) {
+        fault("a leased item is not the one that was put");
+    }
+    moved += loan->place.window != 0;
+    free(copy);
+}
+
+static enum ring_status call_lend(struct handle *handle, struct patience patience)
+{
+    struct trial *trial = handle->trial;
+    struct model *model = &trial->model;
+    struct take take;
+    if (handle->loan_count == LOANS_MAX) {
+        return RING_FULL;
+    }
+    struct loan *loan = &handle->loans[handle->loan_count];
+    uint64_t available, number = item_at_hand(model, &available);
+    enum ring_status status = ring_get_begin(&handle->ring, &take, patience);
+    if (status != RING_OK) {
+        if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && available != 0) {
+            fault("a lease found nothing where %llu items are", (unsigned long long)available);
+        }
+        return status;
+    }
+    status = ring_lend(&handle->ring, &take, loan);
+    if (status != RING_OK) {
+        if (model->is_exact) {
+            fault("a lease had status %d", (int)status);
+        }
+        return status;
+    }
+    leased++;
+    note_taken(model, number);
+    model->leases[number % ITEMS_MAX] = IS_LEASED;
+    if (model->is_exact && loan->count != number) {
+        fault("item %llu is leased, not %llu", (unsigned long long)loan->count, (unsigned long long)number);
+    }
+    look_at_loan(handle, loan, number);
+    if (below(&trial->source, 2) == 0) {
+        ring_loan_may_move(&handle->ring, loan);
+    }
+    handle->loan_count++;
+    return RING_OK;
+}
+
+/* Finishes one, pins it and unpins it, finds it again, or gives it back. */
+static enum ring_status call_end(struct handle *handle, struct patience patience)
+{
+    struct trial *trial = handle->trial;
+    struct model *model = &trial->model;
+    struct ring *ring = &handle->ring;
+    if (handle->loan_count == 0) {
+        return RING_EMPTY;
+    }
+    unsigned chosen = (unsigned)below(&trial->source, handle->loan_count);
+    struct loan loan = handle->loans[chosen];
+    uint64_t way = below(&trial->source, 8), number = loan.count;
+    enum ring_status status;
+    if (way == 0) {
+        status = ring_loan_find(ring, &loan, patience);
+        if (status == RING_OK) {
+            look_at_loan(handle, &loan, number);
+            ring_loan_may_move(ring, &loan);
+        }
+    } else if (way < 4) {
+        status = ring_loan_finish(ring, &loan, way == 1, patience);
+        if (status == RING_OK && way == 1) {
+            status = ring_loan_unpin(ring, &loan, patience);
+            model->is_exact = model->is_exact && status == RING_OK;
+        }
+        model->leases[number % ITEMS_MAX] = status == RING_OK ? NOT_LEASED : model->leases[number % ITEMS_MAX];
+    } else {
+        status = ring_loan_return(ring, &loan, patience);
+        model->leases[number % ITEMS_MAX] = status == RING_OK ? IS_RETURNED : model->leases[number % ITEMS_MAX];
+    }
+    if (status == RING_MISMATCH && model->is_exact) {
+        fault("a lease was over");
+    }
+    model->is_exact = model->is_exact && !(way >= 4 && model->is_shut_at_once);
+    if ((status == RING_OK && way != 0) || status == RING_MISMATCH) {
+        handle->loans[chosen] = handle->loans[--handle->loan_count];
+    }
+    return status == RING_MISMATCH ? RING_OK : status;
+}
+
+static enum ring_status call_return_all(struct handle *handle, struct patience patience)
+{
+    struct model *model = &handle->trial->model;
+    enum ring_status status = ring_return_all(&handle->ring, patience);
+    if (status != RING_OK || model->is_shut_at_once) {
+        model->is_exact = model->is_exact && handle->loan_count == 0; /* some may be */
+    }
+    while (handle->loan_count > 0) {
+        model->leases[handle->loans[--handle->loan_count].count % ITEMS_MAX] = IS_RETURNED;
+    }
+    return status;
+}
+
+static enum ring_status call_lease_figures(struct handle *handle)
+{
+    struct model *model = &handle->trial->model;
+    struct lease_figures figures;
+    uint32_t leases[3] = {0};
+    for (uint64_t number = oldest_known(model); number < model->first; number++) {
+        leases[model->leases[number % ITEMS_MAX]]++;
+    }
+    ring_lease_figures(&handle->ring, &figures);
+    if (model->is_exact && (figures.leased != leases[IS_LEASED] || figures.returned != leases[IS_RETURNED])) {
+        fault("%u leased and %u returned, not %u and %u", figures.leased, figures.returned, leases[IS_LEASED],
+              leases[IS_RETURNED]);
+    }
+    return RING_OK;
 }
 
 static enum ring_status call_one(struct handle *handle, struct patience patience)
 {
     struct ring *ring = &handle->ring;
-    switch (below(&handle->trial->source, 20)) {
+    switch (below(&handle->trial->source, 28)) {
     default:
         return call_put(handle, patience);
     case 6 ... 11:
@@ -264,6 +465,18 @@ static enum ring_status call_one(struct handle *handle, struct patience patience
     case 18:
         ring_trim(ring, patience.for_room);
         return ring_is_poisoned(ring) ? RING_BROKEN : RING_OK;
+    case 20 ... 22:
+        return call_lend(handle, patience);
+    case 23 ... 25:
+        return call_end(handle, patience);
+    case 26:
+        if (below(&handle->trial->source, 2) == 0) {
+            return call_return_all(handle, patience);
+        }
+        ring_return_dead(ring, 0);
+        return RING_OK;
+    case 27:
+        return call_lease_figures(handle);
     case 19:
         return below(&handle->trial->source, 8) == 0 ? call_shut_down(handle, patience) : RING_OK;
     }

@@ -66,10 +66,11 @@ static const struct {
     {offsetof(struct segment, put) + sizeof(struct guard), offsetof(struct segment, put.ledgers)},
     {offsetof(struct segment, put.ledgers) + sizeof(struct ledgers), offsetof(struct segment, get)},
     {offsetof(struct segment, get) + sizeof(struct guard), offsetof(struct segment, get.ledgers)},
-    {offsetof(struct segment, get.ledgers) + sizeof(struct ledgers), offsetof(struct segment, tally)},
+    {offsetof(struct segment, get.next) + sizeof(struct next), offsetof(struct segment, tally)},
     {offsetof(struct segment, tally) + sizeof(struct tally), offsetof(struct segment, notes)},
     {offsetof(struct segment, notes) + sizeof(struct notes), offsetof(struct segment, arenas)},
-    {offsetof(struct segment, arenas) + sizeof(struct arena) * LAYOUT_ARENAS, LAYOUT_HEADER_SIZE},
+    {offsetof(struct segment, arenas) + sizeof(struct arena) * LAYOUT_ARENAS, offsetof(struct segment, leases)},
+    {offsetof(struct segment, leases) + sizeof(struct leases), LAYOUT_HEADER_SIZE},
 };
 
 static void guard_header(struct ring *ring)
