@@ -154,7 +154,9 @@ def _gist(errors: str) -> str:
     return " | ".join(telling[:8] or lines[-8:])
 
 
-RING, ARENA, LEDGER, LOCK = (f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.h", "ledger.h", "lock.h"))
+RING, ARENA, LEDGER, LOCK, LEASES = (
+    f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.h", "ledger.h", "lock.h", "leases.c")
+)
 MUTANTS = (
     Mutant(
         "a record's length is not checked",
@@ -209,6 +211,36 @@ MUTANTS = (
         RING,
         "atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);",
         "*(volatile uint64_t *)mark = put_count - ring->get_as_seen.count;",
+    ),
+    Mutant(
+        "where a leased record lies is not checked",
+        LEASES,
+        "    return place->arena < ring->arenas;\n}",
+        "    return true;\n}",
+    ),
+    Mutant(
+        "the number of leases is not checked",
+        LEASES,
+        "    if (take->entries == 0 || take->entries > LAYOUT_LEASES ||\n",
+        "    if (take->entries == 0 ||\n",
+    ),
+    Mutant(
+        "the number of an entry to put back is not checked",
+        LEASES,
+        "if (changed != 0 && changed <= LAYOUT_LEASES && ",
+        "if (changed != 0 && ",
+    ),
+    Mutant(
+        "a leased record's length is not checked",
+        LEASES,
+        "    if (head.length > room - sizeof head || (place->window != 0 &&",
+        "    if ((head.length == UINT32_MAX && room == 0) || (place->window != 0 &&",
+    ),
+    Mutant(
+        "a record is moved while its holder looks at it",
+        LEASES,
+        "atomic_load_explicit(&oldest->in_place, memory_order_acquire) != 0)",
+        "atomic_load_explicit(&oldest->in_place, memory_order_acquire) > 1)",
     ),
     Mutant(
         "a lock is released without release",

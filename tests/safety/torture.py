@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ SHAPES = (
     Shape("elastic", 4096, 2 << 20, largest=LARGEST, batch=8),
     Shape("fixed", 1 << 20, None, largest=LARGEST, batch=5),
     Shape("elastic, at most 50 items", 1 << 16, 2 << 20, largest=LARGEST // 4, batch=8, maxsize=50),
+    Shape("fixed, leased", 16384, None, largest=400, batch=4, leases=True),
+    Shape("elastic, leased", 4096, 8 << 20, largest=LARGEST, batch=8, leases=True),
 )
 LONGEST_ROUND = 5.0  # seconds; the journals of a round are kept that long
 
@@ -47,6 +50,38 @@ MUTANTS = (
         "    ring_get_commit(&self->ring, &take);\n",
     ),
     Mutant(
+        "what a dead process had is dropped",
+        "shmqueue/engine/native/leases.c",
+        "    bool was_lent = GET(entry->state) == LEASE_LENT;\n",
+        "    bool was_lent = GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid;\n",
+    ),
+    Mutant(
+        "a lease that is finished stays in the table",
+        "shmqueue/engine/native/leases.c",
+        "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n",
+        "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_LENT);\n",
+    ),
+    Mutant(
+        "a stopped process counts as dead",
+        "shmqueue/engine/native/os.c",
+        "    *has_ended = (state == 'Z' || state == 'X') && threads <= 1;\n",
+        "    *has_ended = state == 'Z' || state == 'X' || state == 'T' || threads < 1;\n",
+    ),
+    Mutant(
+        "a lease that is finished is not committed",
+        "shmqueue/engine/portable.py",
+        "            return following._replace(dropped=dropped, acknowledged=acknowledged), True, move\n",
+        '            return None, True, b""\n',
+        engine="portable",
+    ),
+    Mutant(
+        "the dead are not looked for",
+        "shmqueue/engine/portable.py",
+        "            if not is_alive(holder):\n",
+        "            if not is_alive(holder) and not holder[0]:\n",
+        engine="portable",
+    ),
+    Mutant(
         "put_many() puts one by one",
         "shmqueue/queue.py",
         "        put = self._items.put_items(items, block, timeout, False, self._serializer.dump_rest)\n",
@@ -73,6 +108,7 @@ MUTANTS = (
 FIGURES = (
     "producers killed",
     "consumers killed",
+    "leasers killed",
     "openers killed",
     "keepers killed",
     "stopped and continued",
@@ -82,6 +118,10 @@ FIGURES = (
     "items got",
     "items lost with a killed consumer",
     "items that killed consumers may have had",
+    "items leased",
+    "leased items lost",
+    "items redelivered after a death",
+    "worst redelivery in a busy queue (ms)",
     "items doubled",
     "items reordered",
     "locks taken over from the dead",
@@ -89,6 +129,8 @@ FIGURES = (
     "elastic queues gave memory back",
     "worst put (ms)",
     "worst get (ms)",
+    "worst lease (ms)",
+    "worst ack (ms)",
     "worst done (ms)",
     "worst open (ms)",
     "worst close (ms)",
@@ -103,8 +145,9 @@ def run(options: Options) -> Outcome:
     directory = Path(tempfile.mkdtemp(prefix="shmqueue-torture-", dir=tempfile.gettempdir()))
     try:
         number = 0
+        redeliveries: list[int] = []
         while not outcome.faults and (number < len(SHAPES) or time.monotonic() < deadline):
-            a_round = Round(number, SHAPES[number % len(SHAPES)], options, outcome, directory)
+            a_round = Round(number, SHAPES[number % len(SHAPES)], options, outcome, directory, redeliveries)
             a_round.run(length)
             a_round.check_leftovers()
             number += 1
@@ -113,6 +156,9 @@ def run(options: Options) -> Outcome:
     left = len(multiprocessing.active_children())
     if left:
         outcome.fault(f"{left} processes are left")
+    if redeliveries:
+        outcome.figures["redelivery to one that waits, median (ms)"] = round(statistics.median(redeliveries) / 1e6)
+        outcome.figures["redelivery to one that waits, worst (ms)"] = round(max(redeliveries) / 1e6)
     outcome.figures["rounds"] = number
     outcome.figures["seconds"] = round(time.monotonic() - began)
     outcome.figures["processes left"] = left

@@ -7,17 +7,54 @@
 4. Each consumer sees the items of each producer in their order.
 5. Of task_done() only the calls that a killed consumer was just making are uncertain.
 
+Where items are leased, and only consumers that take them by lease are killed:
+
+6. No item is missing, but for those that a killed consumer was just acknowledging.
+7. An item that was acknowledged does not come again.
+8. No item is in the hands of two living processes at once. One that was killed had it until the signal was sent.
+9. What a killed process had comes again, soon.
+
+Rule 4 then holds for what was never handed out before.
+
 The queue's own counts are checked against these, they prove nothing by themselves.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .torture_journal import Line, What
 
-_BEGINS = {What.BEGIN_OPEN, What.BEGIN_CLOSE, What.BEGIN_PUT, What.BEGIN_GET, What.BEGIN_DONE}
+_BEGINS = {
+    What.BEGIN_OPEN,
+    What.BEGIN_CLOSE,
+    What.BEGIN_PUT,
+    What.BEGIN_GET,
+    What.BEGIN_DONE,
+    What.BEGIN_LEASE,
+    What.BEGIN_ACK,
+}
+
+Item = tuple[int, int]
+"""A producer, and the number of one of its items."""
+
+
+@dataclass
+class Holding:
+    """An item in the hands of a worker: times in nanoseconds of the monotonic clock.
+
+    ``begun``: when it asked for an item; from ``start`` to ``end`` it certainly had it. ``attempt``: 0 where it was not
+    told.
+    """
+
+    worker: int
+    begun: int
+    start: int
+    attempt: int
+    end: int | None = None
+    was_killed: bool = False
 
 
 @dataclass
@@ -32,6 +69,7 @@ class Puts:
 class Accounts:
     """Add all journals, then ask for ``faults`` once."""
 
+    has_leases: bool = False
     puts: dict[int, Puts] = field(default_factory=dict)
     seen: dict[int, dict[int, int]] = field(default_factory=dict)
     """How often each item of each producer came out."""
@@ -39,6 +77,10 @@ class Accounts:
     done: int = 0
     done_perhaps: int = 0
     reordered: int = 0
+    holdings: dict[Item, list[Holding]] = field(default_factory=dict)
+    finished: dict[Item, int] = field(default_factory=dict)
+    """When an item was certainly acknowledged."""
+    finished_perhaps: set[Item] = field(default_factory=set)
     worst_wait: dict[str, int] = field(default_factory=dict)
     """Nanoseconds that an operation took, by its name."""
 
@@ -58,10 +100,30 @@ class Accounts:
     @property
     def missing(self) -> int:
         """Items that are put, and did not come out."""
-        return sum(
-            len(self._put_for_sure(producer, puts) - self.seen.get(producer, {}).keys())
+        return len(self._missing())
+
+    def _missing(self) -> set[Item]:
+        return {
+            (producer, number)
             for producer, puts in self.puts.items()
-        )
+            for number in self._put_for_sure(producer, puts) - self.seen.get(producer, {}).keys()
+        }
+
+    @property
+    def lost(self) -> int:
+        """Of the missing ones, those that nobody was just acknowledging."""
+        return len(self._missing() - self.finished_perhaps)
+
+    @property
+    def redeliveries(self) -> list[int]:
+        """Nanoseconds from the death of a holder until its item was in other hands."""
+        waits = []
+        for holdings in self.holdings.values():
+            holdings.sort(key=lambda holding: holding.start)
+            for holding, following in itertools.pairwise(holdings):
+                if holding.was_killed and holding.end is not None:
+                    waits.append(following.start - holding.end)
+        return waits
 
     @property
     def unsure(self) -> int:
@@ -73,34 +135,63 @@ class Accounts:
         """Items that a killed producer was just putting, and that were put."""
         return sum(puts.unsure for producer, puts in self.puts.items() if self._unsure_were_put(producer, puts))
 
-    def add(self, worker: int, journal: Iterable[Line], ended: int) -> None:
-        """Add a worker's journal. ``ended``: when it had certainly ended, in nanoseconds of the monotonic clock."""
+    def add(self, worker: int, journal: Iterable[Line], ended: int, killed: int | None = None) -> None:
+        """Add a worker's journal.
+
+        Both in nanoseconds of the monotonic clock: ``ended``, when it had certainly ended; ``killed``, when it had
+        certainly not been killed yet; None, it was not.
+        """
+        held: dict[Item, Holding] = {}
+        leased: Line | None = None
         last: dict[int, int] = {}  # producer -> the last one of its items that this worker got
         begun: Line | None = None
         got = 0  # of the operation under way
         for line in journal:
             if line.what in _BEGINS:
                 begun, got = line, 0
+                if line.what == What.BEGIN_ACK:
+                    held.pop((line.count, line.number)).end = line.time
             elif line.what == What.GOT:
                 producer = line.time
                 counts = self.seen.setdefault(producer, {})
                 counts[line.number] = counts.get(line.number, 0) + 1
-                self.reordered += line.number <= last.get(producer, -1)
-                last[producer] = line.number
+                if not self.has_leases:
+                    self.reordered += line.number <= last.get(producer, -1)
+                    last[producer] = line.number
                 got += 1
+            elif line.what == What.LEASED:
+                leased = line
+                if line.count == 1:
+                    self.reordered += line.number <= last.get(line.time, -1)
+                    last[line.time] = line.number
+            elif line.what in {What.BEGIN_REQUEUE, What.REQUEUED}:
+                if (holding := held.pop((line.count, line.number), None)) is not None:
+                    holding.end = line.time
             elif begun is not None:
                 self._note_wait(begun, line.time)
                 self._end(worker, begun, line)
-                begun = None
+                if leased is not None:
+                    item = leased.time, leased.number
+                    held[item] = Holding(worker, begun.time, line.time, leased.count)
+                    self.holdings.setdefault(item, []).append(held[item])
+                begun = leased = None
         if begun is not None:
             self._note_wait(begun, ended)
             self._interrupt(worker, begun, got)
+        for holding in held.values():
+            holding.end, holding.was_killed = killed, killed is not None
 
     def _end(self, worker: int, begun: Line, line: Line) -> None:
         if line.what == What.PUT:
             self.puts.setdefault(worker, Puts()).sure += begun.count
         elif line.what == What.DONE:
             self.done += begun.count
+        elif line.what == What.ACKED:
+            self.done += 1
+            item = line.count, line.number
+            self.finished[item] = line.time
+            counts = self.seen.setdefault(line.count, {})
+            counts[line.number] = counts.get(line.number, 0) + 1
 
     def _interrupt(self, worker: int, begun: Line, got: int) -> None:
         if begun.what == What.BEGIN_PUT:
@@ -109,6 +200,10 @@ class Accounts:
             self.lost_at_most += begun.count - got
         elif begun.what == What.BEGIN_DONE:
             self.done_perhaps += begun.count
+        elif begun.what == What.BEGIN_ACK:
+            self.done_perhaps += 1
+            self.lost_at_most += 1
+            self.finished_perhaps.add((begun.count, begun.number))
 
     def _note_wait(self, begun: Line, end: int) -> None:
         operation = What(begun.what).name.removeprefix("BEGIN_").lower()
@@ -130,6 +225,7 @@ class Accounts:
             strange = counts.keys() - self._put_for_sure(producer, self.puts.get(producer, Puts()))
             if strange:
                 yield f"items {sorted(strange)[:10]} of producer {producer} came out and were never put"
+        yield from self._faults_of_leases()
         if self.reordered:
             yield f"{self.reordered} items came out behind a later one of the same producer"
         put_at_least = sum(len(self._put_for_sure(producer, puts)) for producer, puts in self.puts.items())
@@ -150,3 +246,19 @@ class Accounts:
                 f"{unfinished} items are unfinished of {puts} with {self.done} calls of task_done() "
                 f"and {self.done_perhaps} perhaps"
             )
+
+    def _faults_of_leases(self) -> Iterator[str]:
+        if self.has_leases and self.lost:
+            yield f"{self.lost} items are lost, though they belonged to the queue: {sorted(self._missing())[:10]}"
+        for (producer, number), holdings in self.holdings.items():
+            name = f"item {number} of producer {producer}"
+            holdings.sort(key=lambda holding: holding.start)
+            finished = self.finished.get((producer, number))
+            if finished is not None and any(holding.begun > finished for holding in holdings):
+                yield f"{name} was leased after it had been acknowledged"
+            for holding, following in itertools.pairwise(holdings):
+                if holding.end is None or following.start < holding.end:
+                    yield f"{name} was in the hands of workers {holding.worker} and {following.worker} at once"
+            attempts = [holding.attempt for holding in holdings if holding.attempt]
+            if any(later <= earlier for earlier, later in itertools.pairwise(attempts)):
+                yield f"{name} was handed out with the attempts {attempts}"

@@ -36,6 +36,13 @@ class What(IntEnum):
     BEGIN_DONE = 10  # task_done(), `count` times
     DONE = 11
     LEFT = 12  # the worker ends in good order
+    BEGIN_LEASE = 13
+    LEASED = 14  # then HANDED, or HANDED alone: there was none
+    HANDED = 15
+    BEGIN_ACK = 16  # of the item `number` of the producer `count`, as in the next three
+    ACKED = 17
+    BEGIN_REQUEUE = 18
+    REQUEUED = 19
 
 
 class Line(NamedTuple):
@@ -43,7 +50,10 @@ class Line(NamedTuple):
     count: int
     number: int
     time: int
-    """Nanoseconds of the monotonic clock; of ``GOT``, the producer."""
+    """Nanoseconds of the monotonic clock; of ``GOT`` and ``LEASED``, the producer.
+
+    Of the latter, ``count`` is the attempt, or 0 where it was not told.
+    """
 
 
 class Journal:
@@ -60,6 +70,11 @@ class Journal:
         lines = [_LINE.pack(What.GOT, 1, number, producer) for producer, number in names]
         lines.append(_LINE.pack(What.GET_ENDS, len(lines), 0, time.monotonic_ns()))
         os.write(self._fd, b"".join(lines))
+
+    def write_leased(self, name: tuple[int, int] | None, attempt: int) -> None:
+        """What a lease has returned, at once."""
+        line = b"" if name is None else _LINE.pack(What.LEASED, attempt, name[1], name[0])
+        os.write(self._fd, line + _LINE.pack(What.HANDED, 0, 0, time.monotonic_ns()))
 
 
 def last_line(path: Path) -> tuple[int, Line | None]:

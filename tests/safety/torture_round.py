@@ -5,11 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shmqueue import ShmQueueFull
+from shmqueue import ShmQueueEmpty, ShmQueueFull
 from shmqueue.segment import path_of, read_header, sweep_orphans
 
 from .busy import at_least
@@ -21,7 +22,10 @@ from .torture_victims import Victim
 from .torture_workers import SENTINEL, STALL, Job, Shape, work
 
 WORKERS = ("producer", "producer", "producer", "consumer", "consumer", "consumer")
+LEASING_WORKERS = ("producer", "producer", "producer", "consumer", "leaser", "leaser", "leaser", "leaser")
 LONGEST_STOP = 0.15  # seconds
+REDELIVERIES = 3  # that are measured after a round
+WEDGED = at_least(5.0)  # seconds that none of them takes
 NOISE = at_least(1.0)  # seconds that a loaded machine may keep everybody from running
 STARTING = at_least(20.0)  # seconds in which a process has started, and has the queue
 LEAVING = at_least(15.0)  # seconds in which all have left, one after the other; they wait for STALL at most
@@ -36,6 +40,7 @@ class Round:
     options: Options
     outcome: Outcome
     directory: Path
+    redeliveries: list[int] = field(default_factory=list)
     accounts: Accounts = field(default_factory=Accounts)
 
     def __post_init__(self) -> None:
@@ -44,6 +49,8 @@ class Round:
         self.queue_name = f"tortured-{self.number}"
         self.control = self.directory / f"{self.number}.control"
         self.control.write_bytes(b"\0")
+        self.roles = LEASING_WORKERS if self.shape.leases else WORKERS
+        self.accounts.has_leases = self.shape.leases
         self.workers: list[Victim] = []
         self.keeper: Victim | None = None
         self.next_keeper: Victim | None = None
@@ -84,7 +91,7 @@ class Round:
 
     def _close_books(self, worker: Victim) -> None:
         """Of a worker that has ended."""
-        self.accounts.add(worker.job.number, read_journal(worker.job.journal), time.monotonic_ns())
+        self.accounts.add(worker.job.number, read_journal(worker.job.journal), time.monotonic_ns(), worker.killed)
         fault = worker.job.journal.with_suffix(".fault")
         if fault.exists():
             what = fault.read_text() or "was killed before it had said what was wrong"
@@ -92,9 +99,10 @@ class Round:
             fault.unlink()
         worker.job.journal.unlink(missing_ok=True)
 
-    def _wait_until_open(self, worker: Victim) -> None:
+    def _wait_until_open(self, worker: Victim, lines: int = 2) -> None:
+        """Or, for a holder, until it has written more ``lines``."""
         deadline = time.monotonic() + STARTING
-        while not worker.has_opened and worker.process.exitcode is None:
+        while last_line(worker.job.journal)[0] < lines and worker.process.exitcode is None:
             if time.monotonic() > deadline:
                 self.outcome.fault(f"a {worker.job.role} has not opened the queue in {STARTING} s")
                 return
@@ -108,8 +116,8 @@ class Round:
         self.segment = path_of(self.queue_name)
         self.uuid = read_header(self.segment).uuid.hex() if os.path.exists(self.segment) else ""
         self.keeper = opener
-        for index, role in enumerate(WORKERS):
-            self.workers.append(self._start(role, is_spared=role not in WORKERS[:index]))
+        for index, role in enumerate(self.roles):
+            self.workers.append(self._start(role, is_spared=role not in self.roles[:index]))
             if index == 0:  # so that consumers never wait for the first producer to start
                 self._wait_until_open(self.workers[0])
 
@@ -127,7 +135,7 @@ class Round:
             elif dice < 0.9:
                 self._stop(self.random.choice(self.workers))
             elif dice < 0.95:
-                role = self.random.choice(WORKERS)
+                role = self.random.choice(self.roles)
                 for worker in self.workers:
                     if worker.job.role == role:
                         self._stop(worker)
@@ -210,6 +218,7 @@ class Round:
             if self._consumers_have_left():
                 self._drain()
                 self._check()
+                self._measure_redelivery()
 
     def _have_ended(self, workers: list[Victim]) -> bool:
         """Wait until they have, and close their books; False if there was a fault, or one does not end."""
@@ -229,7 +238,7 @@ class Round:
         puts = self.accounts.puts.setdefault(SENTINEL, Puts())
         while any(worker.process.exitcode is None for worker in self.workers) and time.monotonic() < self.leaving_until:
             try:
-                if self.queue.qsize() < len(WORKERS):
+                if self.queue.qsize() < len(self.roles):
                     self.queue.put_nowait(make_item(SENTINEL, puts.sure, self.shape.largest))
                     puts.sure += 1
             except ShmQueueFull:
@@ -238,14 +247,14 @@ class Round:
         return self._have_ended(self.workers)
 
     def _drain(self) -> None:
-        """What is left are sentinels."""
+        """What is left are sentinels, and what processes had that were killed in the end."""
         got = []
-        while self.queue.qsize():
+        while self.queue.qsize() or self.queue.statistics().leased:
             got.append(name_of(self.queue.get(timeout=STALL), self.shape.largest))
         now = time.monotonic_ns()
         lines = [Line(What.GOT, 1, number, producer) for producer, number in got]
         self.accounts.add(SENTINEL, [Line(What.BEGIN_GET, len(got), 0, now), *lines, Line(What.GET_ENDS, 0, 0, now)], 0)
-        if any(producer != SENTINEL for producer, _ in got):
+        if any(producer != SENTINEL for producer, _ in got) and not self.shape.leases:
             self.outcome.fault("consumers have left items that were put before they were told to leave")
 
     def _check(self) -> None:
@@ -272,6 +281,12 @@ class Round:
         count("items lost with a killed consumer", accounts.missing)
         count("items that killed consumers may have had", accounts.lost_at_most)
         count("items not put by producers killed in the put", accounts.unsure)
+        if self.shape.leases:
+            count("items leased", sum(map(len, accounts.holdings.values())))
+            count("leased items lost", accounts.lost)
+            count("items redelivered after a death", len(accounts.redeliveries))
+            for wait in accounts.redeliveries:
+                worst("worst redelivery in a busy queue (ms)", wait // 1_000_000)
         count("items doubled", accounts.doubled)
         count("items reordered", accounts.reordered)
         count("locks taken over from the dead", statistics.recoveries)
@@ -279,6 +294,27 @@ class Round:
             worst(f"worst {operation} (ms)", nanoseconds // 1_000_000)
             if nanoseconds > (STALL + NOISE) * 1e9:
                 self.outcome.fault(f"a call of {operation} took {nanoseconds / 1e9:.1f} s")
+
+    def _measure_redelivery(self) -> None:
+        """How long an item of a killed process takes to one that waits for it."""
+        for _ in range(REDELIVERIES if self.shape.leases and not self.outcome.faults else 0):
+            self.queue.put("redelivered", timeout=STALL)
+            holder = self._start("holder")
+            self._wait_until_open(holder, lines=3)
+            killer = threading.Timer(self.random.random() * 0.1, holder.kill)  # at any moment of the wait
+            killer.start()
+            try:
+                with self.queue.lease(timeout=WEDGED) as lease:
+                    now = time.monotonic_ns()
+                    killer.join()
+                    if (lease.item, lease.attempt) != ("redelivered", 2) or holder.killed is None:
+                        self.outcome.fault(f"{lease.item} came instead of what a killed process had")
+                        return
+            except ShmQueueEmpty:
+                killer.join()
+                self.outcome.fault(f"what a killed process had has not come in {WEDGED} s")
+                return
+            self.redeliveries.append(now - holder.killed)
 
     def _remove_files(self) -> None:
         for path in self.directory.glob(f"{self.number}[-.]*"):

@@ -12,16 +12,21 @@ from .torture_journal import What, last_line
 from .torture_workers import Job
 
 BUSY_LOOKS = 100  # a millisecond or two
+_BUSY = {What.BEGIN_PUT, What.BEGIN_GET, What.BEGIN_LEASE, What.HANDED, What.BEGIN_ACK, What.BEGIN_REQUEUE}
 
 
 @dataclass(eq=False)
 class Victim:
-    """``is_spared``: it is never killed, so that a wait cannot go unseen because all are killed before it is over."""
+    """``is_spared``: it is never killed, so that a wait cannot go unseen because all are killed before it is over.
+
+    ``killed``: when it was not killed yet, just before, in nanoseconds of the monotonic clock.
+    """
 
     job: Job
     process: BaseProcess
     is_spared: bool
     stopped_until: float | None = None
+    killed: int | None = None
 
     @property
     def has_opened(self) -> bool:
@@ -32,11 +37,13 @@ class Victim:
         before, _ = last_line(self.job.journal)
         for _ in range(BUSY_LOOKS):
             count, line = last_line(self.job.journal)
-            if count > before and line is not None and line.what in {What.BEGIN_PUT, What.BEGIN_GET}:
+            if count > before and line is not None and line.what in _BUSY:
                 return
 
     def kill(self) -> None:
         """Returns when it has ended."""
+        if self.process.exitcode is None:
+            self.killed = time.monotonic_ns()
         self.process.kill()
         self.process.join()
 

@@ -1,4 +1,4 @@
-"""The processes that are tortured: producers, consumers, and keepers, who only hold the queue.
+"""The processes that are tortured: producers, consumers, leasers, and keepers, which only hold the queue.
 
 They open the queue by its name, close it and open it again now and then, and write down in their journals what they do.
 Whatever is not allowed to happen ends a worker with a ``.fault`` beside its journal that says what it was.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shmqueue import ShmQueue, ShmQueueEmpty, ShmQueueFull
+from shmqueue import Lease, ShmQueue, ShmQueueEmpty, ShmQueueError, ShmQueueFull, ShmQueueTypeError
 
 from .busy import at_least
 from .torture_items import make_item, name_of
@@ -31,7 +31,10 @@ SENTINEL = 0
 
 @dataclass(frozen=True)
 class Shape:
-    """The queue of a round: ``largest`` bytes of padding in an item, ``batch`` items at once."""
+    """The queue of a round: ``largest`` bytes of padding in an item, ``batch`` items at once.
+
+    ``leases``: items are taken by lease, by all consumers but one that is not killed.
+    """
 
     title: str
     buffer_size: int
@@ -39,6 +42,7 @@ class Shape:
     largest: int
     batch: int
     maxsize: int = 0
+    leases: bool = False
 
     def open(self, name: str, create: bool | None) -> ShmQueue:
         return ShmQueue(
@@ -64,7 +68,15 @@ def work(job: Job) -> None:
     """The worker's whole life."""
     try:
         worker = Worker(job)
-        {"producer": produce, "consumer": consume, "opener": keep, "keeper": keep}[job.role](worker)
+        roles = {
+            "producer": produce,
+            "consumer": consume,
+            "leaser": lease,
+            "holder": hold,
+            "opener": keep,
+            "keeper": keep,
+        }
+        roles[job.role](worker)
         worker.close()
         worker.journal.write(What.LEFT)
     except BaseException:
@@ -107,6 +119,14 @@ class Worker:
 def keep(worker: Worker) -> None:
     while os.getppid() == worker.job.parent:
         time.sleep(0.1)
+
+
+def hold(worker: Worker) -> None:
+    """Lease one item and keep it."""
+    lease = worker.queue.lease(timeout=STALL)
+    worker.journal.write(What.HANDED)
+    keep(worker)
+    lease.requeue()
 
 
 def produce(worker: Worker) -> None:
@@ -182,3 +202,98 @@ def _choose_get(worker: Worker) -> tuple[Callable[[], list[Any]], int, bool]:
     if dice < 0.95:
         return lambda: queue.get_many(most, timeout=STALL), most, False
     return lambda: queue.get_many(most, timeout=BRIEF), most, True
+
+
+def lease(worker: Worker) -> None:
+    """Take items by lease or view, hold some, acknowledge or requeue them, until one says that it is time to leave.
+
+    It never waits long for an item while it holds others: they may be all that there is room for.
+    """
+    leases = _Leases(worker)
+    while not leases.is_over and os.getppid() == worker.job.parent:
+        if worker.random.random() < 0.003:
+            leases.requeue_all_by_closing()
+            worker.open()
+        if leases.held and (len(leases.held) == _HELD or worker.random.random() < 0.6):
+            leases.end_one()
+        elif not leases.held and worker.random.random() < 0.3:
+            leases.view_one()
+        else:
+            leases.take_one()
+        if worker.random.random() < 0.01:
+            time.sleep(worker.random.random() * 0.01)
+    while leases.held:  # nobody may be there any more that takes them
+        leases.end_one(requeue=False)
+
+
+_HELD = 3
+
+
+class _Leases:
+    """Those of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self.held: list[tuple[tuple[int, int], Lease[Any]]] = []
+        self.is_over = False
+
+    def take_one(self) -> None:
+        worker = self._worker
+        may_be_empty = bool(self.held) or worker.random.random() < 0.2
+        worker.journal.write(What.BEGIN_LEASE, 1)
+        try:
+            taken = worker.queue.lease(timeout=BRIEF if may_be_empty else STALL)
+        except ShmQueueEmpty:
+            if not may_be_empty:
+                raise
+            worker.journal.write_leased(None, 0)
+            return
+        except ShmQueueError as error:
+            self._expect_too_many(error)
+            return
+        name = name_of(taken.item, worker.job.shape.largest)
+        worker.journal.write_leased(name, taken.attempt)
+        self.held.append((name, taken))
+        self.is_over = self.is_over or name[0] == SENTINEL
+
+    def view_one(self) -> None:
+        worker = self._worker
+        worker.journal.write(What.BEGIN_LEASE, 1)
+        try:
+            view = worker.queue.get_view(timeout=BRIEF)
+        except (ShmQueueEmpty, ShmQueueTypeError):
+            worker.journal.write_leased(None, 0)
+            return
+        except ShmQueueError as error:
+            self._expect_too_many(error)
+            return
+        with view as contents:
+            name = name_of(bytes(contents), worker.job.shape.largest)
+            worker.journal.write_leased(name, 0)
+            if name_of(bytes(contents), worker.job.shape.largest) != name:
+                raise ValueError(f"item {name} changed while it was viewed")
+            worker.journal.write(What.BEGIN_ACK, *name)
+        worker.journal.write(What.ACKED, *name)
+        self.is_over = self.is_over or name[0] == SENTINEL
+
+    def _expect_too_many(self, error: ShmQueueError) -> None:
+        """Where the dead and the living have more than there is room for beside the queue: only a portable one."""
+        if "items are leased, and there is no room" not in str(error):
+            raise error
+        self._worker.journal.write_leased(None, 0)
+
+    def end_one(self, requeue: bool | None = None) -> None:
+        worker = self._worker
+        name, taken = self.held.pop(worker.random.randrange(len(self.held)))
+        if requeue is None:
+            requeue = name[0] != SENTINEL and worker.random.random() < 0.2
+        worker.journal.write(What.BEGIN_REQUEUE if requeue else What.BEGIN_ACK, *name)
+        if not (taken.requeue if requeue else taken.ack)():
+            raise ValueError(f"the lease of item {name} was over, and nobody had ended it")
+        worker.journal.write(What.REQUEUED if requeue else What.ACKED, *name)
+
+    def requeue_all_by_closing(self) -> None:
+        for name, _ in self.held:
+            self._worker.journal.write(What.BEGIN_REQUEUE, *name)
+        self._worker.close()
+        self.held.clear()

@@ -218,6 +218,10 @@ static inline void corrupt(struct source *source, unsigned char *whole, enum kin
 {
     struct field field = choose_field(source, kind, around);
     unsigned char *at = whole + field.offset;
+    struct segment *segment = (struct segment *)(void *)whole;
+    if (field.kind == NEXT && field.width == 4 && below(source, 2) == 0) { /* as after a death before the commit */
+        atomic_store(&segment->leases.sequence, atomic_load(&segment->get.ledgers.sequence));
+    }
     if (field.kind == LOCK) {
         atomic_store((_Atomic uint32_t *)(void *)at, wrong_lock(source, around));
     } else if (field.width == 8) {

@@ -18,9 +18,13 @@ static const struct shape shapes[] = {
     {.initial = 1000, .capacity = 1 << 19, .payload_max = 3000, .one_handle = true, .clears = true, .ending = DRAINED},
     {.capacity = 4096, .payload_max = 100, .own_mapping = true, .clears = true, .ending = SHUT_DOWN_IMMEDIATELY},
     {.initial = 5000, .capacity = 1 << 18, .payload_max = 700, .own_mapping = true, .ending = SHUT_DOWN_IMMEDIATELY},
+    {.capacity = 1000, .payload_max = 60, .leases = true, .ending = DRAINED},
+    {.initial = 4096, .capacity = 1 << 18, .payload_max = 900, .leases = true, .clears = true, .ending = DRAINED},
+    {.capacity = 8192, .payload_max = 600, .leases = true, .one_handle = true, .ending = SHUT_DOWN},
+    {.capacity = 4096, .payload_max = 90, .leases = true, .own_mapping = true, .ending = SHUT_DOWN_IMMEDIATELY},
 };
 
-static uint64_t figure_items, figure_dropped, figure_looks, figure_grown;
+static uint64_t figure_items, figure_dropped, figure_looks, figure_grown, figure_finished, figure_returned, figure_windows;
 
 /* ---- rounds ---- */
 
@@ -53,6 +57,7 @@ static void open_handles(struct round *round, int file)
         for (uint32_t arena = 0; arena < ring->arenas; arena++) {
             ring->arena_memory[arena] = round->whole + LAYOUT_HEADER_SIZE + ring->arena_start[arena];
         }
+        ring->table = (struct lease *)(void *)(round->whole + ring->table_start);
     }
 }
 
@@ -111,21 +116,26 @@ static void start(struct worker *worker, void *(*work)(void *))
 static void settle(struct round *round, struct ring *ring, const struct worker *workers)
 {
     struct figures figures;
-    uint64_t put = 0, got = 0, cleared = workers[PUTTERS + GETTERS].moved;
+    uint64_t put = 0, got = 0, finished = 0, cleared = workers[PUTTERS + GETTERS].moved;
     for (int i = 0; i < PUTTERS; i++) {
         put += workers[i].moved;
     }
     for (int i = PUTTERS; i < PUTTERS + GETTERS; i++) {
         got += workers[i].moved;
+        finished += workers[i].finished;
+        figure_returned += workers[i].returned;
+        figure_windows += workers[i].windows;
     }
     if (ring_figures(ring, &figures) != RING_OK) {
         fault("a round ended with a broken queue", RING_BROKEN);
         return;
     }
-    if (figures.put.count != put || figures.get.count != put || got + figures.get.dropped != put) {
+    /* a leased item that is finished counts as dropped */
+    if (figures.put.count != put || figures.get.count != put || figures.get.leases ||
+        got + figures.get.dropped != put) {
         fault("items were lost or doubled", RING_OK);
     }
-    if (round->shape->ending != SHUT_DOWN_IMMEDIATELY && figures.get.dropped != cleared) {
+    if (round->shape->ending != SHUT_DOWN_IMMEDIATELY && figures.get.dropped != cleared + finished) {
         fault("other items were dropped than clear() said", RING_OK);
     }
     if (tally_unfinished(ring, &figures.put, &figures.get) != 0) {
@@ -135,7 +145,8 @@ static void settle(struct round *round, struct ring *ring, const struct worker *
         figure_grown += atomic_load(&ring->segment->arenas[arena].base) != 0;
     }
     figure_items += put;
-    figure_dropped += figures.get.dropped;
+    figure_dropped += figures.get.dropped - finished;
+    figure_finished += finished;
     figure_looks += workers[PUTTERS + GETTERS].looks;
 }
 
@@ -195,6 +206,8 @@ int main(int count, char **arguments)
     printf("rounds: %llu\nitems: %llu\nof these dropped: %llu\narenas entered: %llu\nlooks at the figures: %llu\n",
            (unsigned long long)rounds, (unsigned long long)figure_items, (unsigned long long)figure_dropped,
            (unsigned long long)figure_grown, (unsigned long long)figure_looks);
+    printf("finished leases: %llu\nleases moved meanwhile: %llu\nleases given back: %llu\n",
+           (unsigned long long)figure_finished, (unsigned long long)figure_windows, (unsigned long long)figure_returned);
     printf("worst ms: %.1f\n", (double)worst_ns / 1e6);
     return 0;
 }

@@ -3,6 +3,7 @@
 #define SHMQUEUE_TESTS_THREADS_WORK_H
 
 #include "harness.h"
+#include "leases.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -11,6 +12,7 @@
 #define GETTERS 2
 #define HANDLES (PUTTERS + GETTERS + 2)
 #define BATCH 4
+#define LOANS 4 /* of a getter, at once */
 #define ID_SIZE sizeof(uint64_t)
 #define WEDGED_NS (INT64_C(90) * 1000000000) /* far above what a slow tool on a busy machine needs */
 
@@ -22,6 +24,7 @@ struct shape {
     bool one_handle;  /* else each thread has its own */
     bool own_mapping; /* else all have the same */
     bool clears;      /* the onlooker drops items */
+    bool leases;      /* getters take items by lease, too */
     enum ending ending;
 };
 
@@ -41,6 +44,8 @@ struct worker {
     uint32_t number;
     uint64_t random;
     uint64_t moved;   /* items put, taken or dropped */
+    uint64_t finished, returned; /* leased items */
+    uint64_t windows; /* those that lay in the windows in the end */
     uint64_t looks;
     pthread_t thread;
 };
@@ -139,7 +144,7 @@ static void look_at_item(struct worker *me, const unsigned char *bytes, uint32_t
     if (atomic_exchange_explicit(&me->round->seen[putter][number], 1, memory_order_relaxed) != 0) {
         fault("an item was taken twice", RING_OK);
     }
-    if (number <= newest[putter]) {
+    if (!me->round->shape->leases && number <= newest[putter]) {
         fault("an item came before one that was put earlier", RING_OK);
     }
     newest[putter] = number;
@@ -202,6 +207,99 @@ static void let_it_grow(struct worker *me)
     }
 }
 
+/* ---- leases ---- */
+
+struct held {
+    struct loan loan;
+    bool may_move;
+};
+
+static void copy_loan(struct worker *me, const struct loan *loan, unsigned char *bytes)
+{
+    const unsigned char *place = ring_loan_place(me->ring, loan, 0, loan->length);
+    if (place != NULL) {
+        memcpy(bytes, place, loan->length);
+    } else if (!ring_loan_read(me->ring, loan, 0, loan->length, bytes)) {
+        fault("a leased item cannot be read", RING_OK);
+    }
+}
+
+#define UNTIL_DONE(status, call)                     \
+    do {                                             \
+        while ((status = call) == RING_INTERRUPTED) { \
+        }                                            \
+        if (status != RING_OK) {                     \
+            fault("a lease: " #call, status);        \
+        }                                            \
+    } while (0)
+
+/* Gives it back, or finishes it, and perhaps looks at its bytes after that. */
+static void end_loan(struct worker *me, struct held *held, unsigned char *bytes, int64_t *newest)
+{
+    struct loan *loan = &held->loan;
+    struct patience patience = until(monotonic_ns() + WEDGED_NS);
+    enum ring_status status;
+    if (held->may_move) {
+        UNTIL_DONE(status, ring_loan_find(me->ring, loan, patience));
+        me->windows += loan->place.window != 0;
+    }
+    copy_loan(me, loan, bytes);
+    if (draw(&me->random) % 4 == 0) {
+        UNTIL_DONE(status, ring_loan_return(me->ring, loan, patience));
+        me->returned++;
+        return;
+    }
+    bool is_pinned = loan->place.window == 0 && draw(&me->random) % 2 == 0;
+    UNTIL_DONE(status, ring_loan_finish(me->ring, loan, is_pinned, patience));
+    if (is_pinned) {
+        copy_loan(me, loan, bytes);
+        UNTIL_DONE(status, ring_loan_unpin(me->ring, loan, patience));
+    }
+    me->finished++;
+    look_at_item(me, bytes, loan->length, loan->method, newest);
+}
+
+/* Takes an item by lease, if there is one now. */
+static enum ring_status lend_item(struct worker *me, struct held *held, unsigned char *bytes)
+{
+    struct take take;
+    enum ring_status status = ring_get_begin(me->ring, &take, until(monotonic_ns() + WEDGED_NS));
+    if (status != RING_OK) {
+        return status;
+    }
+    status = ring_lend(me->ring, &take, &held->loan);
+    if (status != RING_OK) {
+        fault("an item could not be leased", status);
+    }
+    held->may_move = draw(&me->random) % 2 == 0;
+    if (held->may_move) {
+        copy_loan(me, &held->loan, bytes);
+        ring_loan_may_move(me->ring, &held->loan);
+    }
+    return status;
+}
+
+/* Holds several at a time, and none while it waits: a join would never end.  False: there is nothing any more. */
+static bool lend_items(struct worker *me, unsigned char *bytes, int64_t *newest)
+{
+    struct held held[LOANS];
+    unsigned count = 0;
+    enum ring_status status = RING_OK;
+    for (uint64_t steps = draw(&me->random) % 64; steps > 0 || count > 0; steps -= steps > 0) {
+        bool ends = count == LOANS || steps == 0 || (count > 0 && draw(&me->random) % 2 == 0);
+        if (ends) {
+            unsigned chosen = (unsigned)(draw(&me->random) % count);
+            end_loan(me, &held[chosen], bytes, newest);
+            held[chosen] = held[--count];
+        } else if ((status = lend_item(me, &held[count], bytes)) == RING_OK) {
+            count++;
+        } else {
+            steps = 1;
+        }
+    }
+    return status != RING_SHUT || me->round->shape->ending != SHUT_DOWN_IMMEDIATELY;
+}
+
 static void *get_items(void *argument)
 {
     struct worker *me = argument;
@@ -211,7 +309,8 @@ static void *get_items(void *argument)
     int64_t newest[PUTTERS] = {-1, -1};
     let_it_grow(me);
     uint32_t count;
-    while ((count = take_items(me, 1 + draw(&me->random) % BATCH, bytes, stride, newest)) != 0) {
+    while ((!shape->leases || lend_items(me, bytes, newest)) &&
+           (count = take_items(me, 1 + draw(&me->random) % BATCH, bytes, stride, newest)) != 0) {
         if (count == UINT32_MAX) {
             continue;
         }
@@ -244,6 +343,14 @@ static void *look_on(void *argument)
             break;
         }
         before = figures.put.count;
+        if (me->round->shape->leases) {
+            struct lease_figures leases;
+            ring_lease_figures(me->ring, &leases);
+            if (leases.leased > GETTERS * LOANS || leases.returned > GETTERS * LOANS) {
+                fault("the figures of leases are impossible", RING_OK);
+            }
+            ring_return_dead(me->ring, 0); /* nobody is dead */
+        }
         me->looks++;
         if (draw(&me->random) % 4 == 0) {
             ring_trim(me->ring, draw(&me->random) % 2 == 0);
