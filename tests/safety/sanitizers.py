@@ -221,8 +221,8 @@ MUTANTS = (
     Mutant(
         "the number of leases is not checked",
         LEASES,
-        "    if (take->entries == 0 || take->entries > LAYOUT_LEASES ||\n",
-        "    if (take->entries == 0 ||\n",
+        "take->entries > LAYOUT_LEASES ||\n        take->entries * sizeof(struct lease) > GET(ring->segment->leases.reserved)",
+        "take->entries == UINT32_MAX",
     ),
     Mutant(
         "the number of an entry to put back is not checked",

@@ -177,11 +177,11 @@ static inline struct field choose_field(struct source *source, enum kind kind, c
             ENTRY_FIELD(state),   ENTRY_FIELD(state),   ENTRY_FIELD(in_place), ENTRY_FIELD(position),
             ENTRY_FIELD(count),   ENTRY_FIELD(window),  ENTRY_FIELD(window),   ENTRY_FIELD(started),
             ENTRY_FIELD(since),   ENTRY_FIELD(pid),     ENTRY_FIELD(handle),   ENTRY_FIELD(arena),
-            ENTRY_FIELD(attempt),
+            ENTRY_FIELD(attempt), ENTRY_FIELD(arena),   ENTRY_FIELD(arena),    ENTRY_FIELD(position),
         };
         struct field field = members[below(source, sizeof members / sizeof *members)];
         bool is_before = below(source, 6) == 0;
-        size_t number = below(source, is_before ? 2 : around->entries + 1);
+        size_t number = below(source, is_before ? 2 : around->entries > 0 ? around->entries : 1);
         field.offset += (is_before ? offsetof(struct segment, leases.before) : around->table) +
                         number * sizeof(struct lease);
         return field;
@@ -219,7 +219,7 @@ static inline void corrupt(struct source *source, unsigned char *whole, enum kin
     struct field field = choose_field(source, kind, around);
     unsigned char *at = whole + field.offset;
     struct segment *segment = (struct segment *)(void *)whole;
-    if (field.kind == NEXT && field.width == 4 && below(source, 2) == 0) { /* as after a death before the commit */
+    if (kind != STALE && field.kind == NEXT && field.width == 4 && below(source, 2) == 0) { /* as after a death before the commit */
         atomic_store(&segment->leases.sequence, atomic_load(&segment->get.ledgers.sequence));
     }
     if (field.kind == LOCK) {

@@ -58,8 +58,11 @@ static void find_surroundings(struct trial *trial, struct ring *ring)
     }
 }
 
-static enum kind draw_kind(struct source *source)
+static enum kind draw_kind(struct source *source, const struct surroundings *around)
 {
+    if (around->entries > 0 && below(source, 4) != 0) {
+        return below(source, 3) == 0 ? NEXT : ENTRY;
+    }
     uint64_t drawn = below(source, KINDS + 3);
     return drawn < KINDS ? (enum kind)drawn : LEDGER; /* there is most to be found in them */
 }
@@ -128,11 +131,13 @@ static void run_trial(const struct source *source)
     }
     fill_untouchable(trial.whole, trial.size);
     trial.model.is_exact = true;
-    for (uint64_t number = below(&trial.source, 16); number > 0 && !trial.model.is_shut; number--) {
+    trial.is_leasing = below(&trial.source, 2) == 0;
+    for (uint64_t number = (trial.is_leasing ? 8 : 0) + below(&trial.source, 16); number > 0 && !trial.model.is_shut;
+         number--) {
         call(&early);
     }
     find_surroundings(&trial, &early.ring);
-    trial.kind = draw_kind(&trial.source);
+    trial.kind = draw_kind(&trial.source, &trial.around);
     trial.is_raced = trial.kind >= LEDGER && trial.kind <= DATA && below(&trial.source, 8) == 0;
     raced_trials += trial.is_raced;
     corrupt_some(&trial);

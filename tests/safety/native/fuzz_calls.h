@@ -53,6 +53,7 @@ struct trial {
     struct surroundings around;
     enum kind kind;
     unsigned char before[LAYOUT_HEADER_SIZE]; /* the header page after the corruption */
+    bool is_leasing; /* most of its calls are about leases */
     bool is_raced;
     _Atomic bool race_is_over;
 };
@@ -445,7 +446,8 @@ static enum ring_status call_lease_figures(struct handle *handle)
 static enum ring_status call_one(struct handle *handle, struct patience patience)
 {
     struct ring *ring = &handle->ring;
-    switch (below(&handle->trial->source, 28)) {
+    bool is_lease = handle->trial->is_leasing && below(&handle->trial->source, 2) == 0;
+    switch (is_lease ? 20 + below(&handle->trial->source, 8) : below(&handle->trial->source, 28)) {
     default:
         return call_put(handle, patience);
     case 6 ... 11:
