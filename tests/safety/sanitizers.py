@@ -221,7 +221,8 @@ MUTANTS = (
     Mutant(
         "the number of leases is not checked",
         LEASES,
-        "take->entries > LAYOUT_LEASES ||\n        take->entries * sizeof(struct lease) > GET(ring->segment->leases.reserved)",
+        "take->entries > LAYOUT_LEASES ||\n"
+        "        take->entries * sizeof(struct lease) > GET(ring->segment->leases.reserved)",
         "take->entries == UINT32_MAX",
     ),
     Mutant(

@@ -24,6 +24,7 @@ from .torture_workers import SENTINEL, STALL, Job, Shape, work
 WORKERS = ("producer", "producer", "producer", "consumer", "consumer", "consumer")
 LEASING_WORKERS = ("producer", "producer", "producer", "consumer", "leaser", "leaser", "leaser", "leaser")
 LONGEST_STOP = 0.15  # seconds
+LONGEST_HOLDER_STOP = 0.6  # several looks whether holders live
 REDELIVERIES = 3  # that are measured after a round
 WEDGED = at_least(5.0)  # seconds that none of them takes
 NOISE = at_least(1.0)  # seconds that a loaded machine may keep everybody from running
@@ -130,10 +131,10 @@ class Round:
             self._look_after_workers()
             self._look_at_memory()
             dice = self.random.random()
-            if dice < 0.75:
+            if dice < (0.6 if self.shape.leases else 0.75):
                 self._kill_one()
             elif dice < 0.9:
-                self._stop(self.random.choice(self.workers))
+                self._stop(self.random.choice(self._to_be_stopped()))
             elif dice < 0.95:
                 role = self.random.choice(self.roles)
                 for worker in self.workers:
@@ -194,8 +195,14 @@ class Round:
         self.outcome.count(f"{worker.job.role}s killed")
         self.workers[index] = self._start(worker.job.role)
 
+    def _to_be_stopped(self) -> list[Victim]:
+        return [worker for worker in self.workers if worker.job.role == "leaser" or not self.shape.leases]
+
     def _stop(self, worker: Victim) -> None:
-        if worker.stop(self.random.random() * LONGEST_STOP):
+        if worker.job.role == "leaser":
+            worker.wait_until_busy()
+        longest = LONGEST_HOLDER_STOP if worker.job.role == "leaser" else LONGEST_STOP
+        if worker.stop(self.random.random() * longest):
             self.outcome.count("stopped and continued")
 
     # ---- the end ----
@@ -249,8 +256,12 @@ class Round:
     def _drain(self) -> None:
         """What is left are sentinels, and what processes had that were killed in the end."""
         got = []
-        while self.queue.qsize() or self.queue.statistics().leased:
-            got.append(name_of(self.queue.get(timeout=STALL), self.shape.largest))
+        while self.queue.qsize() or (leased := self.queue.statistics().leased):
+            try:
+                got.append(name_of(self.queue.get(timeout=STALL), self.shape.largest))
+            except ShmQueueEmpty:
+                self.outcome.fault(f"{leased} items are leased by processes that have ended {STALL} s ago")
+                return
         now = time.monotonic_ns()
         lines = [Line(What.GOT, 1, number, producer) for producer, number in got]
         self.accounts.add(SENTINEL, [Line(What.BEGIN_GET, len(got), 0, now), *lines, Line(What.GET_ENDS, 0, 0, now)], 0)
