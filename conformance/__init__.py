@@ -5,5 +5,6 @@ From the command line, ``python -m shmqueue.conformance --target module:factory`
 
 ``clauses`` and ``profiles`` say what is promised, ``workers`` carry out operations in other processes, ``trial``
 judges them step by step beside a model and ``machine`` draws the steps; ``traffic`` lets processes run freely and
-``history`` judges what they logged; ``scenarios`` are small fixed programs. Nothing here knows how a queue is made.
+``history`` judges what they logged; ``scenarios`` are small fixed programs. The modules named ``leasing`` do all that
+for leases, with a queue that has them. Nothing here knows how a queue is made.
 """

@@ -65,6 +65,17 @@ _SENTENCES = {
     "large": "an item of several MiB goes through",
     "too-large": "an item that can never fit raises at once",
     "linear": "operations of many processes at once are as if each had happened at one moment",
+    "lease-as-get": "lease() waits, takes and raises as get() does",
+    "lease-acked": "an acknowledged item never comes again, whichever process ends or is killed afterwards",
+    "lease-requeued": "a requeued item comes before newer ones, the oldest first",
+    "lease-killed": "the items of a killed holder each go to one other process, before newer ones",
+    "lease-alone": "no item is leased to two living processes at once",
+    "lease-attempt": "attempt counts how often an item was handed out: 2 after one requeue or one death",
+    "lease-ends": "a lease ends once: after ack() or requeue() both return False and do nothing",
+    "lease-block": "a with block acknowledges at its end, and requeues if it raises",
+    "lease-join": "join() returns exactly when every item is acknowledged or done, whichever process is killed",
+    "lease-qsize": "qsize(), empty(), full() and maxsize count what can be taken, not what is leased",
+    "lease-linear": "with leases of many processes, killed at any moment, no item is lost, doubled or out of order",
 }
 
 CLAUSES: dict[str, Clause] = {

@@ -42,7 +42,7 @@ from operator import attrgetter, itemgetter
 
 from .operations import NEVER, Log, Operation, Stay, end_of
 
-__all__ = ["Operation", "Order", "Pattern", "Violation", "find_violation"]
+__all__ = ["Operation", "Order", "Pattern", "Violation", "find_violation", "find_wrong_empty"]
 
 
 class Order(enum.Enum):
@@ -56,7 +56,7 @@ class Order(enum.Enum):
 
 
 class Pattern(enum.Enum):
-    """In which way a history is wrong."""
+    """In which way a history is wrong; the last three, one with leases."""
 
     NOWHERE = "from nowhere"
     TWICE = "twice"
@@ -64,6 +64,9 @@ class Pattern(enum.Enum):
     LOST = "lost"
     EMPTY = "empty although not"
     FULL = "full although not"
+    HOLDERS = "two holders"
+    REFUSED = "refused"
+    ATTEMPTS = "attempts miscounted"
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def find_violation(
         wrong = _find_disorder(log, group)
         if wrong is not None:
             return wrong
-    wrong = _find_wrong_empty(log, stays) if empties else None
+    wrong = find_wrong_empty(log, stays) if empties else None
     if wrong is None and maxsize > 0:
         wrong = _find_wrong_full(log, maxsize)
     return wrong
@@ -213,7 +216,8 @@ def _disorder(log: Log, a: Stay, b: Stay) -> Violation:
     return Violation(Pattern.ORDER, (a.put, b.put, *gets), reason)
 
 
-def _find_wrong_empty(log: Log, stays: list[Stay]) -> Violation | None:
+def find_wrong_empty(log: Log, stays: list[Stay]) -> Violation | None:
+    """A get that found nothing, all the while some stay lasted; these by the return of their puts."""
     begins: list[int] = []  # from when to when the queue was certainly not empty, both moments excluded
     ends: list[int] = []
     end = -NEVER

@@ -1,4 +1,4 @@
-"""The sequential contract: a hypothesis state machine draws programs for ``Trial`` and shrinks those that fail."""
+"""The sequential contract: a hypothesis state machine draws programs for a trial and shrinks those that fail."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from .clauses import Broken
+from .leasing_trial import LeasingTrial
 from .profiles import Profile
 from .target import Target
-from .trial import Trial
 from .values import values
 from .workers import Team
 
@@ -26,6 +26,7 @@ MAXSIZES = (0, 1, 2, 5)
 WORKERS = 3
 BATCH = 8  # queues of each size in a batch
 STEPS = 30
+_LEASE_FORMS = ["plain", "plain", "plain", "no block", "timeout", "negative"]
 
 
 class Stage:
@@ -94,18 +95,18 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(maxsize=st.sampled_from(MAXSIZES))
     def begin(self, maxsize: int) -> None:
-        self.trial: Trial | None = None
+        self.trial: LeasingTrial | None = None
         if self.best and time.monotonic() - self.first_failure > self.shrink_seconds:
             return
         self.on_example()
         team, slot, size = self.stage.take(maxsize)
         ignored = set(self.findings.broken)
-        self.trial = Trial(team, slot, self.profile, size, ignored, self.findings.decided)
+        self.trial = LeasingTrial(team, slot, self.profile, size, ignored, self.findings.decided)
 
     shrink_seconds: float
     first_failure = 0.0
 
-    def _do(self, step: Callable[[Trial], None]) -> None:
+    def _do(self, step: Callable[[LeasingTrial], None]) -> None:
         trial = self.trial
         if trial is None or trial.is_over:
             return
@@ -173,6 +174,26 @@ class QueueMachine(RuleBasedStateMachine):
     def join(self, worker: int) -> None:
         self._do(lambda trial: trial.start_join(worker))
 
+    @precondition(lambda self: self.profile.has_leases)
+    @rule(worker=st.integers(0, WORKERS - 1), form=st.sampled_from(_LEASE_FORMS))
+    def lease(self, worker: int, form: str) -> None:
+        self._do(lambda trial: trial.lease(worker, form))
+
+    @precondition(lambda self: self.profile.has_leases)
+    @rule(which=st.integers(0, 7))
+    def ack(self, which: int) -> None:
+        self._do(lambda trial: trial.end_lease(which, "ack"))
+
+    @precondition(lambda self: self.profile.has_leases)
+    @rule(which=st.integers(0, 7))
+    def requeue(self, which: int) -> None:
+        self._do(lambda trial: trial.end_lease(which, "requeue"))
+
+    @precondition(lambda self: self.profile.has_leases)
+    @rule(worker=st.integers(0, WORKERS - 1), raises=st.booleans())
+    def lease_in_a_block(self, worker: int, raises: bool) -> None:
+        self._do(lambda trial: trial.use_block(worker, raises))
+
     @precondition(lambda self: self.profile.has("shutdown"))
     @rule(worker=st.integers(0, WORKERS - 1), immediate=st.booleans())
     def shutdown(self, worker: int, immediate: bool) -> None:
@@ -181,7 +202,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.has_processes)
     @rule(worker=st.integers(0, WORKERS - 1), kill=st.booleans())
     def replace(self, worker: int, kill: bool) -> None:
-        def step(trial: Trial) -> None:
+        def step(trial: LeasingTrial) -> None:
             # What a killed process still had in its feeder's buffer is lost, which that queue does not promise to keep,
             # and one that ends waits until the pipe has taken it.
             keeps = self._may_lose(trial, worker) if kill else trial.is_clogged
@@ -190,19 +211,29 @@ class QueueMachine(RuleBasedStateMachine):
 
         self._do(step)
 
+    @precondition(lambda self: self.has_processes and self.profile.has_leases)
+    @rule(which=st.integers(0, 7))
+    def kill_holder(self, which: int) -> None:
+        def step(trial: LeasingTrial) -> None:
+            worker = trial.holder(which)
+            if worker is not None and self._may_go(trial, worker) and not self._may_lose(trial, worker):
+                trial.replace(worker, True)
+
+        self._do(step)
+
     @precondition(lambda self: self.has_processes and self.profile.closed is not None)
     @rule(worker=st.integers(0, WORKERS - 1))
     def close(self, worker: int) -> None:
-        def step(trial: Trial) -> None:
+        def step(trial: LeasingTrial) -> None:
             if self._may_go(trial, worker) and not self._may_lose(trial, worker):
                 trial.close(worker)
 
         self._do(step)
 
-    def _may_go(self, trial: Trial, worker: int) -> bool:
-        return trial.replaced < 2 and trial.is_idle(worker)
+    def _may_go(self, trial: LeasingTrial, worker: int) -> bool:
+        return trial.replaced < 2 and trial.is_idle(worker) and trial.has_clear_order(worker)
 
-    def _may_lose(self, trial: Trial, worker: int) -> bool:
+    def _may_lose(self, trial: LeasingTrial, worker: int) -> bool:
         return self.profile.reordering and trial.has_put(worker)
 
 

@@ -9,25 +9,29 @@ from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
-__all__ = ["NEVER", "Log", "Operation", "Stay", "end_of"]
+__all__ = ["NEVER", "Kind", "Log", "Operation", "Stay", "end_of"]
+
+Kind = Literal["put", "get", "lease", "ack", "requeue"]
 
 NEVER = 1 << 63
 """Later than every reading of a clock."""
 
 
 class Operation(NamedTuple):
-    """What a worker logged of one put or get.
+    """What a worker logged of one put or get, or of a lease or its end.
 
-    ``value`` is None for a get that took nothing. The times are readings in nanoseconds of one monotonic clock;
-    ``returned`` is None if, and only if, the outcome is pending.
+    ``value`` is None for a get or lease that took nothing. The times are readings in nanoseconds of one monotonic
+    clock; ``returned`` is None if, and only if, the outcome is pending. An ack or requeue that says that the lease was
+    over is refused. ``attempt`` is that of a lease that took something.
     """
 
     worker: int
-    kind: Literal["put", "get"]
+    kind: Kind
     value: Hashable
     invoked: int
     returned: int | None
-    outcome: Literal["ok", "empty", "full", "pending"]
+    outcome: Literal["ok", "empty", "full", "refused", "pending"]
+    attempt: int = 0
 
 
 def end_of(operation: Operation) -> int:
@@ -47,7 +51,7 @@ class Log:
         self.empties: list[Operation] = []
         self.fulls: list[Operation] = []
         for operation in history:
-            _, kind, value, invoked, returned, outcome = operation
+            _, kind, value, invoked, returned, outcome, _ = operation
             if (returned is None) is not (outcome == "pending") or (returned is not None and returned < invoked):
                 raise ValueError(f"outcome and times contradict each other: {operation}")
             if kind == "put" and outcome in ("ok", "pending"):

@@ -3,6 +3,9 @@
 A profile describes the standard library's own queue of that name, relaxations included. ``multiprocessing.Queue`` needs
 two, because every process writes through a buffer and a feeder thread of its own: items of *different* processes may
 overtake each other, and a get that may not wait, or ``empty()``, may find nothing although a put has returned.
+
+Leases are no part of the standard contract. A queue that has ``lease`` is held to the clauses about it, whatever its
+profile; see ``Profile.with_leases``.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 
 from .clauses import CLAUSES
 
-__all__ = ["PROFILES", "Profile"]
+__all__ = ["LEASING", "PROFILES", "Profile"]
 
 Make = Callable[[Callable[..., Any], int, "str | None"], Any]
 
@@ -29,6 +32,14 @@ _WAITING = {
 _JOINING = {"unfinished", "join"}
 _SHUTTING = {"shut-put", "shut-get", "shut-now"}
 _CLOSING = {"close", "close-twice"}
+
+LEASING = frozenset(
+    {
+        "lease-as-get", "lease-acked", "lease-requeued", "lease-killed", "lease-alone", "lease-attempt", "lease-ends",
+        "lease-block", "lease-join", "lease-qsize", "lease-linear",
+    }
+)  # fmt: skip
+"""The clauses of a queue with leases."""
 
 
 def _make_bounded(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
@@ -48,10 +59,10 @@ class Profile:
     """What is expected of a queue class.
 
     ``item`` is the name of put's first argument. ``methods`` says what it has beside put and get: "empty", "qsize",
-    "full", "join" (and task_done), "shutdown", and "timeout" if put and get take one. ``negative`` says what a negative
-    timeout does: it "raises" ValueError, which a put without maxsize does not look at, "always raises" it, or is "no
-    wait". ``closed`` is the error that put and get raise after ``close_method``, None if it cannot be closed. With
-    ``is_pipe`` some 64 KiB are enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations
+    "full", "join" (and task_done), "shutdown", "lease", and "timeout" if put and get take one. ``negative`` says what a
+    negative timeout does: it "raises" ValueError, which a put without maxsize does not look at, "always raises" it, or
+    is "no wait". ``closed`` is the error that put and get raise after ``close_method``, None if it cannot be closed.
+    With ``is_pipe`` some 64 KiB are enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations
     described above. With ``bytes_for_bytearray`` a bytearray arrives as bytes, which it says itself. ``make`` calls the
     factory; ``needs_name`` says that it cannot do without a name.
     """
@@ -77,6 +88,22 @@ class Profile:
     def has(self, method: str) -> bool:
         """Whether it has a method, or what ``methods`` calls so."""
         return method in self.methods
+
+    @property
+    def has_leases(self) -> bool:
+        """Whether it has ``lease``."""
+        return self.has("lease")
+
+    def with_leases(self) -> Profile:
+        """The profile of a queue that has ``lease(block, timeout)`` besides.
+
+        What that returns has ``item`` and ``attempt``, ``ack()`` and ``requeue()`` that return whether they ended the
+        lease, and is a context manager. The timeout means what it means to ``get``.
+        """
+        lacking = {
+            clause for method, clause in (("join", "lease-join"), ("qsize", "lease-qsize")) if not self.has(method)
+        }
+        return replace(self, clauses=self.clauses | LEASING - lacking, methods=self.methods | {"lease"})
 
     def without(self, clauses: Iterable[str], methods: Iterable[str] = ()) -> Profile:
         """The profile less some clauses and methods."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -49,7 +49,9 @@ def as_json(columns: Sequence[Column], amount: Amount) -> dict[str, Any]:
                 "target": column.target.spec,
                 "start_method": column.target.start_method,
                 "profile": column.profile.name,
-                "clauses": [result.as_json() for result in column.results if result.verdict is not Verdict.ABSENT],
+                "clauses": [
+                    result.as_json() for result in column.results if result.verdict is not Verdict.ABSENT or result.why
+                ],
             }
             for column in columns
         ],
@@ -74,10 +76,17 @@ def print_report(console: Console, columns: Sequence[Column], amount: Amount) ->
             console.print(Text(f"{name}, clause {result.clause.number}, broken: {result.why}", style=style))
             for step in result.program:
                 console.print(Text(f"    {step}"))
-        undecided = [result for result in column.results if result.verdict is Verdict.UNDECIDED]
-        for why in dict.fromkeys(result.why for result in undecided):
-            numbers = ", ".join(str(result.clause.number) for result in undecided if result.why == why)
-            console.print(Text(f"{name}, not decided: {numbers}: {why}", style=_SHOWN[Verdict.UNDECIDED][1]))
+        for verdict, line in _reasons(column):
+            console.print(Text(f"{name}, {line}", style=_SHOWN[verdict][1]))
+
+
+def _reasons(column: Column) -> Iterator[tuple[Verdict, str]]:
+    """Which clauses are not decided or not promised, a line for each reason."""
+    for verdict in (Verdict.UNDECIDED, Verdict.ABSENT):
+        results = [result for result in column.results if result.verdict is verdict and result.why]
+        for why in dict.fromkeys(result.why for result in results):
+            numbers = ", ".join(str(result.clause.number) for result in results if result.why == why)
+            yield verdict, f"{verdict.value}: {numbers}: {why}"
 
 
 def as_markdown(columns: Sequence[Column], amount: Amount) -> str:
@@ -95,7 +104,8 @@ def as_markdown(columns: Sequence[Column], amount: Amount) -> str:
                 f"**{_SHOWN[result.verdict][0]}**" if _is_bad(result) else _SHOWN[result.verdict][0] for result in row
             ]
             lines.append(f"| {row[0].clause.number} | {row[0].clause.sentence} | " + " | ".join(words) + " |")
-    return "\n".join(lines) + "\n"
+    reasons = [f"- `{column.target.spec}`, {line}" for column in columns for _, line in _reasons(column)]
+    return "\n".join([*lines, "", *reasons]) + "\n"
 
 
 def _is_bad(result: Result) -> bool:

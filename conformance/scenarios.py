@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import multiprocessing
 import pickle
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
-from .clauses import Broken
-from .profiles import Profile
-from .target import Target
+from . import leasing_scenarios  # noqa: F401  (it registers its own)
+from .scene import SCENARIOS, Scene, decides, require
 from .values import is_same
-from .workers import PATIENCE, Hung, Reply, Team
+from .workers import PATIENCE
 
 __all__ = ["SCENARIOS", "Scene"]
 
@@ -25,71 +21,15 @@ _MANY = 20_000  # items
 _CHANGES = 300
 
 
-class Scene:
-    """A target, and what is needed to try something with it."""
-
-    def __init__(self, target: Target, profile: Profile, decided: Counter[str]) -> None:
-        self.target, self.profile, self._decided = target, profile, decided
-
-    def check(self, key: str, holds: bool, what: str) -> None:
-        """Say that a clause was put to the test, and how that ended."""
-        self._decided[key] += 1
-        if not holds:
-            raise Broken(key, what)
-
-    @contextlib.contextmanager
-    def queue(self, maxsize: int = 0, name: str | None = None) -> Iterator[Any]:
-        """A queue, given up at the end."""
-        queue = self.target.make(self.profile, maxsize, name)
-        try:
-            yield queue
-        finally:
-            self.target.dispose(self.profile, queue)
-
-    @contextlib.contextmanager
-    def team(self, queue: Any, size: int) -> Iterator[Team]:
-        """Workers whose slot 0 is the queue."""
-        team = Team([queue], self.target.context(), size)
-        try:
-            yield team
-        finally:
-            team.close()
-
-
-Scenario = Callable[[Scene], None]
-
-SCENARIOS: dict[str, Scenario] = {}
-"""What decides each clause that is decided here."""
-
-
-def _decides(key: str) -> Callable[[Scenario], Scenario]:
-    def register(scenario: Scenario) -> Scenario:
-        SCENARIOS[key] = scenario
-        return scenario
-
-    return register
-
-
-def _require(scene: Scene, key: str, what: str, call: Callable[..., Reply], *arguments: Any, **options: Any) -> Reply:
-    """What a call came to that has to succeed."""
-    try:
-        reply = call(*arguments, **options)
-    except Hung:
-        scene.check(key, False, f"{what}: it does not return")
-        raise
-    scene.check(key, not reply.errors, f"{what}: {reply}")
-    return reply
-
-
 # ---- how processes come to a queue ----
 
 
-@_decides("argument")
+@decides("argument")
 def _argument(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 2) as team:
         for number in range(3):
-            _require(scene, "argument", "put", team.workers[0].call, 0, "put", number)
-            reply = _require(scene, "argument", "get in another process", team.workers[1].call, 0, "get")
+            require(scene, "argument", "put", team.workers[0].call, 0, "put", number)
+            reply = require(scene, "argument", "get in another process", team.workers[1].call, 0, "get")
             scene.check("argument", reply.value == number, f"got {reply} instead of {number}")
 
 
@@ -100,7 +40,7 @@ def _put_into_inherited() -> None:
     _inherited.put("from the child")
 
 
-@_decides("inherited")
+@decides("inherited")
 def _inherit(scene: Scene) -> None:
     global _inherited
     with scene.queue() as queue:
@@ -111,7 +51,7 @@ def _inherit(scene: Scene) -> None:
             child.join(PATIENCE)
             scene.check("inherited", child.exitcode == 0, f"the child's exit code is {child.exitcode}")
             with scene.team(queue, 1) as team:
-                reply = _require(scene, "inherited", "get", team.workers[0].call, 0, "get")
+                reply = require(scene, "inherited", "get", team.workers[0].call, 0, "get")
             scene.check("inherited", reply.value == "from the child", f"got {reply}")
         finally:
             _inherited = None
@@ -119,13 +59,13 @@ def _inherit(scene: Scene) -> None:
             child.join()
 
 
-@_decides("pickled")
+@decides("pickled")
 def _pickled(scene: Scene) -> None:
     with scene.queue() as carrier, scene.queue() as cargo, scene.team(carrier, 1) as team:
         cargo.put("through a pipe")
         data = pickle.dumps(cargo)
-        _require(scene, "pickled", "unpickle in another process", team.workers[0].replace, 0, "unpickle", data)
-        reply = _require(scene, "pickled", "get", team.workers[0].call, 0, "get")
+        require(scene, "pickled", "unpickle in another process", team.workers[0].replace, 0, "unpickle", data)
+        reply = require(scene, "pickled", "get", team.workers[0].call, 0, "get")
         scene.check("pickled", reply.value == "through a pipe", f"got {reply}")
         carrier.put({"the queue": cargo})
         cargo.put("through a queue")
@@ -134,28 +74,28 @@ def _pickled(scene: Scene) -> None:
         scene.target.dispose(scene.profile, there)
 
 
-@_decides("named")
+@decides("named")
 def _named(scene: Scene) -> None:
     name = f"conformance-named-{multiprocessing.current_process().pid}-{time.monotonic_ns()}"
     with scene.queue(3, name) as queue, scene.queue() as other, scene.team(other, 1) as team:
         queue.put("known by name")
         arguments = (scene.target.make, scene.profile, 0, name)
-        _require(scene, "named", "attach in another process", team.workers[0].replace, 0, "make", *arguments)
-        reply = _require(scene, "named", "get", team.workers[0].call, 0, "get")
+        require(scene, "named", "attach in another process", team.workers[0].replace, 0, "make", *arguments)
+        reply = require(scene, "named", "get", team.workers[0].call, 0, "get")
         scene.check("named", reply.value == "known by name", f"got {reply}")
 
 
 # ---- items ----
 
 
-@_decides("copy")
+@decides("copy")
 def _copied(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 1) as team:
         for number in range(_CHANGES):
             item = [number] * 50
             queue.put(item)
             item.clear()
-            reply = _require(scene, "copy", "get", team.workers[0].call, 0, "get")
+            reply = require(scene, "copy", "get", team.workers[0].call, 0, "get")
             scene.check("copy", len(reply.value) == 50, f"cleared after the put, the list arrives as {reply}")
 
 
@@ -168,12 +108,12 @@ def _get_many(queue: Any, count: int) -> int:
     return sum(queue.get() == number for number in range(count))
 
 
-@_decides("unbounded")
+@decides("unbounded")
 def _unbounded(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 2) as team:
         producer, consumer = team.workers
-        put = _require(scene, "unbounded", f"{_MANY} puts", producer.run, 0, _put_many, _MANY, timeout=60)
-        got = _require(scene, "unbounded", f"{_MANY} gets", consumer.run, 0, _get_many, _MANY, timeout=60)
+        put = require(scene, "unbounded", f"{_MANY} puts", producer.run, 0, _put_many, _MANY, timeout=60)
+        got = require(scene, "unbounded", f"{_MANY} gets", consumer.run, 0, _get_many, _MANY, timeout=60)
         scene.check("unbounded", got.value == _MANY, f"of {_MANY} items {got.value} came as they were put ({put})")
 
 
@@ -181,17 +121,17 @@ def _put_large(queue: Any) -> None:
     queue.put(bytes(range(256)) * (_LARGE // 256))
 
 
-@_decides("large")
+@decides("large")
 def _large(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 2) as team:
         number = team.workers[0].start("loader", 0, "run", (_put_large,), {})
-        reply = _require(scene, "large", f"get of {_LARGE} bytes", team.workers[1].call, 0, "get")
+        reply = require(scene, "large", f"get of {_LARGE} bytes", team.workers[1].call, 0, "get")
         same = is_same(reply.value, bytes(range(256)) * (_LARGE // 256))
         scene.check("large", same, f"{_LARGE} bytes did not come as they were put")
         team.workers[0].answer(number)
 
 
-@_decides("too-large")
+@decides("too-large")
 def _too_large(scene: Scene) -> None:
     queue = scene.target.factory()(f"conformance-{time.monotonic_ns()}", buffer_size=4096)
     try:
@@ -215,21 +155,21 @@ def _put_what_cannot_be_pickled(queue: Any) -> str:
         sys.stderr = errors
 
 
-@_decides("unpicklable-told")
+@decides("unpicklable-told")
 def _unpicklable_told(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 1) as team:
         reply = team.workers[0].run(0, _put_what_cannot_be_pickled)
         scene.check("unpicklable-told", str(reply.value).startswith("error"), "put(lambda: None) raises nothing")
 
 
-@_decides("unpicklable-harmless")
+@decides("unpicklable-harmless")
 def _unpicklable_harmless(scene: Scene) -> None:
     with scene.queue(1) as queue, scene.team(queue, 2) as team:
         team.workers[0].run(0, _put_what_cannot_be_pickled)
         for worker in team.workers:
             what = "after an object that cannot be pickled, a put"
-            _require(scene, "unpicklable-harmless", what, worker.call, 0, "put", "good")
-            reply = _require(scene, "unpicklable-harmless", "a get then", team.workers[1].call, 0, "get")
+            require(scene, "unpicklable-harmless", what, worker.call, 0, "put", "good")
+            reply = require(scene, "unpicklable-harmless", "a get then", team.workers[1].call, 0, "get")
             scene.check("unpicklable-harmless", reply.value == "good", f"got {reply}")
 
 
@@ -249,10 +189,10 @@ def _join_thread(queue: Any) -> list[str]:
     return seen
 
 
-@_decides("join-thread")
+@decides("join-thread")
 def _join(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 1) as team:
-        reply = _require(scene, "join-thread", "close and join_thread", team.workers[0].run, 0, _join_thread)
+        reply = require(scene, "join-thread", "close and join_thread", team.workers[0].run, 0, _join_thread)
         scene.check("join-thread", reply.value == [], str(reply))
 
 
@@ -261,7 +201,7 @@ def _put_and_end(queue: Any, count: int) -> None:
         queue.put(number)
 
 
-@_decides("exit")
+@decides("exit")
 def _exit(scene: Scene) -> None:
     count = 200
     context = scene.target.context()
@@ -273,14 +213,14 @@ def _exit(scene: Scene) -> None:
         try:
             child.join(2 * PATIENCE)
             scene.check("exit", child.exitcode == 0, f"after its last put, the process's exit code is {child.exitcode}")
-            reply = _require(scene, "exit", "the gets", team.workers[0].answer, call)
+            reply = require(scene, "exit", "the gets", team.workers[0].answer, call)
             scene.check("exit", reply.value == count, f"of {count} items put, {reply.value} came in order")
         finally:
             child.kill()
             child.join()
 
 
-@_decides("killed-waiting")
+@decides("killed-waiting")
 def _killed_waiting(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 3) as team:
         for number in range(4):
@@ -290,9 +230,9 @@ def _killed_waiting(scene: Scene) -> None:
             other = team.workers[1].start("thread", 0, "get", (), {})
             _wait_until_asleep(team.workers[1].pid)
             victim.kill()
-            _require(scene, "killed-waiting", "a put", team.workers[2].call, 0, "put", number)
+            require(scene, "killed-waiting", "a put", team.workers[2].call, 0, "put", number)
             what = "a get, after another process was killed while it waited in one"
-            reply = _require(scene, "killed-waiting", what, team.workers[1].answer, other)
+            reply = require(scene, "killed-waiting", what, team.workers[1].answer, other)
             scene.check("killed-waiting", reply.value == number, f"{what}: {reply}")
 
 

@@ -9,26 +9,38 @@ from dataclasses import dataclass
 from typing import Any
 
 from .clauses import CLAUSES, Broken, Clause
+from .leasing_traffic import run_leasing_traffic
 from .machine import explore
-from .profiles import PROFILES, Profile
+from .profiles import LEASING, PROFILES, Profile
 from .scenarios import SCENARIOS, Scene
 from .target import Target
 from .traffic import run_traffic
 from .workers import Hung
 
 __all__ = [
+    "TRAFFIC",
     "Amount",
     "Result",
     "Verdict",
     "amount_of_steps",
+    "kills_of",
     "missing_methods",
     "profile_for",
     "run_suite",
     "undecidable",
+    "with_capabilities",
 ]
 
 OPERATIONS = 2_000  # puts of each producer for every 50 examples, at least this many
 KILLS = 12
+
+Traffic = Callable[..., Broken | None]
+TRAFFIC: tuple[tuple[str, Traffic, int], ...] = (
+    ("linear", run_traffic, 0),
+    ("killed-busy", run_traffic, KILLS),
+    ("lease-linear", run_leasing_traffic, KILLS),
+)
+"""The clauses that runs of several workers at once decide, by what, and how many of them are killed."""
 
 
 class Verdict(enum.Enum):
@@ -42,7 +54,7 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What a clause came to, how often it was put to the test, and why if it was broken or not decided."""
+    """What a clause came to, how often it was put to the test, and why it was broken, not decided or not promised."""
 
     clause: Clause
     verdict: Verdict
@@ -105,6 +117,7 @@ def run_suite(
     Returns:
         A result for every clause there is, by number.
     """
+    profile = with_capabilities(target, profile)
     hopeless = undecidable(target, profile)
     decidable = profile.without(hopeless, missing_methods(target, profile))
     decided: Counter[str] = Counter()
@@ -128,18 +141,37 @@ def run_suite(
     )
     broken.update(findings.broken)
     decided.update(findings.decided)
-    for key, kills in (("linear", 0), ("killed-busy", KILLS)):
+    for key, run, kills in TRAFFIC:
         if key in decidable.clauses:
             tick(CLAUSES[key].sentence)
             operations = OPERATIONS * max(1, amount.examples // 50)
             decided[key] += 1
-            failure = run_traffic(target, decidable, operations=operations, kills=kills)
+            failure = run(target, decidable, operations=operations, kills=kills_of(target, kills))
             if failure is not None:
                 broken[key] = failure
     return [_result(clause, profile, decided, broken, hopeless) for clause in CLAUSES.values()]
 
 
-_DECIDED_WITH = {"shutdown": ("shut-put", "shut-get", "shut-now"), "qsize": ("qsize",), "full": ("full",)}
+_DECIDED_WITH = {
+    "shutdown": ("shut-put", "shut-get", "shut-now"),
+    "qsize": ("qsize", "lease-qsize"),
+    "full": ("full",),
+    "lease": tuple(LEASING),
+}
+
+
+def kills_of(target: Target, kills: int) -> int:
+    """How many workers to kill: none if they are threads."""
+    return 0 if target.start_method == "threads" else kills
+
+
+def with_capabilities(target: Target, profile: Profile) -> Profile:
+    """The profile, with leases if the target has them: the standard contract does not know them."""
+    queue = target.make(profile, 0)
+    try:
+        return profile.with_leases() if callable(getattr(queue, "lease", None)) else profile
+    finally:
+        target.dispose(profile, queue)
 
 
 def missing_methods(target: Target, profile: Profile) -> set[str]:
@@ -157,7 +189,7 @@ def undecidable(target: Target, profile: Profile) -> dict[str, str]:
     if target.start_method == "threads":
         processes = (
             "argument", "inherited", "pickled", "named", "exit", "ended", "killed-idle", "killed-waiting",
-            "killed-busy", "copy", "unpicklable-told", "unpicklable-harmless",
+            "killed-busy", "copy", "unpicklable-told", "unpicklable-harmless", "lease-killed",
         )  # fmt: skip
         why.update(dict.fromkeys(processes, "it is not for several processes"))
     elif target.start_method != "fork":
@@ -170,12 +202,19 @@ def undecidable(target: Target, profile: Profile) -> dict[str, str]:
     return {key: reason for key, reason in why.items() if key in profile.clauses}
 
 
+def _absence(profile: Profile, key: str) -> str:
+    """Why a clause about leases is not promised; "" for the others, which the standard queue does not promise."""
+    if key not in LEASING:
+        return ""
+    return "it has no lease()" if not profile.has_leases else "it has no join()"
+
+
 def _result(
     clause: Clause, profile: Profile, decided: Counter[str], broken: dict[str, Broken], hopeless: dict[str, str]
 ) -> Result:
     key = clause.key
     if key not in profile.clauses:
-        return Result(clause, Verdict.ABSENT)
+        return Result(clause, Verdict.ABSENT, why=_absence(profile, key))
     if key in broken:
         return Result(clause, Verdict.BROKEN, decided[key], broken[key].what, tuple(broken[key].program))
     if key in hopeless:

@@ -14,9 +14,8 @@ import pytest
 from .machine import explore
 from .profiles import PROFILES, Profile
 from .scenarios import SCENARIOS, Scene
-from .suite import KILLS, missing_methods, undecidable
+from .suite import TRAFFIC, kills_of, missing_methods, undecidable, with_capabilities
 from .target import Target
-from .traffic import run_traffic
 
 __all__ = ["PROFILES", "QueueConformance", "Target"]
 
@@ -35,16 +34,18 @@ class QueueConformance:
     operations = 2_000
 
     def _decidable(self) -> Profile:
-        lost = undecidable(self.target, self.profile)
-        return self.profile.without(lost, missing_methods(self.target, self.profile))
+        profile = with_capabilities(self.target, self.profile)
+        lost = undecidable(self.target, profile)
+        return profile.without(lost, missing_methods(self.target, profile))
 
     @pytest.mark.parametrize("clause", SCENARIOS)
     def test_clause(self, clause: str) -> None:
         """A fixed program keeps the clause."""
-        why = undecidable(self.target, self.profile).get(clause)
-        if clause not in self.profile.clauses or why is not None:
-            pytest.skip(why or f"{self.profile.name} does not promise it")
-        SCENARIOS[clause](Scene(self.target, self.profile, Counter()))
+        profile = with_capabilities(self.target, self.profile)
+        why = undecidable(self.target, profile).get(clause)
+        if clause not in profile.clauses or why is not None:
+            pytest.skip(why or f"{profile.name} does not promise it")
+        SCENARIOS[clause](Scene(self.target, profile, Counter()))
 
     def test_programs_of_many_steps(self) -> None:
         """Programs drawn by hypothesis keep all clauses; the shortest that does not is shown."""
@@ -52,12 +53,13 @@ class QueueConformance:
         for broken in findings.broken.values():
             raise broken
 
-    @pytest.mark.parametrize("kills", [0, KILLS])
-    def test_traffic(self, kills: int) -> None:
+    @pytest.mark.parametrize("clause", [key for key, _, _ in TRAFFIC])
+    def test_traffic(self, clause: str) -> None:
         """A run of several workers at once is linearizable, or what the profile allows."""
         profile = self._decidable()
-        if kills and "killed-busy" not in profile.clauses:
-            pytest.skip("it is not for several processes")
-        broken = run_traffic(self.target, profile, operations=self.operations, kills=kills)
+        if clause not in profile.clauses:
+            pytest.skip(f"{clause}: not promised, or it is not for several processes")
+        ((run, kills),) = [(run, kills) for key, run, kills in TRAFFIC if key == clause]
+        broken = run(self.target, profile, operations=self.operations, kills=kills_of(self.target, kills))
         if broken is not None:
             raise broken

@@ -11,24 +11,42 @@ import pickle
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .clauses import Broken
 from .profiles import Profile
 from .values import is_alike, is_same
-from .workers import PATIENCE, Hung, Reply, Team
+from .workers import PATIENCE, Hung, Method, Reply, Team
 
-__all__ = ["SHORT", "Trial"]
+__all__ = ["FORMS", "NOTICED", "SHORT", "Item", "Lease", "Trial", "Waiting"]
 
 SHORT = 0.04
 """Seconds: the timeout of operations that are expected to run into it."""
 
+NOTICED = 0.3
+"""Seconds after which a get has to notice that the holder of an older item is dead."""
+
 
 class Item(NamedTuple):
-    """A queued item, and which worker has put it."""
+    """An item, which worker has put it, and its number in the order of the puts.
+
+    ``attempts``: how often it was leased. ``back``: the clause by which it is in the queue again; "" for a new one.
+    """
 
     value: Any
     producer: int
+    number: int
+    attempts: int = 0
+    back: str = ""
+
+
+class Lease(NamedTuple):
+    """An item that a worker has leased, and the lease's number there."""
+
+    item: Item
+    worker: int
+    number: int
 
 
 @dataclass
@@ -37,7 +55,9 @@ class Model:
 
     maxsize: int
     items: list[Item] = field(default_factory=list)
-    taken: list[Any] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
+    acknowledged: list[Item] = field(default_factory=list)
+    puts: int = 0
     unfinished: int = 0
     shut: bool = False
     shut_now: bool = False
@@ -45,6 +65,15 @@ class Model:
     @property
     def has_room(self) -> bool:
         return self.maxsize == 0 or len(self.items) < self.maxsize
+
+    def put(self, value: Any, producer: int) -> None:
+        self.items.append(Item(value, producer, self.puts))
+        self.puts += 1
+        self.unfinished += 1
+
+    def give_back(self, item: Item, back: str) -> None:
+        self.items.append(item._replace(attempts=item.attempts + 1, back=back))
+        self.items.sort(key=attrgetter("number"))
 
 
 class Waiting(NamedTuple):
@@ -109,17 +138,18 @@ class Trial:
     def _note(self, worker: int, call: str, outcome: object) -> None:
         self.program.append(f"{len(self.program) + 1}. worker {worker}: {call} -> {outcome}")
 
-    def _call(self, worker: int, method: str, *arguments: Any, hang: str = "prompt", **options: Any) -> Reply:
+    def _call(self, worker: int, method: Method, *arguments: Any, hang: str = "prompt", **options: Any) -> Reply:
         """Make a call that returns soon; ``hang`` is the clause that is broken if it does not."""
         shown = ", ".join([*map(_short, arguments), *(f"{name}={value!r}" for name, value in options.items())])
+        call = f"{method if isinstance(method, str) else method.__name__}({shown})"
         try:
             reply = self._team.workers[worker].call(self._slot, method, *arguments, **options)
         except Hung:
-            self._note(worker, f"{method}({shown})", "does not return")
-            self.check(hang, False, f"{method}({shown}) does not return")
+            self._note(worker, call, "does not return")
+            self.check(hang, False, f"{call} does not return")
             self.is_over = self.is_dirty = True
             return Reply(None, ("Hung",), "", 0.0)
-        self._note(worker, f"{method}({shown})", reply)
+        self._note(worker, call, reply)
         return reply
 
     # ---- put and get ----
@@ -156,7 +186,7 @@ class Trial:
             )
         else:
             self.check("prompt", not reply.errors, f"a put with room for it: {reply}")
-            self._put_happened(worker, value)
+            self.model.put(value, worker)
         self.settle()
 
     def _put(self, worker: int, value: Any, form: str, hang: str) -> Reply:
@@ -166,16 +196,13 @@ class Trial:
             return self._call(worker, "put", value, hang=hang)
         if form == "keywords":
             return self._call(worker, "put", hang=hang, **{self._profile.item: value, "block": True, "timeout": SHORT})
-        return self._call(worker, "put", value, hang=hang, **_FORMS[form])
+        return self._call(worker, "put", value, hang=hang, **FORMS[form])
 
     def _is_queued_by_another(self, worker: int, value: Any) -> bool:
-        others = [(item.value, item.producer) for item in self.model.items]
+        items = [*self.model.items, *(lease.item for lease in self.model.leases)]
+        others = [(item.value, item.producer) for item in items]
         others += [(waiting.value, waiting.worker) for waiting in self._of("put")]
         return any(producer != worker and is_same(value, other) for other, producer in others)
-
-    def _put_happened(self, worker: int, value: Any) -> None:
-        self.model.items.append(Item(value, worker))
-        self.model.unfinished += 1
 
     def get(self, worker: int, form: str) -> None:
         """Take an item; a get that would have to wait is started. Forms as those of ``put``."""
@@ -183,13 +210,13 @@ class Trial:
         if form in ("plain", "keywords") and nothing and not self.model.shut:
             self.start_get(worker)
             return
-        hang = _GET_KEYS.get(form, "prompt") if nothing else "kept"
+        hang = _GET_KEYS.get(form, "prompt") if nothing else self._key_of_next("kept")
         if not self._profile.has("timeout"):
             reply = self._call(worker, "get", hang=hang)
         elif form == "nowait":
             reply = self._call(worker, "get_nowait")
         else:
-            reply = self._call(worker, "get", hang=hang, **_FORMS[form])
+            reply = self._call(worker, "get", hang=hang, **FORMS[form])
         if self.is_over:
             return
         if form == "keywords":
@@ -215,29 +242,44 @@ class Trial:
 
     def _got(self, reply: Reply) -> None:
         """Judge what a get returned while items were there."""
-        model, value = self.model, reply.value
+        if self._fits(reply, reply.value) is not None:
+            for key in ("same", "fifo", "once", "kept"):
+                self.check(key, True, "")
+
+    def _fits(self, reply: Reply, value: Any) -> Item | None:
+        """Which item it is that was taken, out of the model; judged if it is none that can come next."""
+        model, firsts = self.model, self._possible_next()
         if reply.errors:
-            key = "kept" if "Empty" in reply.errors else "prompt"
+            key = self._key_of_next("kept") if "Empty" in reply.errors else "prompt"
             self.check(key, False, f"a get with {len(model.items)} items queued: {reply}")
             self.is_over = self.is_dirty = True
-            return
-        firsts = self._possible_next()
+            return None
         for item in firsts:
             if is_same(value, item.value):
                 model.items.remove(item)
-                model.taken.append(value)
-                for key in ("same", "fifo", "once", "kept"):
-                    self.check(key, True, "")
-                return
+                if item.back:
+                    self.check(item.back, True, "")
+                return item
         expected = " or ".join(_short(item.value) for item in firsts)
-        what = f"got {_short(value)} instead of {expected}"
-        if any(is_same(value, item.value) for item in model.items):
-            self.check("fifo", False, what)
-        elif any(is_alike(value, item.value) for item in firsts):
-            self.check("same", False, what)
-        else:
-            self.check("once", False, what)
+        self.check(self._fault_of(value, firsts), False, f"got {_short(value)} instead of {expected}")
         self.is_over = self.is_dirty = True
+        return None
+
+    def _fault_of(self, value: Any, firsts: list[Item]) -> str:
+        """The clause that is broken by what was taken instead of one of those that can come next."""
+        model = self.model
+        if any(is_same(value, item.value) for item in model.items):
+            return self._key_of_next("fifo")
+        if any(is_same(value, lease.item.value) for lease in model.leases):
+            return "lease-alone"
+        for item in model.acknowledged:
+            if is_same(value, item.value):
+                return item.back
+        return "same" if any(is_alike(value, item.value) for item in firsts) else "once"
+
+    def _key_of_next(self, otherwise: str) -> str:
+        """The clause by which one of those that can come next is in the queue again."""
+        return next((item.back for item in self._possible_next() if item.back), otherwise)
 
     def _possible_next(self) -> list[Item]:
         """The items that may come next: the oldest, or the oldest of each worker where these may be reordered."""
@@ -266,7 +308,7 @@ class Trial:
 
     def start_get(self, worker: int) -> None:
         """Start a get on an empty queue; up to two at a time."""
-        if len(self._of("get")) < 2:
+        if len(self._takers()) < 2:
             self._start(worker, "get", None)
 
     def start_put(self, worker: int, value: Any) -> None:
@@ -284,8 +326,8 @@ class Trial:
             reply = self._call(worker, "join")
             self.check("join", not reply.errors, f"a join with nothing unfinished: {reply}")
 
-    def _start(self, worker: int, kind: str, value: Any, *arguments: Any) -> None:
-        number = self._team.workers[worker].start("thread", self._slot, kind, arguments, {})
+    def _start(self, worker: int, kind: str, value: Any, *arguments: Any, method: Method = "") -> None:
+        number = self._team.workers[worker].start("thread", self._slot, method or kind, arguments, {})
         self.waiting.append(Waiting(worker, number, kind, value))
         self._note(worker, f"{kind}({', '.join(map(_short, arguments))})", "under way")
         self.settle()
@@ -295,18 +337,28 @@ class Trial:
         while not self.is_over:
             if self.model.shut and self._of("put"):
                 self._end(self._of("put"), "shut-put")
-            elif self._of("get") and (self.model.items or self.model.shut):
-                self._end(self._of("get"), "get-woken" if self.model.items else "shut-get")
+            elif self._takers() and (self.model.items or self.model.shut):
+                self._end(self._takers(), self._key_of_next("get-woken") if self.model.items else "shut-get")
             elif self._of("put") and self.model.has_room:
                 self._end(self._of("put"), "put-woken")
             elif self._of("join") and not self.model.unfinished:
-                self._end(self._of("join"), "join")
+                self._end(self._of("join"), self._key_of_join)
             else:
                 break
         for waiting in list(self.waiting):
             reply = None if self.is_over else self._team.workers[waiting.worker].reply(waiting.number, 0)
-            key = "join" if waiting.kind == "join" else f"{waiting.kind}-waits"
+            keys = {"join": self._key_of_join, "lease": "lease-as-get"}
+            key = keys.get(waiting.kind, f"{waiting.kind}-waits")
             self.check(key, reply is None, f"a {waiting.kind} that has to wait ended: {reply}")
+
+    @property
+    def _key_of_join(self) -> str:
+        """Whose clause a join keeps."""
+        return "lease-join" if self.model.leases or self.model.acknowledged else "join"
+
+    def _takers(self) -> list[Waiting]:
+        """Those under way that take an item."""
+        return [*self._of("get"), *self._of("lease")]
 
     def _of(self, kind: str) -> list[Waiting]:
         return [waiting for waiting in self.waiting if waiting.kind == kind]
@@ -335,9 +387,11 @@ class Trial:
             return
         self.check(key, not reply.errors, f"a {waiting.kind} that could end: {reply}")
         if waiting.kind == "put":
-            self._put_happened(waiting.worker, waiting.value)
+            self.model.put(waiting.value, waiting.worker)
         elif waiting.kind == "get":
             self._got(reply)
+        elif waiting.kind == "lease":
+            self._leased(waiting.worker, reply)
 
     # ---- the other operations ----
 
@@ -348,7 +402,11 @@ class Trial:
         reply = self._call(worker, method)
         early = method == "empty" and self._profile.early_empty and items > 0
         holds = not reply.errors and (early or reply.value == expected)
-        self.check(method, holds, f"{method}() with {items} items of {maxsize or 'any number'}: {reply}")
+        what = f"{method}() with {items} items of {maxsize or 'any number'}"
+        if self.model.leases:
+            self.check("lease-qsize", holds, f"{what} and {len(self.model.leases)} leased: {reply}")
+        else:
+            self.check(method, holds, f"{what}: {reply}")
 
     def task_done(self, worker: int) -> None:
         """Say that an item is dealt with."""
@@ -372,6 +430,29 @@ class Trial:
             self.model.items.clear()
         self.settle()
 
+    # ---- leases, which LeasingTrial has steps for ----
+
+    def _leased(self, worker: int, reply: Reply) -> None:
+        raise NotImplementedError
+
+    def _give_back_all_of(self, worker: int, back: str) -> bool:
+        """A worker has lost its leases. Returns whether it had any."""
+        model = self.model
+        lost = [lease for lease in model.leases if lease.worker == worker]
+        model.leases = [lease for lease in model.leases if lease.worker != worker]
+        for lease in lost:
+            model.give_back(lease.item, back)
+        return bool(lost)
+
+    def has_clear_order(self, worker: int) -> bool:
+        """Whether it is known what becomes of a worker's items, should it lose its leases now.
+
+        Several come back one by one, and those that wait take what they can. After ``shutdown(True)`` nothing is
+        promised of them.
+        """
+        leases = sum(lease.worker == worker for lease in self.model.leases)
+        return leases == 0 or not (self.model.shut_now or (leases > 1 and self._takers()))
+
     # ---- workers come and go ----
 
     def is_idle(self, worker: int) -> bool:
@@ -393,9 +474,11 @@ class Trial:
             self.check("exit", politely, "a process does not end")
         self._note(worker, "killed" if kill else "ends", "another one takes its place")
         self._team.replace(worker)
+        if self._give_back_all_of(worker, "lease-killed") and not self._takers():
+            time.sleep(NOTICED)  # until then a get need not have noticed
         self.settle()
         if self.model.items and not self.is_over:
-            reply = self._call(worker, "get")
+            reply = self._call(worker, "get", hang=self._key_of_next("prompt"))
             self.check(key, not reply.errors, f"a get after another process has gone: {reply}")
             if not reply.errors:
                 self._got(reply)
@@ -408,6 +491,7 @@ class Trial:
         first, second = self._call(worker, method, hang="close"), self._call(worker, method, hang="close-twice")
         self.check("close", not first.errors, f"{method}(): {first}")
         self.check("close-twice", not second.errors, f"a second {method}(): {second}")
+        self._give_back_all_of(worker, "lease-requeued")
         reply = self._call(worker, "put", 1, hang="close")
         self.check("close", error in reply.errors, f"a put after {method}(): {reply}")
         if not (self._profile.is_pipe and self._of("get")):  # who waits there holds the lock that a get takes first
@@ -421,7 +505,7 @@ class Trial:
 
 _PUT_KEYS = {"timeout": "put-timeout", "negative": "put-negative", "no block": "no-block"}
 _GET_KEYS = {"timeout": "get-timeout", "negative": "get-negative", "no block": "no-block"}
-_FORMS: dict[str, dict[str, Any]] = {
+FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no block": {"block": False, "timeout": 60},
     "timeout": {"block": True, "timeout": SHORT},

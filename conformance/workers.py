@@ -6,6 +6,7 @@ processes. It carries out a call at once and answers, or starts it in a thread o
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -38,6 +39,9 @@ _ERRORS: dict[str, type[BaseException]] = {
 
 _numbers = itertools.count(1)
 
+Method = str | Callable[..., Any]
+"""What is called: a method by its name, or a function that is given the queue first."""
+
 
 class Hung(Exception):
     """A worker did not answer in time; it is of no more use."""
@@ -65,10 +69,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
-def _call(queue: Any, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Reply:
+def _call(queue: Any, method: Method, arguments: tuple[Any, ...], options: dict[str, Any]) -> Reply:
     started = time.monotonic()
     try:
-        value = getattr(queue, method)
+        value = getattr(queue, method) if isinstance(method, str) else functools.partial(method, queue)
         if callable(value):
             value = value(*arguments, **options)
     except BaseException as error:
@@ -88,7 +92,7 @@ def serve(link: Any, queues: list[Any]) -> None:
     """
     sending = threading.Lock()
 
-    def answer(number: int, slot: int, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def answer(number: int, slot: int, method: Method, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         reply = _call(queues[slot], method, arguments, options)
         with sending:
             try:
@@ -182,7 +186,7 @@ class Worker:
         """Its process id; None for a thread."""
         return self._process.pid if self._process is not None else None
 
-    def start(self, where: str, slot: int, method: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> int:
+    def start(self, where: str, slot: int, method: Method, arguments: tuple[Any, ...], options: dict[str, Any]) -> int:
         """Have a call made; ``reply`` tells what it came to. Returns its number."""
         number = next(_numbers)
         self._link.send((number, where, slot, method, arguments, options))
@@ -209,7 +213,7 @@ class Worker:
         self.replies[number] = reply
         return True
 
-    def call(self, slot: int, method: str, *arguments: Any, **options: Any) -> Reply:
+    def call(self, slot: int, method: Method, *arguments: Any, **options: Any) -> Reply:
         """Make a call that returns soon.
 
         Raises:

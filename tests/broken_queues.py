@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue as standard_queue
+import threading
 import time
 from typing import Any
 
@@ -165,6 +166,226 @@ class LosesWhatCannotBePickled(shm_queue.Queue[Any]):
             pass
 
 
+# ---- leases ----
+
+
+class Passed:
+    """A lease that does what the lease inside of it does; what is broken overrides some of it."""
+
+    def __init__(self, queue: Any, inner: Any) -> None:
+        self.queue, self.inner = queue, inner
+        self.item, self.attempt = inner.item, inner.attempt
+
+    def ack(self) -> bool:
+        return self.inner.ack()
+
+    def requeue(self) -> bool:
+        return self.inner.requeue()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if self.inner.is_held:
+            (self.ack if kind is None else self.requeue)()
+
+
+class Leasing(shm_queue.Queue[Any]):
+    """Its leases are of the class ``Lease``."""
+
+    Lease: type[Passed] = Passed
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+        return self.Lease(self, super().lease(block, timeout))
+
+
+class AcknowledgesOnlyHere(Leasing):
+    """What was acknowledged comes again when the process has ended."""
+
+    class Lease(Passed):
+        acknowledged: list[Any] = []  # noqa: RUF012
+        is_over = False
+
+        def ack(self) -> bool:
+            was_over, self.is_over = self.is_over, True
+            self.acknowledged.append(self.inner)
+            return not was_over
+
+        def requeue(self) -> bool:
+            was_over, self.is_over = self.is_over, True
+            return not was_over and super().requeue()
+
+
+class RequeuesBehindNewer(Leasing):
+    class Lease(Passed):
+        def requeue(self) -> bool:
+            if self.inner.is_held:
+                self.queue.put(self.item)
+            return self.inner.ack()
+
+
+class LosesWhatAKilledProcessHad(Leasing):
+    """As if a lease was a get, and a requeue a put."""
+
+    class Lease(Passed):
+        is_over = False
+
+        def __init__(self, queue: Any, inner: Any) -> None:
+            super().__init__(queue, inner)
+            inner.ack()
+
+        def ack(self) -> bool:
+            was_over, self.is_over = self.is_over, True
+            return not was_over
+
+        def requeue(self) -> bool:
+            if not self.is_over:
+                self.queue.put(self.item)
+            return self.ack()
+
+
+class PrefersNewItems(Leasing):
+    """What came back is handed out when there is nothing else."""
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+        old = super().lease(block, timeout)
+        if old.attempt == 1 or not self.qsize():
+            return old
+        new = super().lease()
+        old.requeue()
+        return new
+
+
+class LeavesInPlace(Leasing):
+    """What is leased can be leased again at once, and is taken out when it is acknowledged."""
+
+    class Lease(Passed):
+        def __init__(self, queue: Any, inner: Any) -> None:
+            super().__init__(queue, inner)
+            inner.requeue()
+
+        def ack(self) -> bool:
+            self.queue.get(timeout=1)
+            return True
+
+
+class TimesOut(Leasing):
+    """A lease is over after a while, though its holder lives."""
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+        lease = super().lease(block, timeout)
+        timer = threading.Timer(0.1, lease.requeue)
+        timer.daemon = True
+        timer.start()
+        return lease
+
+
+class ForgetsAttempts(Leasing):
+    class Lease(Passed):
+        def __init__(self, queue: Any, inner: Any) -> None:
+            super().__init__(queue, inner)
+            self.attempt = 1
+
+
+class EndsTwice(Leasing):
+    class Lease(Passed):
+        def ack(self) -> bool:
+            self.inner.ack()
+            return True
+
+
+class AcknowledgesWhatRaised(Leasing):
+    class Lease(Passed):
+        def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+            self.ack()
+
+
+class NeverEndsABlock(Leasing):
+    class Lease(Passed):
+        entered: list[Any] = []  # noqa: RUF012
+
+        def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+            self.entered.append(self)
+
+
+class CountsALeaseAsDone(Leasing):
+    class Lease(Passed):
+        def __init__(self, queue: Any, inner: Any) -> None:
+            super().__init__(queue, inner)
+            if queue.unfinished_tasks:
+                queue.task_done()
+
+
+class AcknowledgesWithoutTaskDone(Leasing):
+    """As with a queue whose consumers call task_done() besides."""
+
+    class Lease(Passed):
+        def ack(self) -> bool:
+            if not self.inner.is_held:
+                return False
+            self.queue.put(self.item)
+            self.inner.ack()
+            self.queue.get()
+            return True
+
+
+class CountsWhatIsLeased(Leasing):
+    _mine = 0
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+        lease = super().lease(block, timeout)
+        self._mine += 1
+        return lease
+
+    def qsize(self) -> int:
+        return super().qsize() + self._mine
+
+
+class LeasesNothing(Leasing):
+    """Says with None that there is nothing."""
+
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+        try:
+            return super().lease(block, timeout)
+        except standard_queue.Empty:
+            return None
+
+
+class GivesUpALeaseTooEarly(Leasing):
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+        return super().lease(block, None if timeout is None else timeout / 2)
+
+
+class SwapsRequeuedUnderLoad(RequeuesBehindNewer):
+    """Keeps the order of what is requeued as long as little is queued."""
+
+    class Lease(RequeuesBehindNewer.Lease):
+        def requeue(self) -> bool:
+            return super().requeue() if self.queue.qsize() > 20 else self.inner.requeue()
+
+
+class LeasesTwiceUnderLoad(Leasing):
+    """Now and then an item is left in the queue when it is leased."""
+
+    class Lease(Passed):
+        count = 0
+
+        def __init__(self, queue: Any, inner: Any) -> None:
+            super().__init__(queue, inner)
+            type(self).count += 1
+            if queue.qsize() > 20 and self.count % 50 == 0:
+                queue.put(self.item)
+
+
+class LosesWhatIsRequeuedUnderLoad(Leasing):
+    class Lease(Passed):
+        count = 0
+
+        def requeue(self) -> bool:
+            type(self).count += 1
+            return self.inner.ack() if self.count % 50 == 0 else self.inner.requeue()
+
+
 MUTANTS: dict[type[Any], tuple[str, set[str]]] = {
     LosesEveryFourth: ("queue.Queue", {"fifo", "kept"}),
     LastInFirstOut: ("queue.Queue", {"fifo"}),
@@ -180,5 +401,23 @@ MUTANTS: dict[type[Any], tuple[str, set[str]]] = {
     SwapsUnderLoad: ("queue.Queue", {"linear"}),
     GoesOnAfterShutdown: ("queue.Queue", {"shut-now"}),
     LosesWhatCannotBePickled: ("queue.Queue", {"unpicklable-told"}),
+    AcknowledgesOnlyHere: ("queue.Queue", {"lease-acked"}),
+    RequeuesBehindNewer: ("queue.Queue", {"lease-requeued"}),
+    LosesWhatAKilledProcessHad: ("queue.Queue", {"lease-killed"}),
+    PrefersNewItems: ("queue.Queue", {"lease-killed"}),
+    LeavesInPlace: ("queue.Queue", {"lease-alone"}),
+    TimesOut: ("queue.Queue", {"lease-alone"}),
+    ForgetsAttempts: ("queue.Queue", {"lease-attempt"}),
+    EndsTwice: ("queue.Queue", {"lease-ends"}),
+    AcknowledgesWhatRaised: ("queue.Queue", {"lease-block"}),
+    NeverEndsABlock: ("queue.Queue", {"lease-block"}),
+    CountsALeaseAsDone: ("queue.Queue", {"lease-join"}),
+    AcknowledgesWithoutTaskDone: ("queue.Queue", {"lease-join"}),
+    CountsWhatIsLeased: ("queue.Queue", {"lease-qsize"}),
+    LeasesNothing: ("queue.Queue", {"lease-as-get"}),
+    GivesUpALeaseTooEarly: ("queue.Queue", {"lease-as-get"}),
+    SwapsRequeuedUnderLoad: ("queue.Queue", {"lease-linear"}),
+    LeasesTwiceUnderLoad: ("queue.Queue", {"lease-linear"}),
+    LosesWhatIsRequeuedUnderLoad: ("queue.Queue", {"lease-linear"}),
 }
 """Each with the profile that it should keep, and the clause that it breaks, or the clauses."""

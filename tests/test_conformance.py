@@ -17,12 +17,11 @@ from support import run_python
 
 from shmqueue.conformance.clauses import CLAUSES, Broken
 from shmqueue.conformance.machine import explore
-from shmqueue.conformance.profiles import PROFILES, Profile
+from shmqueue.conformance.profiles import LEASING, PROFILES, Profile
 from shmqueue.conformance.scenarios import SCENARIOS, Scene
-from shmqueue.conformance.suite import KILLS, Amount, Result, Verdict, profile_for, run_suite
+from shmqueue.conformance.suite import TRAFFIC, Amount, Result, Verdict, profile_for, run_suite
 from shmqueue.conformance.target import Target
 from shmqueue.conformance.testing import QueueConformance
-from shmqueue.conformance.traffic import run_traffic
 
 EXAMPLES = 150  # programs within which each broken queue has to be found out
 
@@ -33,6 +32,12 @@ OURS = [
     "shmqueue.compat.multiprocessing:SimpleQueue",
     "shmqueue:ShmQueue",
 ]
+
+WITHOUT = dict.fromkeys(OURS, frozenset[str]()) | {
+    "shmqueue.compat.multiprocessing:Queue": frozenset({"lease-join"}),
+    "shmqueue.compat.multiprocessing:SimpleQueue": LEASING,
+}
+"""The clauses about leases that each of them does not promise."""
 
 
 def broken_in(results: list[Result]) -> dict[str, str]:
@@ -47,8 +52,9 @@ def judge(target: Target, profile: Profile, clauses: set[str]) -> Broken | None:
             SCENARIOS[clause](Scene(target, profile, Counter()))
         except Broken as broken:
             return broken
-    for clause in clauses & {"linear", "killed-busy"}:
-        return run_traffic(target, profile, operations=2000, kills=KILLS if clause == "killed-busy" else 0)
+    for clause, run, kills in TRAFFIC:
+        if clause in clauses:
+            return run(target, profile, operations=2000, kills=kills)
     only = profile.without(profile.clauses - clauses)
     found = explore(target, only, examples=EXAMPLES, seed_number=1, rounds=1, shrink_seconds=3)
     gc.collect()  # a queue that forgets to close is closed when it is collected
@@ -61,8 +67,9 @@ def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
     mutant: type[Any], monkeypatch: pytest.MonkeyPatch, native: None
 ) -> None:
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
-    profile, clauses = MUTANTS[mutant]
-    broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), PROFILES[profile], clauses)
+    name, clauses = MUTANTS[mutant]
+    profile = PROFILES[name].with_leases() if clauses & LEASING else PROFILES[name]
+    broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), profile, clauses)
     assert broken is not None, f"{mutant.__name__} keeps {clauses} in {EXAMPLES} examples"
     print(f"\n{mutant.__name__} is caught by {broken}")
 
@@ -73,6 +80,10 @@ def test_ours_keep_every_clause(spec: str, engine: str) -> None:
     results = run_suite(Target(spec, "fork"), profile_for(spec), Amount(15 if engine == "native" else 8, seed=2))
     assert broken_in(results) == {}
     assert any(result.verdict is Verdict.KEPT for result in results)
+    assert {result.clause.key for result in results if result.verdict is Verdict.ABSENT and result.why} == WITHOUT[spec]
+    assert {result.clause.key for result in results if result.verdict is Verdict.KEPT} >= set(
+        SCENARIOS.keys() & LEASING - WITHOUT[spec]
+    )
 
 
 class TestInOnesOwnTree(QueueConformance):
