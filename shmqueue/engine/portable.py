@@ -325,6 +325,8 @@ class PortableEngine:
         began = clock.monotonic()
         deadline = deadline_after(timeout if block else LOCK_PATIENCE)
         pause = 0.0
+        if flag == _GETTERS:
+            self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there
         while True:
             state = self._known[1]  # what was true a moment ago is worth an attempt
             if state is None or not ready(state):
@@ -552,7 +554,7 @@ class PortableEngine:
         """What a getter does that finds nothing."""
         if waited >= LONG:
             self._give_back()
-        self._return_loans_of_the_dead()
+        self._return_loans_of_the_dead(clock.monotonic())
 
     def _tell(self, error: int) -> None:
         """Report that the ring cannot grow, or with 0 that it can again, when that has changed."""
@@ -658,7 +660,6 @@ class PortableEngine:
     # ---- get ----
 
     def _get(self, attempt: _Attempt[_T], block: bool, timeout: float | None) -> _T | None:
-        self._return_loans_of_the_dead()  # what they had may be the oldest records
         return self._until(_has_news, attempt, self._idle, _GETTERS, block, timeout)
 
     def _take_one(self, state: State, hold: Hold) -> _Step[tuple[int, bytes]]:
@@ -864,10 +865,9 @@ class PortableEngine:
             return (entry.pid, entry.started) == holder and handle in (0, entry.handle) and not entry.is_returned
 
         def give_back(state: State, hold: Hold) -> _Step[bool]:
-            for entry in self._entries(state, hold) if state.entries else ():
-                if is_theirs(entry):
-                    return self._give_one_back(state, hold, entry)
-            return None, False, b""
+            entries = self._entries(state, hold) if state.entries else []
+            oldest = min(filter(is_theirs, entries), default=None)  # by number; a getter may take it before the next
+            return (None, False, b"") if oldest is None else self._give_one_back(state, hold, oldest)
 
         deadline = clock.monotonic() + LOCK_PATIENCE
         while (given := self._locked(give_back, deadline)) is True or (given is _LOCKED and self._closing):
@@ -876,14 +876,13 @@ class PortableEngine:
                     break
                 sleep(SHORTEST_PAUSE)
 
-    def _return_loans_of_the_dead(self) -> None:
-        state = self._known[1]
-        if state is None or state.entries == state.returned:
-            return
-        now = clock.monotonic()
+    def _return_loans_of_the_dead(self, now: float) -> None:
         if now - self._looked < LOOK_FOR_DEAD:
             return
         self._looked = now
+        state = self._peek()
+        if state is None or state.entries == state.returned:
+            return
 
         def holders(state: State, hold: Hold) -> _Step[set[Process]]:
             entries = self._entries(state, hold) if state.entries else []

@@ -726,7 +726,7 @@ static bool is_held(const struct lease *entry)
     return state == LEASE_LENT || state == LEASE_PINNED;
 }
 
-/* Gives back one item of the process (`handle` 0) or of one of its handles.  RING_EMPTY: there is none. */
+/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  RING_EMPTY: there is none. */
 static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle,
                                    struct patience patience)
 {
@@ -736,16 +736,21 @@ static enum ring_status return_one(struct ring *ring, struct process holder, uin
         return status == RING_MISMATCH ? RING_EMPTY : status;
     }
     const struct lease *entries = atomic_load(&ring->table);
+    uint32_t oldest = take.entries;
     for (uint32_t i = 0; i < take.entries; i++) {
         bool is_theirs = handle == 0 ? is_held(&entries[i]) /* else what is pinned stays, for it is still looked at */
                                      : GET(entries[i].state) == LEASE_LENT && GET(entries[i].handle) == handle;
-        if (is_theirs && GET(entries[i].pid) == holder.pid && GET(entries[i].started) == holder.started) {
-            give_back(ring, &take, i);
-            return RING_OK;
+        if (is_theirs && GET(entries[i].pid) == holder.pid && GET(entries[i].started) == holder.started &&
+            (oldest == take.entries || GET(entries[i].count) < GET(entries[oldest].count))) {
+            oldest = i;
         }
     }
-    ring_get_abort(ring, &take);
-    return RING_EMPTY;
+    if (oldest == take.entries) {
+        ring_get_abort(ring, &take);
+        return RING_EMPTY;
+    }
+    give_back(ring, &take, oldest); /* a getter may take it before the next one is back */
+    return RING_OK;
 }
 
 enum ring_status ring_return_all(struct ring *ring, struct patience patience)
