@@ -297,4 +297,4 @@ class Team:
         """End all workers."""
         for worker in self.workers:
             worker.abandon()
-        self.workers = []
+        self.workers, self._queues = [], ()  # whoever still knows this team does not keep the queues alive
