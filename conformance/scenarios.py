@@ -79,7 +79,7 @@ def _named(scene: Scene) -> None:
     name = f"conformance-named-{multiprocessing.current_process().pid}-{time.monotonic_ns()}"
     with scene.queue(3, name) as queue, scene.queue() as other, scene.team(other, 1) as team:
         queue.put("known by name")
-        arguments = (scene.target.make, scene.profile, 0, name)
+        arguments = (scene.target.make, scene.profile, 3, name)
         require(scene, "named", "attach in another process", team.workers[0].replace, 0, "make", *arguments)
         reply = require(scene, "named", "get", team.workers[0].call, 0, "get")
         scene.check("named", reply.value == "known by name", f"got {reply}")

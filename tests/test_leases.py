@@ -284,6 +284,48 @@ def test_what_a_killed_process_had_goes_to_others_in_order(make: Make, name: str
         assert q.get(timeout=PATIENCE) == 2
 
 
+def test_a_getter_with_a_backlog_takes_what_a_killed_process_had_first(make: Make, name: str) -> None:
+    q = make()
+    for number in range(2000):
+        q.put(number)
+    with python(HOLD, name, 2) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        holder.kill()
+        holder.wait(PATIENCE)
+    taken: list[int] = []
+    wait_until(lambda: taken.append(q.get(timeout=PATIENCE)) or taken[-1] == 0, "the oldest item comes")
+    assert not q.empty()
+    assert taken == [*range(2, len(taken) + 1), 0]
+    assert [q.get(timeout=PATIENCE) for _ in range(2)] == [1, len(taken) + 1]
+
+
+SCATTER = """if True:
+    import sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    done = [q.lease() for _ in range(5)]
+    held = []
+    for lease in reversed(done):
+        lease.ack()
+        held.append(q.lease())
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_had_comes_back_oldest_first(make: Make, name: str) -> None:
+    q = make()
+    for number in range(10):
+        q.put(number)
+    with python(SCATTER, name) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        waiting = [asleep(Call(q.get, timeout=PATIENCE)) for _ in range(3)]
+        holder.send_signal(signal.SIGKILL)
+        assert {call.result() for call in waiting} == {5, 6, 7}
+    assert [q.get(timeout=PATIENCE) for _ in range(2)] == [8, 9]
+
+
 def test_a_process_that_ends_gives_its_items_back(make: Make, name: str) -> None:
     q = make()
     q.put("job")
