@@ -313,7 +313,7 @@ class Owner:
         return True
 
     def _give_back(self, hold: Hold) -> bool:
-        """Let other threads have what was borrowed, unless an interrupted hold of this one uses it too. Returns True."""
+        """Let other threads have what was borrowed, unless an interrupted hold of this one uses it. Returns True."""
         spare = self._spare
         self._borrowing.discard(hold)
         if spare is None or self._borrowing:
