@@ -168,9 +168,8 @@ class TestRemoving:
             "import os, shmqueue.compat.queue as queue; q = queue.Queue(); q.put(1); os.kill(os.getpid(), 9)"
         ) as process:
             process.communicate()
-        swept = segment.sweep_orphans()
-        assert len(swept) == 2
-        assert name in swept
+        swept = segment.sweep_orphans()  # the other process may have swept the first one, by chance
+        assert set(swept) - {name} == {entry for entry in swept if entry.startswith("unnamed-")} != set()
         assert os.listdir(segment.directory()) == []
 
     def test_orphans_are_removed_when_that_is_asked_for(self, orphan: str, make: Make) -> None:
