@@ -34,7 +34,7 @@ from shmqueue.segment import (
 )
 from shmqueue.segment import free_bytes as free_bytes_of_directory
 from shmqueue.segment import total_bytes as total_bytes_of_directory
-from shmqueue.shapes import require_shape, warn_of_another
+from shmqueue.shapes import callers_level, require_shape, warn_of_another
 from shmqueue.threads import WeakRegistry
 
 __all__ = ["Handle", "Travel", "open_handle"]
@@ -318,7 +318,7 @@ def _tell(what: str, at_exit: bool) -> None:
     """Say that items are lost: in the log, and as a warning unless the interpreter is at its end."""
     logging.getLogger("shmqueue").warning("%s", what)
     if not at_exit:
-        warnings.warn(what, ResourceWarning, stacklevel=2)
+        warnings.warn(what, ResourceWarning, stacklevel=callers_level())
 
 
 # ---- the end of the process ----

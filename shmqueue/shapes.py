@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
-__all__ = ["Asked", "require_shape", "warn_of_another"]
+__all__ = ["Asked", "callers_level", "require_shape", "warn_of_another"]
 
 _FIRST_SIZE = 64 << 10
 """Bytes that a queue starts with when nobody says how many; it grows when it needs more."""
@@ -100,7 +100,7 @@ def warn_of_another(name: str, asked: Asked, shape: Shape, maxsize: int) -> None
         warnings.warn(
             f"queue {name!r} exists with {', '.join(has)}, which holds: {', '.join(wanted)} given here has no effect",
             ShmQueueShapeWarning,
-            stacklevel=_callers_level(),
+            stacklevel=callers_level(),
         )
 
 
@@ -125,10 +125,10 @@ def _max_bytes_of(shape: Shape) -> str:
     return "0 (all the memory there is)" if shape.limit == BY_MEMORY else str(shape.capacity)
 
 
-def _callers_level() -> int:
-    """How far above ``warn_of_another`` the first frame outside of this package is."""
+def callers_level() -> int:
+    """How far above its caller the first frame is that is neither this package's nor a finalizer's."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "shmqueue":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("shmqueue", "weakref"):
         frame, level = frame.f_back, level + 1
     return level
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -283,3 +284,19 @@ def _contents(directory: str) -> dict[str, bytes]:
         with open(os.path.join(directory, entry), "rb") as file:
             found[entry] = file.read()
     return found
+
+
+@pytest.mark.parametrize(
+    "command", [["ls"], ["stat", "{name}"], ["doctor"], ["top", "--count", "1"], ["peek", "{name}"]]
+)
+def test_a_closed_standard_output_is_an_error_of_one_line(make: Make, name: str, command: list[str]) -> None:
+    make().put(1)
+    line = shlex.join([*COMMAND, *(word.format(name=name) for word in command)]) + " >&-"
+    ran = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, text=True, timeout=PATIENCE, cwd=HERE)
+    assert (ran.returncode, ran.stderr) == (3, "Error: standard output is closed\n")
+
+
+@pytest.mark.parametrize("command", ["get", "peek", "put"])
+def test_a_timeout_that_is_no_number_is_refused(name: str, command: str) -> None:
+    value = ["1"] if command == "put" else []
+    assert "not a number of seconds" in usage_error_of(command, name, *value, "--timeout", "nan")

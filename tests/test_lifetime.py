@@ -60,6 +60,14 @@ class TestLosingItems:
         assert len(warned) == len(logged) == 1
         assert name in warned[0]
 
+    def test_the_warning_is_about_the_programs_own_line(self, name: str) -> None:
+        for close in (ShmQueue.close, ShmQueue.shutdown, lambda queue: queue.__exit__(None, None, None)):
+            queue = ShmQueue(name)
+            queue.put(1)
+            with pytest.warns(ResourceWarning) as caught:
+                close(queue)
+            assert [warning.filename for warning in caught] == [__file__]
+
     def test_a_holder_that_is_not_the_last_says_nothing(self, make: Make, told: Told) -> None:
         first, second = make(), make()
         first.put(1)

@@ -253,7 +253,6 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "why"),
         [
-            (b"", "the file has only 0 bytes"),
             (b"x" * 5000, "it is not a shmqueue segment"),
             (bytes(range(64)), "the file has only 64 bytes"),
         ],
@@ -281,8 +280,8 @@ class TestRefusals:
         ("offset", "value", "why"),
         [
             (16, b"\x09", "it has layout version 9, this installation uses version 4"),
-            (24, b"\x77", "its header is damaged"),
-            (48, b"zz", "its header is damaged"),
+            (24, b"\x77", "its header is corrupted"),
+            (48, b"zz", "its header is corrupted"),
         ],
     )
     def test_a_header_that_was_tampered_with(self, make: Make, name: str, offset: int, value: bytes, why: str) -> None:

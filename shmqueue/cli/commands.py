@@ -18,7 +18,7 @@ from shmqueue.cli.bench.workloads import PEERS, PYPI, WORKLOADS
 from shmqueue.cli.demo_view import print_report, view_for
 from shmqueue.cli.exits import Exit, Failure, exit_status_of, one_line
 from shmqueue.cli.group import Commands, QueueCommand, complain
-from shmqueue.cli.sizes import Size
+from shmqueue.cli.sizes import Seconds, Size
 from shmqueue.cli.top import run_top
 
 __all__ = ["commands"]
@@ -107,14 +107,14 @@ def commands() -> None:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=1.5,
     show_default=True,
     help="About how long each of the six rounds takes.",
 )
 @click.option(
     "--deadline",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=300,
     show_default=True,
     help="Seconds after which everything is ended.",
@@ -161,12 +161,12 @@ _file = click.Path(dir_okay=False, writable=True)
 @click.option("--rounds", type=click.IntRange(min=1), help="How often everything is measured; 5, quick 3.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     help="About how long each measurement takes; 0.5, quick 0.15.",
 )
 @click.option(
     "--deadline",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     help="Seconds after which a measurement is ended, and reported to hang; 30, quick 5.",
 )
 @click.option("--json", "json_file", type=_file, metavar="FILE", help="Write all figures, of each round.")
@@ -213,7 +213,7 @@ def stat(name: str, as_json: bool) -> None:
 @click.argument("names", metavar="[NAME]...", nargs=-1, type=_QueueName())
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.01),
+    type=Seconds(min=0.01),
     default=1.0,
     show_default=True,
     metavar="SECONDS",
@@ -238,7 +238,7 @@ def top(names: tuple[str, ...], interval: float, count: int | None, as_json: boo
 @click.option("--bytes", "form", flag_value="bytes", help="Each value is bytes, not JSON.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     help="Longest time to wait for room; no limit by default.",
 )
@@ -283,7 +283,7 @@ def put(
 @click.option("--follow", is_flag=True, help="Take items until Ctrl-C.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     help="Longest time to wait for an item; no limit by default.",
 )
@@ -326,7 +326,7 @@ def get(
 @_name_argument
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=0.0,
     show_default=True,
     metavar="SECONDS",

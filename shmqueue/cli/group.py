@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import warnings
@@ -22,6 +24,8 @@ class Commands(click.Group):
     """The group that runs the commands."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
+        if sys.stdout is None:
+            sys.stdout = _ClosedOutput()
         _show_everything()
         return super().main(*args, **extra)
 
@@ -50,6 +54,21 @@ class QueueCommand(click.Command):
 def _write_exit_statuses(formatter: click.HelpFormatter) -> None:
     with formatter.section("Exit statuses"):
         formatter.write_dl([(str(int(status)), meaning) for status, meaning in EXIT_STATUSES.items()])
+
+
+class _ClosedOutput(io.TextIOBase):
+    """Stands for standard output that was closed when the process began: a command that prints fails."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return False
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "standard output is closed")
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class Lines:
     """
 
     def __init__(self) -> None:
-        if sys.stdout is None:
+        if sys.stdout is None or not sys.stdout.writable():
             raise OSError(errno.EBADF, "standard output is closed")
         sys.stdout.flush()
         self.unread = False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import click
 
-__all__ = ["Size", "readable_bytes", "readable_seconds", "short_size"]
+__all__ = ["Seconds", "Size", "readable_bytes", "readable_seconds", "short_size"]
 
 _UNITS = "kmgt"
 _SIZE = re.compile(rf"([0-9]+(?:\.[0-9]+)?)([{_UNITS}]?)(?:i?b)?", re.IGNORECASE)
@@ -36,6 +37,16 @@ class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         if not self._least <= size < 1 << 62:
             self.fail(f"{value!r} is not a size from {self._least} on", param, ctx)
         return size
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; ``nan`` is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 def readable_bytes(size: int) -> str:

@@ -313,7 +313,7 @@ class Owner:
         return True
 
     def _give_back(self, hold: Hold) -> bool:
-        """Let other threads have what was borrowed, unless an interrupted hold of this one uses it too. Returns True."""
+        """Let other threads have what was borrowed, unless an interrupted hold of this one uses it. Returns True."""
         spare = self._spare
         self._borrowing.discard(hold)
         if spare is None or self._borrowing:
@@ -387,13 +387,16 @@ class _Spare:
         _live_spares.add(self)
 
     def renew(self) -> None:
-        """In a forked child, whose parent uses the inherited description."""
+        """In a forked child, whose parent uses the inherited description.
+
+        The child may have removed the sidecar just now, with a segment that nobody else held any more.
+        """
         self.claim = threading.RLock()
         inherited, self.file = self.file, None
         if inherited is not None:
             inherited.close()
         try:
-            self.file = sidecars.open_sidecar(self._sidecar)
+            self.file = sidecars.open_sidecar(self._sidecar, make=False)
         except OSError:
             pass  # whoever needs it is told
 

@@ -57,7 +57,9 @@ class RingMemory:
         else:
             _keep_mapped(self.map)
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing():
+            return  # the names in this module may be gone, and all ends with the process
         if self._duplicate is not None and not self.map.closed and self._duplicate.number < 0:
             _keep_mapped(self.map)
 

@@ -74,7 +74,8 @@ class Shape(NamedTuple):
 
 
 class Unfit(NamedTuple):
-    """Why a file cannot be used. ``is_segment``: it is a segment all the same, of another version or damaged."""
+    """Why a file cannot be used. ``is_segment``: it is a segment all the same, of another version or corrupted,
+    or was one."""
 
     why: str
     is_segment: bool
@@ -129,6 +130,8 @@ class Header(NamedTuple):
     @classmethod
     def judge(cls, data: bytes, file_size: int) -> Header | Unfit:
         """As ``unpack``, but returns what is wrong."""
+        if not any(data):  # what a power cut leaves on a disk; no segment has its name before its header
+            return Unfit(f"the file has {file_size} bytes, and its header is empty", True)
         is_segment = data.startswith(MAGIC)
         if len(data) < FIELDS.size + CRC.size or file_size < HEADER_SIZE:
             return Unfit(f"the file has only {file_size} bytes, a segment at least {HEADER_SIZE}", is_segment)
@@ -138,7 +141,7 @@ class Header(NamedTuple):
         if version != _VERSION or header_size != HEADER_SIZE:
             return Unfit(f"it has layout version {version}, this installation uses version {_VERSION}", is_segment)
         if byte_order != _BYTE_ORDER or CRC.unpack_from(data, FIELDS.size)[0] != zlib.crc32(data[: FIELDS.size]):
-            return Unfit("its header is damaged (wrong checksum)", is_segment)
+            return Unfit("its header is corrupted (wrong checksum)", is_segment)
         shape = Shape(engine.rstrip(b"\0").decode("ascii", "replace"), *numbers[:5])._replace(limit=limit)
         header = cls(shape, *numbers[5:])
         expected = HEADER_SIZE + shape.data_size

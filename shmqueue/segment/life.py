@@ -96,7 +96,7 @@ class _Opening:
         """Remove the file behind ``fd``, which nobody else holds, if a new segment has to take its place.
 
         Raises:
-            ShmQueueRefusedError: the file is no segment.
+            ShmQueueRefusedError: the file is no segment, or one of the other engine that is to be kept.
             ShmQueueExistsError: it has items, or is to be kept, and ``create`` is True.
         """
         if isinstance(found, Unfit) and not found.is_segment:
@@ -109,6 +109,8 @@ class _Opening:
                 raise self._has_items(None if contents is None else contents.items)
             return False
         why = self._why_useless(found)
+        if why is not None and isinstance(found, Header) and found.keep:
+            raise refused(self._path, f"{why}, and it is to be kept: use that engine, or remove it with 'shmqueue rm'")
         if why is None:
             assert isinstance(found, Header)
             is_over = contents is not None and contents.items == 0 and not found.keep

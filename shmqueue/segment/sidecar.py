@@ -61,10 +61,11 @@ def sidecar_of(segment: Segment) -> str:
     return os.path.join(os.path.dirname(segment.path), prefix + segment.header.uuid.hex())
 
 
-def open_sidecar(path: str) -> Descriptor:
-    """Open the sidecar at ``path`` on a description of its own, and make it if there is none.
+def open_sidecar(path: str, make: bool = True) -> Descriptor:
+    """Open the sidecar at ``path`` on a description of its own; if there is none, ``make`` it.
 
     Raises:
+        FileNotFoundError: there is none, and it is not to be made.
         ShmQueueRefusedError: what lies there is not a private file of the segment's user, or this process may not
             open or make it.
         ShmQueueNoSpaceError: there is no room to make it.
@@ -73,6 +74,8 @@ def open_sidecar(path: str) -> Descriptor:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except FileNotFoundError:
+            if not make:
+                raise
             _make_sidecar(path)
             continue
         except OSError as error:

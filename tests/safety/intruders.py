@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from shmqueue import ShmQueue, segment
-from shmqueue.cli.inspection import list_queues
 from shmqueue.compat import multiprocessing as compat_multiprocessing
 from shmqueue.compat import queue as compat_queue
 from shmqueue.exceptions import ShmQueueError, ShmQueueExistsError, ShmQueueRefusedError
+from shmqueue.inspection import list_queues
 
 from .busy import at_least
 from .hostile import hostile_headers, hostile_records
@@ -46,7 +46,7 @@ MUTANTS = (
     Mutant(
         "a sweep takes any file",
         "shmqueue/segment/removal.py",
-        "    if not isinstance(header, Header) or header.keep:\n        return False\n",
+        "    if not isinstance(header, Header) or header.keep or transit.is_awaited(fd):\n        return False\n",
         "    if not isinstance(header, Header):\n        return True\n",
     ),
     Mutant(

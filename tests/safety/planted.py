@@ -131,7 +131,7 @@ def _link_to_nobodys(path: str) -> None:
 
 
 _SYMLINK = "it is a symbolic link"
-_DAMAGED = r"its header is damaged \(wrong checksum\)"
+_DAMAGED = r"its header is corrupted \(wrong checksum\)"
 
 PLANTED = (
     Planted("a symbolic link to a file", lambda path: os.symlink("/etc/passwd", path), _SYMLINK),
@@ -156,7 +156,7 @@ PLANTED = (
         lambda path: write_held(path, image_of_a_segment(), 0o602),
         r"others may access it \(mode -rw-----w-",
     ),
-    Planted("an empty file", lambda path: _write(path, b""), "the file has only 0 bytes"),
+    Planted("an empty file", lambda path: write_held(path, b""), "its header is empty"),
     Planted("a short file", lambda path: _write(path, b"somebody"), "the file has only 8 bytes"),
     Planted(
         "a file of something else", lambda path: _write(path, b"#!" * SIZE), r"not a shmqueue segment \(wrong magic"

@@ -53,8 +53,8 @@ MUTANTS = (
     Mutant(
         "a handle that failed keeps its segment",
         "shmqueue/handle.py",
-        "        except BaseException:\n            segment.close()\n            raise\n        self.name",
-        "        except BaseException:\n            raise\n        self.name",
+        "            segment.drops_items = False\n            segment.close()\n            raise\n        self.name",
+        "            raise\n        self.name",
     ),
 )
 
