@@ -83,6 +83,12 @@ MUTANTS = (
         "        !copy_to_window(ring, arena, position, window, length / 2)) {\n",
     ),
     Mutant(
+        "moved-over-what-is-not-finished-yet",
+        NATIVE + "leases.c",
+        "    if (take->done_from != take->done_to) {\n",
+        "    if (take->done_from > take->done_to) {\n",
+    ),
+    Mutant(
         "freed-before-the-oldest", NATIVE + "leases.c", OLDEST, OLDEST.replace("!= NULL", "!= NULL && number > 9999")
     ),
     Mutant(

@@ -35,6 +35,7 @@ enum operation {
     GET_RETURNED,
     GET_BESIDE, /* an item that was never handed out, beside leases */
     GET_AND_MOVE,
+    GET_MOVED_AND_MOVE, /* an item that was moved and given back, while another one holds up the ring */
     FINISH,
     FINISH_OLDEST, /* the survivor has a newer one */
     FINISH_NEWER,  /* the survivor has an older one */
@@ -57,6 +58,7 @@ static const char *const names[OPERATIONS] = {
     [GET_RETURNED] = "get what was given back",
     [GET_BESIDE] = "get beside leases",
     [GET_AND_MOVE] = "get and move",
+    [GET_MOVED_AND_MOVE] = "get what was moved, and move",
     [FINISH] = "finish",
     [FINISH_OLDEST] = "finish the oldest",
     [FINISH_NEWER] = "finish a newer one",
@@ -218,6 +220,30 @@ static void hold_up(struct scene *scene)
     ring_loan_may_move(&scene->ring, &scene->loans[0]);
 }
 
+/* The survivor has two: the older one is moved, then given back, and the other one holds up the ring. */
+static void move_one_of_two(struct scene *scene)
+{
+    struct lease *table;
+    uint32_t id;
+    bool whole;
+    survivor_leases(scene);
+    survivor_leases(scene);
+    table = atomic_load(&scene->ring.table);
+    atomic_store(&table[scene->loans[1].entry].in_place, 1); /* not yet */
+    for (int i = 0; i < 2; i++) {
+        (void)!get(&scene->ring, &id, &whole);
+    }
+    hold_up(scene);
+    put(scene);
+    (void)!get(&scene->ring, &id, &whole);
+    if (atomic_load(&table[scene->loans[0].entry].window) == 0 ||
+        ring_loan_return(&scene->ring, &scene->loans[0], until(WAIT_FOREVER)) != RING_OK) {
+        harness_fail("making a state: move");
+    }
+    scene->loans[0] = scene->loans[--scene->loan_count];
+    ring_loan_may_move(&scene->ring, &scene->loans[0]);
+}
+
 /* Contents after the first `skipped` of these items, and `first` before them if it is not NONE. */
 static struct contents items(const struct scene *scene, uint32_t first, uint32_t from, uint64_t unfinished)
 {
@@ -323,6 +349,16 @@ static void make(struct scene *scene, enum operation operation, bool elastic)
         scene->after = items(scene, NONE, operation == LEND_AND_MOVE ? first : first + 1, scene->next_id);
         break;
     }
+    case GET_MOVED_AND_MOVE: {
+        uint32_t moved = first;
+        move_one_of_two(scene);
+        first = scene->next_id + 1;
+        put(scene);
+        put(scene);
+        scene->before = items(scene, moved, first, scene->next_id);
+        scene->after = items(scene, NONE, first, scene->next_id);
+        break;
+    }
     case FINISH:
     case FINISH_OLDEST:
     case FINISH_PINNED:
@@ -379,6 +415,7 @@ static void operate(struct scene *scene)
     case GET_RETURNED:
     case GET_BESIDE:
     case GET_AND_MOVE:
+    case GET_MOVED_AND_MOVE:
         (void)!get(ring, &id, &whole);
         break;
     case FINISH:
