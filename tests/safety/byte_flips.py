@@ -26,7 +26,7 @@ LATE = at_least(5.0)  # seconds: so late no call comes back, however busy the ma
 HANGING = 30.0
 MEMORY = 1 << 30  # bytes of addresses beyond those at the start
 
-HEADER, STATE, DATA = range(120), range(128, 1280), range(4096, 8192)
+HEADER, STATE, LEASES, DATA = range(120), range(128, 1280), range(3072, 3264), range(4096, 8192)
 LOCKS = {"native": (range(256, 260), range(512, 516)), "portable": ()}
 """Left alone: a word that names a living thread is a lock that is taken, and a call without a timeout rightly waits."""
 
@@ -61,6 +61,7 @@ class _Trial:
     def __init__(self, seed: str, engine: str, counts: collections.Counter[str]) -> None:
         self._seed, self._engine, self._counts = seed, engine, counts
         self._random = random.Random(seed)
+        self._leases: list[Any] = []
 
     def run(self) -> None:
         import shmqueue  # after the environment has its variables
@@ -77,6 +78,11 @@ class _Trial:
             for _ in range(draw.randrange(4)):
                 if not queue.empty():
                     queue.get(timeout=TIMEOUT)
+            for _ in range(draw.randrange(4)):
+                if not queue.empty():
+                    self._leases.append(queue.lease(timeout=TIMEOUT))
+            if self._leases and draw.random() < 0.5:
+                self._leases.pop().requeue()
             self._flip(segment.path_of(name))
             self._call(lambda: handles.append(shmqueue.ShmQueue(name, create=False, allow_pickle=False)))
             for _ in range(12):
@@ -93,7 +99,7 @@ class _Trial:
     def _flip(self, path: str) -> None:
         """Change a byte, or a word, or some."""
         draw = self._random
-        where = draw.choices([HEADER, STATE, DATA], [1, 6, 3])[0]
+        where = draw.choices([HEADER, STATE, LEASES, DATA, self._behind(path)], [1, 6, 2, 3, 4])[0]
         with open(path, "r+b", buffering=0) as file:
             for _ in range(draw.choice([1, 1, 1, 2, 8])):
                 width = draw.choice([1, 4, 8])
@@ -108,6 +114,20 @@ class _Trial:
                 file.write((draw.choice(wrong) & mask).to_bytes(width, sys.byteorder))
                 self._counts["corruptions"] += 1
 
+    def _behind(self, path: str) -> range:
+        """The begin of the lease tables, or of what lies behind them: one of the last pages that have memory."""
+        with open(path, "rb") as file:
+            start, end = os.SEEK_SET, 0
+            pieces = [range(4096, 8192)]
+            while True:
+                try:
+                    start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                    end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+                except OSError:  # there is no more
+                    break
+                pieces += [range(at, at + 160) for at in range(max(start, 4096), end, 4096)]
+        return self._random.choice(pieces)
+
     def _choose(self, q: Any) -> Callable[[], object]:
         draw = self._random
         calls: list[Callable[[], object]] = [
@@ -116,6 +136,11 @@ class _Trial:
             lambda: q.get(timeout=TIMEOUT),
             lambda: q.get(timeout=TIMEOUT),
             lambda: q.get_many(4, timeout=TIMEOUT),
+            lambda: self._leases.append(q.lease(timeout=TIMEOUT)),
+            lambda: self._leases.append(q.lease(timeout=TIMEOUT)),
+            lambda: self._end_one(draw.random() < 0.5),
+            lambda: self._end_one(draw.random() < 0.5),
+            lambda: self._view(q),
             lambda: q.join(timeout=TIMEOUT),
             lambda: self._expect_number(q.qsize()),
             lambda: self._expect_number(q.buffer_occupancy()),
@@ -132,6 +157,16 @@ class _Trial:
             lambda: q.shutdown_all(immediate=draw.random() < 0.5),
         ]
         return draw.choice(calls)
+
+    def _end_one(self, requeue: bool) -> None:
+        if self._leases:
+            lease = self._leases.pop(self._random.randrange(len(self._leases)))
+            self._expect_number(lease.attempt)
+            (lease.requeue if requeue else lease.ack)()
+
+    def _view(self, q: Any) -> None:
+        with q.get_view(timeout=TIMEOUT) as view:
+            bytes(view)
 
     def _expect_number(self, number: object) -> None:
         if not isinstance(number, int) or number < 0:
