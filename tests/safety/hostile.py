@@ -88,7 +88,7 @@ def hostile_records(notes: Notes, seed: int) -> None:
             (0, b"\x91" * 100_000, "serialization method 0"),
             (2, _nested_tuples(), "serialization method 2"),
         ):
-            for way in ("get", "get_many", "get_view"):
+            for way in ("get", "get_many", "get_view", "lease"):
                 _put_raw(notes, [(method, payload)])
                 queue.put("after")
                 _take(notes, queue, way, words)
@@ -118,6 +118,8 @@ def _take(notes: Notes, queue: ShmQueue, way: str, words: str) -> None:
     try:
         if way == "get_view":
             _look(notes, queue)
+        if way == "lease":
+            _lease(notes, queue, words)
         found = queue.get_many(1, 0) if way == "get_many" else queue.get(False)
         notes.fault(f"{words}: loaded all the same, with {way}: {str(found)[:80]}")
     except ShmQueueDeserializationError as error:
@@ -135,6 +137,15 @@ def _look(notes: Notes, queue: ShmQueue) -> None:
         notes.require(queue.qsize() == before, "get_view() took what it does not lend")
     except ShmQueueError as error:
         notes.require("needs the native engine" in str(error), f"unclear: {error}")
+
+
+def _lease(notes: Notes, queue: ShmQueue, words: str) -> None:
+    """It cannot be loaded, and is given back by the block."""
+    try:
+        with queue.lease(False) as lease:
+            notes.fault(f"{words}: a lease loaded it: {str(lease.item)[:80]}")
+    except ShmQueueDeserializationError as error:
+        notes.require(words in str(error), f"unclear: {error}")
 
 
 def _garbage(notes: Notes, queue: ShmQueue, chance: random.Random) -> None:
