@@ -29,8 +29,9 @@ def run(program: str, tmp_path: Path) -> str:
 
 
 def test_every_python_sample_runs(tmp_path: Path) -> None:
-    opening, replacement, _ = samples("python")
+    opening, replacement, _, lease = samples("python")
     assert run(opening.replace("q.get()", "print(q.get())"), tmp_path) == "{'hello': 'world'}\n"
+    assert run(lease, tmp_path) == "working on {'render': 7}\n"
     assert run(replacement, tmp_path) == f"{[number * number for number in range(10)]}\n"
 
 
