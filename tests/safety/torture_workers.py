@@ -220,8 +220,8 @@ def lease(worker: Worker) -> None:
             leases.view_one()
         else:
             leases.take_one()
-        if worker.random.random() < 0.01:
-            time.sleep(worker.random.random() * 0.01)
+        if worker.random.random() < (0.2 if leases.held else 0.01):
+            time.sleep(worker.random.random() * 0.01)  # most are killed with an item in their hands
     while leases.held:  # nobody may be there any more that takes them
         leases.end_one(requeue=False)
 
