@@ -2,7 +2,8 @@
 
 With its writer closed a process can learn that nothing will come any more: when no process is left that has the queue
 open and could write. So gets end with EOFError then. With its reader closed, puts that find no room end with
-BrokenPipeError when no process could read. The kernel counts the handles; a blocked call asks it now and then.
+BrokenPipeError when no process could read. The kernel counts the handles; a blocked call asks it now and then, also one
+that was blocked before the end was closed. At a closed end itself every call raises OSError.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing import process
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from shmqueue import clock
 from shmqueue.engine import deadline_after, seconds_until
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull
 from shmqueue.segment import READER, WRITER, Segment
@@ -44,6 +46,7 @@ class ClosedEnds:
         self._segment = segment
         self._closed: set[int] = set()
         self._guardian = _Guardian()
+        self._pace, self._next_question = _FIRST_PACE, 0.0
 
     def close(self, role: int) -> None:
         """Close the end that has a role.
@@ -60,26 +63,46 @@ class ClosedEnds:
         self._closed.add(role)
 
     @property
-    def may_be_fast(self) -> bool:
-        """Whether puts and gets that succeed at once need not know of this."""
+    def puts_may_be_fast(self) -> bool:
+        """Whether puts that succeed at once need not know of this."""
         return WRITER not in self._closed
+
+    @property
+    def gets_may_be_fast(self) -> bool:
+        """The same for gets."""
+        return not self._closed
 
     def route(self, put: _Put, get: _Get) -> tuple[_Put, _Get]:
         """What to call instead of these two."""
-        if WRITER in self._closed:
-            return self._refusing, self._from_writers(get)
-        return self._to_readers(put), get
+        if READER in self._closed:
+            put, get = self._to_readers(put), self._refusing
+        elif WRITER in self._closed:
+            get = self._from_writers(get)
+        return (self._refusing if WRITER in self._closed else put), get
 
-    def require_writer(self) -> None:
-        """Raise OSError if that end is closed."""
-        if WRITER in self._closed:
+    def require(self, role: int) -> None:
+        """Raise OSError if the end that has the role is closed."""
+        if role in self._closed:
             self._refusing()
+
+    def while_waiting(self, is_put: bool) -> Exception | None:
+        """``Engine.while_waiting``: what a waiting call is to raise, which may have begun before an end was closed."""
+        own, other = (WRITER, READER) if is_put else (READER, WRITER)
+        if own in self._closed:
+            return OSError("handle is closed")
+        if other not in self._closed or clock.monotonic() < self._next_question:
+            return None
+        if self._nobody_else(other):
+            return _end_without(other)  # and let other waiting calls ask at once
+        self._next_question = clock.monotonic() + self._pace
+        self._pace = min(2 * self._pace, _SLOWEST_PACE)
+        return None
 
     def until_end(self, attempt: Callable[[float | None], _T], timeout: float | None) -> _T:
         """``attempt(timeout)``, whose result is false when the time is over, and EOFError once nothing can come."""
         if WRITER not in self._closed:
             return attempt(timeout)
-        return self._repeated(attempt, timeout, self.is_over, EOFError("no process is left that could put an item"))
+        return self._repeated(attempt, timeout, self.is_over, _end_without(WRITER))
 
     def is_over(self) -> bool:
         """Whether nothing can come any more."""
@@ -97,7 +120,7 @@ class ClosedEnds:
                 lambda seconds: put(method, payload, True, seconds),
                 timeout if block else 0.0,
                 lambda: self._nobody_else(READER),
-                BrokenPipeError(errno.EPIPE, "no process is left that could take an item"),
+                _end_without(READER),
             )
 
         return put_until_end
@@ -135,6 +158,13 @@ class ClosedEnds:
 
     def _refusing(self, *arguments: Any) -> NoReturn:
         raise OSError("handle is closed")
+
+
+def _end_without(role: int) -> OSError | EOFError:
+    """What a call raises when no process is left that has the role."""
+    if role == WRITER:
+        return EOFError("no process is left that could put an item")
+    return BrokenPipeError(errno.EPIPE, "no process is left that could take an item")
 
 
 def _attempted(attempt: Callable[[float | None], _T], seconds: float) -> tuple[_T | None, Exception | None]:

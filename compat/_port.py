@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue.arguments import NUMBER_MOST, require_int
-from shmqueue.engine import Counters
+from shmqueue.engine import Counters, deadline_after, seconds_until
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.leases import Lease
 from shmqueue.messages import tell_items_put
+from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
 from shmqueue.serialization import unpack_plain
-from shmqueue.threads import WeakRegistry
+from shmqueue.threads import WeakRegistry, sleep
 
 from ._absent import ListsWhatIsThere
 from ._closed_ends import ClosedEnds
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Port", "Ported", "arrive", "open_port"]
 
 _Queue = TypeVar("_Queue", bound="Ported")
+
+_PACE = 0.01  # seconds between two attempts to put an item back
+_FIRST_SLICE, _LONGEST_SLICE = 0.05, 1.0  # seconds that are waited before a look whether an end was closed
 
 
 def open_port(
@@ -93,7 +97,11 @@ class Port:
     def _choose_way(self) -> None:
         """Put and get by the engine's own methods, or by what has to be done beside them."""
         ends = self._closed_ends
-        allow_fast_paths(self.engine, self._watcher is None and (ends is None or ends.may_be_fast))
+        allow_fast_paths(
+            self.engine,
+            puts=self._watcher is None and (ends is None or ends.puts_may_be_fast),
+            gets=self._watcher is None and (ends is None or ends.gets_may_be_fast),
+        )
         if self._watcher is None and ends is None:
             self.put, self.get = self.engine.put, self.engine.get
             self.put_item, self.get_item = self._items.put_item, self._items.get_item
@@ -109,28 +117,49 @@ class Port:
     def close_end(self, role: int) -> None:
         """Do not put (WRITER) or get (READER) in this process any more, and have the other one end when nobody does.
 
+        That holds for calls that are blocked already, too.
+
         Raises:
             NotImplementedError: it would never end.
         """
         ends = self._closed_ends or ClosedEnds(self.handle.segment)
         ends.close(role)
         self._closed_ends = ends
+        self.engine.while_waiting = ends.while_waiting
         self._choose_way()
         self._watch_for_end()
 
     def put_back(self, method: int, payload: Payload) -> None:
         """Put what was taken at the queue's end, whether this process still puts or not."""
-        self.engine.put(method, payload, True, None)
+        while not self.engine.put(method, payload, False, None):
+            sleep(_PACE)  # a put that blocks would be refused
         self._look()
 
     def wait_for_item(self, timeout: float | None) -> bool:
         """Whether a get would return or raise at once, within ``timeout`` seconds."""
-        if self._closed_ends is None:
-            return self.engine.wait(True, timeout)
-        try:
-            return self._closed_ends.until_end(lambda seconds: self.engine.wait(True, seconds), timeout)
-        except EOFError:
-            return True
+        deadline, pace = deadline_after(timeout), _FIRST_SLICE
+        while True:
+            left = seconds_until(deadline)
+            if self.engine.wait(True, pace if left is None else min(pace, left)):
+                return True
+            ends = self._closed_ends  # also one that was closed meanwhile
+            if ends is not None:
+                ends.require(READER)
+                if ends.is_over():
+                    return True
+            if left is not None and left <= pace:
+                return False
+            pace = min(2 * pace, _LONGEST_SLICE)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to take.
+
+        Raises:
+            OSError: the end from which items come was closed in this process.
+        """
+        if self._closed_ends is not None:
+            self._closed_ends.require(READER)
+        return self.engine.qsize() == 0
 
     def _watch_for_end(self) -> None:
         if self._watcher is not None and self._closed_ends is not None:
@@ -167,7 +196,7 @@ class Port:
         """
         count = len(items)  # now: later there may be no memory for the number, and all is put
         if self._closed_ends is not None:
-            self._closed_ends.require_writer()
+            self._closed_ends.require(WRITER)
         try:
             put = self._items.put_items(items, block, timeout, True, dump)
         finally:
@@ -191,6 +220,7 @@ class Port:
             if ends is None:
                 items = self._items.get_items(most, True, timeout, unpack_plain)
             else:
+                ends.require(READER)
                 items = ends.until_end(functools.partial(self._get_items, most), timeout)
         finally:
             self._look()

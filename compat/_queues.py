@@ -189,10 +189,10 @@ class Queue(Parts, _StdlibQueue):
         """Whether there is nothing to take.
 
         Raises:
-            OSError: the queue was closed in this process.
+            OSError: the queue, or its ``_reader``, was closed in this process.
         """
         try:
-            return self._port.engine.qsize() == 0
+            return self._port.is_empty()
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
 
@@ -280,9 +280,9 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
         """Whether there is nothing to take. Others may change it at any time.
 
         Raises:
-            OSError: the queue was closed in this process.
+            OSError: the queue, or its ``_reader``, was closed in this process.
         """
         try:
-            return self._port.engine.qsize() == 0
+            return self._port.is_empty()
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None

@@ -20,6 +20,7 @@ from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from shmqueue.arguments import real_seconds
+from shmqueue.attributes import absent_when_closed
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.items import Record, fast_get, fast_put
 from shmqueue.leases import Lease
@@ -242,6 +243,7 @@ class Queue(_Shared[_T]):
         self._port.engine.join(None)
 
     @property
+    @absent_when_closed
     def unfinished_tasks(self) -> int:
         """Items put for which ``task_done`` was not called yet."""
         return self._port.counters().unfinished
@@ -255,6 +257,7 @@ class Queue(_Shared[_T]):
         self._port.shut_down(immediate)
 
     @property
+    @absent_when_closed
     def is_shutdown(self) -> bool:
         """Whether the queue was shut down."""
         return self._port.counters().is_shut_down

@@ -6,9 +6,33 @@ and do not expect an exception.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-__all__ = ["readable_names", "static_attributes"]
+from shmqueue.exceptions import ShmQueueNotInitializedError
+
+__all__ = ["absent_when_closed", "readable_names", "static_attributes"]
+
+_Self = TypeVar("_Self")
+_T = TypeVar("_T")
+
+
+class _ClosedAttributeError(ShmQueueNotInitializedError, AttributeError):
+    """Raised by properties of a closed queue, so that ``hasattr`` is False and ``getattr`` takes its default."""
+
+
+def absent_when_closed(read: Callable[[_Self], _T]) -> Callable[[_Self], _T]:
+    """For the function of a property: what it raises on a closed queue is an AttributeError as well."""
+
+    @functools.wraps(read)
+    def read_if_open(self: _Self) -> _T:
+        try:
+            return read(self)
+        except ShmQueueNotInitializedError as error:
+            raise _ClosedAttributeError(*error.args) from None
+
+    return read_if_open
 
 
 def readable_names(obj: object) -> list[str]:

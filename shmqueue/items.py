@@ -255,10 +255,10 @@ def fast_get(unpack: Unpack, load: Callable[[Any, int, bytes], Any]) -> Callable
     return decorate
 
 
-def allow_fast_paths(engine_: Engine, allowed: bool) -> None:
+def allow_fast_paths(engine_: Engine, puts: bool, gets: bool) -> None:
     """Whether items may pass by whatever was put around the engine."""
     if Ring is not None and isinstance(engine_, Ring):
-        engine_.fast = allowed
+        engine_.fast_puts, engine_.fast_gets = puts, gets
 
 
 def _options(function: Callable[..., Any], wanted: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from shmqueue import console, engine, reflog
 from shmqueue.arguments import require_int, require_seconds
-from shmqueue.attributes import readable_names
+from shmqueue.attributes import absent_when_closed, readable_names
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
@@ -363,6 +363,7 @@ class ShmQueue(FastPaths):
         return self._engine.join(None if timeout is None else require_seconds(timeout, True))
 
     @property
+    @absent_when_closed
     def unfinished_tasks(self) -> int:
         """Items put for which ``task_done`` was not called yet."""
         return self._handle.counters().unfinished
@@ -396,6 +397,7 @@ class ShmQueue(FastPaths):
         return self._handle.shape.capacity
 
     @property
+    @absent_when_closed
     def maxsize(self) -> int:
         """Most items in the queue, 0 for as many as fit. Setting it changes it for all processes.
 
@@ -424,6 +426,7 @@ class ShmQueue(FastPaths):
         return self._handle.keep
 
     @property
+    @absent_when_closed
     def debug_ref_data(self) -> ShmRefDataSnapshot:
         """The same as ``snapshot()``."""
         return self.snapshot()
@@ -450,6 +453,7 @@ class ShmQueue(FastPaths):
         return self._name
 
     @property
+    @absent_when_closed
     def refs(self) -> int:
         """How many handles there are on the queue, in all processes; the kernel counts them."""
         self._handle.require_open()
@@ -510,6 +514,7 @@ class ShmQueue(FastPaths):
         self._engine.shut_down(immediate)
 
     @property
+    @absent_when_closed
     def is_shutdown(self) -> bool:
         """Whether the queue was shut down for all processes."""
         return self._handle.counters().is_shut_down

@@ -202,6 +202,11 @@ def put_several(q: Any, count: int) -> None:
         q.put(number)
 
 
+def put_when_told(q: Any, go: Any, count: int) -> None:
+    go.get()
+    put_several(q, count)
+
+
 def put_and_be_killed(q: Any, count: int) -> None:
     put_several(q, count)
     if hasattr(q, "close") and hasattr(q, "join_thread"):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from queue_kinds import KINDS
 
+from shmqueue import ShmQueueNotInitializedError
 from shmqueue.compat import _queues
 from shmqueue.compat import multiprocessing as our_multiprocessing
 from shmqueue.compat import queue as our_queue
@@ -44,6 +45,23 @@ def test_every_listed_attribute_of_a_closed_queue_can_be_read(q: Any) -> None:
     q.close()
     for name in dir(q):
         getattr(q, name)
+
+
+def test_asking_a_closed_queue_for_its_state_raises_no_other_error(q: Any) -> None:
+    names = dir(q)
+    q.close()
+    listed = dir(q)
+    for name in names:
+        assert hasattr(q, name) == (name in listed)
+
+
+def test_the_state_of_a_closed_queue_raises_that_it_is_closed(engine: str) -> None:
+    for kind, names in (("ShmQueue", ["maxsize", "is_shutdown", "unfinished_tasks"]), ("queue.Queue", ["is_shutdown"])):
+        q = KINDS[kind]()
+        q.close()
+        for name in names:
+            with pytest.raises(ShmQueueNotInitializedError, match="is closed"):
+                getattr(q, name)
 
 
 def test_what_is_absent_is_listed_neither_by_the_queue_nor_by_its_class(q: Any) -> None:

@@ -177,3 +177,129 @@ def test_a_system_that_cannot_tell_refuses(our_mp: Opener, monkeypatch: pytest.M
         q._reader.close()
     q.put("item")
     assert q.get() == "item"
+
+
+# ---- calls that were blocked before ----
+
+
+def test_a_get_that_was_blocked_before_ends(our_context: Opener) -> None:
+    for kind in ("Queue", "JoinableQueue", "SimpleQueue"):
+        q = getattr(our_context, kind)()
+        gets = [asleep(Call(q.get)) for _ in range(3)]
+        q._writer.close()
+        for get in gets:
+            with pytest.raises(EOFError):
+                get.result()
+
+
+def test_every_kind_of_get_that_was_blocked_before_ends(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    reader = q._reader
+    calls = [asleep(Call(call)) for call in (lambda: q.get(timeout=2 * PATIENCE), lambda: q.get_many(2), reader.recv)]
+    poll = asleep(Call(reader.poll, None))
+    q._writer.close()
+    for call in calls:
+        with pytest.raises(EOFError):
+            call.result()
+    assert poll.result()
+
+
+def test_a_get_with_a_descriptor_that_was_blocked_before_ends(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    q._reader.fileno()
+    get = asleep(Call(q.get))
+    q._writer.close()
+    with pytest.raises(EOFError):
+        get.result()
+
+
+def test_a_get_that_was_blocked_before_takes_what_still_comes(our_context: Opener) -> None:
+    q, go = our_context.Queue(), our_context.SimpleQueue()
+    producer = our_context.Process(target=children.put_when_told, args=(q, go, 3))
+    with running(producer):
+        got = asleep(Call(all_items, q))
+        q._writer.close()
+        go.put("go")
+        assert got.result() == [0, 1, 2]
+        succeed(producer)
+
+
+def test_a_put_that_was_blocked_before_ends_when_nobody_can_get(our_mp: Opener) -> None:
+    calls = (lambda q: q.put("x"), lambda q: q.put_many(["x"]), lambda q: q._writer.send("x"))
+    for call in calls:
+        q = our_mp.Queue(1)
+        q.put("first")
+        put = asleep(Call(call, q))
+        q._reader.close()
+        with pytest.raises(BrokenPipeError):
+            put.result()
+        q.close()
+
+
+def test_a_put_that_was_blocked_before_goes_on_while_somebody_can_get(our_mp: Opener) -> None:
+    q = our_mp.Queue(1)
+    copy = pickle.loads(pickle.dumps(q))
+    q.put("first")
+    put = asleep(Call(q.put, "second"))
+    q._reader.close()
+    assert copy.get() == "first"
+    put.result()
+    assert copy.get() == "second"
+    copy.close()
+
+
+def test_calls_that_were_blocked_at_an_end_itself_are_refused_when_it_is_closed(our_mp: Opener) -> None:
+    q = our_mp.Queue(1)
+    calls = [asleep(Call(call)) for call in (q.get, lambda: q.get_many(2), lambda: q._reader.poll(None))]
+    q._reader.close()
+    for call in calls:
+        with pytest.raises(OSError, match="handle is closed"):
+            call.result()
+    q = our_mp.Queue(1)
+    q.put("item")
+    put = asleep(Call(q.put, "another"))
+    q._writer.close()
+    with pytest.raises(OSError, match="handle is closed"):
+        put.result()
+    assert q.get() == "item"
+
+
+# ---- the end itself ----
+
+
+def test_a_process_that_closed_the_reader_cannot_get(q: Any) -> None:
+    q.put("item")
+    q._reader.close()
+    calls = [q.get, q.empty]
+    if hasattr(q, "get_nowait"):
+        calls += [q.get_nowait, lambda: q.get(timeout=PATIENCE)]
+    if hasattr(q, "get_many"):
+        calls += [lambda: q.get_many(1)]
+    for call in calls:
+        with pytest.raises(OSError, match="handle is closed"):
+            Call(call).result()
+
+
+def test_both_ends_may_be_closed(our_mp: Opener) -> None:
+    for ends in ("_reader", "_writer"), ("_writer", "_reader"):
+        q = our_mp.Queue()
+        q.put("item")
+        for end in ends:
+            getattr(q, end).close()
+        for call in (q.get, lambda q=q: q.put("another")):
+            with pytest.raises(OSError, match="handle is closed"):
+                Call(call).result()
+
+
+def test_what_a_reader_reserved_is_put_back_after_the_writer_was_closed(our_mp: Opener) -> None:
+    q = our_mp.Queue(1)
+    q._rlock.acquire()
+    q.put("first")
+    assert q._reader.poll()
+    q.put("second")
+    q._writer.close()
+    release = Call(q._rlock.release)
+    wait_until(lambda: not q._reader.reserves, "the record is being put back")
+    assert Call(q.get).result() == "second"
+    release.result()
+    assert Call(q.get).result() == "first"

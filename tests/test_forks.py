@@ -19,10 +19,11 @@ from shmqueue.threads import Guard, WeakRegistry
 Make = Callable[..., ShmQueue]
 
 FORK_WHILE = """
-import os, sys, threading, time, signal
+import os, sys, threading, time, signal, warnings
 from shmqueue import ShmQueue
 from shmqueue.compat import multiprocessing as mp, queue
 
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 forks, directory = int(sys.argv[1]), os.environ["SHMQUEUE_DIR"]
 ctx = mp.get_context("fork")
 over = threading.Event()

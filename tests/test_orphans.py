@@ -15,6 +15,7 @@ from support import python, run_python
 
 import shmqueue
 from shmqueue import ShmQueue, segment
+from shmqueue.segment import removal
 
 Make = Callable[..., ShmQueue]
 ITEMS = list(range(12))
@@ -178,6 +179,34 @@ class TestRemoving:
         make("held").put(1)
         assert [(info.name, info.items) for info in inspection.remove_orphans()] == [(orphan, 12)]
         assert segment.list_names() == ["held"]
+
+    @pytest.mark.parametrize("moment", ["after the listing", "before the lock"])
+    @pytest.mark.parametrize("what", ["kept", "in transit"])
+    def test_one_that_is_used_meanwhile_stays(
+        self, orphan: str, what: str, moment: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inspection = importlib.import_module("shmqueue.inspection")
+        module, function = (inspection, "list_queues") if moment == "after the listing" else (removal, "lock_alone")
+        original = getattr(module, function)
+        pickles = []
+
+        def use_it_and_go_on(*arguments: object) -> object:
+            monkeypatch.setattr(module, function, original)
+            result = original(*arguments) if module is inspection else None
+            with ShmQueue(orphan, create=False, keep=what == "kept") as q:
+                q.put("another")
+                if what == "in transit":
+                    pickles.append(pickle.dumps(q))
+            return result if module is inspection else original(*arguments)
+
+        monkeypatch.setattr(module, function, use_it_and_go_on)
+        assert inspection.remove_orphans() == []
+        q = ShmQueue(orphan, create=False)
+        assert taken(q) == [*ITEMS, "another"]
+        for pickled in pickles:
+            pickle.loads(pickled).close()
+        q.unlink()
+        q.close()
 
     def test_one_is_removed_by_its_name(self, orphan: str) -> None:
         from shmqueue import inspection

@@ -7,6 +7,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import shmqueue
 from shmqueue import ShmQueue, clock
 from shmqueue.compat import multiprocessing as our_multiprocessing
 from shmqueue.compat import queue as our_queue
-from shmqueue.segment import transit
+from shmqueue.segment import removal, transit
 
 
 @pytest.fixture(params=list(KINDS))
@@ -215,6 +216,50 @@ def test_a_queue_that_never_arrives_is_removed_when_its_time_is_over(
     later()
     ShmQueue("another").close()
     assert os.listdir(segment_directory) == []
+
+
+@pytest.mark.parametrize("way", ["by its pickle", "by its name"])
+def test_a_queue_whose_later_user_was_killed_keeps_its_items(
+    engine: str, name: str, way: str, later: Callable[[], None], segment_directory: str
+) -> None:
+    q = ShmQueue(name)
+    pickled = pickle.dumps(q)
+    q.close()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE))
+        arrived = pickle.loads(pickled) if way == "by its pickle" else ShmQueue(name, create=False)
+        arrived.put("item")
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    later()
+    ShmQueue("another").close()
+    with ShmQueue(name, create=False) as found:
+        assert found.get(False) == "item"
+
+
+def test_a_queue_that_is_opened_while_it_is_removed_as_not_arrived_stays(
+    engine: str, name: str, later: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = ShmQueue(name)
+    pickle.dumps(q)
+    q.close()
+    later()
+    lock_alone, opened = removal.lock_alone, []
+
+    def open_and_lock(fd: int) -> bool:
+        monkeypatch.setattr(removal, "lock_alone", lock_alone)
+        with ShmQueue(name, create=False, keep=True) as other:
+            other.put("item")
+        opened.append(other)
+        return lock_alone(fd)
+
+    monkeypatch.setattr(removal, "lock_alone", open_and_lock)
+    removal.remove_unarrived()
+    assert opened
+    with ShmQueue(name, create=False) as found:
+        assert found.get(False) == "item"
+        found.unlink()
 
 
 def test_a_thousand_pickles_cost_no_descriptors(engine: str, later: Callable[[], None], segment_directory: str) -> None:

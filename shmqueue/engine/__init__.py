@@ -160,7 +160,13 @@ class Engine(Protocol):
     An elastic segment grows when a put finds no room. When the machine's memory is out it is like a full one, and the
     function ``report`` that the engine was opened with is called with the errno, once, by the put that has failed for
     this reason or waits for it, and with 0 once it could grow again. It gives memory back when it has become empty.
+
+    ``while_waiting`` is called, unless it is None, several times a second by each put (with True) and get (with False)
+    that waits, calls already in flight included. An exception that it returns is raised unless one more attempt at the
+    put or get succeeds.
     """
+
+    while_waiting: Callable[[bool], Exception | None] | None
 
     def put(self, method: int, payload: Payload, block: bool, timeout: float | None, /) -> bool:
         """Put one record, whose payload may come in parts. False: there was no room in time.

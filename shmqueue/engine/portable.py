@@ -142,6 +142,7 @@ class PortableEngine:
         self._report = report
         self._told = 0  # what was reported last
         self._has_grown = False  # since then
+        self.while_waiting: Callable[[bool], Exception | None] | None = None
         self._lock = DeathSafeLock(segment, self._memory)
         self._looks = MOST_LOOKS
         self._known: tuple[bytes, State | None] = b"", None  # a slot that was checked, and what it says
@@ -327,6 +328,7 @@ class PortableEngine:
         pause = 0.0
         if flag == _GETTERS:
             self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there
+        end: Exception | None = None
         while True:
             state = self._known[1]  # what was true a moment ago is worth an attempt
             if state is None or not ready(state):
@@ -340,11 +342,15 @@ class PortableEngine:
                     raise lock_timed_out(self._name, flag == _PUTTERS)
             self._require_usable()
             unmet(clock.monotonic() - began)
+            if end is not None:
+                raise end
             if not block:
                 return None
             if (pause or not self._sees_commit(state)) and not self._sleep(pause or SHORTEST_PAUSE, deadline, flag):
                 return None
             pause = min(1.25 * pause, LONGEST_PAUSE) or SHORTEST_PAUSE
+            if self.while_waiting is not None:
+                end = self.while_waiting(flag == _PUTTERS)
 
     def _sees_commit(self, state: State | None) -> bool:
         """Look for the next commit for a moment, which is the shorter the more often there was none."""

@@ -13,6 +13,7 @@ import time
 from shmqueue import clock
 from shmqueue.segment.contents import layout_of
 from shmqueue.segment.header import Header, boot_id
+from shmqueue.segment.transit import count_adoption
 
 __all__ = ["adopt"]
 
@@ -30,6 +31,7 @@ def adopt(fd: int, header: Header, namespace: int, flags: int = 0) -> Header:
         namespace: the pid namespace of this process.
         flags: what the segment gets beside its own flags.
     """
+    count_adoption(fd)  # first: from now on the items are not only those of earlier holders
     layout = layout_of(header.shape.engine)
     is_of_here = header.pid_namespace == namespace and header.boot == boot_id()
     if layout is not None:

@@ -291,7 +291,7 @@ class Segment:
     def _remove(self, alone: int) -> int:
         """Remove the file if nothing speaks against it; ``alone`` has its lock exclusively."""
         if transit.is_awaited(alone) and same_file(alone, self.path):  # without a name nothing can arrive
-            transit.await_arrival(self.name, self.path, self.header.uuid)
+            transit.await_arrival(transit.Left(self.name, self.path, self.header.uuid, transit.adoptions(alone)))
             return 0
         remove_lock_files(alone, os.path.dirname(self.path))
         if self.header.keep or not same_file(alone, self.path):

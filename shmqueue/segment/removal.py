@@ -6,9 +6,11 @@ can never be opened again (private segments without a holder, files that were ne
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import stat
+from collections.abc import Callable
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueRefusedError
@@ -75,12 +77,23 @@ def open_to_look(path: str) -> int:
     return fd
 
 
+def _always(fd: int) -> bool:
+    return True
+
+
 @while_changing
-def unlink_if_unheld(fd: int, path: str) -> bool:
-    """Remove ``path`` if nobody holds the file behind ``fd``, whose description must carry no lock of its own."""
-    if not lock_alone(fd):
+def unlink_if_unheld(fd: int, path: str, may_go: Callable[[int], bool] = _always) -> bool:
+    """Remove ``path`` if no process has the file behind ``fd`` open and ``may_go(fd)`` is true; return whether it did.
+
+    The description of ``fd`` must carry no lock of its own. What ``may_go`` says counts while the file is locked: until
+    then another process may open the queue, use it and close it. It is asked before as well, for the lock would make a
+    last holder take this process for another one.
+    """
+    if not may_go(fd) or not lock_alone(fd):
         return False
     try:
+        if not may_go(fd):
+            return False
         remove_lock_files(fd, os.path.dirname(path))
         return take_name_away(fd, path)
     finally:
@@ -88,16 +101,21 @@ def unlink_if_unheld(fd: int, path: str) -> bool:
 
 
 def remove_if_unheld(path: str) -> bool:
-    """Remove this user's segment at ``path``, with all its items, if nobody holds it and it is not in transit.
+    """Remove this user's segment at ``path``, with its items, unless it is open, in transit or to be kept.
 
     Raises:
         OSError: it cannot be opened.
     """
     fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
-        return _is_own_file(fd) and _has_magic(fd) and not transit.is_awaited(fd) and unlink_if_unheld(fd, path)
+        return _is_own_file(fd) and unlink_if_unheld(fd, path, _is_orphan)
     finally:
         os.close(fd)
+
+
+def _is_orphan(fd: int) -> bool:
+    header = header_at(fd)
+    return _has_magic(fd) and not (isinstance(header, Header) and header.keep) and not transit.is_awaited(fd)
 
 
 @while_changing
@@ -141,24 +159,53 @@ def remove_unarrived() -> list[tuple[str, int]]:
         For each that is not private, its name, and how many items it had, as far as they can be counted.
     """
     removed = []
-    for name, path, uuid in transit.overdue():
+    for left in transit.overdue():
         try:
-            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            fd = os.open(left.path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except OSError:
             continue  # it arrived and was closed since, or another process swept it
         try:
-            header = header_at(fd)
-            if isinstance(header, Header) and header.uuid == uuid and not header.keep:
-                contents = contents_of(fd)
-                if transit.is_awaited(fd):  # it was pickled once more
-                    transit.await_arrival(name, path, uuid)
-                elif unlink_if_unheld(fd, path) and not header.private:
-                    removed.append((name, 0 if contents is None else contents.items))
+            items = _remove_left(fd, left)
         except OSError:
             continue
         finally:
             os.close(fd)
+        if items is not None:
+            removed.append((left.name, items))
     return removed
+
+
+def _remove_left(fd: int, left: transit.Left) -> int | None:
+    """Remove a segment that only this process's pickled queues could still have needed.
+
+    Returns:
+        How many items it had, as far as they can be counted; None: it is private, or was not removed.
+    """
+    items = 0
+
+    def may_go(fd: int) -> bool:
+        nonlocal items
+        contents = contents_of(fd)
+        items = 0 if contents is None else contents.items
+        return _is_still(fd, left) and not transit.is_awaited(fd)
+
+    if _is_still(fd, left) and transit.is_awaited(fd):  # it was pickled once more
+        transit.await_arrival(left)
+        return None
+    header = header_at(fd)
+    is_private = isinstance(header, Header) and header.private
+    return items if unlink_if_unheld(fd, left.path, may_go) and not is_private else None
+
+
+def _is_still(fd: int, left: transit.Left) -> bool:
+    """Whether a segment is as this process left it. A private one may have arrived since: no other process opens it."""
+    header = header_at(fd)
+    return (
+        isinstance(header, Header)
+        and header.uuid == left.uuid
+        and not header.keep
+        and (header.private or transit.adoptions(fd) == left.adoptions)
+    )
 
 
 # ---- what this process closed while others held it ----
@@ -186,13 +233,16 @@ def remove_left_to_others() -> None:
         except OSError:
             continue  # the last holder was not killed
         try:
-            header = header_at(fd)
-            if isinstance(header, Header) and header.uuid == uuid and not transit.is_awaited(fd):
-                unlink_if_unheld(fd, path)
+            unlink_if_unheld(fd, path, functools.partial(_is_left, uuid))
         except OSError:
             continue
         finally:
             os.close(fd)
+
+
+def _is_left(uuid: bytes, fd: int) -> bool:
+    header = header_at(fd)
+    return isinstance(header, Header) and header.uuid == uuid and not transit.is_awaited(fd)
 
 
 if hasattr(os, "register_at_fork"):
@@ -257,19 +307,7 @@ def _sweep_one(path: str, half_made: bool) -> bool:
     try:
         if not _is_own_file(fd):
             return False
-        if half_made:
-            return unlink_if_unheld(fd, path)
-        if not _may_be_swept(fd):  # before the lock: it would make a last holder take this for another one
-            return False
-        if not lock_alone(fd):
-            return False
-        try:
-            if not _may_be_swept(fd):
-                return False
-            remove_lock_files(fd, os.path.dirname(path))
-            return take_name_away(fd, path)
-        finally:
-            unlock(fd)
+        return unlink_if_unheld(fd, path, _always if half_made else _may_be_swept)
     finally:
         os.close(fd)
 

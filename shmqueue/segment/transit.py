@@ -6,9 +6,13 @@ that the last process to close the segment leaves the file in place, and so does
 descriptor and no process: it outlives its writer. The arrival removes it.
 
 The notes are ``NOTES`` numbers of 64 bits in the header page, the same in both engines' segments. Each is a time on the
-system's monotonic clock in nanoseconds, 0 for none. Two queues pickled at once never share a note: a slot is claimed
-under a lock on its bytes, and a locked one is skipped. When all slots are taken, slot 0 is moved on instead, which no
-arrival removes: the file then outlives its last holder by up to ``PATIENCE``.
+system's monotonic clock in nanoseconds, 0 for none. One more number counts the adoptions: how often a process attached
+when no process had the segment open. A process that left the file for a pickled queue removes it later only if this
+number is still the same; otherwise the items are those of a later user.
+
+Two queues pickled at once never share a note: a slot is claimed under a lock on its bytes, and a locked one is skipped.
+When all slots are taken, slot 0 is moved on instead, which no arrival removes: the file then outlives its last holder
+by up to ``PATIENCE``.
 
 A note further ahead than ``PATIENCE`` does not count: it was written before a reboot.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import NamedTuple
 
 from shmqueue import clock
 from shmqueue.segment.files import fcntl
@@ -25,9 +30,12 @@ from shmqueue.segment.header import HEADER_SIZE, uuid_in
 __all__ = [
     "NOTES",
     "PATIENCE",
+    "Left",
     "Note",
+    "adoptions",
     "arrive",
     "await_arrival",
+    "count_adoption",
     "depart",
     "is_awaited",
     "overdue",
@@ -35,7 +43,7 @@ __all__ = [
 
 PATIENCE = 30.0
 """Seconds that a pickled queue is waited for."""
-NOTES = 64
+NOTES = 63
 
 Note = tuple[int, int]
 """A slot, and what is written in it."""
@@ -43,6 +51,7 @@ Note = tuple[int, int]
 _START = 3584  # offset in the file; the header page is 4096 bytes long, see engine/native/layout.h
 _TABLE = struct.Struct(f"={NOTES}Q")
 _NUMBER = struct.Struct("=Q")
+_ADOPTIONS = _START + _TABLE.size
 _LOCK = struct.Struct("=hhqqi4x")  # struct flock of Linux
 
 _claimed: set[tuple[bytes, int]] = set()  # what a finalizer in the middle of ``depart`` must pass over: (uuid, slot)
@@ -107,22 +116,43 @@ def is_awaited(fd: int) -> bool:
         return False
 
 
+def adoptions(fd: int) -> int:
+    """How often a process attached to the segment behind ``fd`` when no process had it open."""
+    return int(_NUMBER.unpack(os.pread(fd, _NUMBER.size, _ADOPTIONS))[0])
+
+
+def count_adoption(fd: int) -> None:
+    """Count one more. The caller has the segment's lock exclusively."""
+    os.pwrite(fd, _NUMBER.pack(adoptions(fd) + 1 & (1 << 64) - 1), _ADOPTIONS)
+
+
 # ---- what this process closed last ----
 
-_left: dict[tuple[str, str, bytes], float] = {}  # what it closed last although it is awaited, and when that is over
+
+class Left(NamedTuple):
+    """A segment that this process was the last to close and left in place for a pickled queue."""
+
+    name: str
+    path: str
+    uuid: bytes
+    adoptions: int
+    """How many there were then."""
 
 
-def await_arrival(name: str, path: str, uuid: bytes) -> None:
+_left: dict[Left, float] = {}  # and when its notes are over
+
+
+def await_arrival(left: Left) -> None:
     """Return this segment from ``overdue`` when its notes are over."""
-    _left[name, path, uuid] = clock.monotonic() + PATIENCE
+    _left[left] = clock.monotonic() + PATIENCE
 
 
-def overdue() -> list[tuple[str, str, bytes]]:
-    """The segments whose notes are over by now, each once: name, path, uuid."""
+def overdue() -> list[Left]:
+    """The segments whose notes are over by now, each once."""
     if not _left:
         return []
     now = clock.monotonic()
-    return [key for key, end in list(_left.items()) if end <= now and _left.pop(key, None) is not None]
+    return [left for left, end in list(_left.items()) if end <= now and _left.pop(left, None) is not None]
 
 
 def _after_fork_in_child() -> None:

@@ -235,7 +235,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     self->name = Py_NewRef(name);
     self->report = Py_NewRef(report);
     self->ring.file = -1;
-    self->fast = true;
+    self->fast_puts = self->fast_gets = true;
     struct header header = {0};
     if (pread(file, &header, sizeof header, 0) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -277,6 +277,7 @@ static void Ring_dealloc(RingObject *self)
     unmap(self);
     Py_XDECREF(self->name);
     Py_XDECREF(self->report);
+    Py_XDECREF(self->while_waiting);
     Py_XDECREF(self->path);
     for (size_t i = 0; i < KEYS; i++) {
         Py_XDECREF(self->keys[i]);
@@ -314,7 +315,9 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
 };
 
 static PyMemberDef Ring_members[] = {
-    {"fast", T_BOOL, offsetof(RingObject, fast), 0, "Whether FastMethods may use it."},
+    {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether FastMethods may put."},
+    {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether FastMethods may get."},
+    {"while_waiting", T_OBJECT, offsetof(RingObject, while_waiting), 0, "See shmqueue.engine.Engine."},
     {NULL, 0, 0, 0, NULL},
 };
 

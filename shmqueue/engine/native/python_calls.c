@@ -169,3 +169,27 @@ int after(RingObject *self, enum ring_status status)
     return is_open(self) ? 1 : -1;
 }
 
+int ask_while_waiting(RingObject *self, bool is_put, PyObject **end)
+{
+    PyObject *function = self->while_waiting;
+    if (function == NULL || function == Py_None || *end != NULL) {
+        return 1;
+    }
+    Py_INCREF(function);
+    PyObject *answer = PyObject_CallOneArg(function, is_put ? Py_True : Py_False);
+    Py_DECREF(function);
+    if (answer == NULL) {
+        return -1;
+    }
+    if (answer == Py_None) {
+        Py_DECREF(answer);
+    } else {
+        *end = answer;
+    }
+    return is_open(self) ? 1 : -1;
+}
+
+void raise_end(PyObject *end)
+{
+    PyErr_SetObject((PyObject *)Py_TYPE(end), end);
+}

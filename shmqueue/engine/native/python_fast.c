@@ -51,14 +51,14 @@ static RingObject *ring_to_try(const FastMethodObject *method, PyObject *const *
         return NULL;
     }
     RingObject *ring = ((FastPathsObject *)args[0])->ring;
-    return ring != NULL && ring->memory != NULL && !ring->closing && ring->fast ? ring : NULL;
+    return ring != NULL && ring->memory != NULL && !ring->closing ? ring : NULL;
 }
 
 static PyObject *call_put(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *keywords)
 {
     FastMethodObject *method = (FastMethodObject *)callable;
     RingObject *ring = ring_to_try(method, args, nargsf, keywords, 2);
-    if (ring != NULL && put_item_at_once(ring, args[1], method->as_pickle)) {
+    if (ring != NULL && ring->fast_puts && put_item_at_once(ring, args[1], method->as_pickle)) {
         Py_RETURN_NONE;
     }
     return PyObject_Vectorcall(method->function, args, nargsf, keywords);
@@ -69,7 +69,7 @@ static PyObject *call_get(PyObject *callable, PyObject *const *args, size_t narg
     FastMethodObject *method = (FastMethodObject *)callable;
     RingObject *ring = ring_to_try(method, args, nargsf, keywords, 1);
     PyObject *item;
-    if (ring == NULL || !get_item_at_once(ring, &item)) {
+    if (ring == NULL || !ring->fast_gets || !get_item_at_once(ring, &item)) {
         return PyObject_Vectorcall(method->function, args, nargsf, keywords);
     }
     if (item == NULL || !is_record(ring, item)) {

@@ -273,8 +273,10 @@ static enum ring_status patient_get(RingObject *self, enum ring_status status, e
     return status;
 }
 
-/* `most` 0: one record or item; NULL without an exception if there was none in time.  Else a list of up to `most`. */
-static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout)
+/* `most` 0: one record or item; NULL without an exception if there was none in time.  Else a list of up to `most`.
+ * *end: NULL at first; see ask_while_waiting(). */
+static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout,
+                              PyObject **end)
 {
     PyObject *result;
     struct patience patience;
@@ -287,6 +289,10 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
         return NULL;
     }
     while (again == 1 && (status != RING_EMPTY || block)) {
+        if (status == RING_EMPTY && *end != NULL) {
+            raise_end(*end);
+            return NULL;
+        }
         if (status == RING_EMPTY) {
             WITHOUT_GIL(self, status = ring_wait_items(&self->ring, patience.deadline));
         } else {
@@ -303,6 +309,9 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
             }
         }
         again = after(self, status);
+        if (again == 1) {
+            again = ask_while_waiting(self, false, end);
+        }
         if (again == 1) {
             status = try_get(self, form, most, &result);
             if (status == RING_OK) {
@@ -324,7 +333,9 @@ static void tidy_up(RingObject *self)
 
 static PyObject *get_records(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout)
 {
-    PyObject *result = wait_and_get(self, form, most, block, timeout);
+    PyObject *end = NULL;
+    PyObject *result = wait_and_get(self, form, most, block, timeout, &end);
+    Py_XDECREF(end);
     if (result != NULL || !PyErr_Occurred()) {
         tidy_up(self);
     }

@@ -423,12 +423,15 @@ PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     LoanObject *loan = (LoanObject *)type->tp_alloc(type, 0); /* before anything is taken, for it may fail */
-    if (loan == NULL || !is_open(self)) {
-        Py_XDECREF(loan);
+    if (loan == NULL) {
         return NULL;
     }
     loan->ring = (RingObject *)Py_NewRef(self);
     loan->hold = OVER;
+    if (!is_open(self)) {
+        Py_DECREF(loan);
+        return NULL;
+    }
     struct lending lending = {.loan = loan, .bytes_only = bytes_only};
     int got = with_oldest(self, lend, &lending, block, args[1]);
     if (got == 1 && lending.is_lent) {

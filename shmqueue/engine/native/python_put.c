@@ -84,6 +84,49 @@ static void forgive_report(RingObject *self)
     }
 }
 
+/* As put_records().  *end: NULL at first; see ask_while_waiting(). */
+static int wait_and_put(RingObject *self, const struct record_in *records, size_t count, struct patience patience,
+                        PyObject **end)
+{
+    enum ring_status status;
+    for (;;) {
+        WITHOUT_GIL(self, status = ring_put(&self->ring, records, count, patience));
+        if (!report_growth(self) && status != RING_OK) {
+            return -1;
+        }
+        if (status == RING_OK) {
+            forgive_report(self);
+            return 1;
+        }
+        if (atomic_load(&self->ring.grow_error) == EBADF) {
+            raise_lost(self);
+            return -1;
+        }
+        if (status == RING_FULL && *end != NULL) {
+            raise_end(*end);
+            return -1;
+        }
+        if (status == RING_FULL) {
+            return 0;
+        }
+        if (status == RING_TOO_MANY) {
+            return TOO_MANY;
+        }
+        if (status == RING_LOCKED) {
+            raise_locked(self, true);
+            return -1;
+        }
+        int again = after(self, status);
+        if (again == 1) {
+            again = ask_while_waiting(self, true, end);
+        }
+        if (again != 1) {
+            return again;
+        }
+        patience.for_room = patience.for_room && *end == NULL;
+    }
+}
+
 int put_records(RingObject *self, const struct record_in *records, size_t count, size_t bytes, bool block,
                 PyObject *timeout)
 {
@@ -104,34 +147,10 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
     if (!patience_from(self, &block, timeout, &patience)) {
         return -1;
     }
-    for (;;) {
-        WITHOUT_GIL(self, status = ring_put(&self->ring, records, count, patience));
-        if (!report_growth(self) && status != RING_OK) {
-            return -1;
-        }
-        if (status == RING_OK) {
-            forgive_report(self);
-            return 1;
-        }
-        if (atomic_load(&self->ring.grow_error) == EBADF) {
-            raise_lost(self);
-            return -1;
-        }
-        if (status == RING_FULL) {
-            return 0;
-        }
-        if (status == RING_TOO_MANY) {
-            return TOO_MANY;
-        }
-        if (status == RING_LOCKED) {
-            raise_locked(self, true);
-            return -1;
-        }
-        int again = after(self, status);
-        if (again != 1) {
-            return again;
-        }
-    }
+    PyObject *end = NULL;
+    int done = wait_and_put(self, records, count, patience, &end);
+    Py_XDECREF(end);
+    return done;
 }
 
 PyObject *Ring_put(RingObject *self, PyObject *const *args, Py_ssize_t count)

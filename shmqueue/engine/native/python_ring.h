@@ -60,7 +60,8 @@ typedef struct {
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
     Py_ssize_t views;       /* loans at whose bytes somebody looks: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
-    bool fast;              /* whether FastMethods may pass by those who put and get for their queue */
+    bool fast_puts, fast_gets; /* whether FastMethods may pass by those who put and get for their queue */
+    PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
 } RingObject;
 
 static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
@@ -98,6 +99,12 @@ bool patience_from(RingObject *self, bool *block, PyObject *timeout, struct pati
 /* What a status that ends or suspends an attempt means to Python: 1 try again, 0 it was not possible in time, -1 an
  * exception is set. */
 int after(RingObject *self, enum ring_status status);
+
+/* Asks while_waiting whether a call goes on waiting.  1: try again, with *end set if that is the last attempt: the
+ * exception to raise if it fails.  -1: an exception is set. */
+int ask_while_waiting(RingObject *self, bool is_put, PyObject **end);
+
+void raise_end(PyObject *end);
 
 static inline bool is_open(RingObject *self)
 {
