@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sys
 from collections.abc import Callable
 from types import FrameType
 
 import pytest
-from support import PATIENCE
+from support import PATIENCE, python
 
 from shmqueue import ShmQueue
 from shmqueue.segment import handle as handle_module
@@ -95,7 +96,7 @@ def test_a_forked_child_that_closes_leaves_the_lock_to_its_parent(make: Make) ->
 
 
 def interrupted_at(moment: int, call: Callable[[], object]) -> bool:
-    """Call something, and raise at one of the moments at which a signal handler may run. False: it ended before."""
+    """Call something, and raise at one of the moments at which a signal handler may run. False: it has not so many."""
     passed = 0
 
     def look(frame: FrameType, event: str, argument: object) -> None:
@@ -109,7 +110,59 @@ def interrupted_at(moment: int, call: Callable[[], object]) -> bool:
     try:
         call()
     except Interruption:
-        return True
+        pass
     finally:
         sys.setprofile(None)
-    return False
+    return passed >= moment
+
+
+def test_an_exception_at_any_moment_of_close_leaves_nothing(
+    name: str, segment_directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # it interrupts finalizers too
+    moment, is_over = 0, False
+    while not is_over:
+        moment += 1
+        queue = ShmQueue(name, logger=logging.getLogger(__name__))
+        queue.put(1)
+        is_over = not interrupted_at(moment, queue.close)
+        queue.close()
+        assert queue.closed
+        assert os.listdir(segment_directory) == [], moment
+    assert moment > 50
+
+
+def test_a_signal_handler_within_close_may_end_the_process(name: str, segment_directory: str) -> None:
+    code = """
+import os, sys
+from shmqueue import ShmQueue
+from shmqueue.segment import handle
+queue = ShmQueue(sys.argv[1])
+real = handle.Segment.close
+def close(segment):
+    handle.Segment.close = real
+    queue.close()
+    os._exit(7)
+handle.Segment.close = close
+queue.close()
+"""
+    with python(code, name) as process:
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 7
+    assert os.listdir(segment_directory) == []
+
+
+def test_at_the_end_of_the_process_an_error_of_one_queue_is_not_anothers(name: str, segment_directory: str) -> None:
+    code = """
+import logging, sys
+from shmqueue import ShmQueue
+class Logger(logging.Logger):
+    def debug(self, message, *arguments):
+        if "shutdown" in message:
+            raise OSError("the log is gone")
+queues = [ShmQueue(sys.argv[1] + str(number), logger=Logger("log") if number < 2 else None) for number in range(4)]
+"""
+    with python(code, name) as process:
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert errors.count("OSError: the log is gone") == 2
+    assert os.listdir(segment_directory) == []

@@ -251,6 +251,9 @@ class Segment:
                 self._release()
                 raise
             finally:
+                way, self._way = self._way, None
+                if way is not None:
+                    way.close()
                 _live.discard(self)
 
     def _release(self) -> int:
@@ -285,15 +288,14 @@ class Segment:
         number = way.number
         if number < 0:
             return 0  # it was closed when an exception came
-        try:
-            if self._lock_alone(number):
-                return self._remove(number)
-            if self.header.private:
-                leave_to_others(self.path, self.header.uuid)
-            return 0
-        finally:
-            unlock(number)
-            way.close()
+        dropped = 0
+        if self._lock_alone(number):
+            dropped = self._remove(number)
+        elif self.header.private:
+            leave_to_others(self.path, self.header.uuid)
+        unlock(number)
+        way.close()
+        return dropped
 
     def _lock_alone(self, number: int) -> bool:
         """Lock the file exclusively, unless another handle has it open."""
