@@ -126,7 +126,8 @@ class Port:
         self._closed_ends = ends
         self.engine.while_waiting = ends.while_waiting
         self._choose_way()
-        self._watch_for_end()
+        if self._watcher is not None:
+            self._have_watch_for_end(self._watcher)
 
     def put_back(self, method: int, payload: Payload) -> None:
         """Put what was taken at the queue's end, whether this process still puts or not."""
@@ -160,9 +161,9 @@ class Port:
             self._closed_ends.require(READER)
         return self.engine.qsize() == 0
 
-    def _watch_for_end(self) -> None:
-        if self._watcher is not None and self._closed_ends is not None:
-            self._watcher.watch_for_end(self._closed_ends.is_over)
+    def _have_watch_for_end(self, watcher: Watcher) -> None:
+        if self._closed_ends is not None:
+            watcher.watch_for_end(self._closed_ends.is_over)
 
     @property
     def name(self) -> str:
@@ -247,11 +248,15 @@ class Port:
             if watcher is None:
                 look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
+                try:
+                    self._have_watch_for_end(watcher)
+                    watcher.start()
+                except BaseException:  # without its threads the descriptor would not be kept true
+                    watcher.close()
+                    raise
                 self._watcher = watcher
                 self._choose_way()
-                watcher.start()
                 _watched.add(self)
-                self._watch_for_end()
         watcher.look()
         return watcher.fileno()
 
