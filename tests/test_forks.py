@@ -66,8 +66,6 @@ def fork_while(turn):
     finally:
         over.set()
         thread.join()
-    left = os.listdir(directory)
-    assert left == [], left
 """
 
 FORKS = 60
