@@ -16,11 +16,13 @@ from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.files import (
+    Locked,
     changing,
     fcntl,
     fresh_description,
     lock_alone,
     lock_shared,
+    patiently,
     remove_quietly,
     reserve,
     same_file,
@@ -168,6 +170,7 @@ class Segment:
         """The process id of each handle on this segment, as ``holders_of``; empty once its name is gone."""
         return holders_of(self.path) if self._has_name() else []
 
+    @patiently
     def unlink(self) -> None:
         """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one.
 
@@ -182,6 +185,8 @@ class Segment:
                 take_name_away(fresh, self.path)
             elif self._has_name():
                 os.unlink(self.path)
+        except Locked:
+            raise
         except PermissionError as error:
             raise ShmQueueRefusedError(
                 error.errno, f"cannot take the name away: {self._why_not()}", self.path
@@ -190,22 +195,22 @@ class Segment:
             if fresh is not None:
                 os.close(fresh)
 
+    @patiently
     def renounce(self, role: int) -> bool:
         """Have this handle's process not count any more as one with a role, ``roles.WRITER`` or ``roles.READER``.
 
         Returns False, and changes nothing, where the kernel does not tell which processes have the segment open.
         """
-        with changing():
-            # On a new description: a child that is being started has the old one until it has a handle of its own.
-            fresh = self._fresh() if role not in self._renounced else None
-            if fresh is not None:
-                lock_shared(fresh, self.path)
-                if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
-                    os.close(fresh)
-                    return False
-                self._renounced.add(role)
-                self._hold_by(fresh)
-            return role in self._renounced
+        # On a new description: a child that is being started has the old one until it has a handle of its own.
+        fresh = self._fresh() if role not in self._renounced else None
+        if fresh is not None:
+            self._lock_or_close(fresh)
+            if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
+                os.close(fresh)
+                return False
+            self._renounced.add(role)
+            self._hold_by(fresh)
+        return role in self._renounced
 
     def others_with(self, role: int) -> bool | None:
         """Whether a process may have a role that this handle has renounced; None where the kernel does not tell.
@@ -378,17 +383,24 @@ class Segment:
             return None
         return fresh
 
+    @patiently
     def _reopen(self) -> int:
-        with changing():
-            fresh = self._fresh()
-            if fresh is None:
-                return -1
+        fresh = self._fresh()
+        if fresh is None:
+            return -1
+        self._lock_or_close(fresh)
+        if fcntl is not None and not same_file(fresh, self.path):
+            os.close(fresh)
+            return -1
+        self._hold_by(fresh)
+        return fresh
+
+    def _lock_or_close(self, fresh: int) -> None:
+        try:
             lock_shared(fresh, self.path)
-            if fcntl is not None and not same_file(fresh, self.path):
-                os.close(fresh)
-                return -1
-            self._hold_by(fresh)
-            return fresh
+        except BaseException:
+            os.close(fresh)
+            raise
 
     def _hold_by(self, fd: int) -> None:
         for role in self._renounced:
@@ -423,7 +435,7 @@ class Segment:
             return
         fresh = self._fresh()
         if fresh is not None:
-            lock_shared(fresh, self.path)
+            self._lock_or_close(fresh)
             self._hold_by(fresh)
 
 

@@ -21,6 +21,7 @@ from shmqueue.segment.files import (
     cannot_open,
     lock_alone,
     lock_shared,
+    patiently,
     require_private_file,
     take_name_away,
     unlock,
@@ -118,7 +119,7 @@ def _is_orphan(fd: int) -> bool:
     return _has_magic(fd) and not (isinstance(header, Header) and header.keep) and not transit.is_awaited(fd)
 
 
-@while_changing
+@patiently
 def remove_name(path: str) -> None:
     """Remove ``path``, whatever this user's file there contains. Those who hold it can go on.
 
