@@ -99,3 +99,11 @@ def test_a_name_that_is_being_taken_away_is_no_forked_childs(make: Make, monkeyp
         for copy in copies:
             os.close(copy)
     assert len(copies) == 2
+
+
+def test_a_look_at_the_header_does_not_depend_on_where_another_thread_reads(make: Make) -> None:
+    queue = make()
+    fd = queue._segment.fileno()
+    os.lseek(fd, 17, os.SEEK_SET)
+    assert segment.judge(fd, True) == queue._segment.header
+    assert os.lseek(fd, 0, os.SEEK_CUR) == 17
