@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import process
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue import clock
 from shmqueue.engine import deadline_after, seconds_until
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.segment import READER, WRITER, Segment
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ class ClosedEnds:
 
     Args:
         segment: the handle on the queue's segment.
+        putting_back: the processes whose threads will put an item back; changes.
     """
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, putting_back: Sequence[int]) -> None:
         self._segment = segment
+        self._putting_back = putting_back
         self._closed: set[int] = set()
         self._guardian = _Guardian()
         self._pace, self._next_question = _FIRST_PACE, 0.0
@@ -105,7 +107,13 @@ class ClosedEnds:
         return self._repeated(attempt, timeout, self.is_over, _end_without(WRITER))
 
     def is_over(self) -> bool:
-        """Whether nothing can come any more."""
+        """Whether nothing can come any more.
+
+        Raises:
+            ShmQueueNotInitializedError: the queue was closed.
+        """
+        if not self._segment.is_open:
+            raise ShmQueueNotInitializedError(f"queue {self._segment.name!r} is closed")
         return WRITER in self._closed and self._nobody_else(WRITER)
 
     def _from_writers(self, get: _Get) -> _Get:
@@ -152,6 +160,8 @@ class ClosedEnds:
             pace = min(2 * pace, _SLOWEST_PACE)
 
     def _nobody_else(self, role: int) -> bool:
+        if role == WRITER and os.getpid() in self._putting_back:
+            return False
         if self._guardian.pid != os.getpid():
             self._guardian = _Guardian()
         return self._guardian.has_ended or self._segment.others_with(role) is False

@@ -74,8 +74,16 @@ class Reader(_End):
 
     def __init__(self, port: Port) -> None:
         super().__init__(port)
-        self.reserves = False  # whether poll takes the record that the next recv returns
-        self._reserved: tuple[int, bytes] | None = None
+        self._reserving = 0  # the process in which poll takes the record that the next recv returns; 0, in none
+
+    @property
+    def reserves(self) -> bool:
+        """Whether ``poll`` takes in this process what the next ``recv`` returns; not so in a forked child."""
+        return self._reserving == os.getpid()
+
+    def reserve(self) -> None:
+        """Have ``poll`` take what the next ``recv`` returns, until ``give_back``."""
+        self._reserving = os.getpid()
 
     def fileno(self) -> int:
         """A descriptor that is readable while the queue is not empty; made when it is first asked for."""
@@ -87,18 +95,17 @@ class Reader(_End):
         While this process holds the lock of the readers nobody else takes it from under the one who was told so.
         """
         port = self._open_port()
-        if self._reserved is None:
-            seconds = None if timeout is None else max(0.0, real_seconds(timeout))
-            block = seconds is None or seconds > 0
-            if not self.reserves:
-                return port.wait_for_item(seconds)
-            try:
-                self._reserved = port.get(block, seconds)
-            except (ShmQueueShutDown, EOFError):
-                return True  # recv does not wait: it raises
-            except ShmQueueEmpty:
-                return False  # another process has the lock
-        return self._reserved is not None
+        if port.has_reserved():
+            return True
+        seconds = None if timeout is None else max(0.0, real_seconds(timeout))
+        if not self.reserves:
+            return port.wait_for_item(seconds)
+        try:
+            return port.reserve(seconds is None or seconds > 0, seconds)
+        except (ShmQueueShutDown, EOFError):
+            return True  # recv does not wait: it raises
+        except ShmQueueEmpty:
+            return False  # another process has the lock
 
     def recv(self) -> Any:
         """Take the oldest item; wait for it."""
@@ -117,15 +124,13 @@ class Reader(_End):
         return message
 
     def give_back(self) -> None:
-        """Stop reserving, and put what is reserved at the queue's end."""
-        record, self._reserved = self._reserved, None
-        self.reserves = False
-        if record is not None:
-            self._port.put_back(*record)
+        """Stop reserving, and put what is reserved at the queue's end, without waiting for room: ``Port.put_back``."""
+        self._reserving = 0
+        self._port.put_back()
 
     def _record(self) -> tuple[int, bytes]:
         port = self._open_port()
-        record, self._reserved = self._reserved, None
+        record = port.take_reserved()
         try:
             while record is None:
                 record = port.get(True, None)
@@ -175,13 +180,16 @@ class ReadersLock:
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take the lock, as ``multiprocessing.Lock``."""
         taken = self._lock().acquire(block, -1 if timeout is None or not block else max(0.0, real_seconds(timeout)))
-        self._reader.reserves = self._reader.reserves or taken
+        if taken:
+            self._reader.reserve()
         return taken
 
     def release(self) -> None:
-        """Give the lock up; what ``poll`` took and ``recv`` did not goes to the queue's end."""
-        self._reader.give_back()
-        self._lock().release()
+        """Release the lock; what ``poll`` took and ``recv`` did not goes to the queue's end."""
+        try:
+            self._reader.give_back()
+        finally:
+            self._lock().release()
 
     def _lock(self) -> LockType:
         return self._locks.setdefault(os.getpid(), new_lock())

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue.arguments import NUMBER_MOST, require_int
 from shmqueue.engine import Counters, deadline_after, seconds_until
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError, ShmQueueValueError
+from shmqueue.exceptions import (
+    ShmQueueEmpty,
+    ShmQueueFull,
+    ShmQueueNotInitializedError,
+    ShmQueueShutDown,
+    ShmQueueValueError,
+)
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.leases import Lease
@@ -21,7 +27,7 @@ from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
 from shmqueue.serialization import unpack_plain
-from shmqueue.threads import WeakRegistry, sleep
+from shmqueue.threads import WeakRegistry, sleep, start_daemon_thread
 
 from ._absent import ListsWhatIsThere
 from ._closed_ends import ClosedEnds
@@ -92,6 +98,8 @@ class Port:
         self._watcher: Watcher | None = None
         self._items = items_of(handle.engine)
         self._closed_ends: ClosedEnds | None = None
+        self._putting_back: list[int] = []  # for each thread that does, its process
+        self._reserved: tuple[int, int, bytes] | None = None  # the process that has taken a record, and the record
         self._choose_way()
 
     def _choose_way(self) -> None:
@@ -122,18 +130,66 @@ class Port:
         Raises:
             NotImplementedError: it would never end.
         """
-        ends = self._closed_ends or ClosedEnds(self.handle.segment)
+        ends = self._closed_ends or ClosedEnds(self.handle.segment, self._putting_back)
         ends.close(role)
         self._closed_ends = ends
         self.engine.while_waiting = ends.while_waiting
         self._choose_way()
-        self._watch_for_end()
+        if self._watcher is not None:
+            self._have_watch_for_end(self._watcher)
 
-    def put_back(self, method: int, payload: Payload) -> None:
-        """Put what was taken at the queue's end, whether this process still puts or not."""
-        while not self.engine.put(method, payload, False, None):
-            sleep(_PACE)  # a put that blocks would be refused
+    def reserve(self, block: bool, timeout: float | None) -> bool:
+        """Take a record for ``take_reserved``. False: there was none in time. Arguments as ``Engine.get``."""
+        record = self.get(block, timeout)
+        if record is not None:
+            self._reserved = (os.getpid(), *record)
+        return record is not None
+
+    def has_reserved(self) -> bool:
+        """Whether this process has reserved a record. What a parent reserved is not its forked child's."""
+        return self._reserved is not None and self._reserved[0] == os.getpid()
+
+    def take_reserved(self) -> tuple[int, bytes] | None:
+        """The reserved record, which is not reserved any more; None if there is none."""
+        reserved, self._reserved = self._reserved, None
+        return reserved[1:] if reserved is not None and reserved[0] == os.getpid() else None
+
+    def put_back(self) -> None:
+        """Put the reserved record at the queue's end, whether this process still puts or not.
+
+        Without room a thread does it as soon as there is some: whoever makes it may be waiting for the caller. After
+        the queue was shut down nothing can be put: the record stays reserved, for the next ``recv`` of this process.
+        """
+        record = self.take_reserved()
+        if record is not None and not self._has_put_back(record):
+            pid = os.getpid()
+            self._putting_back.append(pid)
+            try:
+                start_daemon_thread(functools.partial(self._put_back_later, record, pid))
+            except BaseException:
+                self._putting_back.remove(pid)
+                self._reserved = (pid, *record)
+                raise
+
+    def _put_back_later(self, record: tuple[int, bytes], pid: int) -> None:
+        try:
+            while not self._has_put_back(record):
+                sleep(_PACE)  # a put that blocks would be refused with the writer closed
+        except ShmQueueNotInitializedError:
+            pass  # closed meanwhile, on a full queue
+        finally:
+            self._putting_back.remove(pid)
+
+    def _has_put_back(self, record: tuple[int, bytes]) -> bool:
+        try:
+            if not self.engine.put(*record, False, None):
+                return False
+        except ShmQueueFull:
+            return False  # another process has the lock
+        except ShmQueueShutDown:
+            self._reserved = (os.getpid(), *record)
         self._look()
+        return True
 
     def wait_for_item(self, timeout: float | None) -> bool:
         """Whether a get would return or raise at once, within ``timeout`` seconds."""
@@ -161,9 +217,9 @@ class Port:
             self._closed_ends.require(READER)
         return self.engine.qsize() == 0
 
-    def _watch_for_end(self) -> None:
-        if self._watcher is not None and self._closed_ends is not None:
-            self._watcher.watch_for_end(self._closed_ends.is_over)
+    def _have_watch_for_end(self, watcher: Watcher) -> None:
+        if self._closed_ends is not None:
+            watcher.watch_for_end(self._closed_ends.is_over)
 
     @property
     def name(self) -> str:
@@ -262,11 +318,15 @@ class Port:
             if watcher is None:
                 look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
+                try:
+                    self._have_watch_for_end(watcher)
+                    watcher.start()
+                except BaseException:  # without its threads the descriptor would not be kept true
+                    watcher.close()
+                    raise
                 self._watcher = watcher
                 self._choose_way()
-                watcher.start()
                 _watched.add(self)
-                self._watch_for_end()
         watcher.look()
         return watcher.fileno()
 
@@ -276,6 +336,8 @@ class Port:
 
     def close(self) -> None:
         """Close the handle and the descriptor; every other call then raises. Idempotent."""
+        if self.has_reserved():
+            self.put_back()  # for other processes
         closed: Any = _Closed(self.name)
         self.engine = self._items = closed
         self.put = self.get = self.put_item = self.get_item = closed.refuse

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
 from shmqueue.segment.descriptor import Descriptor
+from shmqueue.segment.files import changing
 from shmqueue.threads import Guard, new_lock, start_daemon_thread
 
 if TYPE_CHECKING:
@@ -73,8 +75,8 @@ class Watcher:
         number = self._signal.number
         if number >= 0 or self._is_closed:
             return number
-        with self._lock():
-            if self._signal.number < 0:
+        with self._holding_lock() as held:
+            if held and self._signal.number < 0:
                 self._signal = _Signal()
         self.look()
         return self._signal.number
@@ -95,10 +97,11 @@ class Watcher:
 
     def look(self) -> None:
         """Make the descriptor agree with the queue."""
-        with self._lock():
+        with self._holding_lock() as held:
             self._look_again = True
-            if self._is_looking:
-                return  # the look that this one interrupts is not over
+            if self._is_looking or not held:
+                self._wake_thread()  # should the look that is going on be at its end already
+                return
             try:
                 self._is_looking = True
                 while self._look_again:
@@ -106,6 +109,7 @@ class Watcher:
                     self._signal.set(self._is_ready())
             finally:
                 self._is_looking = False
+                self._close_if_asked()
         if not self._signal.is_set:
             self._wake_thread()  # it may be pacing, and has to wait for the next item now
 
@@ -113,8 +117,28 @@ class Watcher:
         """Close the descriptor. The engine is closed before or after it, and ends the thread."""
         self._is_closed = True
         self._wake_thread()
-        with self._lock():
+        with self._holding_lock() as held:
+            if held and not self._is_looking:
+                self._close_if_asked()  # else the look that is going on, or the thread, does it
+
+    def _close_if_asked(self) -> None:
+        if self._is_closed:
             self._signal.close()
+
+    @contextmanager
+    def _holding_lock(self) -> Iterator[bool]:
+        """Hold the lock, or do not where waiting for it could be for ever. Yields whether it is held.
+
+        A thread that looks may collect a queue, which waits for ``changing``. So a thread that has ``changing``, in a
+        signal handler or finalizer, does not wait for that one.
+        """
+        lock = self._lock()
+        held = lock.acquire(blocking=not _has(changing()))
+        try:
+            yield held
+        finally:
+            if held:
+                lock.release()
 
     def abandon(self) -> None:
         """Close the descriptor in a forked child, where there is no thread and any lock may be held for ever."""
@@ -136,17 +160,26 @@ class Watcher:
                 if self._signal.is_set:
                     self._nudge.acquire(timeout=pace)
                     pace = min(2 * pace, _SLOWEST_PACE)
+                    self._engine.wait(True, 0)  # raises once it is closed, also when the descriptor is true for good
                 else:
                     self._engine.wait(True, None)
                     pace = _PACE
         except (ShmQueueNotInitializedError, ShmQueueCorruptedError):
             pass
+        finally:
+            with self._lock():
+                self._close_if_asked()
 
     def _wake_thread(self) -> None:
         try:
             self._nudge.release()
         except RuntimeError:
             pass  # it was open already
+
+
+def _has(lock: Any) -> bool:
+    """Whether this thread has a reentrant lock."""
+    return bool(lock._is_owned())
 
 
 class _Signal:
@@ -180,6 +213,7 @@ class _Signal:
             return
         number = (self._to_write if readable else self._to_read).number
         if number < 0:
+            self.is_set = readable  # as if it were there: whoever waits for a change must not look without a pause
             return
         self.is_set = None  # neither: should a signal handler raise half-way, the next call puts it right
         if readable:

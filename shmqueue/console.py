@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 import weakref
 from types import FrameType
 from typing import Any, Protocol
@@ -45,7 +46,10 @@ def close_on_signals(queue: _Closable) -> None:
 
 def _close_all() -> None:
     for queue in list(_queues):
-        queue.shutdown()
+        try:
+            queue.shutdown()
+        except Exception:
+            traceback.print_exc()  # the others are to be closed all the same, and the process is to end
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

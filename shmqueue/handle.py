@@ -12,6 +12,8 @@ import multiprocessing.context
 import multiprocessing.util
 import os
 import sys
+import threading
+import traceback
 import warnings
 import weakref
 from multiprocessing import reduction
@@ -112,7 +114,8 @@ class Handle:
         self.name, self.segment, self.shape = segment.name, segment, segment.header.shape
         self.log_file = log_file
         self._logger = logger
-        self._close_once = weakref.finalize(self, _give_up, self.engine, segment, log_file, logger)
+        self._closing = _Closing()
+        self._close_once = weakref.finalize(self, _give_up, self._closing, self.engine, segment, log_file, logger)
         self._close_once.atexit = False  # see _leave_all
         _open_handles.add(self)
         segment.is_in_use = True
@@ -150,8 +153,16 @@ class Handle:
         return message
 
     def close(self) -> None:
-        """Give it up; the last one frees the memory. Again is harmless."""
+        """Close it; closing the last one frees the memory. Idempotent.
+
+        If an exception interrupts it, most is done all the same, and another call does the rest.
+        """
         self._close_once()
+        if not self.segment.is_released:
+            if self._closing.thread is None:  # an exception came before the call above could do anything
+                _give_up(self._closing, self.engine, self.segment, None, None)
+            elif self._closing.thread == threading.get_ident():  # a signal handler within it, which may not return
+                _close_segment(self.segment, at_exit=False)
 
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``.
@@ -192,9 +203,10 @@ class Handle:
 
     def _leave(self) -> None:
         """Give it up and keep the memory mapped, which ends with the process."""
-        if self._close_once.detach() is not None:
-            _let_go(self.segment, self.log_file, self._logger, at_exit=True)
-        else:  # a daemon thread may be in the middle of it, and would not come to the end
+        try:
+            if self._close_once.detach() is not None:
+                _let_go(self.segment, self.log_file, self._logger, at_exit=True)
+        finally:  # a daemon thread may be in the middle of closing it, and would not come to the end
             self.segment.close()
 
 
@@ -268,18 +280,38 @@ def _memory_left(path: str) -> str:
         return f"{where}: {error.strerror}"
 
 
-def _give_up(the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None) -> None:
+class _Closing:
+    """The thread that is closing a handle; None, there is none."""
+
+    thread: int | None = None
+
+
+def _give_up(
+    closing: _Closing, the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None
+) -> None:
     """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
-    segment.is_in_use = False
-    the_engine.close()
-    _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
+    closing.thread = threading.get_ident()
+    try:
+        segment.is_in_use = False
+        the_engine.close()
+    finally:
+        try:
+            _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
+        finally:
+            closing.thread = None
 
 
 def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None, at_exit: bool) -> None:
-    if log_file is not None:
-        reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
-    if logger is not None:
-        logger.debug("queue %r: shutdown", segment.name)
+    try:
+        if log_file is not None:
+            reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
+        if logger is not None:
+            logger.debug("queue %r: shutdown", segment.name)
+    finally:
+        _close_segment(segment, at_exit)
+
+
+def _close_segment(segment: Segment, at_exit: bool) -> None:
     dropped = segment.close()
     if not segment.header.private:
         _tell_of_dropped(segment.name, dropped, at_exit)
@@ -287,9 +319,15 @@ def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | Non
 
 
 def _remove_unarrived(at_exit: bool = False) -> None:
-    """Remove what was kept for a pickled queue that never came; this process is its last holder, only later."""
+    """Remove what was kept for a pickled queue that never came; this process is its last holder, only later.
+
+    Whatever is done just now has to do with another queue. So where warnings are errors, the log alone tells of it.
+    """
     for name, dropped in remove_unarrived():
-        _tell_of_dropped(name, dropped, at_exit)
+        try:
+            _tell_of_dropped(name, dropped, at_exit)
+        except ResourceWarning:
+            pass
 
 
 def _tell_of_dropped(name: str, dropped: int, at_exit: bool) -> None:
@@ -331,9 +369,17 @@ _LAST = -sys.maxsize
 
 def _leave_all() -> None:
     """Close what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
+    interruption: BaseException | None = None
     for handle in _open_handles:
-        handle._leave()
+        try:
+            handle._leave()
+        except Exception:
+            traceback.print_exc()  # as multiprocessing does; the others are to be closed all the same
+        except BaseException as error:
+            interruption = error
     remove_left_to_others()  # multiprocessing has ended the children by now, perhaps with a signal
+    if interruption is not None:
+        raise interruption
 
 
 def _leave_at_exit(_: object = None) -> None:

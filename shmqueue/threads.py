@@ -79,6 +79,10 @@ class Guard:
 
     def __init__(self) -> None:
         self._locks: dict[int, RLock] = {}  # by process id
+        if hasattr(
+            os, "register_at_fork"
+        ):  # the child may get the id of an earlier process, of which it is a descendant
+            os.register_at_fork(after_in_child=self._locks.clear)
 
     def __call__(self) -> RLock:
         """The lock of this process."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing.connection
+import os
 import pickle
 import queue
+import signal
 from typing import Any
 
 import children
 import pytest
 from support import PATIENCE, Call, Opener, asleep, running, succeed, wait_until
 
+from shmqueue import ShmQueue
 from shmqueue.segment import roles
 
 
@@ -303,3 +306,58 @@ def test_what_a_reader_reserved_is_put_back_after_the_writer_was_closed(our_mp: 
     assert Call(q.get).result() == "second"
     release.result()
     assert Call(q.get).result() == "first"
+
+
+# ---- what a reader reserves ----
+
+
+def reserve(q: Any) -> None:
+    """Have the reader reserve the oldest item."""
+    assert q._rlock.acquire()
+    assert q._reader.poll(PATIENCE)
+
+
+def test_a_forked_child_does_not_get_what_its_parent_reserved(our_mp: Opener) -> None:
+    q = our_mp.Queue()
+    q.put("item")
+    reserve(q)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(PATIENCE))
+        os._exit(3 + q._reader.poll() + q._reader.reserves)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    assert q._reader.recv() == "item"
+    q._rlock.release()
+
+
+def test_the_lock_of_the_readers_can_be_released_while_the_queue_is_full(our_mp: Opener) -> None:
+    q = our_mp.Queue(1)
+    q.put("first")
+    reserve(q)
+    q.put("second")
+    Call(q._rlock.release).result()
+    assert Call(q.get).result() == "second"
+    assert Call(q.get).result() == "first"
+
+
+def test_what_is_reserved_is_there_for_others_when_the_queue_is_closed(our_mp: Opener, name: str) -> None:
+    q, other = our_mp.Queue(name=name), our_mp.Queue(name=name)
+    q.put("item")
+    reserve(q)
+    q.close()
+    assert other.get(timeout=PATIENCE) == "item"
+    q._rlock.release()
+    other.close()
+
+
+def test_what_is_reserved_can_be_received_after_the_queue_was_shut_down(our_mp: Opener, name: str) -> None:
+    q, other = our_mp.Queue(name=name), ShmQueue(name, create=False)
+    q.put("item")
+    reserve(q)
+    other.shutdown_all()
+    other.close()
+    q._rlock.release()
+    assert q._rlock.acquire(False)
+    assert q._reader.poll()
+    assert q._reader.recv() == "item"
+    q._rlock.release()

@@ -19,6 +19,9 @@ import pytest
 from children import is_readable
 from support import PATIENCE, Call, asleep, cpu_seconds, run_python, running, succeed, wait_until
 
+from shmqueue.compat import _watcher
+from shmqueue.segment.files import changing
+
 pytestmark = pytest.mark.usefixtures("engine")
 
 METHODS = ["fork", "spawn", "forkserver"]
@@ -294,3 +297,92 @@ print("over")
 """
     for _ in range(3):
         assert run_python(code) == "over\n"
+
+
+@pytest.mark.parametrize("kind", ["mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue"])
+def test_a_queue_without_its_writer_that_is_collected_leaves_neither_thread_nor_descriptor(kind: str) -> None:
+    before, threads = descriptors(), len(os.listdir("/proc/self/task"))
+    q: Any = maker(kind)()
+    q._writer.close()
+    q._reader.fileno()
+    del q
+    wait_until(lambda: descriptors() <= before, "the descriptors are closed")
+    wait_until(lambda: len(os.listdir("/proc/self/task")) <= threads, "the threads have ended")
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
+    open_queue: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    q = open_queue("mp.Queue")
+    other = pickle.loads(pickle.dumps(q))
+    q._writer.close()
+    left = [_watcher.start_daemon_thread] * started
+
+    def start(target: Callable[[], object]) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()(target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_watcher, "start_daemon_thread", start)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            q._reader.fileno()
+    assert not is_readable(q._reader)
+    other.put(1)
+    assert is_readable(q._reader, PATIENCE)
+    assert q.get() == 1
+    wait_until(lambda: not is_readable(q._reader), "it is not readable any more")
+    other.close()
+    assert is_readable(q._reader, PATIENCE)
+    with pytest.raises(EOFError):
+        q.get()
+
+
+def test_a_descriptor_that_the_program_has_closed_counts_as_set(open_queue: Callable[[str], Any]) -> None:
+    """Else the thread would look without a pause."""
+    signal = _watcher._Signal()
+    os.close(signal.number)
+    for readable in (True, False):
+        signal.set(readable)
+        assert signal.is_set is readable
+    q = open_queue("queue.Queue")
+    os.close(q.fileno())
+    q.put(1)
+    assert is_readable(q, PATIENCE)
+
+
+def test_a_put_while_a_queue_is_being_closed_waits_for_no_look(open_queue: Callable[[str], Any]) -> None:
+    """A look may collect another queue, which waits until this one is closed."""
+    q = open_queue("queue.Queue")
+    q.fileno()
+    watcher = q._port._watcher
+    is_ready, looking, collecting = watcher._is_ready, threading.Event(), threading.Event()
+
+    def collect_and_see() -> bool:
+        if threading.get_ident() in lookers:
+            lookers.clear()
+            looking.set()
+            collecting.wait(PATIENCE)
+            with changing():
+                pass
+        return bool(is_ready())
+
+    lookers: set[int] = set()
+
+    def look() -> None:
+        lookers.add(threading.get_ident())
+        watcher.look()
+
+    def put_in_a_signal_handler() -> None:
+        with changing():
+            collecting.set()
+            q.put(1)
+
+    watcher._is_ready = collect_and_see
+    look_call = Call(look)
+    looking.wait(PATIENCE)
+    Call(put_in_a_signal_handler).result()
+    look_call.result()
+    assert is_readable(q, PATIENCE)
+    assert q.get() == 1

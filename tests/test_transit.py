@@ -367,3 +367,21 @@ def test_a_queue_that_is_refused_on_arrival_says_why_when_used(engine: str, segm
         refused.get()
     pickle.loads(pickle.dumps(refused)).close()  # it can be had now
     q.close()
+
+
+def test_an_arrival_leaves_a_note_alone_that_another_process_is_just_writing(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = ShmQueue(f"test-{os.getpid()}-arrival")
+    try:
+        opened = queue._segment
+        note = opened.depart()
+        assert note is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(transit, "_lock", lambda fd, slot, wanted: False)
+            opened.arrived(note)
+        assert transit.is_awaited(opened.fileno())
+        opened.arrived(note)
+        assert not transit.is_awaited(opened.fileno())
+    finally:
+        queue.close()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
+from shmqueue import clock
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
 from shmqueue.segment.descriptor import identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
@@ -31,6 +32,7 @@ except ImportError:  # Windows, where an open file cannot be unlinked: that coun
 __all__ = [
     "NOT_SUPPORTED",
     "OPEN_FLAGS",
+    "Locked",
     "cannot_open",
     "changing",
     "fcntl",
@@ -40,6 +42,7 @@ __all__ = [
     "lock_alone",
     "lock_shared",
     "make_file",
+    "patiently",
     "remove_quietly",
     "require_private_file",
     "reserve",
@@ -78,22 +81,58 @@ def while_changing(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 """What a file system says that does not know a call."""
+_LOCK_PATIENCE = 10.0  # seconds; a process has a file locked exclusively for some milliseconds, or a second at most
 _NAMING_PATIENCE = 10_000  # milliseconds to wait for the lock of a directory without hard links
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _ANOTHER_DIRECTORY = "the environment variable SHMQUEUE_DIR can name another directory"
 
 
+class Locked(ShmQueueRefusedError):
+    """Another process has the file locked just now."""
+
+    def __init__(self, path: str) -> None:
+        why = "another process has it locked; it may have been stopped (SIGSTOP, a debugger): let it go on, or end it"
+        super().__init__(errno.EAGAIN, why, path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShmQueueRefusedError, (self.errno, self.strerror, self.filename)
+
+
+def patiently(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Make a function hold ``changing``, and call it again for some seconds while it raises ``Locked``.
+
+    In between, other threads and forks have their turn: the process that has the file locked may have been stopped.
+    """
+
+    @functools.wraps(function)
+    def hold_and_call(*arguments: _P.args, **options: _P.kwargs) -> _R:
+        deadline = clock.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                with changing():
+                    return function(*arguments, **options)
+            except Locked:
+                if clock.monotonic() > deadline:
+                    raise
+            time.sleep(0.001)
+
+    return hold_and_call
+
+
 def lock_shared(fd: int, path: str) -> None:
-    """Take the shared lock that makes a holder.
+    """Take the shared lock that makes a holder. Never waits.
 
     Raises:
+        Locked: another process has it locked exclusively.
         ShmQueueRefusedError: the file system has no such locks.
     """
     if fcntl is None:
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked(path) from None
     except OSError as error:
         why = f"cannot lock a segment, by which its holders are counted: {error.strerror}; {_ANOTHER_DIRECTORY}"
         raise ShmQueueRefusedError(error.errno, why, path) from error
@@ -122,25 +161,34 @@ def take_name_away(fd: int, path: str) -> bool:
     The caller has the file locked, in whichever way, so nobody removes its name who has it locked exclusively. Those
     who share it do this one after the other, by a lock of another kind on ``fd``, whose description must not be shared:
     else the second one might remove a name that by then is another file's.
+
+    Raises:
+        Locked: another process is doing it just now.
     """
-    _lock_record(fd)
-    if not same_file(fd, path):
-        return False
-    os.unlink(path)
-    return True
+    if not _lock_record(fd, True):
+        raise Locked(path)
+    try:
+        if not same_file(fd, path):
+            return False
+        os.unlink(path)
+        return True
+    finally:
+        _lock_record(fd, False)  # closing is not enough, as for ``unlock``
 
 
 _RECORD = struct.Struct("@hhqqi4x")  # struct flock of Linux: type, whence, start, length, pid
 
 
-def _lock_record(fd: int) -> None:
-    """Wait for a record lock that belongs to the open file description; it goes when that is closed."""
-    if fcntl is None or not hasattr(fcntl, "F_OFD_SETLKW") or not sys.platform.startswith("linux"):
-        return
+def _lock_record(fd: int, wanted: bool) -> bool:
+    """Take or release a record lock that belongs to the open file description. False: another one has it."""
+    if fcntl is None or not hasattr(fcntl, "F_OFD_SETLK") or not sys.platform.startswith("linux"):
+        return True
+    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _RECORD.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
-    except OSError:
-        pass  # the file system has none: then two unlink() at one moment are not told apart
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _RECORD.pack(kind, os.SEEK_SET, 0, 1, 0))
+    except OSError as error:  # else the file system has none: then two unlink() at one moment are not told apart
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def same_file(fd: int, path: str) -> bool:
@@ -252,9 +300,12 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
         while True:
             temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
             fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            lock_shared(fd, temporary)
-            if same_file(fd, temporary):
-                return fd, temporary
+            try:
+                lock_shared(fd, temporary)
+                if same_file(fd, temporary):
+                    return fd, temporary
+            except Locked:
+                pass
             os.close(fd)  # a sweep came before the lock
     except ShmQueueRefusedError:
         remove_quietly(temporary)

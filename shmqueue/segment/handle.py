@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
 from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.files import (
+    Locked,
     changing,
     fcntl,
     fresh_description,
     lock_alone,
     lock_shared,
+    patiently,
     remove_quietly,
     reserve,
     same_file,
@@ -33,6 +37,11 @@ from shmqueue.segment.sidecar import remove_lock_files, remove_sidecar, sidecar_
 from shmqueue.threads import WeakRegistry
 
 __all__ = ["Replaced", "Segment", "open_segments"]
+
+
+_PATIENCE = 0.02
+"""Seconds for which a lock counts as one that is about to go: that of a process which this one is just starting, or of
+one that looks at the file."""
 
 
 class Replaced(NamedTuple):
@@ -70,7 +79,10 @@ class Segment:
         self.drops_items = True
         self._descriptor = Descriptor(fd)
         self._is_shared = is_shared
+        self._locked_in = os.getpid()  # the process that opened the description
         self._is_open = True
+        self._is_released = False
+        self._way: Descriptor | None = None  # the description that decides whether this handle was the last one
         self.is_in_use = False  # while it is not, a forked child does not want it: nobody there could close it
         self._renounced: set[int] = set()
         self._make_anchor: Callable[[int], Anchor] | None = None
@@ -81,6 +93,11 @@ class Segment:
     def is_open(self) -> bool:
         """Whether it was not closed yet."""
         return self._is_open
+
+    @property
+    def is_released(self) -> bool:
+        """Whether ``close`` came to its end. If an exception interrupted it, another call goes on."""
+        return self._is_released
 
     def fileno(self) -> int:
         """The descriptor that holds the lock. Not for mapping, see ``descriptor_to_map``.
@@ -153,6 +170,7 @@ class Segment:
         """The process id of each handle on this segment, as ``holders_of``; empty once its name is gone."""
         return holders_of(self.path) if self._has_name() else []
 
+    @patiently
     def unlink(self) -> None:
         """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one.
 
@@ -167,6 +185,8 @@ class Segment:
                 take_name_away(fresh, self.path)
             elif self._has_name():
                 os.unlink(self.path)
+        except Locked:
+            raise
         except PermissionError as error:
             raise ShmQueueRefusedError(
                 error.errno, f"cannot take the name away: {self._why_not()}", self.path
@@ -175,22 +195,22 @@ class Segment:
             if fresh is not None:
                 os.close(fresh)
 
+    @patiently
     def renounce(self, role: int) -> bool:
         """Have this handle's process not count any more as one with a role, ``roles.WRITER`` or ``roles.READER``.
 
         Returns False, and changes nothing, where the kernel does not tell which processes have the segment open.
         """
-        with changing():
-            # On a new description: a child that is being started has the old one until it has a handle of its own.
-            fresh = self._fresh() if role not in self._renounced else None
-            if fresh is not None:
-                lock_shared(fresh, self.path)
-                if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
-                    os.close(fresh)
-                    return False
-                self._renounced.add(role)
-                self._hold_by(fresh)
-            return role in self._renounced
+        # On a new description: a child that is being started has the old one until it has a handle of its own.
+        fresh = self._fresh() if role not in self._renounced else None
+        if fresh is not None:
+            self._lock_or_close(fresh)
+            if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
+                os.close(fresh)
+                return False
+            self._renounced.add(role)
+            self._hold_by(fresh)
+        return role in self._renounced
 
     def others_with(self, role: int) -> bool | None:
         """Whether a process may have a role that this handle has renounced; None where the kernel does not tell.
@@ -227,34 +247,74 @@ class Segment:
         another user now, and that shares the description with nobody, does it all the same.
         """
         with changing():  # to the end: a second call returns when the first one is done
-            if not self._is_open:
+            if self._is_released:
                 return 0
             self._is_open = False
             try:
                 return self._release()
+            except BaseException:  # of a signal handler: whoever closes a queue does not do it twice
+                self._release()
+                raise
             finally:
+                way, self._way = self._way, None
+                if way is not None:
+                    way.close()
                 _live.discard(self)
 
     def _release(self) -> int:
-        fresh = self._fresh() if fcntl is not None else None
+        """Close the descriptors. Each step can be repeated: an exception may interrupt any of them."""
+        if self._way is None and fcntl is not None:
+            fresh = self._fresh()
+            self._way = None if fresh is None else Descriptor(fresh)
         awaited = fcntl is None and transit.is_awaited(self._descriptor.number)
         self._drop_anchor()
-        if fresh is None and fcntl is not None:
-            return self._release_without_another()
-        self._descriptor.close()
-        if fcntl is None and not self.header.keep and not awaited:
-            remove_quietly(self.path)  # the platform refuses while anybody has it open
-        if fresh is None:
-            return 0
-        try:
-            if lock_alone(fresh):
-                return self._remove(fresh)
-            if self.header.private:
-                leave_to_others(self.path, self.header.uuid)
-            return 0
-        finally:
-            unlock(fresh)
-            os.close(fresh)
+        if self._way is None and fcntl is not None:
+            dropped = self._release_without_another()
+        else:
+            self._unlock()
+            self._descriptor.close()
+            if fcntl is None and not self.header.keep and not awaited:
+                remove_quietly(self.path)  # the platform refuses while anybody has it open
+            dropped = 0 if self._way is None else self._release_by(self._way)
+        self._is_released = True
+        return dropped
+
+    def _unlock(self) -> None:
+        """Release the lock before the descriptor is closed, unless another handle depends on it.
+
+        A program that another thread is just starting has a copy of each descriptor until it runs. So closing alone
+        does not release the lock, and this handle would not find out that it is the last one.
+        """
+        number = self._descriptor.number
+        if number >= 0 and not self._is_shared and self._locked_in == os.getpid():
+            unlock(number)
+
+    def _release_by(self, way: Descriptor) -> int:
+        number = way.number
+        if number < 0:
+            return 0  # it was closed when an exception came
+        dropped = 0
+        if self._lock_alone(number):
+            dropped = self._remove(number)
+        elif self.header.private:
+            leave_to_others(self.path, self.header.uuid)
+        unlock(number)
+        way.close()
+        return dropped
+
+    def _lock_alone(self, number: int) -> bool:
+        """Lock the file exclusively, unless another handle has it open."""
+        deadline = None
+        while not lock_alone(number):
+            if deadline is None:
+                identity = self._descriptor.identity
+                if not can_see_holders() or any(other._descriptor.identity == identity for other in open_segments()):
+                    return False
+                deadline = clock.monotonic() + _PATIENCE
+            if clock.monotonic() > deadline or set(holders_of(self.path)) - {os.getpid()}:
+                return False
+            time.sleep(0.001)
+        return True
 
     def _release_without_another(self) -> int:
         """Close the only description that there is."""
@@ -323,23 +383,30 @@ class Segment:
             return None
         return fresh
 
+    @patiently
     def _reopen(self) -> int:
-        with changing():
-            fresh = self._fresh()
-            if fresh is None:
-                return -1
+        fresh = self._fresh()
+        if fresh is None:
+            return -1
+        self._lock_or_close(fresh)
+        if fcntl is not None and not same_file(fresh, self.path):
+            os.close(fresh)
+            return -1
+        self._hold_by(fresh)
+        return fresh
+
+    def _lock_or_close(self, fresh: int) -> None:
+        try:
             lock_shared(fresh, self.path)
-            if fcntl is not None and not same_file(fresh, self.path):
-                os.close(fresh)
-                return -1
-            self._hold_by(fresh)
-            return fresh
+        except BaseException:
+            os.close(fresh)
+            raise
 
     def _hold_by(self, fd: int) -> None:
         for role in self._renounced:
             roles.mark(fd, role)
         inherited, self._descriptor = self._descriptor, Descriptor(fd)
-        self._is_shared = False
+        self._is_shared, self._locked_in = False, os.getpid()
         self._renew_anchor()
         inherited.close()
 
@@ -362,13 +429,13 @@ class Segment:
         if not self._is_open:
             return
         self._drop_anchor()  # which stayed with the parent
+        self._is_shared = True
         if not self.is_in_use:
             self.close()  # the parent may have closed its handle already, and taken this process for another holder
             return
-        self._is_shared = True
         fresh = self._fresh()
         if fresh is not None:
-            lock_shared(fresh, self.path)
+            self._lock_or_close(fresh)
             self._hold_by(fresh)
 
 

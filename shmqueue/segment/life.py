@@ -25,6 +25,7 @@ from shmqueue.segment.files import (
     lock_alone,
     lock_shared,
     make_file,
+    patiently,
     require_private_file,
     reserve,
     same_file,
@@ -195,13 +196,24 @@ def _vanished(name: str, path: str, more: str) -> ShmQueueNotFoundError:
     return ShmQueueNotFoundError(errno.ENOENT, why, path)
 
 
-@while_changing
 def _attach(name: str, path: str, opening: _Opening | None = None, user: int | None = None) -> Segment | None:
     """Attach to the segment at ``path``; None when there is none, or when it had to make way.
 
     It must belong to ``user``, by default to the one as which this process runs.
     """
     deadline = clock.monotonic() + _PATIENCE
+    while True:
+        found = _try_to_attach(name, path, opening, user)
+        if not isinstance(found, Unfit):
+            return found
+        if clock.monotonic() >= deadline:
+            raise refused(path, found.why)
+        time.sleep(0.001)
+
+
+@patiently
+def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | None) -> Segment | Unfit | None:
+    """As ``_attach``. Unfit: it cannot be used, and others have it locked, perhaps just to look at it too."""
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
@@ -215,6 +227,12 @@ def _attach(name: str, path: str, opening: _Opening | None = None, user: int | N
                 require_private_file(os.fstat(fd), path, user)
             is_locked = is_alone = lock_alone(fd)
             found = header_at(fd)
+            if not is_alone and isinstance(_of_here(found), Header):
+                # The process that had it locked may only have looked at it: if it has gone, the file is to be adopted.
+                lock_shared(fd, path)
+                is_locked = True
+                is_alone = lock_alone(fd)
+                found = header_at(fd)
             if is_alone and opening is not None and opening.makes_way(fd, found):
                 return None
             if is_alone and isinstance(found, Header):
@@ -231,9 +249,8 @@ def _attach(name: str, path: str, opening: _Opening | None = None, user: int | N
                 segment = Segment(name, path, fd, found, created=False)
                 fd = -1
                 return segment
-            if not is_alone and found.is_segment and clock.monotonic() < deadline:
-                time.sleep(0.001)
-                continue
+            if not is_alone and found.is_segment:
+                return found
             raise refused(path, found.why + "; no process has it open" * is_alone)
         finally:
             if fd >= 0:
@@ -242,7 +259,7 @@ def _attach(name: str, path: str, opening: _Opening | None = None, user: int | N
                 os.close(fd)
 
 
-@while_changing
+@patiently
 def _attach_held(name: str, path: str, held: int) -> Segment | None:
     """Attach to the segment behind a descriptor, whether it still has its name or not; None if that cannot be done.
 

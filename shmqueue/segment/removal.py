@@ -21,6 +21,7 @@ from shmqueue.segment.files import (
     cannot_open,
     lock_alone,
     lock_shared,
+    patiently,
     require_private_file,
     take_name_away,
     unlock,
@@ -51,8 +52,14 @@ _CHANCE = 1 / 16  # of such a look, when a segment is created and the time has c
 def header_at(fd: int) -> Header | Unfit:
     """The header of the file behind a descriptor, or why it is none."""
     size = os.fstat(fd).st_size
+    return Header.judge(_read_start(fd, FIELDS.size + CRC.size), size)
+
+
+def _read_start(fd: int, size: int) -> bytes:
+    if hasattr(os, "pread"):  # another thread may just read by the same descriptor
+        return os.pread(fd, size, 0)
     os.lseek(fd, 0, os.SEEK_SET)
-    return Header.judge(os.read(fd, FIELDS.size + CRC.size), size)
+    return os.read(fd, size)
 
 
 def open_to_look(path: str) -> int:
@@ -118,7 +125,7 @@ def _is_orphan(fd: int) -> bool:
     return _has_magic(fd) and not (isinstance(header, Header) and header.keep) and not transit.is_awaited(fd)
 
 
-@while_changing
+@patiently
 def remove_name(path: str) -> None:
     """Remove ``path``, whatever this user's file there contains. Those who hold it can go on.
 
@@ -326,5 +333,4 @@ def _is_own_file(fd: int) -> bool:
 
 
 def _has_magic(fd: int) -> bool:
-    os.lseek(fd, 0, os.SEEK_SET)
-    return os.read(fd, len(MAGIC)) == MAGIC
+    return _read_start(fd, len(MAGIC)) == MAGIC

@@ -100,9 +100,13 @@ def arrive(fd: int, uuid: bytes, note: Note | None) -> None:
         return
     try:
         slot, until = note
-        notes = _notes(fd, uuid)
-        if 0 < slot < len(notes) and notes[slot] == until:  # until its time is over nobody else writes to the slot
-            os.pwrite(fd, _NUMBER.pack(0), _START + slot * _NUMBER.size)
+        if not 0 < slot < len(_notes(fd, uuid)) or not _lock(fd, slot, True):
+            return
+        try:
+            if _read(fd, slot) == until:  # else its time is over, and the slot another pickle's
+                os.pwrite(fd, _NUMBER.pack(0), _START + slot * _NUMBER.size)
+        finally:
+            _lock(fd, slot, False)
     except OSError:
         pass  # its time runs out
 
