@@ -55,7 +55,7 @@ def lock_timed_out(name: str, is_put: bool) -> ShmQueueFull | ShmQueueEmpty:
         )
     return ShmQueueEmpty(
         f"queue {name!r}: its consumers' lock was not released in time, nothing was taken: "
-        "the process that holds it is stopped, copies a large item, or reads one with get_view()"
+        "the process that holds it is stopped, or copies a large item"
     )
 
 

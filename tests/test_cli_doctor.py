@@ -87,7 +87,7 @@ from shmqueue.cli import main
 try:
     main()
 except SystemExit as end:
-    print(end.code)
+    print(int(end.code))
 """
     *findings, status = run_python(code).splitlines()
     assert status == "3"

@@ -101,15 +101,6 @@ def test_an_empty_and_a_full_queue_are_called_so(engine: str, make: Make, name: 
         q.put(2, timeout=0.01)
 
 
-def test_a_view_that_is_open_elsewhere_is_said(native: None, make: Make, name: str) -> None:
-    q, other = make(), make()
-    q.put(b"item")
-    with q.get_view():
-        call = Call(other.get, True, 0.05)
-        with pytest.raises(shmqueue.ShmQueueEmpty, match=r"reads one with get_view\(\)"):
-            call.result()
-
-
 # ---- a part of a batch was put ----
 
 

@@ -4,7 +4,7 @@ A record that is handed out is moved out of the ring, so that a slow holder neve
 a multiple of ``SYSTEM_PAGESIZE`` on:
 
     two tables   each of ``MOST`` entries, of which ``State.table`` is the current one and ``State.entries`` are used
-    windows      as many bytes as the queue's capacity, for the payloads of the entries
+    windows      as many bytes as the queue's capacity, a TiB at most, for the payloads of the entries
 
 A change writes all entries that remain into the other table, and the payload of a new one into bytes of the windows
 that no entry names; the state that is committed afterwards names that table and its checksum. So what is written before
@@ -32,6 +32,8 @@ __all__ = [
 
 MOST = 1024
 """Records that can be handed out at once."""
+
+_WINDOWS_MOST = 1 << 40  # bytes: addresses are not unlimited, and the whole file is mapped
 
 _FIELDS = struct.Struct("=10Q")
 
@@ -76,12 +78,12 @@ class LeaseArea:
         start = HEADER_SIZE + _whole_pages(capacity)
         self._tables = start, start + _TABLE_SIZE
         self._windows = start + 2 * _TABLE_SIZE
-        self._capacity = capacity
+        self._room = min(capacity, _WINDOWS_MOST)
 
     @staticmethod
     def data_size(capacity: int) -> int:
         """Bytes of the file behind the header, the ring's included; no other capacity has the same."""
-        return capacity + SYSTEM_PAGESIZE + 2 * _TABLE_SIZE + capacity
+        return capacity + SYSTEM_PAGESIZE + 2 * _TABLE_SIZE + min(capacity, _WINDOWS_MOST)
 
     def table(self, state: State) -> slice:
         """Where the entries of a state lie in the file."""
@@ -106,7 +108,7 @@ class LeaseArea:
         if zlib.crc32(table) != state.table_check or len(table) != state.entries * _FIELDS.size:
             raise Contradiction("the lease table's checksum is wrong")
         entries = list(map(Entry._make, _FIELDS.iter_unpack(table)))
-        if any(entry.start + entry.length > self._capacity for entry in entries):
+        if any(entry.start + entry.length > self._room for entry in entries):
             raise Contradiction("a leased record lies where none can be")
         if sum(entry.is_returned for entry in entries) != state.returned:
             raise Contradiction("the lease table contradicts the state")
@@ -119,7 +121,7 @@ class LeaseArea:
             if entry.start - start >= length:
                 break
             start = entry.start + entry.length
-        return start if start + length <= self._capacity else None
+        return start if start + length <= self._room else None
 
     def change(self, state: State, entries: Sequence[Entry], payload: tuple[slice, bytes] | None) -> tuple[State, Move]:
         """The state with these entries, and what must be written before it is committed."""

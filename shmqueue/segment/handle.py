@@ -252,7 +252,9 @@ class Segment:
             self._is_open = False
             try:
                 return self._release()
-            except BaseException:  # of a signal handler: whoever closes a queue does not do it twice
+            except BaseException as error:  # of a signal handler: whoever closes a queue does not do it twice
+                if self._is_released and isinstance(error, OSError):
+                    return 0  # a finalizer that closes this queue came in between, and has done it all
                 self._release()
                 raise
             finally:
@@ -298,7 +300,8 @@ class Segment:
             dropped = self._remove(number)
         elif self.header.private:
             leave_to_others(self.path, self.header.uuid)
-        unlock(number)
+        if (number := way.number) >= 0:  # else a finalizer that closes this queue came in between
+            unlock(number)
         way.close()
         return dropped
 
@@ -354,6 +357,8 @@ class Segment:
             transit.await_arrival(transit.Left(self.name, self.path, self.header.uuid, transit.adoptions(alone)))
             return 0
         remove_lock_files(alone, os.path.dirname(self.path))
+        if self.header.shape.engine == "portable":
+            remove_sidecar(sidecar_of(self))  # if the file does not tell any more which one is its own
         if self.header.keep or not same_file(alone, self.path):
             return 0
         contents = contents_of(alone)

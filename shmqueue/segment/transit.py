@@ -52,7 +52,7 @@ _START = 3584  # offset in the file; the header page is 4096 bytes long, see eng
 _TABLE = struct.Struct(f"={NOTES}Q")
 _NUMBER = struct.Struct("=Q")
 _ADOPTIONS = _START + _TABLE.size
-_LOCK = struct.Struct("=hhqqi4x")  # struct flock of Linux
+_LOCK = struct.Struct("@hhqqi4x")  # struct flock of Linux, with its padding
 
 _claimed: set[tuple[bytes, int]] = set()  # what a finalizer in the middle of ``depart`` must pass over: (uuid, slot)
 
