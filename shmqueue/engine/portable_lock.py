@@ -227,7 +227,7 @@ class Owner:
             if self._borrowing:
                 self._give_back(hold)
             return
-        fd = self._file.number if self._file is not None else -1  # nothing is taken back after the next line: no delay
+        fd = self._file.unchecked if self._file is not None else -1  # acquire() has just looked at it
         self._finish(hold)
         if not sidecars.HAS_SIDECARS:
             self._release_block()
@@ -246,7 +246,9 @@ class Owner:
             self.hold = None
             hold.released = True
             if self._file is not None:
-                sidecars.unlock_sidecar(self._file.unchecked)
+                fd = self._file.unchecked
+                if fd >= 0:
+                    sidecars.unlock_sidecar(fd)
             if self._borrowing:
                 self._give_back(hold)
 

@@ -25,10 +25,10 @@ class Descriptor:
     opened itself, at the same number, is not.
     """
 
-    __slots__ = ("_mark", "_number", "identity")
+    __slots__ = ("_device", "_inode", "_mark", "_number", "identity")
 
     def __init__(self, number: int) -> None:
-        self.identity = identity_of(os.fstat(number))
+        self.identity = self._device, self._inode = identity_of(os.fstat(number))
         self._number = number
         self._mark = _kept[number] = object()
 
@@ -36,18 +36,18 @@ class Descriptor:
     def number(self) -> int:
         """The number; -1 once it is closed, by ``close`` or by somebody else."""
         number = self._number
-        if number < 0 or _kept.get(number) is not self._mark:
+        if _kept.get(number) is not self._mark:
             return -1
         try:
             status = os.fstat(number)
         except OSError:
             return -1
-        return number if identity_of(status) == self.identity else -1
+        return number if status.st_ino == self._inode and status.st_dev == self._device else -1
 
     @property
     def unchecked(self) -> int:
-        """The number, where there may be no memory to look at it; -1 after ``close``."""
-        return self._number
+        """``number`` without a look at the file, for a moment after one, or where there may be no memory for it."""
+        return self._number if _kept.get(self._number) is self._mark else -1
 
     def close(self) -> None:
         """Close it if it is still ours. Idempotent."""
