@@ -195,6 +195,17 @@ def test_after_a_shutdown_leases_can_be_acknowledged(q: ShmQueue) -> None:
         q.lease()
 
 
+def test_an_item_given_back_after_an_immediate_shutdown_is_dropped(q: ShmQueue) -> None:
+    q.put(1)
+    lease = q.lease()
+    q.shutdown_all(immediate=True)
+    assert lease.requeue()
+    with pytest.raises(shmqueue.ShmQueueShutDown):
+        q.get(block=False)
+    assert q.unfinished_tasks == 0
+    assert q.qsize() == 0
+
+
 def test_an_item_given_back_after_a_plain_shutdown_can_be_taken(q: ShmQueue) -> None:
     q.put(1)
     lease = q.lease()

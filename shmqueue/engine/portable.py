@@ -859,6 +859,9 @@ class PortableEngine:
         entries = self._entries(state, hold) if state.entries else []
         if entry not in entries:
             return None, False, b""
+        if state.shut == 2:  # what is given back now is dropped, as what was queued then
+            following, move = self._without(state, hold, entries, entry)
+            return following._replace(dropped=state.dropped + min(1, state.unfinished)), True, move
         given = entry._replace(is_returned=1, pid=0, started=0, handle=0)
         following, move = self._ring.leases.change(state, replaced(entries, entry, given), None)
         self._reserve(move, hold)
