@@ -147,28 +147,13 @@ start:  /* _attach() */
         :: path == NONE -> goto absent
         fi;
         if
-        :: atomic { shared[handle] == 0 && !exclusive[handle] -> exclusive[handle] = true; alone = 1 }
-        :: atomic { shared[handle] != 0 || exclusive[handle] -> skip };
-            if
-            :: atomic { exclusive[handle] -> close_handle(); goto start } /* Locked */
-            :: atomic { !exclusive[handle] -> shared[handle]++; locked = 1 }
-            fi;
-            /* Whoever had it locked may have gone. To convert a lock, the kernel releases it first. */
-            atomic { shared[handle]--; locked = 0 };
-            if
-            :: atomic { shared[handle] == 0 && !exclusive[handle] -> exclusive[handle] = true; alone = 1 }
-            :: atomic { shared[handle] != 0 || exclusive[handle] -> skip }
-            fi
-        fi;
-        if
-        :: alone -> /* adopt() */
+        :: atomic { shared[handle] == 0 && !exclusive[handle] -> exclusive[handle] = true; alone = 1 };
+            /* adopt(), then the lock is converted: the kernel releases it first */
             atomic { assert(shared[handle] == 0); exclusive[handle] = false; alone = 0 }
-        :: !alone
+        :: atomic { shared[handle] != 0 || exclusive[handle] -> skip }
         fi;
-        if
-        :: atomic { exclusive[handle] -> close_handle(); goto start }
-        :: atomic { !exclusive[handle] -> shared[handle]++; locked = 1 }
-        fi;
+        /* The code asks for this lock again and again, for seconds at most, and starts over in between. */
+        atomic { !exclusive[handle] -> shared[handle]++; locked = 1 };
         atomic {
             if
             :: path != handle -> close_handle(); goto start
