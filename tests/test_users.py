@@ -347,7 +347,8 @@ def test_signal_handlers_overtake_in_a_process_that_has_become_another_user(
     thread = threading.Thread(target=other)
     thread.start()
     while not done.is_set() or handled < 20:
-        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        if signal.getitimer(signal.ITIMER_REAL)[0] == 0:  # a timer set anew in every round might never end
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
         q.put("main")
         q.get()
     signal.setitimer(signal.ITIMER_REAL, 0)
