@@ -20,6 +20,7 @@ GROUPS = (
     "sleepers",
     "torture",
     "models",
+    "litmus",
     "sanitizers",
     "interruption",
     "shortage",
