@@ -150,40 +150,50 @@ def _use_of_the_queue(target: Target, queue: Any, neighbour: Neighbour, outcome:
 
 
 def _finalizers(target: Target, queue: Any, neighbour: Neighbour, outcome: Outcome) -> None:
-    """They use the queue while a call on it allocates; free lists are emptied first, so that it really does."""
+    """They use the queue while a call on it allocates; free lists are emptied first, so that it really does.
+
+    Each item must come out once: through the call, to the finalizer, or to the neighbour afterwards.
+    """
     before = gc.get_threshold()
     for number in range(_ROUNDS):
-        items = [[1], (2,), {3}, "x" * 300, *([4], (5,)) * 20]
-        neighbour.exchange([*items, *items])
+        items = [kind((n,)) for n in range(12) for kind in (list, tuple, set)]
+        neighbour.exchange(items)
         got: list[Any] = []
-        calls = [queue.get, lambda: queue.put((7,))]
+        calls: list[tuple[Callable[[], Any], list[Any]]] = [
+            (lambda: [queue.get()], []),
+            (lambda: queue.put(("put",)), [("put",)]),
+        ]
         if target.has_many:
-            calls = [lambda: queue.get_many(40), lambda: queue.put_many([[8], (9,)] * 5), *calls]
+            many = [["many", n] for n in range(10)]
+            calls += [(lambda: queue.get_many(40), []), (lambda: queue.put_many(many), many)]
         if hasattr(queue, "get_view"):
-            calls.append(lambda: _look(queue))
-        call = calls[number % len(calls)]
+            calls.append((lambda: _look(queue), []))
+        call, put = calls[number % len(calls)]
         gc.disable()
         gc.collect()
-        _make_garbage(queue, got, by_callback=number % 2 == 1)
+        _make_garbage(queue, got, by_callback=number // len(calls) % 2 == 1)
         gc.set_threshold(1)
         gc.enable()
+        taken: Any = None
         try:
-            call()
+            taken = call()
         except Exception as error:
             outcome.fault(f"a call during which a finalizer uses the queue raised {error!r:.200}")
         finally:
             gc.set_threshold(*before)
         gc.collect()
-        if got != ["got", "put"]:
+        if len(got) != 2 or got[1] != "put":
             outcome.fault(f"a finalizer that used the queue during a call came to {got!r:.200}")
-        neighbour.exchange([])
+        came = [*(taken or []), *got[:1], *neighbour.exchange([])]
+        wanted = [*items, *put, ["by a finalizer"]]
+        if sorted(map(repr, came)) != sorted(map(repr, wanted)):
+            outcome.fault(f"a finalizer used the queue during a call, then {came!r:.300} came out of it")
 
 
 def _make_garbage(queue: Any, got: list[Any], by_callback: bool) -> None:
     def use(*_: object) -> None:
         try:
-            queue.get()
-            got.append("got")
+            got.append(queue.get())
             queue.put(["by a finalizer"])
             got.append("put")
         except BaseException as error:
