@@ -164,8 +164,7 @@ def _finalizers(target: Target, queue: Any, neighbour: Neighbour, outcome: Outco
             (lambda: queue.put(("put",)), [("put",)]),
         ]
         if target.has_many:
-            many = [["many", n] for n in range(10)]
-            calls += [(lambda: queue.get_many(40), []), (lambda: queue.put_many(many), many)]
+            calls += [(lambda: queue.get_many(40), []), (lambda: queue.put_many(_many()), _many())]
         if hasattr(queue, "get_view"):
             calls.append((lambda: _look(queue), []))
         call, put = calls[number % len(calls)]
@@ -188,6 +187,10 @@ def _finalizers(target: Target, queue: Any, neighbour: Neighbour, outcome: Outco
         wanted = [*items, *put, ["by a finalizer"]]
         if sorted(map(repr, came)) != sorted(map(repr, wanted)):
             outcome.fault(f"a finalizer used the queue during a call, then {came!r:.300} came out of it")
+
+
+def _many() -> list[Any]:
+    return [["many", n] for n in range(10)]
 
 
 def _make_garbage(queue: Any, got: list[Any], by_callback: bool) -> None:
