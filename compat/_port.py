@@ -22,7 +22,7 @@ from shmqueue.exceptions import (
 )
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
-from shmqueue.leases import Lease
+from shmqueue.leases import Lease, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
@@ -294,12 +294,12 @@ class Port:
             ShmQueueEmpty: there was none in time.
         """
         try:
-            loan = self.engine.lend(block, timeout, False)
+            lease = take_lease(self.engine, block, timeout, load, self._look)
         finally:
             self._look()
-        if loan is None:
+        if lease is None:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
-        return Lease(loan, load, self._look)
+        return lease
 
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""

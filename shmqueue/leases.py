@@ -11,9 +11,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from shmqueue.engine import Loan
+    from shmqueue.engine import Engine, Loan
 
-__all__ = ["Lease", "View"]
+try:
+    from shmqueue.engine.native import lease_type
+except ImportError:
+    if not TYPE_CHECKING:
+        lease_type = None
+
+__all__ = ["Lease", "View", "take_lease"]
 
 _T = TypeVar("_T")
 
@@ -26,14 +32,11 @@ class Lease(Generic[_T]):
     As a context manager it is acknowledged at the block's end, and requeued if the block raises, unless one of these
     was called in it. A lease that is collected is requeued. Any thread may end it; in a forked child every call raises
     ``ShmQueueError``, because the lease is the parent's.
+
+    Each engine has a subclass of its own. Leases are made by ``lease()`` only.
     """
 
-    __slots__ = ("__weakref__", "_ended", "_item", "_load", "_loan", "_payload")
-
-    def __init__(self, loan: Loan, load: Callable[[int, bytes], _T], ended: Callable[[], object] | None = None) -> None:
-        self._loan, self._load, self._ended = loan, load, ended
-        self._payload: bytes | None = loan.payload()  # at once: the record need not stay where it lies
-        self._item: Any = _NOT_LOADED
+    __slots__ = ()
 
     @property
     def item(self) -> _T:
@@ -42,6 +45,57 @@ class Lease(Generic[_T]):
         Raises:
             ShmQueueDeserializationError: it cannot be loaded. It is still leased.
         """
+        raise NotImplementedError
+
+    @property
+    def attempt(self) -> int:
+        """How often the item was handed out: 1 the first time, one more after each requeue or death of a holder."""
+        raise NotImplementedError
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was neither acknowledged nor requeued, and the queue is open."""
+        raise NotImplementedError
+
+    def ack(self) -> bool:
+        """Acknowledge: the item is finished and leaves the queue; counts as ``task_done()``.
+
+        Returns False if the lease was over already.
+        """
+        raise NotImplementedError
+
+    def requeue(self) -> bool:
+        """Give the item back: the next ``get`` or ``lease``, in any process, receives it.
+
+        Returns False if the lease was over already.
+        """
+        raise NotImplementedError
+
+    def __enter__(self) -> Lease[_T]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.is_held:
+            (self.ack if kind is None else self.requeue)()
+
+    def __repr__(self) -> str:
+        return f"<Lease, attempt {self.attempt}, {'held' if self.is_held else 'over'}>"
+
+
+class _LoanLease(Lease[_T]):
+    """The lease of an engine that hands out loans of records."""
+
+    __slots__ = ("__weakref__", "_ended", "_item", "_load", "_loan", "_payload")
+
+    def __init__(self, loan: Loan, load: Callable[[int, bytes], _T], ended: Callable[[], object] | None) -> None:
+        self._loan, self._load, self._ended = loan, load, ended
+        self._payload: bytes | None = loan.payload()  # at once: the record need not stay where it lies
+        self._item: Any = _NOT_LOADED
+
+    @property
+    def item(self) -> _T:
         if self._item is _NOT_LOADED:
             assert self._payload is not None
             self._item = self._load(self._loan.method, self._payload)
@@ -50,26 +104,16 @@ class Lease(Generic[_T]):
 
     @property
     def attempt(self) -> int:
-        """How often the item was handed out: 1 the first time, one more after each requeue or death of a holder."""
         return self._loan.attempt
 
     @property
     def is_held(self) -> bool:
-        """Whether it was neither acknowledged nor requeued, and the queue is open."""
         return self._loan.is_held
 
     def ack(self) -> bool:
-        """Acknowledge: the item is finished and leaves the queue; counts as ``task_done()``.
-
-        Returns False if the lease was over already.
-        """
         return self._end(self._loan.finish)
 
     def requeue(self) -> bool:
-        """Give the item back: the next ``get`` or ``lease``, in any process, receives it.
-
-        Returns False if the lease was over already.
-        """
         return self._end(self._loan.give_back)
 
     def _end(self, how: Callable[[], bool]) -> bool:
@@ -78,18 +122,29 @@ class Lease(Generic[_T]):
             self._ended()
         return done
 
-    def __enter__(self) -> Lease[_T]:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._loan.is_held:
-            (self.ack if kind is None else self.requeue)()
+_NativeLease = None if lease_type is None else lease_type(Lease)
 
-    def __repr__(self) -> str:
-        state = "held" if self._loan.is_held else "over"
-        return f"<Lease, attempt {self.attempt}, {state}>"
+
+def take_lease(
+    engine: Engine,
+    block: bool,
+    timeout: float | None,
+    load: Callable[[int, bytes], Any],
+    ended: Callable[[], object] | None = None,
+) -> Lease[Any] | None:
+    """Lease the oldest item of an engine; None if there was none in time.
+
+    Args:
+        block, timeout: as for ``Engine.lend``.
+        load: turns a record, (method, payload), into an item.
+        ended: called after each ``ack`` and ``requeue``.
+    """
+    native: Any = getattr(engine, "lease", None)
+    if native is not None:
+        return cast("Lease[Any] | None", native(_NativeLease, block, timeout, load, ended))
+    loan = engine.lend(block, timeout, False)
+    return None if loan is None else _LoanLease(loan, load, ended)
 
 
 class View:

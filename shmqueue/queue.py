@@ -22,7 +22,7 @@ from shmqueue.exceptions import (
 )
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
-from shmqueue.leases import Lease, View
+from shmqueue.leases import Lease, View, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.serialization import (
     CustomDeserialize,
@@ -226,7 +226,7 @@ class ShmQueue(FastPaths):
         if type(item) is not Record:
             return item
         if not item:
-            raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
+            raise self._is_empty(block, timeout)
         return self._serializer.load(*item)
 
     def put_nowait(self, data: Any) -> None:
@@ -280,7 +280,7 @@ class ShmQueue(FastPaths):
             timeout = require_seconds(timeout, True)
         items = self._items.get_items(max_items, True, timeout, unpack_plain)
         if not items:
-            raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(True, timeout))
+            raise self._is_empty(True, timeout)
         return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
     def get_view(self, block: bool = True, timeout: float | None = None) -> View:
@@ -302,7 +302,15 @@ class ShmQueue(FastPaths):
             ShmQueueEmpty, ShmQueueShutDown: as ``get``.
             ShmQueueTypeError: the oldest item is not bytes. It stays in the queue.
         """
-        return View(self._lend(block, timeout, True))
+        if timeout is not None:
+            timeout = require_seconds(timeout, block)
+        try:
+            loan = self._engine.lend(block, timeout, True)
+        except TypeError as error:
+            raise ShmQueueTypeError(str(error)) from None
+        if loan is None:
+            raise self._is_empty(block, timeout)
+        return View(loan)
 
     def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
         """Take the oldest item so that it comes again if this process does not finish it.
@@ -323,18 +331,15 @@ class ShmQueue(FastPaths):
             ShmQueueEmpty, ShmQueueShutDown: as ``get``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
-        return Lease(self._lend(block, timeout, False), self._serializer.load)
-
-    def _lend(self, block: bool, timeout: float | None, bytes_only: bool) -> engine.Loan:
         if timeout is not None:
             timeout = require_seconds(timeout, block)
-        try:
-            loan = self._engine.lend(block, timeout, bytes_only)
-        except TypeError as error:
-            raise ShmQueueTypeError(str(error)) from None
-        if loan is None:
-            raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
-        return loan
+        lease = take_lease(self._engine, block, timeout, self._serializer.load)
+        if lease is None:
+            raise self._is_empty(block, timeout)
+        return lease
+
+    def _is_empty(self, block: bool, timeout: float | None) -> ShmQueueEmpty:
+        return ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
 
     def clear(self) -> None:
         """Drop all items. ``join`` does not wait for them any more."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
+import pickle
+import pydoc
 import signal
 import threading
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from support import PATIENCE, Call, asleep, python, wait_until
@@ -105,6 +110,68 @@ def test_a_lease_that_is_collected_gives_the_item_back(q: ShmQueue) -> None:
     q.lease()
     gc.collect()
     assert q.get(block=False) == "job"
+
+
+@pytest.mark.parametrize("item", [[], {"a": [1]}, [b"large" * 4_000], {1, 2}], ids=["list", "dict", "large", "pickled"])
+def test_a_lease_in_a_cycle_is_collected(q: ShmQueue, item: Any) -> None:
+    class Holder:
+        lease: Any
+
+    q.put(item)
+    lease, holder = q.lease(), Holder()
+    holder.lease = lease
+    (lease.item.add if isinstance(item, set) else lease.item.update if isinstance(item, dict) else lease.item.append)(
+        {"holder": holder} if isinstance(item, dict) else holder
+    )
+    gone = weakref.ref(lease)
+    del lease, holder
+    gc.collect()
+    assert gone() is None
+    assert q.get(block=False) == item
+
+
+def test_a_lease_that_was_never_asked_for_its_item_ends_too(q: ShmQueue) -> None:
+    for item in (1, [b"large" * 4_000], {1, 2}):
+        q.put(item)
+        gone = weakref.ref(q.lease())
+        assert gone() is None
+        assert q.lease().ack()
+
+
+@pytest.mark.parametrize(
+    "item", [None, 7, "text", b"", b"b" * 70_000, [1, {"a": (2,)}], ["l" * 5_000], {1, 2}, 2**70, "\ud800"]
+)
+def test_an_item_is_loaded_once_and_stays_what_it_is(make: Make, item: Any) -> None:
+    q = make(buffer_size=1 << 18)
+    q.put(item)
+    lease = q.lease()
+    found = lease.item
+    assert (type(found), found) == (type(item), item)
+    assert lease.item is found
+    assert lease.ack()
+    assert lease.item is found
+
+
+def test_a_lease_is_of_the_public_class(q: ShmQueue) -> None:
+    q.put(1)
+    lease = q.lease()
+    assert isinstance(lease, shmqueue.Lease)
+    assert repr(lease) == "<Lease, attempt 1, held>"
+    for name in ("item", "attempt", "is_held", "ack", "requeue"):
+        documented = inspect.getdoc(getattr(shmqueue.Lease, name))
+        assert documented
+        assert inspect.getdoc(getattr(type(lease), name)) == documented
+    for name in ("ack", "requeue", "__enter__", "__exit__"):
+        public = inspect.signature(getattr(shmqueue.Lease, name))
+        assert list(inspect.signature(getattr(type(lease), name)).parameters) == list(public.parameters)
+    assert "counts as ``task_done()``" in pydoc.render_doc(shmqueue.Lease, renderer=pydoc.plaintext)
+    assert shmqueue.Lease[int].__origin__ is shmqueue.Lease  # type: ignore[attr-defined]
+    with pytest.raises(TypeError):
+        pickle.dumps(lease)
+    with pytest.raises(AttributeError):
+        lease.attempt = 2  # type: ignore[misc]
+    lease.ack()
+    assert repr(lease) == "<Lease, attempt 1, over>"
 
 
 def test_a_handle_that_is_closed_gives_its_items_back(make: Make) -> None:

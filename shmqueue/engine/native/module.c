@@ -297,6 +297,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(get_item),
     FAST(get_items),
     FAST(lend),
+    FAST(lease),
     FAST(get_many),
     FAST(peek),
     FAST(wait),
@@ -368,6 +369,7 @@ static PyObject *core_data_size(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef module_methods[] = {
     {"data_size", core_data_size, METH_VARARGS, "data_size(initial, capacity): see shmqueue.engine.data_size."},
+    {"lease_type", core_lease_type, METH_O, "lease_type(base): a type for Ring.lease(), see shmqueue.leases.Lease."},
     {NULL, NULL, 0, NULL},
 };
 

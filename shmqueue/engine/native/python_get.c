@@ -56,8 +56,7 @@ PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct 
     return bytes;
 }
 
-/* With the get lock held: the item that the record at hand is, NULL if it must be loaded.  No exception is set. */
-static PyObject *item_at_hand(RingObject *self, const struct take *take)
+PyObject *item_at_hand(RingObject *self, const struct take *take)
 {
     unsigned char plain[PLAIN_SMALL];
     if (take->method != PLAIN_MSGPACK && take->method != PLAIN_TUPLES) {

@@ -6,31 +6,9 @@
  * A Loan of a bytes item is a buffer too.  While anything looks at its bytes where they lie they stay there, even after
  * the loan was finished.
  */
-#include "python_ring.h"
+#include "python_loan.h"
 
 #define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
-
-enum hold {
-    HELD,
-    ENDING, /* by a call that has released the GIL, or whose signal handlers run */
-    PINNED,
-    OVER,
-};
-
-typedef struct {
-    PyObject_HEAD
-    RingObject *ring;
-    struct loan loan;
-    uint32_t epoch;     /* of the process that took it */
-    enum hold hold;
-    bool may_move;
-    bool is_bytes;      /* the item is, and these are its contents, from byte `from` of the payload on: */
-    uint32_t from, length;
-    PyObject *copy;     /* of contents that do not lie in one piece; else NULL */
-    Py_ssize_t exports; /* memoryviews and the like that look at the contents */
-} LoanObject;
-
-static bool is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
 
 /* Nothing looks at the bytes any more. */
 static void let_mapping_go(RingObject *ring)
@@ -48,9 +26,9 @@ static void trim_if_due(RingObject *ring)
     }
 }
 
-static void let_move(LoanObject *loan)
+void loan_let_move(LoanObject *loan)
 {
-    if (!loan->may_move && loan->hold == HELD && is_of_this_process(loan) && loan->ring->memory != NULL) {
+    if (!loan->may_move && loan->hold == HELD && loan_is_of_this_process(loan) && loan->ring->memory != NULL) {
         loan->may_move = true;
         ring_loan_may_move(&loan->ring->ring, &loan->loan);
     }
@@ -90,7 +68,7 @@ static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loa
 static void end_quietly(LoanObject *loan, ending *way)
 {
     RingObject *ring = loan->ring;
-    if (!is_of_this_process(loan) || ring->memory == NULL) {
+    if (!loan_is_of_this_process(loan) || ring->memory == NULL) {
         return;
     }
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
@@ -113,7 +91,7 @@ static void unpin_if_unseen(LoanObject *loan)
 static int end_loan(LoanObject *loan, ending *way)
 {
     RingObject *ring = loan->ring;
-    if (!is_of_this_process(loan)) {
+    if (!loan_is_of_this_process(loan)) {
         PyErr_Format(state_of(ring)->error, "a lease of queue %R belongs to the process that took it, not to its child",
                      ring->name);
         return -1;
@@ -139,32 +117,44 @@ static int end_loan(LoanObject *loan, ending *way)
     return status == RING_OK;
 }
 
+int loan_finish(LoanObject *loan)
+{
+    return end_loan(loan, loan->exports > 0 && loan->copy == NULL ? finish_and_pin : finish);
+}
+
+int loan_give_back(LoanObject *loan) { return end_loan(loan, ring_loan_return); }
+
 static PyObject *Loan_finish(LoanObject *loan, PyObject *Py_UNUSED(ignored))
 {
-    int done = end_loan(loan, loan->exports > 0 && loan->copy == NULL ? finish_and_pin : finish);
+    int done = loan_finish(loan);
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
 static PyObject *Loan_give_back(LoanObject *loan, PyObject *Py_UNUSED(ignored))
 {
-    int done = end_loan(loan, ring_loan_return);
+    int done = loan_give_back(loan);
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
-static void Loan_dealloc(LoanObject *loan)
+void loan_drop(LoanObject *loan)
 {
-    PyTypeObject *type = Py_TYPE(loan);
     if (loan->hold == HELD) {
         PyObject *type_, *value, *traceback;
         PyErr_Fetch(&type_, &value, &traceback);
         end_quietly(loan, ring_loan_return);
         PyErr_Restore(type_, value, traceback);
-        if (is_of_this_process(loan) && loan->ring->loans > 0) {
+        if (loan_is_of_this_process(loan) && loan->ring->loans > 0) {
             loan->ring->loans--;
         }
     }
     Py_XDECREF(loan->copy);
     Py_XDECREF(loan->ring);
+}
+
+static void Loan_dealloc(LoanObject *loan)
+{
+    PyTypeObject *type = Py_TYPE(loan);
+    loan_drop(loan);
     type->tp_free(loan);
     Py_DECREF(type);
 }
@@ -177,7 +167,7 @@ static bool is_readable(LoanObject *loan)
         PyErr_Format(state_of(loan->ring)->error, "a lease of queue %R is over", loan->ring->name);
         return false;
     }
-    if (!is_of_this_process(loan)) {
+    if (!loan_is_of_this_process(loan)) {
         PyErr_Format(state_of(loan->ring)->error,
                      "a lease of queue %R belongs to the process that took it, not to its child", loan->ring->name);
         return false;
@@ -231,14 +221,16 @@ static PyObject *copy_of(LoanObject *loan, uint32_t from, uint32_t length)
     return bytes;
 }
 
-static PyObject *Loan_payload(LoanObject *loan, PyObject *Py_UNUSED(ignored))
+PyObject *loan_payload(LoanObject *loan)
 {
     PyObject *payload = copy_of(loan, 0, loan->loan.length);
     if (payload != NULL && loan->exports == 0) {
-        let_move(loan);
+        loan_let_move(loan);
     }
     return payload;
 }
+
+static PyObject *Loan_payload(LoanObject *loan, PyObject *Py_UNUSED(ignored)) { return loan_payload(loan); }
 
 static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
 {
@@ -257,7 +249,7 @@ static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
     }
     const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from, loan->length);
     if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
-        let_move(loan);
+        loan_let_move(loan);
     }
     if (bytes == NULL && loan->copy != NULL) {
         bytes = PyBytes_AS_STRING(loan->copy);
@@ -293,8 +285,7 @@ static PyObject *Loan_method(LoanObject *loan, void *Py_UNUSED(closure))
 
 static PyObject *Loan_is_held(LoanObject *loan, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(loan->hold == HELD && is_of_this_process(loan) && loan->ring->memory != NULL &&
-                           !loan->ring->closing);
+    return PyBool_FromLong(loan_is_held(loan));
 }
 
 static PyObject *Loan_contents(LoanObject *loan, PyObject *Py_UNUSED(ignored))
@@ -372,15 +363,27 @@ static int with_oldest(RingObject *self, act *act, void *with, bool block, PyObj
     return again < 0 ? -1 : 0;
 }
 
-/* As Ring_lend() is asked for. */
+/* As Ring_lend() or Ring_lease() is asked for. */
 struct lending {
     LoanObject *loan;
     bool bytes_only;
+    PyObject *item;  /* that was unpacked on the way, or NULL */
     bool is_refused; /* the item is not bytes */
     bool is_lent;
     uint32_t epoch;
 };
 
+/* With the get lock held: hands the record at hand out and releases the lock. */
+static enum ring_status lend_at_hand(RingObject *self, struct lending *lending, struct take *take)
+{
+    LoanObject *loan = lending->loan;
+    lending->epoch = take->self->epoch;
+    enum ring_status status = ring_lend(&self->ring, take, &loan->loan);
+    lending->is_lent = status == RING_OK;
+    return status == RING_FULL ? RING_OK : status; /* see raise_not_lent() */
+}
+
+/* An act for a Loan. */
 static enum ring_status lend(RingObject *self, void *with, struct patience patience)
 {
     struct lending *lending = with;
@@ -399,10 +402,32 @@ static enum ring_status lend(RingObject *self, void *with, struct patience patie
         ring_get_abort(&self->ring, &take);
         return RING_OK;
     }
-    lending->epoch = take.self->epoch;
-    status = ring_lend(&self->ring, &take, &loan->loan);
-    lending->is_lent = status == RING_OK;
-    return status == RING_FULL ? RING_OK : status; /* see raise_not_lent() */
+    return lend_at_hand(self, lending, &take);
+}
+
+/* An act for a Lease, whose item is unpacked on the way.  The first attempt of with_oldest(), which waits for nothing,
+ * is the one that has the GIL. */
+static enum ring_status lend_item(RingObject *self, void *with, struct patience patience)
+{
+    struct lending *lending = with;
+    struct take take;
+    enum ring_status status = ring_get_begin(&self->ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    if (patience.for_lock) {
+        return lend_at_hand(self, lending, &take);
+    }
+    int collector = collector_off();
+    PyObject *item = take.length < LARGE ? item_at_hand(self, &take) : NULL;
+    status = lend_at_hand(self, lending, &take);
+    collector_back(collector);
+    if (lending->is_lent) {
+        lending->item = item;
+    } else {
+        Py_XDECREF(item);
+    }
+    return status;
 }
 
 static void raise_not_lent(RingObject *self, const struct lending *lending)
@@ -413,6 +438,25 @@ static void raise_not_lent(RingObject *self, const struct lending *lending)
         PyErr_Format(state_of(self)->error, "queue %R: %u items are leased, which is the most that can be", self->name,
                      LAYOUT_LEASES);
     }
+}
+
+/* Hands out what is asked for.  1: it is in the hands of lending->loan, 0: there was none in time, -1: an exception is
+ * set. */
+static int lend_to(RingObject *self, struct lending *lending, act *act, bool block, PyObject *timeout)
+{
+    LoanObject *loan = lending->loan;
+    int got = with_oldest(self, act, lending, block, timeout);
+    if (got == 1 && lending->is_lent) {
+        loan->epoch = lending->epoch;
+        loan->hold = HELD;
+        self->loans++;
+        return 1;
+    }
+    if (got == 1) {
+        raise_not_lent(self, lending);
+        return -1;
+    }
+    return got;
 }
 
 PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
@@ -428,22 +472,35 @@ PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
     }
     loan->ring = (RingObject *)Py_NewRef(self);
     loan->hold = OVER;
-    if (!is_open(self)) {
-        Py_DECREF(loan);
-        return NULL;
-    }
     struct lending lending = {.loan = loan, .bytes_only = bytes_only};
-    int got = with_oldest(self, lend, &lending, block, args[1]);
-    if (got == 1 && lending.is_lent) {
-        loan->epoch = lending.epoch;
-        loan->hold = HELD;
-        self->loans++;
+    int got = is_open(self) ? lend_to(self, &lending, lend, block, args[1]) : -1;
+    if (got == 1) {
         return (PyObject *)loan;
     }
-    if (got == 1) {
-        raise_not_lent(self, &lending);
-    }
     Py_DECREF(loan);
+    return got == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+PyObject *Ring_lease(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    if (!count_is("lease", count, 5) || (block = truth(args[1])) < 0) {
+        return NULL;
+    }
+    if (!is_lease_type(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "lease() takes a type that lease_type() has made");
+        return NULL;
+    }
+    LeaseObject *lease = lease_new(self, (PyTypeObject *)args[0], args[3], args[4]);
+    if (lease == NULL) {
+        return NULL;
+    }
+    struct lending lending = {.loan = &lease->loan};
+    int got = is_open(self) ? lend_to(self, &lending, lend_item, block, args[2]) : -1;
+    if (got == 1 && lease_fill(lease, lending.item)) {
+        return (PyObject *)lease;
+    }
+    Py_DECREF(lease);
     return got == 0 ? Py_NewRef(Py_None) : NULL;
 }
 

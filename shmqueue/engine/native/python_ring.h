@@ -174,7 +174,7 @@ typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_
 fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
-fast_method Ring_lend, Ring_peek; /* python_lease.c */
+fast_method Ring_lend, Ring_lease, Ring_peek; /* python_lease.c */
 
 /* ---- python_put.c ---- */
 
@@ -204,12 +204,20 @@ PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack);
 struct scalar scalar_at_hand(RingObject *self, const struct take *take);
 PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar);
 
+/* With the get lock held: the item that the record at hand is, NULL if it must be loaded.  No exception is set. */
+PyObject *item_at_hand(RingObject *self, const struct take *take);
+
 /* ---- python_lease.c ---- */
 
 PyObject *Ring_take(RingObject *self, PyObject *number);
 PyObject *Ring_lease_figures(RingObject *self, PyObject *ignored);
 
 extern PyType_Spec Loan_spec;
+
+/* ---- python_lease_type.c ---- */
+
+/* A type for what Ring_lease() returns, with this base, which documents it. */
+PyObject *core_lease_type(PyObject *module, PyObject *base);
 
 /* ---- python_fast.c ---- */
 

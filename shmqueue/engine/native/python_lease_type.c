@@ -1,0 +1,201 @@
+/* python_lease_type.c: the type of what lease() returns, see shmqueue.leases.
+ *
+ * It is made with the public class, which documents it, as its base.  Small items are unpacked when they are taken, all
+ * others when they are first asked for.
+ */
+#include "python_loan.h"
+
+#include <stddef.h>
+#include <structmember.h>
+
+#include "python_plain.h"
+
+static void Lease_dealloc(LeaseObject *lease);
+
+bool is_lease_type(PyObject *type)
+{
+    return PyType_Check(type) && ((PyTypeObject *)type)->tp_dealloc == (destructor)Lease_dealloc;
+}
+
+LeaseObject *lease_new(RingObject *ring, PyTypeObject *type, PyObject *load, PyObject *ended)
+{
+    LeaseObject *lease = PyObject_GC_New(LeaseObject, type);
+    if (lease == NULL) {
+        return NULL;
+    }
+    memset((char *)lease + sizeof(PyObject), 0, sizeof *lease - sizeof(PyObject));
+    lease->loan.hold = OVER;
+    lease->loan.ring = (RingObject *)Py_NewRef(ring);
+    lease->load = Py_NewRef(load);
+    lease->ended = ended != Py_None ? Py_NewRef(ended) : NULL;
+    return lease;
+}
+
+bool lease_fill(LeaseObject *lease, PyObject *item)
+{
+    lease->item = item;
+    if (item != NULL) {
+        Py_CLEAR(lease->load);
+        loan_let_move(&lease->loan);
+    } else if ((lease->payload = loan_payload(&lease->loan)) == NULL) {
+        return false;
+    }
+    if (item == NULL || PyObject_IS_GC(item) || lease->ended != NULL) {
+        PyObject_GC_Track(lease);
+    }
+    return true;
+}
+
+/* Loads it from the payload.  False: an exception is set, and it can be tried again. */
+static bool load_item(LeaseObject *lease)
+{
+    RingObject *ring = lease->loan.ring;
+    uint32_t method = lease->loan.loan.method;
+    PyObject *payload = Py_NewRef(lease->payload), *load = Py_NewRef(lease->load), *item = NULL;
+    if ((method == PLAIN_MSGPACK || method == PLAIN_TUPLES) && PyBytes_GET_SIZE(payload) <= UINT32_MAX) {
+        item = plain_unpack((const unsigned char *)PyBytes_AS_STRING(payload), (uint32_t)PyBytes_GET_SIZE(payload),
+                            method, ring->keys);
+    }
+    if (item == NULL) {
+        item = PyObject_CallFunction(load, "kO", (unsigned long)method, payload);
+    }
+    if (item != NULL && lease->item == NULL) { /* else another thread was faster: there is one item only */
+        lease->item = Py_NewRef(item);
+        Py_CLEAR(lease->payload);
+        Py_CLEAR(lease->load);
+    }
+    Py_DECREF(payload);
+    Py_DECREF(load);
+    Py_XDECREF(item);
+    return item != NULL;
+}
+
+static PyObject *Lease_item(LeaseObject *lease, void *Py_UNUSED(closure))
+{
+    return lease->item != NULL || load_item(lease) ? Py_NewRef(lease->item) : NULL;
+}
+
+static PyObject *Lease_attempt(LeaseObject *lease, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(lease->loan.loan.attempt);
+}
+
+static PyObject *Lease_is_held(LeaseObject *lease, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(loan_is_held(&lease->loan));
+}
+
+/* What a method returns that has ended the lease: `done` as of loan_finish(). */
+static PyObject *after_end(LeaseObject *lease, int done)
+{
+    if (done >= 0 && lease->ended != NULL) {
+        PyObject *result = PyObject_CallNoArgs(lease->ended);
+        if (result == NULL) {
+            return NULL;
+        }
+        Py_DECREF(result);
+    }
+    return done < 0 ? NULL : PyBool_FromLong(done);
+}
+
+static PyObject *Lease_ack(LeaseObject *lease, PyObject *Py_UNUSED(ignored))
+{
+    return after_end(lease, loan_finish(&lease->loan));
+}
+
+static PyObject *Lease_requeue(LeaseObject *lease, PyObject *Py_UNUSED(ignored))
+{
+    return after_end(lease, loan_give_back(&lease->loan));
+}
+
+static PyObject *Lease_enter(LeaseObject *lease, PyObject *Py_UNUSED(ignored)) { return Py_NewRef((PyObject *)lease); }
+
+static PyObject *Lease_exit(LeaseObject *lease, PyObject *const *args, Py_ssize_t count)
+{
+    if (!count_is("__exit__", count, 3)) {
+        return NULL;
+    }
+    if (loan_is_held(&lease->loan)) {
+        PyObject *done = (args[0] == Py_None ? Lease_ack : Lease_requeue)(lease, NULL);
+        if (done == NULL) {
+            return NULL;
+        }
+        Py_DECREF(done);
+    }
+    Py_RETURN_NONE;
+}
+
+static int Lease_traverse(LeaseObject *lease, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(lease));
+    Py_VISIT(lease->item);
+    Py_VISIT(lease->load);
+    Py_VISIT(lease->ended);
+    return 0;
+}
+
+/* The item stays, for a method may be called even then; what it refers to is cleared by others. */
+static int Lease_clear(LeaseObject *lease)
+{
+    Py_CLEAR(lease->ended);
+    return 0;
+}
+
+static void Lease_dealloc(LeaseObject *lease)
+{
+    PyTypeObject *type = Py_TYPE(lease);
+    PyObject_GC_UnTrack(lease);
+    if (lease->weak_references != NULL) {
+        PyObject_ClearWeakRefs((PyObject *)lease);
+    }
+    loan_drop(&lease->loan);
+    Py_XDECREF(lease->item);
+    Py_XDECREF(lease->payload);
+    Py_XDECREF(lease->load);
+    Py_XDECREF(lease->ended);
+    PyObject_GC_Del(lease);
+    Py_DECREF(type);
+}
+
+static PyMethodDef Lease_methods[] = { /* documented in shmqueue.leases.Lease */
+    {"ack", (PyCFunction)Lease_ack, METH_NOARGS, "ack($self)\n--\n\n"},
+    {"requeue", (PyCFunction)Lease_requeue, METH_NOARGS, "requeue($self)\n--\n\n"},
+    {"__enter__", (PyCFunction)Lease_enter, METH_NOARGS, "__enter__($self)\n--\n\n"},
+    {"__exit__", (PyCFunction)(void (*)(void))Lease_exit, METH_FASTCALL,
+     "__exit__($self, kind, error, traceback, /)\n--\n\n"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef Lease_attributes[] = {
+    {"item", (getter)Lease_item, NULL, NULL, NULL},
+    {"attempt", (getter)Lease_attempt, NULL, NULL, NULL},
+    {"is_held", (getter)Lease_is_held, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef Lease_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(LeaseObject, weak_references), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot Lease_slots[] = {
+    {Py_tp_dealloc, Lease_dealloc},
+    {Py_tp_traverse, Lease_traverse},
+    {Py_tp_clear, Lease_clear},
+    {Py_tp_methods, Lease_methods},
+    {Py_tp_getset, Lease_attributes},
+    {Py_tp_members, Lease_members},
+    {0, NULL},
+};
+
+static PyType_Spec Lease_spec = {
+    .name = "shmqueue.leases.NativeLease",
+    .basicsize = sizeof(LeaseObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = Lease_slots,
+};
+
+PyObject *core_lease_type(PyObject *module, PyObject *base)
+{
+    return PyType_FromModuleAndSpec(module, &Lease_spec, base);
+}
