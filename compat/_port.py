@@ -21,7 +21,7 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, Travel, open_handle
-from shmqueue.items import FastPaths, GetItem, PutItem, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
+from shmqueue.items import GetItem, PutItem, QueueBase, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.leases import Lease, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
@@ -188,7 +188,7 @@ class Port:
             return False  # another process has the lock
         except ShmQueueShutDown:
             self._reserved = (os.getpid(), *record)
-        self._look()
+        self.look()
         return True
 
     def wait_for_item(self, timeout: float | None) -> bool:
@@ -256,7 +256,7 @@ class Port:
         try:
             put = self._items.put_items(items, block, timeout, True, dump)
         finally:
-            self._look()
+            self.look()
         if put < count:
             full = ShmQueueFull(self.handle.why_full(count - put))
             tell_items_put(full, put, count)
@@ -279,7 +279,7 @@ class Port:
                 ends.require(READER)
                 items = ends.until_end(functools.partial(self._get_items, most), timeout)
         finally:
-            self._look()
+            self.look()
         if not items:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
         return load_many(*items, load) if isinstance(items, tuple) else items
@@ -294,9 +294,9 @@ class Port:
             ShmQueueEmpty: there was none in time.
         """
         try:
-            lease = take_lease(self.engine, block, timeout, load, self._look)
+            lease = take_lease(self.engine, block, timeout, load, self.look)
         finally:
-            self._look()
+            self.look()
         if lease is None:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
         return lease
@@ -304,7 +304,7 @@ class Port:
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""
         self.engine.shut_down(immediate)
-        self._look()
+        self.look()
 
     def fileno(self) -> int:
         """A descriptor that is readable while there is something to take; made when it is first asked for.
@@ -354,7 +354,8 @@ class Port:
         """Whether its descriptor was made and is one of these."""
         return self._watcher is not None and self._watcher.fileno() in descriptors
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Make the descriptor true, if there is one."""
         if self._watcher is not None:
             self._watcher.look()
 
@@ -367,14 +368,19 @@ class Port:
             watcher.abandon()
 
 
-class Ported(FastPaths, ListsWhatIsThere):
+class Ported(QueueBase, ListsWhatIsThere):
     """What all queues of the adapters have: a port, whose engine puts and gets the most ordinary items by itself."""
 
     _port: Port
 
+    @staticmethod
+    def _load(method: int, payload: bytes) -> Any:
+        """The item of a record."""
+        raise NotImplementedError
+
     def _start(self, port: Port) -> None:
         self._port = port
-        self._use_fast_paths(port.engine)
+        self._try_first(port.engine, self._load, port.look)
 
     def close(self) -> None:
         """Close the queue in this process; every other call then raises. The last process to close it frees the memory.
@@ -422,7 +428,7 @@ def _look_at(descriptors: Iterable[int]) -> bool:
     """Make those of the descriptors true that are queues'. Returns whether there is one among them."""
     ports = [port for port in _watched if port.has_descriptor_in(descriptors)]
     for port in ports:
-        port._look()
+        port.look()
     return bool(ports)
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
-from shmqueue.items import Record, fast_get, fast_put
+from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
 from ._parts import Parts
 from ._port import open_port
-from ._serialization import dump_forking, load_forking, load_forking_for, unpack_plain
+from ._serialization import dump_forking, load_forking, unpack_plain
 
 if TYPE_CHECKING:
     _StdlibQueue = queues.Queue[Any]
@@ -53,6 +53,8 @@ class Queue(Parts, _StdlibQueue):
     def __init__(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
         self._start(open_port(name, maxsize=max(0, operator.index(maxsize)) or None, keep=keep))
 
+    _load = staticmethod(load_forking)
+
     @property
     def _maxsize(self) -> int:
         return self._port.maxsize or _UNBOUNDED
@@ -86,7 +88,7 @@ class Queue(Parts, _StdlibQueue):
         if not put:
             raise ShmQueueFull(self._port.handle.why_full(1))
 
-    @fast_get(unpack_plain, load_forking_for)
+    @fast_get
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item.
 
@@ -150,6 +152,7 @@ class Queue(Parts, _StdlibQueue):
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
+    @fast_lease
     def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
@@ -248,6 +251,8 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
     def __init__(self, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
         self._start(open_port(name, threshold=_PIPE_CAPACITY, keep=keep))
 
+    _load = staticmethod(load_forking)
+
     @fast_put(as_pickle=True)
     def put(self, obj: Any) -> None:
         """Put an item at the end; wait for room.
@@ -262,7 +267,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
 
-    @fast_get(unpack_plain, load_forking_for)
+    @fast_get
     def get(self) -> Any:
         """Take the oldest item; wait for one.
 

@@ -32,9 +32,7 @@ __all__ = [
     "dump",
     "dump_forking",
     "load",
-    "load_for",
     "load_forking",
-    "load_forking_for",
     "pickle_forking",
     "unpack_plain",
 ]
@@ -231,11 +229,6 @@ def load(method: int, payload: bytes) -> Any:
     return loader(payload)
 
 
-def load_for(queue: object, method: int, payload: bytes) -> Any:
-    """``load``, whatever the queue."""
-    return load(method, payload)
-
-
 def load_forking(method: int, payload: bytes) -> Any:
     """``load`` with the ``loads`` of whatever stands in ``ForkingPickler``'s place."""
     if method == _PICKLE:
@@ -243,8 +236,3 @@ def load_forking(method: int, payload: bytes) -> Any:
         if replaced is not None:
             return replaced.loads(payload)
     return load(method, payload)
-
-
-def load_forking_for(queue: object, method: int, payload: bytes) -> Any:
-    """``load_forking``, whatever the queue."""
-    return load_forking(method, payload)

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
-from shmqueue.items import Record, fast_get, fast_put
+from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
 from ._absent import Absent, refuse_hooks
 from ._port import Ported, arrive, open_port
-from ._serialization import dump, load, load_for, unpack_plain
+from ._serialization import dump, load, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
@@ -48,7 +48,9 @@ class _Shared(Ported, Generic[_T]):
         super().__init_subclass__(**options)
         refuse_hooks(cls, _HOOKS, lambda base: False)
 
-    @fast_get(unpack_plain, load_for)
+    _load = staticmethod(load)
+
+    @fast_get
     def get(self, block: bool = True, timeout: float | None = None) -> _T:
         """Take the oldest item.
 
@@ -205,6 +207,7 @@ class Queue(_Shared[_T]):
             timeout = self._seconds_of_get(timeout, True)
         return self._port.get_many(max_items, load, timeout)
 
+    @fast_lease
     def lease(self, block: bool = True, timeout: float | None = None) -> Lease[_T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 

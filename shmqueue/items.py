@@ -1,16 +1,16 @@
 """The short way of ordinary items: from objects to records and back in one call.
 
 The native engine does it in C for what msgpack packs; any other engine, and what is put around one, gets the same from
-here. Where a put or a get of the most ordinary items succeeds at once, the native engine does all of it: see
-``fast_put`` and ``fast_get``.
+here. Where a put, a get or a lease of the most ordinary items succeeds at once, the native engine does all of it: see
+``fast_put``, ``fast_get`` and ``fast_lease``.
 """
 
 from __future__ import annotations
 
-import functools
+import textwrap
 from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shmqueue import engine, plain
 from shmqueue.exceptions import ShmQueueDeserializationError
@@ -20,31 +20,32 @@ if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
 
 try:
-    from shmqueue.engine.native import FastMethod, FastPaths, Record, Ring
+    from shmqueue.engine.native import QueueBase, Record, Ring
 except ImportError:
     if not TYPE_CHECKING:
-        Ring = FastMethod = None
+        Ring = None
 
         class Record(tuple):
             """A record that must be loaded, (method, payload): a type of its own, for an item may be a tuple."""
 
-        class FastPaths:
-            """Base of the queue classes; without the native engine there is no fast path."""
+        class QueueBase:
+            """Base of the queue classes; without the native engine they do everything by themselves."""
 
-            def _use_fast_paths(self, engine: object, /) -> None:
+            def _try_first(self, engine: object, load: object, ended: object, /) -> None:
                 pass
 
 
 __all__ = [
-    "FastPaths",
     "GetItem",
     "Items",
     "PutItem",
+    "QueueBase",
     "Record",
     "allow_fast_paths",
     "as_get_item",
     "as_put_item",
     "fast_get",
+    "fast_lease",
     "fast_put",
     "items_of",
     "load_many",
@@ -227,32 +228,30 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
 def fast_put(as_pickle: bool) -> Callable[[_Function], _Function]:
     """Have a queue's ``put(self, item, block, timeout)`` tried by the native engine before it is called.
 
-    That is one attempt, which waits for nothing, for scalars, small lists, dicts and tuples of them, no timeout.
-    Whatever does not succeed is left to the function, so it must do the same, and more. The class is one of
-    ``FastPaths``, and says by ``_use_fast_paths`` which engine its object uses.
+    In the class is a built-in method then, with the function's name, parameters and documentation. It makes one
+    attempt, which waits for nothing, for scalars, small lists, dicts and tuples of them, without a timeout. Whatever
+    does not succeed is left to the function, so it must do the same, and more. The class is a ``QueueBase``, and tells
+    by ``_try_first`` which engine its object uses, and how to load what the engine does not unpack.
 
     Args:
         as_pickle: as for ``PutItem``.
     """
 
     def decorate(put: _Function) -> _Function:
-        return put if FastMethod is None else _in_place_of(put, FastMethod.put(put, _options(put, 2), as_pickle))
+        way = "put" if not as_pickle else "put_as_pickle" if _takes_options(put) else "put_without_options"
+        return _in_place_of(put, way)
 
     return decorate
 
 
-def fast_get(unpack: Unpack, load: Callable[[Any, int, bytes], Any]) -> Callable[[_Function], _Function]:
-    """The same for ``get(self, block, timeout)``.
+def fast_get(get: _Function) -> _Function:
+    """The same for ``get(self, block, timeout)``."""
+    return _in_place_of(get, "get" if _takes_options(get) else "get_without_options")
 
-    Args:
-        unpack: turns the payload of a msgpack record into an item, or raises.
-        load: is called with the queue and what was taken, if that is a record (method, payload) that must be loaded.
-    """
 
-    def decorate(get: _Function) -> _Function:
-        return get if FastMethod is None else _in_place_of(get, FastMethod.get(get, _options(get, 1), unpack, load))
-
-    return decorate
+def fast_lease(lease: _Function) -> _Function:
+    """The same for ``lease(self, block, timeout)``."""
+    return _in_place_of(lease, "lease")
 
 
 def allow_fast_paths(engine_: Engine, puts: bool, gets: bool) -> None:
@@ -261,11 +260,33 @@ def allow_fast_paths(engine_: Engine, puts: bool, gets: bool) -> None:
         engine_.fast_puts, engine_.fast_gets = puts, gets
 
 
-def _options(function: Callable[..., Any], wanted: int) -> int:
-    """How many of block and timeout it takes."""
+def _takes_options(function: Callable[..., Any]) -> bool:
     assert isinstance(function, FunctionType)
-    return min(2, function.__code__.co_argcount - wanted)
+    return "timeout" in function.__code__.co_varnames[: function.__code__.co_argcount]
 
 
-def _in_place_of(function: _Function, method: FastMethod) -> _Function:
-    return cast(_Function, functools.update_wrapper(method, function))
+def _in_place_of(function: _Function, way: str) -> _Function:
+    in_class: Any = function if Ring is None else _BuiltIn(function, way)
+    return in_class  # type: ignore[no-any-return]
+
+
+class _BuiltIn:
+    """Stands for a built-in method until its class has been made, which that needs."""
+
+    def __init__(self, function: Callable[..., Any], way: str) -> None:
+        self._function, self._way = function, way
+
+    def __set_name__(self, owner: type[QueueBase], name: str) -> None:
+        setattr(owner, f"_slow_{name}", self._function)
+        setattr(owner, name, owner._method(self._way, name, _text_of(self._function)))
+
+
+def _text_of(function: Callable[..., Any]) -> str:
+    """Signature and documentation of a function as those of a built-in method are given."""
+    assert isinstance(function, FunctionType)
+    code, defaults = function.__code__, function.__defaults__ or ()
+    required = code.co_argcount - len(defaults)
+    parameters = ["$self", *code.co_varnames[1:required]]
+    for name, default in zip(code.co_varnames[required:], defaults, strict=False):
+        parameters.append(f"{name}={default if default is None or default is True else int(default)}")
+    return f"{function.__name__}({', '.join(parameters)})\n--\n\n{textwrap.dedent(function.__doc__ or '')}"

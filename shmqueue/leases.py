@@ -123,7 +123,8 @@ class _LoanLease(Lease[_T]):
         return done
 
 
-_NativeLease = None if lease_type is None else lease_type(Lease)
+if lease_type is not None:
+    lease_type(Lease)  # the native engine makes its leases of it
 
 
 def take_lease(
@@ -138,11 +139,11 @@ def take_lease(
     Args:
         block, timeout: as for ``Engine.lend``.
         load: turns a record, (method, payload), into an item.
-        ended: called after each ``ack`` and ``requeue``.
+        ended: called after each ``ack`` and ``requeue``; by a native engine unless its ``fast_gets`` is true.
     """
     native: Any = getattr(engine, "lease", None)
     if native is not None:
-        return cast("Lease[Any] | None", native(_NativeLease, block, timeout, load, ended))
+        return cast("Lease[Any] | None", native(block, timeout, load, ended))
     loan = engine.lend(block, timeout, False)
     return None if loan is None else _LoanLease(loan, load, ended)
 

@@ -21,7 +21,7 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, Travel, open_handle
-from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
+from shmqueue.items import QueueBase, Record, fast_get, fast_lease, fast_put, items_of, load_many
 from shmqueue.leases import Lease, View, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.serialization import (
@@ -84,11 +84,7 @@ class Statistics:
     """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
 
-def _load(queue: ShmQueue, method: int, payload: bytes) -> Any:
-    return queue._serializer.load(method, payload)
-
-
-class ShmQueue(FastPaths):
+class ShmQueue(QueueBase):
     """A FIFO queue that any process of this user on this machine can open by its name.
 
     Creates the queue, or attaches to it when it exists. All methods may be called from several threads, and a handle
@@ -168,7 +164,7 @@ class ShmQueue(FastPaths):
         self._name, self._engine, self._segment = handle.name, handle.engine, handle.segment
         self._items = items_of(self._engine)
         self._put_item, self._get_item = self._items.put_item, self._items.get_item
-        self._use_fast_paths(self._engine)
+        self._try_first(self._engine, serializer.load, None)
 
     # ---- put and get ----
 
@@ -207,7 +203,7 @@ class ShmQueue(FastPaths):
         if not put:
             raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
 
-    @fast_get(unpack_plain, _load)
+    @fast_get
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take the oldest item.
 
@@ -312,6 +308,7 @@ class ShmQueue(FastPaths):
             raise self._is_empty(block, timeout)
         return View(loan)
 
+    @fast_lease
     def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
         """Take the oldest item so that it comes again if this process does not finish it.
 

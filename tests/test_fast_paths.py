@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import inspect
 import pickle
+import pydoc
 import queue as standard_queue
 import sys
+import types
+import typing
+import unittest.mock
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +23,7 @@ from hypothesis import strategies as st
 
 import shmqueue
 from shmqueue import ShmQueue
+from shmqueue.compat import _queues
 from shmqueue.compat import multiprocessing as compat_multiprocessing
 from shmqueue.compat import queue as compat_queue
 
@@ -28,9 +35,6 @@ ADAPTERS: list[Callable[[], Any]] = [
     compat_multiprocessing.SimpleQueue,
     compat_queue.Queue,
     compat_queue.SimpleQueue,
-]
-PUT_AND_GET = [
-    (queue, method) for queue in (ShmQueue, compat_queue.Queue, compat_queue.SimpleQueue) for method in ("put", "get")
 ]
 
 
@@ -74,21 +78,71 @@ def test_no_python_function_runs(q: Any, item: Any) -> None:
     assert type(got[0]) is type(item)
 
 
-@pytest.mark.parametrize(("queue", "method"), PUT_AND_GET)
-def test_they_look_like_the_functions_they_are(queue: Any, method: str) -> None:
-    found = getattr(queue, method)
+SIGNATURES: list[tuple[Any, dict[str, str]]] = [
+    (
+        ShmQueue,
+        {
+            "put": "(self, /, data, block=True, timeout=None, serialization_method=0)",
+            "get": "(self, /, block=True, timeout=None)",
+            "lease": "(self, /, block=True, timeout=None)",
+        },
+    ),
+    (
+        compat_queue.Queue,
+        {
+            "put": "(self, /, item, block=True, timeout=None)",
+            "get": "(self, /, block=True, timeout=None)",
+            "lease": "(self, /, block=True, timeout=None)",
+        },
+    ),
+    (compat_queue.SimpleQueue, {"put": "(self, /, item, block=True, timeout=None)"}),
+    (
+        _queues.Queue,
+        {
+            "put": "(self, /, obj, block=True, timeout=None)",
+            "get": "(self, /, block=True, timeout=None)",
+            "lease": "(self, /, block=True, timeout=None)",
+        },
+    ),
+    (_queues.SimpleQueue, {"put": "(self, /, obj)", "get": "(self, /)"}),
+]
+METHODS = [
+    pytest.param(queue, method, signature, id=f"{queue.__module__}.{queue.__name__}.{method}")
+    for queue, methods in SIGNATURES
+    for method, signature in methods.items()
+]
+
+
+@pytest.mark.parametrize(("queue", "method", "signature"), METHODS)
+def test_they_are_ordinary_built_in_methods(queue: Any, method: str, signature: str) -> None:
+    found, slow = getattr(queue, method), getattr(queue, f"_slow_{method}")
+    assert type(found) is types.MethodDescriptorType
     assert found.__name__ == method
-    assert found.__qualname__.endswith(f".{method}")
-    assert found.__doc__
-    assert found.__doc__ == found.__wrapped__.__doc__
-    assert inspect.signature(found) == inspect.signature(found.__wrapped__)
-    assert next(iter(inspect.signature(found).parameters)) == "self"
+    assert found.__qualname__ == slow.__qualname__
+    assert found.__objclass__ in queue.__mro__
+    assert str(inspect.signature(found)) == signature
+    assert list(inspect.signature(found).parameters) == list(inspect.signature(slow).parameters)
     assert inspect.isroutine(found)
-    assert found.__module__ == queue.__module__ or queue is compat_queue.SimpleQueue
+    assert typing.get_type_hints(found) == {}
+    assert pickle.loads(pickle.dumps(found)) is found
+    assert copy.deepcopy(found) is found
+
+
+@pytest.mark.parametrize(("queue", "method", "signature"), METHODS)
+def test_what_help_says_of_them(queue: Any, method: str, signature: str) -> None:
+    found = getattr(queue, method)
+    documented = inspect.getdoc(getattr(queue, f"_slow_{method}"))
+    assert documented
+    assert inspect.getdoc(found) == documented
+    text = pydoc.plaintext.document(found, method)
+    assert text.startswith(method + signature)
+    first = documented.splitlines()[0]
+    assert first in text
+    assert f" {method}{signature}\n" in pydoc.render_doc(queue, renderer=pydoc.plaintext)
 
 
 def test_a_bound_one_looks_like_a_method_and_can_be_pickled(q: Any) -> None:
-    assert inspect.ismethod(q.put)
+    assert inspect.isbuiltin(q.put)
     assert q.put.__self__ is q
     assert q.put == q.put
     assert "self" not in inspect.signature(q.put).parameters
@@ -96,6 +150,63 @@ def test_a_bound_one_looks_like_a_method_and_can_be_pickled(q: Any) -> None:
     q.put(1)
     assert other() == 1
     close(other.__self__)
+
+
+def test_a_mock_takes_their_place(q: Any) -> None:
+    """As that of any built-in method: mock does not know its parameters."""
+    for method in ("put", "get"):
+        with unittest.mock.patch.object(type(q), method, autospec=True) as mock:
+            getattr(q, method)("argument")
+            mock.assert_called_once_with("argument")
+    q.put("item")
+    assert q.get() == "item"
+    mocked = unittest.mock.create_autospec(type(q), instance=True)
+    mocked.put("item")
+    mocked.put.assert_called_once_with("item")
+    assert isinstance(mocked, type(q))
+
+
+def test_a_subclass_may_have_slots(name: str) -> None:
+    class Slotted(ShmQueue):
+        __slots__ = ("note",)
+
+    with Slotted(name) as q:
+        q.note = "note"
+        q.put(1)
+        assert (q.get(), q.note) == (1, "note")
+        q.put(2)
+        assert q.lease().item == 2
+
+
+def test_an_unbound_one_takes_the_queue(q: Any) -> None:
+    type(q).put(q, 1)
+    assert type(q).get(q) == 1
+    assert [*map(functools.partial(type(q).put, q), range(3))] == [None] * 3
+    assert [q.get() for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_queue_in_a_cycle_is_collected(name: str) -> None:
+    q = ShmQueue(name)
+    q.custom_serialize(lambda method, item, held=q: repr(held).encode())
+    gone = weakref.ref(q)
+    del q
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("arguments", [(), (True,), (False, None)])
+def test_no_python_function_leases(arguments: tuple[Any, ...], name: str) -> None:
+    for q in (ShmQueue(name), compat_queue.Queue(), compat_multiprocessing.Queue()):
+        q.put({"a": 1})
+        leases: list[Any] = []
+        assert (
+            functions_called(functools.partial(lambda lease, add: add(lease(*arguments)), q.lease, leases.append)) == []
+        )
+        assert leases[0].item == {"a": 1}
+        acknowledged: list[bool] = []
+        assert functions_called(lambda ack=leases[0].ack, add=acknowledged.append: add(ack())) == []
+        assert acknowledged == [True]
+        close(q)
 
 
 def test_what_a_subclass_defines_comes_first(name: str) -> None:
@@ -144,9 +255,10 @@ def test_what_is_no_queue_is_refused(queue: Any) -> None:
     if not isinstance(queue, type):
         queue = type(queue())
     for stranger in (object(), 5, queue.__new__(queue)):  # the last one was never opened
-        with pytest.raises(AttributeError):
+        error = AttributeError if isinstance(stranger, queue) else TypeError
+        with pytest.raises(error):
             queue.put(stranger, 1)
-        with pytest.raises(AttributeError):
+        with pytest.raises(error):
             queue.get(stranger)
     with pytest.raises(TypeError):
         queue.put()

@@ -22,7 +22,6 @@ class Ring:
     def lend(self, block: bool, timeout: float | None, bytes_only: bool, /) -> Loan | None: ...
     def lease(
         self,
-        kind: type[Any],
         block: bool,
         timeout: float | None,
         load: Callable[[int, bytes], Any],
@@ -69,22 +68,12 @@ class Anchor:
 
 class Record(tuple[Any, ...]): ...
 
-class FastPaths:
-    def _use_fast_paths(self, engine: object, /) -> None: ...
-
-class FastMethod:
+class QueueBase:
     @classmethod
-    def put(cls, function: Callable[..., Any], options: int, as_pickle: bool, /) -> FastMethod: ...
-    @classmethod
-    def get(
-        cls,
-        function: Callable[..., Any],
-        options: int,
-        unpack: Callable[[bytes], Any],
-        load: Callable[[Any, int, bytes], Any],
-        /,
-    ) -> FastMethod: ...
-    def __call__(self, *args: Any, **keywords: Any) -> Any: ...
+    def _method(cls, way: str, name: str, text: str, /) -> Any: ...
+    def _try_first(
+        self, engine: object, load: Callable[[int, bytes], Any], ended: Callable[[], object] | None, /
+    ) -> None: ...
 
 def data_size(initial: int, capacity: int, /) -> int: ...
 def lease_type(base: type[Any], /) -> type[Any]: ...

@@ -316,8 +316,8 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
 };
 
 static PyMemberDef Ring_members[] = {
-    {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether FastMethods may put."},
-    {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether FastMethods may get."},
+    {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether put() of a QueueBase may put."},
+    {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether get() and lease() of a QueueBase may get."},
     {"while_waiting", T_OBJECT, offsetof(RingObject, while_waiting), 0, "See shmqueue.engine.Engine."},
     {NULL, 0, 0, 0, NULL},
 };
@@ -369,7 +369,7 @@ static PyObject *core_data_size(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef module_methods[] = {
     {"data_size", core_data_size, METH_VARARGS, "data_size(initial, capacity): see shmqueue.engine.data_size."},
-    {"lease_type", core_lease_type, METH_O, "lease_type(base): a type for Ring.lease(), see shmqueue.leases.Lease."},
+    {"lease_type", core_lease_type, METH_O, "lease_type(base): the type of what Ring.lease() returns; see shmqueue.leases.Lease."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -406,19 +406,25 @@ static int module_exec(PyObject *module)
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
+    static const char *const slow_names[SLOW_METHODS] = {"_slow_put", "_slow_get", "_slow_lease"};
+    for (size_t i = 0; i < SLOW_METHODS; i++) {
+        state->slow_names[i] = PyUnicode_InternFromString(slow_names[i]);
+        if (state->slow_names[i] == NULL) {
+            return -1;
+        }
+    }
     state->loan_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loan_spec, NULL);
     if (state->loan_type == NULL) {
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
-    state->fast_paths_type = public_type(module, &FastPaths_spec, NULL);
+    PyTypeObject *queue_base_type = public_type(module, &QueueBase_spec, NULL);
+    Py_XDECREF(queue_base_type); /* the module has it */
     PyTypeObject *anchor_type = public_type(module, &Anchor_spec, NULL);
     Py_XDECREF(anchor_type); /* the module has it */
-    PyTypeObject *fast_method_type = public_type(module, &FastMethod_spec, NULL);
-    Py_XDECREF(fast_method_type); /* the module has it */
     state->record_type = public_type(module, &Record_spec, &PyTuple_Type);
     state->nothing = state->record_type != NULL ? PyObject_CallNoArgs((PyObject *)state->record_type) : NULL;
-    return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL && anchor_type != NULL &&
+    return state->ring_type != NULL && queue_base_type != NULL && anchor_type != NULL &&
                    state->nothing != NULL
                ? 0
                : -1;
@@ -435,7 +441,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->ring_type);
     Py_VISIT(state->loan_type);
     Py_VISIT(state->record_type);
-    Py_VISIT(state->fast_paths_type);
+    Py_VISIT(state->lease_type);
     Py_VISIT(state->nothing);
     return 0;
 }
@@ -451,7 +457,10 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->loan_type);
     Py_CLEAR(state->record_type);
-    Py_CLEAR(state->fast_paths_type);
+    Py_CLEAR(state->lease_type);
+    for (size_t i = 0; i < SLOW_METHODS; i++) {
+        Py_CLEAR(state->slow_names[i]);
+    }
     Py_CLEAR(state->nothing);
     return 0;
 }

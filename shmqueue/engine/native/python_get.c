@@ -351,23 +351,35 @@ PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
     return record != NULL || PyErr_Occurred() ? record : Py_NewRef(Py_None);
 }
 
-PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
+static bool is_plain(PyObject *record, enum plain_method *method)
+{
+    *method = (enum plain_method)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(record, 0));
+    return *method == PLAIN_MSGPACK || *method == PLAIN_TUPLES;
+}
+
+PyObject *plainly_unpacked(RingObject *self, PyObject *record)
+{
+    enum plain_method method;
+    if (!is_plain(record, &method)) {
+        return NULL;
+    }
+    PyObject *payload = PyTuple_GET_ITEM(record, 1);
+    const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(payload);
+    return plain_unpack(bytes, (uint32_t)PyBytes_GET_SIZE(payload), (uint32_t)method, self->keys);
+}
+
+/* What was taken, unpacked if that can be; else the record stays. Steals the reference. */
+static PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
 {
     if (!is_record(self, one)) {
         return one;
     }
-    unsigned long method = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(one, 0));
-    if (method != PLAIN_MSGPACK && method != PLAIN_TUPLES) {
+    enum plain_method method;
+    PyObject *item = plainly_unpacked(self, one);
+    if (item == NULL && is_plain(one, &method) && method == PLAIN_MSGPACK) {
+        item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
+    } else if (item == NULL) {
         return one;
-    }
-    PyObject *payload = PyTuple_GET_ITEM(one, 1);
-    const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(payload);
-    PyObject *item = plain_unpack(bytes, (uint32_t)PyBytes_GET_SIZE(payload), (uint32_t)method, self->keys);
-    if (item == NULL && method != PLAIN_MSGPACK) {
-        return one;
-    }
-    if (item == NULL) {
-        item = PyObject_CallOneArg(unpack, payload);
     }
     if (item == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Clear(); /* loading it again says why */

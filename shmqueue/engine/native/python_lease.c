@@ -440,16 +440,21 @@ static void raise_not_lent(RingObject *self, const struct lending *lending)
     }
 }
 
+/* Notes in the object that the loan is held, once it was lent to it. */
+static void hold(RingObject *self, const struct lending *lending)
+{
+    lending->loan->epoch = lending->epoch;
+    lending->loan->hold = HELD;
+    self->loans++;
+}
+
 /* Hands out what is asked for.  1: it is in the hands of lending->loan, 0: there was none in time, -1: an exception is
  * set. */
 static int lend_to(RingObject *self, struct lending *lending, act *act, bool block, PyObject *timeout)
 {
-    LoanObject *loan = lending->loan;
     int got = with_oldest(self, act, lending, block, timeout);
     if (got == 1 && lending->is_lent) {
-        loan->epoch = lending->epoch;
-        loan->hold = HELD;
-        self->loans++;
+        hold(self, lending);
         return 1;
     }
     if (got == 1) {
@@ -484,24 +489,40 @@ PyObject *Ring_lend(RingObject *self, PyObject *const *args, Py_ssize_t count)
 PyObject *Ring_lease(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     int block;
-    if (!count_is("lease", count, 5) || (block = truth(args[1])) < 0) {
+    if (!count_is("lease", count, 4) || (block = truth(args[0])) < 0) {
         return NULL;
     }
-    if (!is_lease_type(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "lease() takes a type that lease_type() has made");
-        return NULL;
-    }
-    LeaseObject *lease = lease_new(self, (PyTypeObject *)args[0], args[3], args[4]);
+    LeaseObject *lease = lease_new(self, args[2], args[3]);
     if (lease == NULL) {
         return NULL;
     }
     struct lending lending = {.loan = &lease->loan};
-    int got = is_open(self) ? lend_to(self, &lending, lend_item, block, args[2]) : -1;
+    int got = is_open(self) ? lend_to(self, &lending, lend_item, block, args[1]) : -1;
     if (got == 1 && lease_fill(lease, lending.item)) {
         return (PyObject *)lease;
     }
     Py_DECREF(lease);
     return got == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+bool lease_at_once(RingObject *self, PyObject *load, PyObject *ended, PyObject **result)
+{
+    LeaseObject *lease = lease_new(self, load, ended);
+    *result = (PyObject *)lease;
+    if (lease == NULL) {
+        return true;
+    }
+    struct lending lending = {.loan = &lease->loan};
+    bool is_lent = self->memory != NULL && !self->closing && /* still: a collection, before 3.12, may run any code */
+                   lend_item(self, &lending, (struct patience){0}) == RING_OK && lending.is_lent;
+    if (is_lent) {
+        hold(self, &lending);
+        if (lease_fill(lease, lending.item)) {
+            return true;
+        }
+    }
+    Py_CLEAR(*result);
+    return is_lent;
 }
 
 PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))

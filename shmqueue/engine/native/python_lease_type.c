@@ -10,15 +10,13 @@
 
 #include "python_plain.h"
 
-static void Lease_dealloc(LeaseObject *lease);
-
-bool is_lease_type(PyObject *type)
+LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
 {
-    return PyType_Check(type) && ((PyTypeObject *)type)->tp_dealloc == (destructor)Lease_dealloc;
-}
-
-LeaseObject *lease_new(RingObject *ring, PyTypeObject *type, PyObject *load, PyObject *ended)
-{
+    PyTypeObject *type = state_of(ring)->lease_type;
+    if (type == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "lease_type() was not called");
+        return NULL;
+    }
     LeaseObject *lease = PyObject_GC_New(LeaseObject, type);
     if (lease == NULL) {
         return NULL;
@@ -88,7 +86,7 @@ static PyObject *Lease_is_held(LeaseObject *lease, void *Py_UNUSED(closure))
 /* What a method returns that has ended the lease: `done` as of loan_finish(). */
 static PyObject *after_end(LeaseObject *lease, int done)
 {
-    if (done >= 0 && lease->ended != NULL) {
+    if (done >= 0 && lease->ended != NULL && !lease->loan.ring->fast_gets) {
         PyObject *result = PyObject_CallNoArgs(lease->ended);
         if (result == NULL) {
             return NULL;
@@ -197,5 +195,10 @@ static PyType_Spec Lease_spec = {
 
 PyObject *core_lease_type(PyObject *module, PyObject *base)
 {
-    return PyType_FromModuleAndSpec(module, &Lease_spec, base);
+    module_state *state = PyModule_GetState(module);
+    PyObject *type = PyType_FromModuleAndSpec(module, &Lease_spec, base);
+    if (type != NULL) {
+        Py_XSETREF(state->lease_type, (PyTypeObject *)Py_NewRef(type));
+    }
+    return type;
 }

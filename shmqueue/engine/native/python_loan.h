@@ -33,7 +33,7 @@ typedef struct {
     PyObject *item;    /* NULL: not loaded yet, from these two: */
     PyObject *payload; /* bytes; NULL once loaded */
     PyObject *load;    /* called with the method and the payload */
-    PyObject *ended;   /* called after the lease was ended by a method, or NULL */
+    PyObject *ended;   /* called after a method has ended the lease, if the ring's gets are not fast; or NULL */
     PyObject *weak_references;
 } LeaseObject;
 
@@ -59,16 +59,17 @@ int loan_give_back(LoanObject *loan);
 /* At the end of the object: gives the item back if it is held, and drops what the loan refers to. */
 void loan_drop(LoanObject *loan);
 
+/* Leases what is there, if nothing is in the way: *lease is NULL if an exception is set.  False: nothing is leased, and
+ * no exception is set.  Arguments as lease_new(). */
+bool lease_at_once(RingObject *self, PyObject *load, PyObject *ended, PyObject **lease);
+
 /* ---- python_lease_type.c ---- */
 
 /* A Lease that has no item yet and is over; `load` and `ended` are kept.  NULL: an exception is set. */
-LeaseObject *lease_new(RingObject *ring, PyTypeObject *type, PyObject *load, PyObject *ended);
+LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended);
 
 /* Gives it what was handed out: the item, whose reference it steals, or NULL: the payload is read.  False: an exception
  * is set. */
 bool lease_fill(LeaseObject *lease, PyObject *item);
-
-/* Whether a type was made by lease_type(). */
-bool is_lease_type(PyObject *type);
 
 #endif

@@ -26,14 +26,19 @@
 #define KEYS (1 << KEYS_BITS)
 #define LARGE 32768 /* bytes from which on the GIL is released during the copy */
 
+/* What does all that put(), get() and lease() of a queue do not do at once. */
+enum slow_method { SLOW_PUT, SLOW_GET, SLOW_LEASE, SLOW_METHODS };
+
 typedef struct {
     PyObject *value_error;
     PyObject *corrupted_error;
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *ring_type, *loan_type, *record_type, *fast_paths_type;
+    PyTypeObject *ring_type, *loan_type, *record_type;
+    PyTypeObject *lease_type; /* NULL until lease_type() was called */
     PyObject *nothing; /* the Record that stands for none */
+    PyObject *slow_names[SLOW_METHODS];
 } module_state;
 
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
@@ -60,7 +65,7 @@ typedef struct {
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
     Py_ssize_t views;       /* loans at whose bytes somebody looks: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
-    bool fast_puts, fast_gets; /* whether FastMethods may pass by those who put and get for their queue */
+    bool fast_puts, fast_gets; /* whether put(), get() of a QueueBase may pass by whatever puts and gets for it */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
 } RingObject;
 
@@ -197,8 +202,8 @@ bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle);
  * it is not taken, and no exception is set. */
 bool get_item_at_once(RingObject *self, PyObject **result);
 
-/* What was taken, unpacked if that can be; else the record stays. Steals the reference. */
-PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack);
+/* The item of a Record; NULL, with no exception set: it must be loaded. */
+PyObject *plainly_unpacked(RingObject *self, PyObject *record);
 
 /* With the get lock held: the scalar that the record at hand is; its contents, if it is bytes, or NULL. */
 struct scalar scalar_at_hand(RingObject *self, const struct take *take);
@@ -216,12 +221,12 @@ extern PyType_Spec Loan_spec;
 
 /* ---- python_lease_type.c ---- */
 
-/* A type for what Ring_lease() returns, with this base, which documents it. */
+/* Makes the type of leases, with this base, which documents it. */
 PyObject *core_lease_type(PyObject *module, PyObject *base);
 
-/* ---- python_fast.c ---- */
+/* ---- python_queue.c ---- */
 
-extern PyType_Spec FastMethod_spec, FastPaths_spec;
+extern PyType_Spec QueueBase_spec;
 
 /* ---- python_anchor.c ---- */
 

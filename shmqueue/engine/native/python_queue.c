@@ -1,0 +1,217 @@
+/* python_queue.c: put(), get() and lease() of the queue classes, without a Python frame where they succeed at once.
+ *
+ * The methods are ordinary built-in ones.  A call that gives no timeout is tried here, on the Ring that its queue (a
+ * QueueBase) has: one attempt, which waits for nothing.  Everything else is left to the method of the same name with
+ * `_slow_` before it, with the same arguments: waiting, timeouts, other items, a queue that is closed or damaged, and so
+ * every exception of put().
+ */
+#include "python_loan.h"
+
+/* What a queue class inherits from. */
+typedef struct {
+    PyObject_HEAD
+    RingObject *ring; /* NULL: everything goes by the slow methods, and there are none of these: */
+    PyObject *load;   /* (method, payload) to the item of a record that is not unpacked here */
+    PyObject *ended;  /* see LeaseObject; None: nothing to call */
+} QueueObject;
+
+/* ---- calls ---- */
+
+/* Whether a call gives no more options than it may, block as a bool and no timeout. */
+static inline bool is_plain(PyObject *const *options, Py_ssize_t given, Py_ssize_t most)
+{
+    return given == 0 || (given <= most && (options[0] == Py_True || options[0] == Py_False) &&
+                          (given < 2 || options[1] == Py_None));
+}
+
+/* The ring that may be tried, NULL if there is none. */
+static inline RingObject *ring_to_try(const QueueObject *queue)
+{
+    RingObject *ring = queue->ring;
+    return ring != NULL && ring->memory != NULL && !ring->closing ? ring : NULL;
+}
+
+static void QueueBase_dealloc(QueueObject *queue);
+
+static PyObject *call_slow(QueueObject *queue, enum slow_method which, PyObject *const *args, Py_ssize_t count,
+                           PyObject *keywords)
+{
+    PyTypeObject *type = Py_TYPE(queue);
+    while (type->tp_dealloc != (destructor)QueueBase_dealloc) { /* whose fields it has is told by the chain of bases */
+        type = type->tp_base;
+    }
+    module_state *state = PyType_GetModuleState(type);
+    PyObject *method = PyObject_GetAttr((PyObject *)queue, state->slow_names[which]);
+    PyObject *result = method != NULL ? PyObject_Vectorcall(method, args, (size_t)count, keywords) : NULL;
+    Py_XDECREF(method);
+    return result;
+}
+
+static inline PyObject *put(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                            Py_ssize_t options, bool as_pickle)
+{
+    if (keywords == NULL && count > 0 && is_plain(args + 1, count - 1, options)) {
+        RingObject *ring = ring_to_try(queue);
+        if (ring != NULL && ring->fast_puts && put_item_at_once(ring, args[0], as_pickle)) {
+            Py_RETURN_NONE;
+        }
+    }
+    return call_slow(queue, SLOW_PUT, args, count, keywords);
+}
+
+/* The item of a record, whose reference is stolen. */
+static PyObject *loaded(QueueObject *queue, RingObject *ring, PyObject *record)
+{
+    PyObject *load = Py_NewRef(queue->load); /* loading may run any code */
+    Py_INCREF(ring);
+    PyObject *item = plainly_unpacked(ring, record);
+    if (item == NULL) {
+        PyObject *arguments[] = {PyTuple_GET_ITEM(record, 0), PyTuple_GET_ITEM(record, 1)};
+        item = PyObject_Vectorcall(load, arguments, 2, NULL);
+    }
+    Py_DECREF(record);
+    Py_DECREF(ring);
+    Py_DECREF(load);
+    return item;
+}
+
+static inline PyObject *get(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                            Py_ssize_t options)
+{
+    PyObject *item;
+    RingObject *ring = keywords == NULL && is_plain(args, count, options) ? ring_to_try(queue) : NULL;
+    if (ring == NULL || !ring->fast_gets || !get_item_at_once(ring, &item)) {
+        return call_slow(queue, SLOW_GET, args, count, keywords);
+    }
+    return item == NULL || !is_record(ring, item) ? item : loaded(queue, ring, item);
+}
+
+static PyObject *lease(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
+{
+    PyObject *result;
+    RingObject *ring = keywords == NULL && is_plain(args, count, 2) ? ring_to_try(queue) : NULL;
+    if (ring == NULL || !ring->fast_gets || !lease_at_once(ring, queue->load, queue->ended, &result)) {
+        return call_slow(queue, SLOW_LEASE, args, count, keywords);
+    }
+    return result;
+}
+
+#define ARGUMENTS QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords
+#define GIVEN queue, args, count, keywords
+
+static PyObject *put_plain(ARGUMENTS) { return put(GIVEN, 2, false); }
+static PyObject *put_as_pickle(ARGUMENTS) { return put(GIVEN, 2, true); }
+static PyObject *put_without_options(ARGUMENTS) { return put(GIVEN, 0, true); }
+static PyObject *get_plain(ARGUMENTS) { return get(GIVEN, 2); }
+static PyObject *get_without_options(ARGUMENTS) { return get(GIVEN, 0); }
+
+/* What method() makes. */
+static const struct {
+    const char *name;
+    PyObject *(*function)(ARGUMENTS);
+} ways[] = {
+    {"put", put_plain},
+    {"put_as_pickle", put_as_pickle},
+    {"put_without_options", put_without_options},
+    {"get", get_plain},
+    {"get_without_options", get_without_options},
+    {"lease", lease},
+};
+
+/* ---- the type QueueBase ---- */
+
+/* What describes a method must outlive it, and a method may outlive its class.  So these stay: there is one for each
+ * method of a class, and not for each of its subclasses. */
+static PyMethodDef *describe(const char *name, const char *text, PyCFunction function)
+{
+    size_t name_size = strlen(name) + 1, text_size = strlen(text) + 1;
+    PyMethodDef *method = PyMem_RawMalloc(sizeof *method + name_size + text_size);
+    if (method == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    char *name_copy = (char *)(method + 1), *text_copy = name_copy + name_size;
+    memcpy(name_copy, name, name_size);
+    memcpy(text_copy, text, text_size);
+    *method = (PyMethodDef){name_copy, function, METH_FASTCALL | METH_KEYWORDS, text_copy};
+    return method;
+}
+
+static PyObject *QueueBase_method(PyObject *owner, PyObject *args)
+{
+    const char *way, *name, *text;
+    if (!PyArg_ParseTuple(args, "sss:_method", &way, &name, &text)) {
+        return NULL;
+    }
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        if (strcmp(ways[i].name, way) == 0) {
+            PyMethodDef *method = describe(name, text, (PyCFunction)(void (*)(void))ways[i].function);
+            return method != NULL ? PyDescr_NewMethod((PyTypeObject *)owner, method) : NULL;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "there is no way %s", way);
+    return NULL;
+}
+
+static PyObject *QueueBase_use(QueueObject *queue, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
+                               PyObject *Py_UNUSED(keywords))
+{
+    module_state *state = PyType_GetModuleState(type);
+    if (!count_is("_try_first", count, 3)) {
+        return NULL;
+    }
+    bool is_ring = PyObject_TypeCheck(args[0], state->ring_type);
+    Py_XSETREF(queue->load, Py_NewRef(args[1]));
+    Py_XSETREF(queue->ended, Py_NewRef(args[2]));
+    Py_XSETREF(queue->ring, is_ring ? (RingObject *)Py_NewRef(args[0]) : NULL);
+    Py_RETURN_NONE;
+}
+
+static int QueueBase_traverse(QueueObject *queue, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(queue));
+    Py_VISIT(queue->load);
+    Py_VISIT(queue->ended);
+    return 0;
+}
+
+static int QueueBase_clear(QueueObject *queue)
+{
+    Py_CLEAR(queue->ring);
+    Py_CLEAR(queue->load);
+    Py_CLEAR(queue->ended);
+    return 0;
+}
+
+static void QueueBase_dealloc(QueueObject *queue)
+{
+    PyTypeObject *type = Py_TYPE(queue);
+    PyObject_GC_UnTrack(queue);
+    QueueBase_clear(queue);
+    type->tp_free(queue);
+    Py_DECREF(type);
+}
+
+static PyMethodDef QueueBase_methods[] = {
+    {"_method", QueueBase_method, METH_VARARGS | METH_CLASS,
+     "_method(way, name, text): a method for this class; see shmqueue.items."},
+    {"_try_first", (PyCFunction)(void (*)(void))QueueBase_use, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "_try_first(engine, load, ended): have the methods try this engine first, if it is native."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot QueueBase_slots[] = {
+    {Py_tp_doc, "Base of the queue classes: see shmqueue.items."},
+    {Py_tp_traverse, QueueBase_traverse},
+    {Py_tp_clear, QueueBase_clear},
+    {Py_tp_dealloc, QueueBase_dealloc},
+    {Py_tp_methods, QueueBase_methods},
+    {0, NULL},
+};
+
+PyType_Spec QueueBase_spec = {
+    .name = "shmqueue.engine.native._core.QueueBase",
+    .basicsize = sizeof(QueueObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = QueueBase_slots,
+};
