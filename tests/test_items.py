@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import shmqueue
 from shmqueue import ShmQueue
+from shmqueue.compat import queue as compat_queue
 from shmqueue.serialization import LOADERS, Serializer
 
 Make = Callable[..., ShmQueue]
@@ -296,3 +297,84 @@ def test_records_and_large_items_are_taken_side_by_side(make: Make) -> None:
     assert len(records) + len(items) == count
     assert all(record == (0, msgpack.packb(item)) for record in records)
     assert all(one == item for one in items)
+
+
+LARGE = 1 << 15  # bytes from which on the native engine releases the GIL while it copies
+
+ORDINARY: list[Any] = [
+    *(
+        sign * 2**bits + near
+        for bits in (5, 7, 8, 15, 16, 30, 31, 32, 60, 62)
+        for sign in (1, -1)
+        for near in (-1, 0, 1)
+    ),
+    *(
+        kind * size
+        for kind in ("x", "\u00e9", b"b")
+        for size in (0, 1, 2, 31, 32, 255, 256, 1014, 1015, 1016, 1022, 1024)
+    ),
+    *(b"b" * (LARGE + near) for near in (-9, -8, -7, -6, -5, -1, 0, 1)),
+    *(None, True, False, 0.0, -0.5, float("inf"), 2**63, 2**64 - 1, -(2**63)),
+]
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("number", range(len(ORDINARY)))
+def test_a_scalar_is_the_very_bytes_of_msgpack(number: int, name: str) -> None:
+    item = ORDINARY[number]
+    with ShmQueue(name, buffer_size=1 << 16) as q, compat_queue.Queue(name=name) as adapter:
+        q.put(item)
+        assert tuple(q._engine.get(True, None)) == (0, msgpack.packb(item))
+        for one in (q, adapter):
+            one.put(item)
+            got = one.get()
+            assert (type(got), got) == (type(item), item)
+
+
+RAW = [
+    b"",
+    b"\xc1",
+    b"\xd9",
+    b"\xd9\x00",
+    b"\xd9\x01\xff",
+    b"\xd9\x02a",
+    b"\xa1\xff",
+    b"\xa0",
+    b"\xa0a",
+    b"\xcc",
+    b"\xcc\x01",
+]
+RAW += [
+    b"\xcc\x01\x01",
+    b"\xcd\x00",
+    b"\xcd\x00\x01",
+    b"\xd0\xff\x00",
+    b"\xd0\xff",
+    b"\xd1\xff\xfe",
+    b"\xc4",
+    b"\xc4\x00",
+]
+RAW += [
+    b"\xc4\x02a",
+    b"\xcb" + b"\x00" * 7,
+    b"\xcb" + b"\x00" * 9,
+    b"\xd3" + b"\xff" * 8,
+    b"\xcf" + b"\xff" * 8,
+    b"\xc0\xc0",
+]
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("payload", RAW, ids=bytes.hex)
+def test_a_record_is_read_as_msgpack_reads_it(payload: bytes, name: str) -> None:
+    with ShmQueue(name, buffer_size=1 << 16) as q:
+        q._engine.put(0, payload, True, None)
+        try:
+            due = msgpack.unpackb(payload)
+        except Exception:
+            with pytest.raises(shmqueue.ShmQueueDeserializationError):
+                q.get()
+        else:
+            got = q.get()
+            assert (type(got), got) == (type(due), due)
+        assert q.empty()

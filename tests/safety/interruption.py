@@ -38,14 +38,14 @@ _MUTANTS = (
     Mutant(
         "get lock kept when there is no memory for the item",
         _GET,
-        "    if (*result == NULL) {\n        ring_get_abort(&self->ring, &take);\n        status",
+        "    if (*result == NULL) {\n        ring_get_abort(&self->ring, take);\n        status",
         "    if (*result == NULL) {\n        status",
     ),
     Mutant(
         "item taken before there is memory for it",
         _GET,
-        "    if (*result == NULL) {\n        ring_get_abort(&self->ring, &take);\n        status",
-        "    if (*result == NULL) {\n        ring_get_pass(&take);\n        ring_get_commit(&self->ring, &take);\n"
+        "    if (*result == NULL) {\n        ring_get_abort(&self->ring, take);\n        status",
+        "    if (*result == NULL) {\n        ring_get_pass(take);\n        ring_get_commit(&self->ring, take);\n"
         "        status",
     ),
     Mutant(

@@ -56,15 +56,37 @@ PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct 
     return bytes;
 }
 
-PyObject *item_at_hand(RingObject *self, const struct take *take)
+/* Whether the record at hand may be unpacked where it lies on the stack, as small ones are. */
+static inline bool is_small(const struct take *take)
+{
+    return take->length <= PLAIN_SMALL && (take->method == PLAIN_MSGPACK || take->method == PLAIN_TUPLES);
+}
+
+/* With the get lock held: the item that a small record at hand is, or NULL.  No exception is set. */
+static inline PyObject *small_at_hand(RingObject *self, const struct take *take)
 {
     unsigned char plain[PLAIN_SMALL];
+    PyObject *item;
+    ring_get_peek(&self->ring, take, 0, take->length, plain);
+    if (take->method == PLAIN_MSGPACK && plain_unpack_scalar(plain, take->length, &item)) {
+        if (item == NULL) {
+            PyErr_Clear(); /* no memory: others will say so */
+        }
+        return item;
+    }
+    int collector = collector_off(); /* only containers make it run */
+    item = plain_unpack(plain, take->length, take->method, self->keys);
+    collector_back(collector);
+    return item;
+}
+
+PyObject *item_at_hand(RingObject *self, const struct take *take)
+{
     if (take->method != PLAIN_MSGPACK && take->method != PLAIN_TUPLES) {
         return NULL;
     }
-    if (take->length <= sizeof plain) {
-        ring_get_peek(&self->ring, take, 0, take->length, plain);
-        return plain_unpack(plain, take->length, take->method, self->keys);
+    if (take->length <= PLAIN_SMALL) {
+        return small_at_hand(self, take);
     }
     struct scalar scalar = scalar_at_hand(self, take);
     PyObject *item = scalar.kind == SCALAR_BIN ? bytes_at_hand(self, take, &scalar) : NULL;
@@ -106,9 +128,8 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
     uint32_t length = ring_get_copy(&self->ring, take, copy, sizeof copy), at = 0;
     *bytes = 0;
     while (PyList_GET_SIZE(list) < most && ring_get_in_copy(&self->ring, take, copy + at, length - at)) {
-        bool is_small = take->length <= PLAIN_SMALL && (take->method == PLAIN_MSGPACK || take->method == PLAIN_TUPLES);
         const unsigned char *payload = copy + at + RECORD_HEADER_SIZE;
-        PyObject *item = is_small ? plain_unpack(payload, take->length, take->method, self->keys) : NULL;
+        PyObject *item = is_small(take) ? plain_unpack(payload, take->length, take->method, self->keys) : NULL;
         if (item == NULL) {
             break;
         }
@@ -160,41 +181,47 @@ static void foresee(RingObject *self, const struct take *take, enum form form)
     atomic_store_explicit(&self->last.skipped, skipped, memory_order_relaxed);
 }
 
-/* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
- * first record is too large to be copied like this. */
-static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t most, PyObject **result)
+/* With the get lock held, and released at the end: takes the record at hand. RING_OK with *result NULL: an exception is
+ * set, nothing was taken.  RING_MISMATCH: it is too large to be copied with the GIL held. */
+static enum ring_status take_at_hand(RingObject *self, struct take *take, enum form form, Py_ssize_t most,
+                                     PyObject **result)
 {
-    struct take take;
+    enum ring_status status = RING_OK;
+    foresee(self, take, form);
     *result = NULL;
-    enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
-    if (status != RING_OK) {
-        return status;
-    }
-    foresee(self, &take, form);
-    if (take.length >= LARGE) {
-        ring_get_abort(&self->ring, &take);
+    if (take->length >= LARGE) {
+        ring_get_abort(&self->ring, take);
         return RING_MISMATCH;
     }
     int collector = collector_off();
     if (most == 0) {
-        *result = read_one(self, &take, form);
+        *result = read_one(self, take, form);
     } else {
         *result = PyList_New(0);
         if (*result != NULL) {
-            status = read_many(self, &take, form, *result, most);
+            status = read_many(self, take, form, *result, most);
             if (status != RING_OK) {
                 Py_CLEAR(*result);
             }
         }
     }
     if (*result == NULL) {
-        ring_get_abort(&self->ring, &take);
+        ring_get_abort(&self->ring, take);
         status = status == RING_BROKEN ? RING_BROKEN : RING_OK;
     } else {
-        ring_get_commit(&self->ring, &take);
+        ring_get_commit(&self->ring, take);
     }
     collector_back(collector);
     return status;
+}
+
+/* One attempt with the GIL held, as take_at_hand(). */
+static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t most, PyObject **result)
+{
+    struct take take;
+    *result = NULL;
+    enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
+    return status != RING_OK ? status : take_at_hand(self, &take, form, most, result);
 }
 
 /* One attempt without the GIL: takes the first record if it is as foreseen. */
@@ -391,11 +418,21 @@ static PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
 
 bool get_item_at_once(RingObject *self, PyObject **result)
 {
-    bool done = try_get(self, AS_ITEM, 0, result) == RING_OK;
-    if (done && *result != NULL) {
+    struct take take;
+    if (ring_get_begin(&self->ring, &take, (struct patience){0}) != RING_OK) {
+        return false;
+    }
+    *result = is_small(&take) ? small_at_hand(self, &take) : NULL;
+    if (*result != NULL) {
+        ring_get_pass(&take);
+        ring_get_commit(&self->ring, &take);
+    } else if (take_at_hand(self, &take, AS_ITEM, 0, result) != RING_OK) {
+        return false;
+    }
+    if (*result != NULL) {
         tidy_up(self);
     }
-    return done;
+    return true;
 }
 
 PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t count)

@@ -121,10 +121,28 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
+/* The same for bytes that are too many to be packed on the stack, and not so many that the GIL should be released. */
+static bool put_bytes_at_once(RingObject *self, PyObject *item)
+{
+    struct packed packed = {.method = PLAIN_MSGPACK};
+    pack_bytes(&packed, PyBytes_AS_STRING(item), (size_t)PyBytes_GET_SIZE(item));
+    size_t length = packed_length(&packed);
+    struct record_in record = {
+        .method = packed.method, .length = (uint32_t)length, .parts = packed.parts, .part_count = packed.part_count};
+    return length < LARGE && can_ever_fit(self, length) &&
+           ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
+}
+
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 {
     unsigned char plain[PLAIN_ROOM(PLAIN_SMALL)];
-    uint32_t method, length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &method);
+    uint32_t method = PLAIN_MSGPACK, length = plain_pack_scalar(plain, PLAIN_SMALL, item);
+    if (length == 0 && PyBytes_CheckExact(item)) {
+        return put_bytes_at_once(self, item);
+    }
+    if (length == 0) {
+        length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &method);
+    }
     if (length == 0 || length == PLAIN_LARGER || !can_ever_fit(self, length)) {
         return false;
     }

@@ -441,20 +441,38 @@ static void skip(struct reader *reader, uint32_t bytes)
     reader->left -= bytes;
 }
 
-static PyObject *str_from(const char *text, uint32_t length)
+/* Whether no byte is 0x80 or more. */
+static bool is_ascii(const char *text, uint32_t length)
 {
-    unsigned char all = 0;
-    for (uint32_t i = 0; i < length; i++) {
+    uint64_t all = 0, eight;
+    uint32_t i = 0;
+    for (; i + 8 <= length; i += 8) {
+        memcpy(&eight, text + i, 8);
+        all |= eight;
+    }
+    for (; i < length; i++) {
         all |= (unsigned char)text[i];
     }
-    if (length < 2 || all >= 0x80) { /* the shortest there are already */
-        return PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
+    return (all & UINT64_C(0x8080808080808080)) == 0;
+}
+
+bool plain_ascii(const char *text, uint32_t length, PyObject **str)
+{
+    if (!is_ascii(text, length)) {
+        return false;
     }
-    PyObject *str = PyUnicode_New((Py_ssize_t)length, 127);
-    if (str != NULL) {
-        memcpy(PyUnicode_DATA(str), text, length);
+    if (length < 2) { /* there are already */
+        *str = PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
+    } else if ((*str = PyUnicode_New((Py_ssize_t)length, 127)) != NULL) {
+        memcpy(PyUnicode_DATA(*str), text, length);
     }
-    return str;
+    return true;
+}
+
+static PyObject *str_from(const char *text, uint32_t length)
+{
+    PyObject *str;
+    return plain_ascii(text, length, &str) ? str : PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
 }
 
 /* Which place in a table of KEYS a text has, by its first and last bytes; in as few loads as can be. */

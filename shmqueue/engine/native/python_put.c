@@ -55,11 +55,6 @@ static bool payload_from(struct payload *payload, PyObject *object)
     return true;
 }
 
-bool can_ever_fit(RingObject *self, size_t length)
-{
-    return length <= RECORD_LENGTH_MAX && length <= self->ring.capacity - RECORD_HEADER_SIZE;
-}
-
 /* Says that the queue cannot grow, or can again, when that has changed.  False: an exception is set. */
 static bool report_growth(RingObject *self)
 {

@@ -183,7 +183,10 @@ fast_method Ring_lend, Ring_lease, Ring_peek; /* python_lease.c */
 
 /* ---- python_put.c ---- */
 
-bool can_ever_fit(RingObject *self, size_t length);
+static inline bool can_ever_fit(const RingObject *self, size_t length)
+{
+    return length <= RECORD_LENGTH_MAX && length <= self->ring.capacity - RECORD_HEADER_SIZE;
+}
 
 /* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set, TOO_MANY as RING_TOO_MANY. */
 #define TOO_MANY 2
