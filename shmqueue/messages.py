@@ -48,15 +48,19 @@ def never_fits(name: str, length: int, capacity: int, limit: int) -> ShmQueueVal
 
 def lock_timed_out(name: str, is_put: bool) -> ShmQueueFull | ShmQueueEmpty:
     """The error for a call that could not have the lock of the producers (``is_put``) or of the consumers in time."""
+    error: ShmQueueFull | ShmQueueEmpty
     if is_put:
-        return ShmQueueFull(
+        error = ShmQueueFull(
             f"queue {name!r}: its producers' lock was not released in time, nothing was put: "
             "the process that holds it is stopped, or copies a large item"
         )
-    return ShmQueueEmpty(
-        f"queue {name!r}: its consumers' lock was not released in time, nothing was taken: "
-        "the process that holds it is stopped, or copies a large item"
-    )
+    else:
+        error = ShmQueueEmpty(
+            f"queue {name!r}: its consumers' lock was not released in time, nothing was taken: "
+            "the process that holds it is stopped, or copies a large item"
+        )
+    error.is_busy = True
+    return error
 
 
 def tell_items_put(error: BaseException, put: int, count: int) -> None:

@@ -168,6 +168,9 @@ class Engine(Protocol):
 
     while_waiting: Callable[[bool], Exception | None] | None
 
+    lock_patience: float
+    """Seconds that a put or get which may not block waits for its side's lock while another process has it."""
+
     def put(self, method: int, payload: Payload, block: bool, timeout: float | None, /) -> bool:
         """Put one record, whose payload may come in parts. False: there was no room in time.
 
@@ -235,6 +238,12 @@ class Engine(Protocol):
 
         Returns False if that was not so in time, and True at once if the queue is shut down.
         """
+
+    def moment(self, kind: int, /) -> int:
+        """A number that changes when an attempt that failed may succeed; see ``shmqueue.readiness``."""
+
+    def pass_on(self, /) -> None:
+        """Wake a blocked get of any process, for a caller that was told of a record and does not take it."""
 
     def shut_down(self, immediate: bool, /) -> None:
         """Refuse all puts from now on, in all processes, and wake who waits; with ``immediate`` drop the records too.

@@ -143,6 +143,7 @@ class PortableEngine:
         self._told = 0  # what was reported last
         self._has_grown = False  # since then
         self.while_waiting: Callable[[bool], Exception | None] | None = None
+        self.lock_patience = LOCK_PATIENCE
         self._lock = DeathSafeLock(segment, self._memory)
         self._looks = MOST_LOOKS
         self._known: tuple[bytes, State | None] = b"", None  # a slot that was checked, and what it says
@@ -226,6 +227,12 @@ class PortableEngine:
         if records:
             return self._counted(lambda: self._watch(_has_news, _GETTERS, timeout))
         return self._counted(lambda: self._watch(lambda state: state.shut or not state.available, _PUTTERS, timeout))
+
+    def moment(self, kind: int, /) -> int:
+        return self._counted(self._current).serial
+
+    def pass_on(self, /) -> None:
+        """Nobody sleeps: all look by themselves."""
 
     def shut_down(self, immediate: bool, /) -> None:
         form = 2 if immediate else 1
@@ -324,7 +331,7 @@ class PortableEngine:
         """
         block = block and (timeout is None or timeout > 0)
         began = clock.monotonic()
-        deadline = deadline_after(timeout if block else LOCK_PATIENCE)
+        deadline = deadline_after(timeout if block else self.lock_patience)
         pause = 0.0
         if flag == _GETTERS:
             self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there

@@ -236,6 +236,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     self->report = Py_NewRef(report);
     self->ring.file = -1;
     self->fast_puts = self->fast_gets = true;
+    self->lock_patience = 1.0;
     struct header header = {0};
     if (pread(file, &header, sizeof header, 0) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -301,6 +302,8 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(peek),
     FAST(wait),
     {"take", (PyCFunction)Ring_take, METH_O, NULL},
+    {"moment", (PyCFunction)Ring_moment, METH_O, NULL},
+    {"pass_on", (PyCFunction)Ring_pass_on, METH_NOARGS, NULL},
     {"clear", (PyCFunction)Ring_clear, METH_NOARGS, NULL},
     {"task_done", (PyCFunction)Ring_task_done, METH_NOARGS, NULL},
     {"join", (PyCFunction)Ring_join, METH_O, NULL},
@@ -317,6 +320,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
 static PyMemberDef Ring_members[] = {
     {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether FastMethods may put."},
     {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether FastMethods may get."},
+    {"lock_patience", T_DOUBLE, offsetof(RingObject, lock_patience), 0, "See shmqueue.engine.Engine."},
     {"while_waiting", T_OBJECT, offsetof(RingObject, while_waiting), 0, "See shmqueue.engine.Engine."},
     {NULL, 0, 0, 0, NULL},
 };
@@ -412,11 +416,14 @@ static int module_exec(PyObject *module)
     state->fast_paths_type = public_type(module, &FastPaths_spec, NULL);
     PyTypeObject *anchor_type = public_type(module, &Anchor_spec, NULL);
     Py_XDECREF(anchor_type); /* the module has it */
+    PyTypeObject *bell_type = public_type(module, &Bell_spec, NULL);
+    Py_XDECREF(bell_type); /* the module has it */
     PyTypeObject *fast_method_type = public_type(module, &FastMethod_spec, NULL);
     Py_XDECREF(fast_method_type); /* the module has it */
     state->record_type = public_type(module, &Record_spec, &PyTuple_Type);
     state->nothing = state->record_type != NULL ? PyObject_CallNoArgs((PyObject *)state->record_type) : NULL;
     return state->ring_type != NULL && state->fast_paths_type != NULL && fast_method_type != NULL && anchor_type != NULL &&
+                   bell_type != NULL &&
                    state->nothing != NULL
                ? 0
                : -1;

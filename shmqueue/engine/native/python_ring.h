@@ -62,6 +62,7 @@ typedef struct {
     Py_ssize_t loans;       /* that this handle has */
     bool fast_puts, fast_gets; /* whether FastMethods may pass by those who put and get for their queue */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
+    double lock_patience;      /* seconds that a call which may not block waits for a lock held by a peer */
 } RingObject;
 
 static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
@@ -214,6 +215,13 @@ extern PyType_Spec Loan_spec;
 /* ---- python_fast.c ---- */
 
 extern PyType_Spec FastMethod_spec, FastPaths_spec;
+
+/* ---- python_wait.c ---- */
+
+PyObject *Ring_moment(RingObject *self, PyObject *kind);
+PyObject *Ring_pass_on(RingObject *self, PyObject *ignored);
+
+extern PyType_Spec Bell_spec;
 
 /* ---- python_anchor.c ---- */
 
