@@ -16,7 +16,7 @@ from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.readiness import ITEMS, Request, ask, withdraw
 
-__all__ = ["Line", "Refused", "current_loop", "pause"]
+__all__ = ["Line", "Refused", "current_loop", "pause", "running_loop"]
 
 _T = TypeVar("_T")
 
@@ -118,26 +118,34 @@ class _TrioLoop:
         self._trio.lowlevel.spawn_system_task(later)
 
 
+def running_loop() -> object:
+    """The ``key`` of the event loop that runs the caller; None, there is none."""
+    loop = asyncio._get_running_loop()
+    trio = sys.modules.get("trio")
+    if loop is not None or trio is None:
+        return loop
+    try:
+        return trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        return None
+
+
 def current_loop() -> Loop:
     """The event loop that runs the caller.
 
     Raises:
         RuntimeError: there is none.
     """
-    try:
+    loop = running_loop()
+    if loop is None or isinstance(loop, asyncio.AbstractEventLoop):
         return _AsyncioLoop(asyncio.get_running_loop())
-    except RuntimeError:
-        trio = sys.modules.get("trio")
-        if trio is None:
-            raise
-        return _TrioLoop(trio, trio.lowlevel.current_trio_token())
+    return _TrioLoop(sys.modules["trio"], loop)
 
 
 async def pause() -> None:
     """Let the loop's other tasks run."""
-    trio = sys.modules.get("trio")
-    if trio is not None and asyncio._get_running_loop() is None:
-        await trio.lowlevel.checkpoint()
+    if asyncio._get_running_loop() is None and "trio" in sys.modules:
+        await sys.modules["trio"].lowlevel.checkpoint()
     else:
         await asyncio.sleep(0)
 
@@ -185,21 +193,21 @@ class Line:
                         self._withdraw()
                 raise
             self._called -= 1
-            moment = self._engine.moment(self._kind)
             try:
+                moment = self._engine.moment(self._kind)
                 result = attempt()
             except Refused as refused:
                 is_in_front = True
                 self._ask(moment, refused.is_busy)
                 continue
             except BaseException:
-                self._call_first()  # the queue was shut down, or closed, or an item cannot be loaded
+                self.call_first()  # the queue was shut down, or closed, or an item cannot be loaded
                 raise
             self._pace = _FIRST_PACE
-            self._call_first()
+            self.call_first()
             return result
 
-    def _call_first(self) -> None:
+    def call_first(self) -> None:
         """Have the first one in the line try again."""
         if self._places and not self._called:
             self._called += 1
@@ -208,7 +216,7 @@ class Line:
     def _pass_on(self) -> None:
         """The same, for one that was called and does not come; else for another process."""
         if self._places:
-            self._call_first()
+            self.call_first()
         elif self._kind == ITEMS:
             try:
                 self._engine.pass_on()
@@ -217,7 +225,7 @@ class Line:
 
     def _ask(self, moment: int, is_busy: bool) -> None:
         if is_busy:
-            self._loop.call_later(self._pace, self._call_first)
+            self._loop.call_later(self._pace, self.call_first)
             self._pace = min(2 * self._pace, _LONGEST_PACE)
             return
         self._withdraw()
@@ -226,7 +234,7 @@ class Line:
 
     def _tell(self) -> None:
         """In the readiness thread."""
-        self._loop.call_from_thread(self._call_first)
+        self._loop.call_from_thread(self.call_first)
 
     def _withdraw(self) -> None:
         request, self._request = self._request, None

@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sys
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
+from shmqueue import clock
 from shmqueue.arguments import require_int
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
-from shmqueue.items import FastPaths, fast_get, fast_put
+from shmqueue.items import FastPaths, allow_fast_paths, fast_get, fast_put
 from shmqueue.items import Record as _LoadLater
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.serialization import unpack_plain
+from shmqueue.threads import WeakRegistry
 
 from . import queue as _synchronous
 from ._absent import ListsWhatIsThere
-from ._event_loops import Line, Refused, current_loop, pause
+from ._event_loops import Line, Refused, current_loop, pause, running_loop
 from ._port import Port, arrive, open_port
 from ._serialization import dump, load, load_for
 
@@ -39,8 +42,11 @@ _R = TypeVar("_R")
 _LOCK_PATIENCE = 0.002
 """Seconds that the event loop waits for a lock that another process has: a living owner has it for microseconds."""
 
-_TURNS = 64
-"""Calls in a row that need not wait before one lets the loop's other tasks run."""
+_TURN = 0.002
+"""Seconds of calls that need not wait before one lets the loop's other tasks run."""
+
+_LOOKS = 15
+"""One in so many calls, and one more, looks at the clock."""
 
 
 class QueueEmpty(ShmQueueEmpty, asyncio.QueueEmpty):
@@ -94,7 +100,9 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
         self._use_fast_paths(port.engine)
         self._lines: dict[tuple[object, int], Line] = {}
         self._turns = 0
+        self._paused = clock.monotonic()
         self._sync_queue: _synchronous.Queue[_T] | None = None
+        _open_queues.add(self)
 
     # ---- put ----
 
@@ -105,7 +113,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown: the queue was shut down.
             Exception: what pickling raises; nothing was put.
         """
-        if self._is_turn_over():
+        self._turns += 1
+        if not self._turns & _LOOKS and self._is_turn_over():
             await pause()
         if not self._lines:
             try:
@@ -136,6 +145,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             raise QueueShutDown(*error.args) from None
         if not put:
             raise QueueFull(self._port.handle.why_full(1))
+        if self._lines:
+            self._call(ITEMS)
 
     async def put_many(self, items: Iterable[_T]) -> None:
         """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
@@ -144,7 +155,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown: the queue was shut down; its ``items_put`` says how many were put before.
             Exception: as ``put``.
         """
-        if self._is_turn_over():
+        self._turns += 1
+        if not self._turns & _LOOKS and self._is_turn_over():
             await pause()
         rest = list(items)
 
@@ -156,6 +168,7 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
                 raise Refused(full.is_busy) from None
             except ShmQueueShutDown as error:
                 raise QueueShutDown(*error.args) from None
+            self._call(ITEMS)
 
         await self._until(ROOM, attempt)
 
@@ -168,6 +181,7 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             raise QueueShutDown(*error.args) from None
         if not put:
             raise Refused
+        self._call(ITEMS)
 
     # ---- get ----
 
@@ -178,7 +192,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown: there is none, and the queue was shut down.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        if self._is_turn_over():
+        self._turns += 1
+        if not self._turns & _LOOKS and self._is_turn_over():
             await pause()
         if not self._lines:
             try:
@@ -202,10 +217,12 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             raise _as_empty(empty) from None
         except ShmQueueShutDown as error:
             raise QueueShutDown(*error.args) from None
+        if type(item) is _LoadLater and not item:
+            raise QueueEmpty(f"queue {self._port.name!r} is empty")
+        if self._lines:
+            self._call(ROOM)
         if type(item) is not _LoadLater:
             return item  # type: ignore[no-any-return]
-        if not item:
-            raise QueueEmpty(f"queue {self._port.name!r} is empty")
         return load(*item)  # type: ignore[no-any-return]
 
     async def get_many(self, max_items: int) -> list[_T]:
@@ -220,16 +237,19 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
                 are consumed.
         """
         require_int("max_items", max_items, least=1)
-        if self._is_turn_over():
+        self._turns += 1
+        if not self._turns & _LOOKS and self._is_turn_over():
             await pause()
 
         def attempt() -> list[_T]:
             try:
-                return self._port.get_many(max_items, load, 0)
+                items: list[_T] = self._port.get_many(max_items, load, 0)
             except ShmQueueEmpty as empty:
                 raise Refused(empty.is_busy) from None
             except ShmQueueShutDown as error:
                 raise QueueShutDown(*error.args) from None
+            self._call(ROOM)
+            return items
 
         return await self._until(ITEMS, attempt)
 
@@ -280,6 +300,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
         """
         if not self._port.engine.task_done():
             raise ValueError("task_done() called too many times")
+        if self._lines:
+            self._call(FINISHED)
 
     async def join(self) -> None:
         """Wait until ``task_done`` was called for every item put, in whichever process."""
@@ -316,6 +338,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             immediate: also drop the items that are queued; they count as done.
         """
         self._port.shut_down(immediate)
+        for kind in (ITEMS, ROOM, FINISHED):
+            self._call(kind)
 
     @property
     def sync_queue(self) -> _synchronous.Queue[_T]:
@@ -334,6 +358,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
         if self._sync_queue is not None:
             self._sync_queue.close()
         self._port.close()
+        for kind in (ITEMS, ROOM, FINISHED):
+            self._call(kind)
 
     @property
     def closed(self) -> bool:
@@ -368,8 +394,11 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
 
     def _is_turn_over(self) -> bool:
         """Whether the caller has not let other tasks run for long; it is to do so before it takes anything."""
-        self._turns += 1
-        return self._turns % _TURNS == 0
+        now = clock.monotonic()
+        is_over = now - self._paused > _TURN
+        if is_over:
+            self._paused = now
+        return is_over
 
     async def _until(self, kind: int, attempt: Callable[[], _R]) -> _R:
         """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn."""
@@ -378,11 +407,20 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(loop, self._port.engine, kind)
+        allow_fast_paths(self._port.engine, False, False)  # each put and get has to look for those that wait
         try:
             return await line.until(attempt)
         finally:
             if not len(line) and self._lines.get(key) is line:
                 del self._lines[key]
+            if not self._lines:
+                allow_fast_paths(self._port.engine, True, True)
+
+    def _call(self, kind: int) -> None:
+        """Have the first coroutine of the caller's loop that waits for this try again, before the thread says so."""
+        line = self._lines.get((running_loop(), kind))
+        if line is not None:
+            line.call_first()
 
 
 class Leasing(Generic[_T]):
@@ -420,6 +458,21 @@ def _as_full(error: ShmQueueFull) -> QueueFull:
 
 def _new(queue_type: type[Queue[Any]]) -> Queue[Any]:
     return queue_type.__new__(queue_type)
+
+
+_open_queues: WeakRegistry[Queue[Any]] = WeakRegistry()
+
+
+def _after_fork_in_child() -> None:
+    """The coroutines that wait stayed with the parent, as its event loops did."""
+    for queue in _open_queues:
+        queue._lines.clear()
+        if not queue.closed:
+            allow_fast_paths(queue._port.engine, True, True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def __getattr__(name: str) -> NoReturn:
