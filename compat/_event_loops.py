@@ -35,11 +35,11 @@ class Refused(Exception):
 
 
 class _Place(Protocol):
-    """A coroutine's place in a line."""
+    """A coroutine's place in a line. ``call`` returns False if it is cancelled, and has only not heard of it yet."""
 
     @property
     def was_called(self) -> bool: ...
-    def call(self) -> None: ...
+    def call(self) -> bool: ...
     async def wait(self) -> None: ...
 
 
@@ -61,9 +61,11 @@ class _AsyncioPlace:
     def was_called(self) -> bool:
         return self._future.done() and not self._future.cancelled()
 
-    def call(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+    def call(self) -> bool:
+        if self._future.done():
+            return False
+        self._future.set_result(None)
+        return True
 
     async def wait(self) -> None:
         await self._future
@@ -92,8 +94,9 @@ class _TrioPlace:
     def was_called(self) -> bool:
         return bool(self._event.is_set())
 
-    def call(self) -> None:
+    def call(self) -> bool:
         self._event.set()
+        return True
 
     async def wait(self) -> None:
         await self._event.wait()
@@ -188,7 +191,8 @@ class Line:
                     self._called -= 1
                     self._pass_on()
                 else:
-                    self._places.remove(place)
+                    if place in self._places:
+                        self._places.remove(place)
                     if not len(self):
                         self._withdraw()
                 raise
@@ -209,9 +213,8 @@ class Line:
 
     def call_first(self) -> None:
         """Have the first one in the line try again."""
-        if self._places and not self._called:
-            self._called += 1
-            self._places.popleft().call()
+        while self._places and not self._called:
+            self._called += self._places.popleft().call()
 
     def _pass_on(self) -> None:
         """The same, for one that was called and does not come; else for another process."""

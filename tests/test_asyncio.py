@@ -10,9 +10,11 @@ import queue
 import random
 import signal
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -55,9 +57,14 @@ def q(name: str) -> Iterator[Queue[Any]]:
         yield opened
 
 
-def in_another_process(code: str, name: str) -> Any:
-    """An interpreter that runs ``code`` with ``q`` as the queue of that name."""
-    return python(f"import sys\nfrom shmqueue.compat.queue import Queue\nq = Queue(name=sys.argv[1])\n{code}", name)
+@contextmanager
+def in_another_process(code: str, name: str) -> Iterator[subprocess.Popen[str]]:
+    """An interpreter that runs ``code`` with ``q`` as the queue of that name, to its end unless it is killed."""
+    with python(
+        f"import sys\nfrom shmqueue.compat.queue import Queue\nq = Queue(name=sys.argv[1])\n{code}", name
+    ) as process:
+        yield process
+        assert process.wait(PATIENCE) in {0, -signal.SIGKILL}
 
 
 # ---- items ----
@@ -318,13 +325,19 @@ def test_a_cancelled_put_has_put_nothing(run: Callable[..., Any], name: str, cou
     run(main, PATIENCE + count / 50)
 
 
-def test_one_that_is_cancelled_when_it_was_called_passes_the_call_on(q: Queue[int]) -> None:
+@pytest.mark.parametrize("is_called_first", [True, False])
+def test_one_that_is_cancelled_when_it_is_called_passes_the_call_on(q: Queue[int], is_called_first: bool) -> None:
     async def main() -> None:
         first, second = asyncio.create_task(q.get()), asyncio.create_task(q.get())
         await asyncio.sleep(0)
-        q.put_nowait(1)
-        first.cancel()
+        if is_called_first:
+            q.put_nowait(1)
+            first.cancel()
+        else:
+            first.cancel()
+            q.put_nowait(1)
         assert await second == 1
+        assert first.cancelled()
 
     run_asyncio(main)
 
