@@ -45,8 +45,8 @@ _LOCK_PATIENCE = 0.002
 _TURN = 0.002
 """Seconds of calls that need not wait before one lets the loop's other tasks run."""
 
-_LOOKS = 15
-"""One in so many calls, and one more, looks at the clock."""
+_CALLS = 16
+"""Calls between two looks at the clock."""
 
 
 class QueueEmpty(ShmQueueEmpty, asyncio.QueueEmpty):
@@ -99,7 +99,7 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
         self._port = port
         self._use_fast_paths(port.engine)
         self._lines: dict[tuple[object, int], Line] = {}
-        self._turns = 0
+        self._calls = _CALLS
         self._paused = clock.monotonic()
         self._sync_queue: _synchronous.Queue[_T] | None = None
         _open_queues.add(self)
@@ -113,8 +113,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown: the queue was shut down.
             Exception: what pickling raises; nothing was put.
         """
-        self._turns += 1
-        if not self._turns & _LOOKS and self._is_turn_over():
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
             await pause()
         if not self._lines:
             try:
@@ -155,8 +155,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown: the queue was shut down; its ``items_put`` says how many were put before.
             Exception: as ``put``.
         """
-        self._turns += 1
-        if not self._turns & _LOOKS and self._is_turn_over():
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
             await pause()
         rest = list(items)
 
@@ -192,8 +192,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown: there is none, and the queue was shut down.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        self._turns += 1
-        if not self._turns & _LOOKS and self._is_turn_over():
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
             await pause()
         if not self._lines:
             try:
@@ -237,8 +237,8 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
                 are consumed.
         """
         require_int("max_items", max_items, least=1)
-        self._turns += 1
-        if not self._turns & _LOOKS and self._is_turn_over():
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
             await pause()
 
         def attempt() -> list[_T]:
@@ -282,13 +282,25 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
 
         def attempt() -> Lease[_T]:
             try:
-                return self._port.lease(load, False, None)
-            except ShmQueueEmpty as empty:
+                return self.lease_nowait()
+            except QueueEmpty as empty:
                 raise Refused(empty.is_busy) from None
-            except ShmQueueShutDown as error:
-                raise QueueShutDown(*error.args) from None
 
         return Leasing(self._until(ITEMS, attempt))
+
+    def lease_nowait(self) -> Lease[_T]:
+        """``lease``, if there is an item.
+
+        Raises:
+            QueueEmpty: there is none.
+            QueueShutDown, ShmQueueError: as ``lease``.
+        """
+        try:
+            return self._port.lease(load, False, None)
+        except ShmQueueEmpty as empty:
+            raise _as_empty(empty) from None
+        except ShmQueueShutDown as error:
+            raise QueueShutDown(*error.args) from None
 
     # ---- tasks ----
 
@@ -394,6 +406,7 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
 
     def _is_turn_over(self) -> bool:
         """Whether the caller has not let other tasks run for long; it is to do so before it takes anything."""
+        self._calls = _CALLS
         now = clock.monotonic()
         is_over = now - self._paused > _TURN
         if is_over:
