@@ -174,6 +174,20 @@ bool arena_has_room(const struct ring *ring, const struct view *put, uint64_t by
            (put->arena == 0 || touched(ring, put, bytes) <= reserved_bytes(ring, put->arena));
 }
 
+#define LARGE_RECORD (UINT64_C(64) << 10) /* bytes from which on a look at the getters' line costs nothing beside the copy */
+
+void arena_start_over(struct ring *ring, const struct view *put, uint64_t bytes)
+{
+    if (bytes < LARGE_RECORD || ring->arena_size[put->arena] < LARGE_ARENA ||
+        arena_offset(ring, put->arena, put->position) == 0) {
+        return;
+    }
+    struct view get = ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+    if (get.position == put->position && get.arena == put->arena && !get.leases) { /* nobody reads anything here */
+        atomic_store_explicit(&ring->segment->arenas[put->arena].base, put->position, memory_order_relaxed);
+    }
+}
+
 /* ---- growing ---- */
 
 /* For file systems that cannot reserve memory (ramfs, some of FUSE): what is written has it.  0, or an errno. */

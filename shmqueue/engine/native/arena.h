@@ -1,7 +1,7 @@
 /* arena.h: where the records of an elastic ring lie, how it grows, and how it gives memory back.
  *
  * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means going on in a larger arena.  A ring of fixed size
- * has one arena, whose base is 0.
+ * has one arena, whose base is 0 unless it is large (arena_start_over()).
  *
  * Why there is always room while the limit of `capacity` bytes is not reached: arenas are entered upwards, and the last
  * two hold `capacity` bytes each.  Whoever is in one of these fits, for everything that lies in it is in the queue; and
@@ -49,9 +49,13 @@ static inline struct span arena_span(struct ring *ring, uint32_t arena)
     return (struct span){bytes != NULL ? bytes : arena_map(ring, arena), ring->arena_size[arena]};
 }
 
+#define LARGE_ARENA (UINT64_C(2) << 20) /* bytes; a smaller one stays in the processors' caches anyway */
+
 static inline uint64_t arena_base(const struct ring *ring, uint32_t arena)
 {
-    return arena_is_elastic(ring) ? atomic_load_explicit(&ring->segment->arenas[arena].base, memory_order_relaxed) : 0;
+    return arena_is_elastic(ring) || ring->arena_size[0] >= LARGE_ARENA
+               ? atomic_load_explicit(&ring->segment->arenas[arena].base, memory_order_relaxed)
+               : 0;
 }
 
 /* Where a position lies in its arena; always inside of it, whatever the bytes in shared memory say. */
@@ -73,6 +77,10 @@ static inline uint32_t arena_after(const struct ring *ring, uint32_t arena)
 {
     return atomic_load_explicit(&ring->segment->arenas[arena].next, memory_order_relaxed);
 }
+
+/* Under the put lock, before `bytes` bytes are put: in an empty queue large records go to the arena's beginning again, whose
+ * bytes the processors still have in their caches. */
+void arena_start_over(struct ring *ring, const struct view *put, uint64_t bytes);
 
 /* Cuts the data of a queue; false if there can be no such queue. */
 bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity);

@@ -43,6 +43,8 @@
  *   8. When little is left in a large arena, or the memory is out, the put side enters arena 0, which always has its
  *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes nobody.  So what is
  *      occupied is at most one arena from before, then growing numbers.
+ *      The put side may also set the base of the arena that both are in to put.position while the queue is empty and
+ *      nothing is leased: then no byte of it means anything.
  *   9. base, end, next and reserved of an arena are written under the put lock; end and next hold for a getter while
  *      the put side is in another arena.
  *  10. Only the first `reserved` bytes of an arena may be touched: they have their memory.  It is raised after the

@@ -202,6 +202,7 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         lock_release(&side->guard.lock, self);
         return patience.for_lock ? RING_FULL : RING_BUSY;
     }
+    arena_start_over(ring, &put, bytes);
     write_records(span, arena_offset(ring, put.arena, put.position), records, count);
     put.position += bytes;
     put.count += count;
