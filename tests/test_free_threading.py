@@ -350,7 +350,7 @@ for number in rounds():
     other = ShmQueue("close")
     for n in range(400):
         q.put(bytes(600))
-    started = threading.Semaphore(0)
+    started, is_closing = threading.Semaphore(0), threading.Event()
 
     def use(act):
         kept = []
@@ -361,6 +361,8 @@ for number in rounds():
                     started.release()
         except (ShmQueueNotInitializedError, ShmQueueEmpty):
             pass
+        except (BufferError, RuntimeError):
+            assert is_closing.is_set()
         started.release()
         for view in kept:
             assert view is None or not any(view), "the bytes of a view are gone"
@@ -380,6 +382,7 @@ for number in rounds():
     def close():
         for _ in range(3):
             started.acquire(timeout=60)
+        is_closing.set()
         q.shutdown()
 
     together(lambda: use(lease), lambda: use(lease), lambda: use(view), close)
