@@ -251,7 +251,7 @@ class PortableEngine:
             self._in_the_end(me, self._give_back)
             if self._loans:
                 self._in_the_end(me, lambda: self._return_loans_of(this_process(), self._handle))
-        self._lock.close()
+        self._lock.close(is_idle=not any(list(self._calls.values())))
         self._unmap_if_idle()
 
     # ---- calls in flight ----

@@ -286,7 +286,31 @@ static void Ring_dealloc(RingObject *self)
     Py_DECREF(type);
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))Ring_##name, METH_FASTCALL, NULL}
+ALONE_FAST(Ring_put)
+ALONE_FAST(Ring_put_item)
+ALONE_FAST(Ring_put_items)
+ALONE_FAST(Ring_put_many)
+ALONE_FAST(Ring_get)
+ALONE_FAST(Ring_get_item)
+ALONE_FAST(Ring_get_items)
+ALONE_FAST(Ring_lend)
+ALONE_FAST(Ring_get_many)
+ALONE_FAST(Ring_peek)
+ALONE_FAST(Ring_wait)
+ALONE_PLAIN(Ring_take, RingObject, self)
+ALONE_PLAIN(Ring_clear, RingObject, self)
+ALONE_PLAIN(Ring_task_done, RingObject, self)
+ALONE_PLAIN(Ring_join, RingObject, self)
+ALONE_PLAIN(Ring_qsize, RingObject, self)
+ALONE_PLAIN(Ring_counters, RingObject, self)
+ALONE_PLAIN(Ring_lease_figures, RingObject, self)
+ALONE_PLAIN(Ring_shut_down, RingObject, self)
+ALONE_PLAIN(Ring_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_set_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_close, RingObject, self)
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))ALONE(Ring_##name), METH_FASTCALL, NULL}
+#define PLAIN(name, arguments) {#name, (PyCFunction)ALONE(Ring_##name), arguments, NULL}
 
 static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, shmqueue.items */
     FAST(put),
@@ -300,17 +324,17 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(get_many),
     FAST(peek),
     FAST(wait),
-    {"take", (PyCFunction)Ring_take, METH_O, NULL},
-    {"clear", (PyCFunction)Ring_clear, METH_NOARGS, NULL},
-    {"task_done", (PyCFunction)Ring_task_done, METH_NOARGS, NULL},
-    {"join", (PyCFunction)Ring_join, METH_O, NULL},
-    {"qsize", (PyCFunction)Ring_qsize, METH_NOARGS, NULL},
-    {"counters", (PyCFunction)Ring_counters, METH_NOARGS, NULL},
-    {"lease_figures", (PyCFunction)Ring_lease_figures, METH_NOARGS, NULL},
-    {"shut_down", (PyCFunction)Ring_shut_down, METH_O, NULL},
-    {"maxsize", (PyCFunction)Ring_maxsize, METH_NOARGS, NULL},
-    {"set_maxsize", (PyCFunction)Ring_set_maxsize, METH_O, NULL},
-    {"close", (PyCFunction)Ring_close, METH_NOARGS, NULL},
+    PLAIN(take, METH_O),
+    PLAIN(clear, METH_NOARGS),
+    PLAIN(task_done, METH_NOARGS),
+    PLAIN(join, METH_O),
+    PLAIN(qsize, METH_NOARGS),
+    PLAIN(counters, METH_NOARGS),
+    PLAIN(lease_figures, METH_NOARGS),
+    PLAIN(shut_down, METH_O),
+    PLAIN(maxsize, METH_NOARGS),
+    PLAIN(set_maxsize, METH_O),
+    PLAIN(close, METH_NOARGS),
     {NULL, NULL, 0, NULL},
 };
 
@@ -456,6 +480,12 @@ static int module_clear(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
     {0, NULL},
 };
 

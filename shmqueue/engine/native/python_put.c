@@ -131,6 +131,9 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
                 PyObject *timeout)
 {
     enum ring_status status;
+    if (!is_still_open(self)) {
+        return -1;
+    }
     if (bytes < LARGE) {
         status = ring_put(&self->ring, records, count, (struct patience){0});
         if (status == RING_OK) {

@@ -12,6 +12,12 @@
  *   6. Arguments are converted first, which may run any code, and then is_open() is asked.
  *
  * `users` counts the calls that run without the GIL; close() waits for them before it unmaps.
+ *
+ * A free-threaded build has a critical section on the Ring in place of the GIL: see python_alone.h.  There, too:
+ *
+ *   7. `users` also counts each attempt that makes objects: a call to Python may suspend the critical section.
+ *   8. What another thread may change (a list, a dict, the ring of a queue) is copied, or has a reference, while it is used.
+ *   9. `keys` is used under the get lock only.
  */
 #ifndef SHMQUEUE_PYTHON_RING_H
 #define SHMQUEUE_PYTHON_RING_H
@@ -20,6 +26,7 @@
 #include <Python.h>
 
 #include "leases.h"
+#include "python_alone.h"
 #include "scalar.h"
 
 #define KEYS_BITS 7
@@ -106,9 +113,11 @@ int ask_while_waiting(RingObject *self, bool is_put, PyObject **end);
 
 void raise_end(PyObject *end);
 
+static inline bool is_usable(const RingObject *self) { return self->memory != NULL && !self->closing; }
+
 static inline bool is_open(RingObject *self)
 {
-    if (self->memory == NULL || self->closing) {
+    if (!is_usable(self)) {
         raise_closed(self);
         return false;
     }
@@ -166,6 +175,48 @@ static inline void leave(RingObject *self)
         Py_END_ALLOW_THREADS         \
         leave(self);                 \
     } while (0)
+
+/* An attempt without a wait, in which objects are made.  With a GIL nothing comes in between. */
+#ifdef Py_GIL_DISABLED
+#define ATTEMPT_BEGIN(self) enter(self)
+#define ATTEMPT_END(self) leave(self)
+#else
+#define ATTEMPT_BEGIN(self) ((void)(self))
+#define ATTEMPT_END(self) ((void)(self))
+#endif
+
+/* Whether what was open before objects were made, or released, still is; with a GIL no Python code has run in them. */
+static inline bool is_still_open(RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    return is_open(self);
+#else
+    (void)self;
+    return true;
+#endif
+}
+
+/* For a FastMethod, which has asked is_usable() before; without a GIL that means nothing. */
+static inline bool may_be_tried(const RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    return is_usable(self);
+#else
+    (void)self;
+    return true;
+#endif
+}
+
+/* The keys that came before, for who does not own the get lock; NULL where only its owner may use them. */
+static inline PyObject **keys_without_lock(RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    (void)self;
+    return NULL;
+#else
+    return self->keys;
+#endif
+}
 
 /* ---- the methods, by file ---- */
 
