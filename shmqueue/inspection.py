@@ -34,7 +34,8 @@ class QueueInfo:
     holders: list[int]
     """The process id of each handle on it, as the kernel tells them; empty for an orphan."""
     items: int | None
-    """Items in it; None where they cannot be counted."""
+    """Items in it that can be taken, those that a process had leased that has ended since included; None where they
+    cannot be counted."""
     bytes_used: int | None
     """Bytes that the items take; None as for ``items``."""
     file_bytes: int
@@ -47,6 +48,8 @@ class QueueInfo:
     """Why it cannot be opened here; None when it can."""
     private: bool = False
     """Whether nobody knows its name: the unnamed queues of the adapters."""
+    leased: int | None = None
+    """Further items, which living processes have leased; None as for ``items``."""
 
 
 def look_at(name: str) -> QueueInfo:
@@ -141,11 +144,12 @@ def _look(name: str, path: str) -> QueueInfo | None:
         user=status.st_uid if hasattr(os, "geteuid") else -1,
         engine=header.shape.engine if header is not None else None,
         holders=holders,
-        items=contents.items if contents is not None else None,
+        items=contents.items - contents.leased.held if contents is not None else None,
         bytes_used=contents.bytes_used if contents is not None else None,
         file_bytes=getattr(status, "st_blocks", 0) * 512 if stat.S_ISREG(status.st_mode) else 0,
         created=header.created / 1e9 if header is not None else status.st_mtime,
         keep=header.keep if header is not None else False,
         problem=problem,
         private=header.private if header is not None else False,
+        leased=contents.leased.held if contents is not None else None,
     )

@@ -80,6 +80,8 @@ class Statistics:
     """Items that were leased and given back, and wait to be taken again."""
     redelivered: int = 0
     """How often an item was leased once more."""
+    acknowledged: int = 0
+    """Items that were leased and acknowledged."""
     oldest_lease: float = 0.0
     """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
@@ -444,6 +446,7 @@ class ShmQueue(FastPaths):
             leased=leases.leased,
             returned=leases.returned,
             redelivered=leases.redelivered,
+            acknowledged=leases.acknowledged,
             oldest_lease=leases.oldest,
         )
 

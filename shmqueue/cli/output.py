@@ -16,8 +16,8 @@ from shmqueue.inspection import QueueInfo
 
 __all__ = ["holders_text", "print_doctor", "print_json", "print_list", "print_look", "print_removed"]
 
-_COLUMNS = ("NAME", "ITEMS", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS")
-_RIGHT = {"ITEMS", "BYTES", "MEMORY", "AGE"}
+_COLUMNS = ("NAME", "ITEMS", "LEASED", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS")
+_RIGHT = {"ITEMS", "LEASED", "BYTES", "MEMORY", "AGE"}
 
 
 def print_json(data: Any) -> None:
@@ -44,6 +44,7 @@ def _cells(info: QueueInfo, all_users: bool) -> list[str]:
         shown(info.name),
         *([str(info.user)] if all_users else []),
         _figure(info.items),
+        _figure(info.leased),
         _figure(info.bytes_used),
         short_size(info.file_bytes),
         readable_seconds(max(0.0, time.time() - info.created)),
@@ -69,6 +70,7 @@ def print_look(look: Look) -> None:
     """Everything about one queue, a line for each figure."""
     figures = look.as_json()
     statistics = figures.pop("statistics")
+    statistics["oldest_lease"] = readable_seconds(look.oldest_lease) if look.leased.held else "none"
     figures["name"] = shown(look.name)
     figures["path"] = shown(look.path)
     figures["age"] = readable_seconds(look.age)

@@ -8,7 +8,7 @@ This package knows nothing of records or locks inside a segment: the engines do 
 Linux; elsewhere it does what the platform allows, which is said at each place.
 """
 
-from shmqueue.segment.contents import Contents, contents_of
+from shmqueue.segment.contents import Contents, Leased, contents_of
 from shmqueue.segment.directories import DirectoryProbe, probe_directory
 from shmqueue.segment.handle import Replaced, Segment, open_segments
 from shmqueue.segment.header import (
@@ -49,6 +49,7 @@ __all__ = [
     "Contents",
     "DirectoryProbe",
     "Header",
+    "Leased",
     "Note",
     "Replaced",
     "Segment",
