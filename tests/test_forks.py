@@ -226,6 +226,37 @@ assert not hangs, "opening waits for a lock that a child has"
     assert (process.returncode, output, errors) == (0, "", "")
 
 
+def test_a_storm_of_forks_leaves_neither_queues_nor_lock_files(engine: str) -> None:
+    """Many children at once, each with copies of what some threads were just making, using and closing."""
+    code = """
+def turn():
+    q = ctx.Queue()
+    q.put(1)
+    q.get()
+    q.close()
+
+turn()
+threads = [threading.Thread(target=loop, args=[turn]) for _ in range(4)]
+for thread in threads:
+    thread.start()
+children = []
+for number in range(forks):
+    child = os.fork()
+    if child == 0:
+        time.sleep(0.002 * (number % 7))
+        sys.exit()
+    children.append(child)
+over.set()
+for thread in threads:
+    thread.join()
+assert {os.waitpid(child, 0)[1] for child in children} == {0}
+assert os.listdir(directory) == []
+"""
+    with python(FORK_WHILE + code, 100) as process:
+        output, errors = process.communicate(timeout=3 * PATIENCE)
+    assert (process.returncode, output, errors) == (0, "", "")
+
+
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
 def test_the_lock_of_the_readers_is_free_in_a_child(engine: str, kind: str) -> None:
     """It is one of this process only: a thread that has it does not exist in the child."""
