@@ -16,7 +16,7 @@ from shmqueue.segment import Header
 
 engine.register_layouts()  # by which items are counted
 
-__all__ = ["QueueInfo", "list_queues", "look_at", "remove_orphans", "remove_queue"]
+__all__ = ["QueueInfo", "list_queues", "list_strays", "look_at", "remove_orphans", "remove_queue", "remove_strays"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,19 @@ def remove_orphans() -> list[QueueInfo]:
                 continue  # not this user's own, no segment, or gone already
     segment.sweep_orphans()  # and what has no name that could be listed
     return removed
+
+
+def list_strays() -> list[str]:
+    """The names of this user's files that belong to no queue: lock files, and what a killed process had half made.
+
+    They take next to no memory. One whose queue is still open counts as well, if the queue's name was taken away.
+    """
+    return segment.list_strays()
+
+
+def remove_strays() -> list[str]:
+    """Remove the files that belong to no queue, and return their names."""
+    return segment.sweep_strays()
 
 
 def _look(name: str, path: str) -> QueueInfo | None:

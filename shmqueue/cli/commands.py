@@ -357,12 +357,13 @@ def rm(names: tuple[str, ...], orphans: bool) -> None:
     """Remove the names of queues, corrupted ones included.
 
     Processes that have such a queue open go on with it; the next one to use the name makes a new queue. Queues made
-    with --keep are no orphans.
+    with --keep are no orphans. --orphans also removes files that belong to no queue, such as stray lock files.
     """
     if bool(names) == orphans:
         raise click.UsageError("give the names of queues, or --orphans")
     if orphans:
-        output.print_removed(inspection.remove_orphans())
+        strays = inspection.remove_strays()  # before: an orphan's own lock file goes with it
+        output.print_removed(inspection.remove_orphans(), strays)
         return
     failures = []
     for name in names:

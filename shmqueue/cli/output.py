@@ -79,12 +79,18 @@ def print_look(look: Look) -> None:
     _print_pairs({**figures, **statistics})
 
 
-def print_removed(queues: Sequence[QueueInfo]) -> None:
-    """What was removed, a line for each queue."""
+def print_removed(queues: Sequence[QueueInfo], strays: Sequence[str]) -> None:
+    """What was removed, a line for each queue, and one for all files that belonged to none."""
     for info in queues:
         print(f"removed {_described(info)}")
-    if not queues:
+    if strays:
+        print(f"removed {_count_of_strays(strays)}")
+    if not queues and not strays:
         print("no orphans")
+
+
+def _count_of_strays(strays: Sequence[str]) -> str:
+    return f"{len(strays)} {'file that belongs' if len(strays) == 1 else 'files that belong'} to no queue"
 
 
 def _described(info: QueueInfo) -> str:
@@ -107,8 +113,11 @@ def print_doctor(doctor: Doctor) -> None:
     }
     if doctor.reason is not None:
         pairs = {"engine": pairs.pop("engine"), "reason": doctor.reason, **pairs}
-    if doctor.swept:
-        pairs["swept"] = ", ".join(map(_described, doctor.swept))
+    if doctor.strays:
+        pairs["strays"] = _count_of_strays(doctor.strays)
+    swept = [*map(_described, doctor.swept), *([_count_of_strays(doctor.swept_strays)] if doctor.swept_strays else [])]
+    if swept:
+        pairs["swept"] = ", ".join(swept)
     _print_pairs(pairs)
     for warning in doctor.warnings:
         _print_lines(paragraph(f"warning: {warning}", width_of_output(), indent=2))
