@@ -185,6 +185,7 @@ class Port:
         try:
             if not self.engine.put(*record, False, None):
                 return False
+            self.engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
         except ShmQueueFull:
             return False  # another process has the lock
         except ShmQueueShutDown:
