@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from shmqueue import console, engine, reflog
 from shmqueue.arguments import require_int, require_seconds
 from shmqueue.attributes import absent_when_closed, readable_names
+from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
@@ -80,6 +81,8 @@ class Statistics:
     """Items that were leased and given back, and wait to be taken again."""
     redelivered: int = 0
     """How often an item was leased once more."""
+    acknowledged: int = 0
+    """Items that were leased and acknowledged."""
     oldest_lease: float = 0.0
     """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
@@ -304,7 +307,14 @@ class ShmQueue(FastPaths):
         """
         return View(self._lend(block, timeout, True))
 
-    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
+    def lease(
+        self,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        max_attempts: int | None = None,
+        dead_letter: DeadLetterQueue | None = None,
+    ) -> Lease[Any]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -318,14 +328,33 @@ class ShmQueue(FastPaths):
         Args:
             block: whether to wait for an item.
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+            max_attempts: how often an item is handed out. One that would be handed out once more is put to
+                ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
+                for room there as well.
+            dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
+                killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
             ShmQueueEmpty, ShmQueueShutDown: as ``get``.
+            ShmQueueFull: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
-        return Lease(self._lend(block, timeout, False), self._serializer.load)
+        load = self._serializer.load
+        limit = limit_for(self._name, self._uuid, max_attempts, dead_letter)
+        if limit is None:
+            return Lease(self._lend(block, timeout, False), load)
+        if timeout is not None:
+            timeout = require_seconds(timeout, block)
 
-    def _lend(self, block: bool, timeout: float | None, bytes_only: bool) -> engine.Loan:
+        def lend(left: float | None) -> engine.Loan:
+            return self._lend(block, left, False, timeout)
+
+        return Lease(lend_within(limit, lend, load, block, timeout), load)
+
+    def _lend(
+        self, block: bool, timeout: float | None, bytes_only: bool, timeout_of_all: float | None = None
+    ) -> engine.Loan:
         if timeout is not None:
             timeout = require_seconds(timeout, block)
         try:
@@ -333,8 +362,21 @@ class ShmQueue(FastPaths):
         except TypeError as error:
             raise ShmQueueTypeError(str(error)) from None
         if loan is None:
-            raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
+            in_time = _in_time(block, timeout if timeout_of_all is None else timeout_of_all)
+            raise ShmQueueEmpty(f"queue {self._name!r} is empty" + in_time)
         return loan
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        """Put an item as the record that it is in another queue. False: this one does not take such records."""
+        if not self._serializer.takes(method):
+            return False
+        if not self._engine.put(method, payload, block, timeout):
+            raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
+        return True
+
+    def _uuid(self) -> bytes:
+        self._handle.require_open()
+        return self._segment.header.uuid
 
     def clear(self) -> None:
         """Drop all items. ``join`` does not wait for them any more."""
@@ -444,6 +486,7 @@ class ShmQueue(FastPaths):
             leased=leases.leased,
             returned=leases.returned,
             redelivered=leases.redelivered,
+            acknowledged=leases.acknowledged,
             oldest_lease=leases.oldest,
         )
 

@@ -152,7 +152,7 @@ class PortableEngine:
         self._broken: str | None = None
         self._handle = next(_handles)  # tells its loans from those of other handles in this process
         self._loans = 0  # that this handle may have
-        self._looked = clock.monotonic()  # when it last looked whether the holders of loans live
+        self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
         _live.add(self)
 
     # ---- the protocol ----
