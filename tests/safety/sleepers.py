@@ -27,14 +27,26 @@ _WAITING = "shmqueue/engine/native/waiting.c"
 _TALLY = "shmqueue/engine/native/tally.c"
 _LOCK_C = "shmqueue/engine/native/lock.c"
 _LOCK_H = "shmqueue/engine/native/lock.h"
-_WAIT = "shmqueue/engine/native/wait.h"
+_OS = "shmqueue/engine/native/os.c"
 
 MUTANTS = (
     Mutant(
         "a sleep has no slices",
-        _WAIT,
-        "FUTEX_WAIT, seen, &timeout, NULL, 0)",
-        "FUTEX_WAIT, seen, deadline == WAIT_FOREVER ? NULL : &timeout, NULL, 0)",
+        _OS,
+        "value, &time, NULL, 0);",
+        "value, length == WAIT_SLICE_NS ? NULL : &time, NULL, 0);",
+    ),
+    Mutant(
+        "a sleep that the system denies is none",
+        _OS,
+        "    if (errno != ETIMEDOUT) {",
+        "    if (errno == ENOMEM) {",
+    ),
+    Mutant(
+        "a sleep that the system denies is over when its slice is",
+        _OS,
+        "        if (atomic_load(word) != seen) {\n            return WAIT_WOKEN;",
+        "        if (atomic_load(word) != seen && left <= 0) {\n            return WAIT_WOKEN;",
     ),
     Mutant(
         "no flag is raised before a sleep",

@@ -132,7 +132,7 @@ struct guard {
  * shut:    put side: enum shut, whether the queue was shut down for all.
  * arena:   which arena the position lies in, 0 in a ring of fixed size; get side: and LEDGER_LEASES.
  * waiting: raised by sleepers of the other side under no lock, taken down by a committer that is going to wake them,
- *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (wait.h),
+ *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (os.h),
  *          not longer. */
 struct ledgers {
     _Atomic uint32_t sequence;

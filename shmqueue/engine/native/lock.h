@@ -18,7 +18,7 @@
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H
 
-#include "wait.h"
+#include "os.h"
 
 /* Who the calling thread is to the kernel.  Filled at a thread's first use, and again after a fork. */
 struct self {
