@@ -98,9 +98,21 @@ MUTANTS = (
     ),
     Mutant(
         "an owner that is stopped is taken for dead",
-        _LOCK_C,
-        "(name_end[2] == 'Z' || name_end[2] == 'X')",
-        "(name_end[2] == 'Z' || name_end[2] == 'X' || name_end[2] == 'T')",
+        _OS,
+        "return state == 'Z' || state == 'X';",
+        "return state == 'Z' || state == 'X' || state == 'T';",
+    ),
+    Mutant(
+        "an owner is known by its id alone",
+        _OS,
+        "(!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE)",
+        "(!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE || tid != 0)",
+    ),
+    Mutant(
+        "a process does not look for its own id when it opens a queue",
+        _RING,
+        "    lock_disown(&segment->put.guard.lock, lock_self());\n    lock_disown(&segment->get.guard.lock, lock_self());",
+        "",
     ),
 )
 
@@ -146,6 +158,9 @@ def _run_program(options: Options, outcome: Outcome) -> None:
             outcome.figures["items of groups"] = int(items)
             outcome.figures["items lost with a consumer that was killed"] = int(in_doubt)
             outcome.figures["longest call of a survivor of a group, ms"] = float(longest)
+        elif what == "not played":
+            name, _, reason = value.partition(": ")
+            outcome.figures[name] = f"not run: {reason}"
         elif what == "overshoot":
             outcome.figures["deadlines while an owner was stopped: late by, ms"] = float(value)
         elif what == "notable":

@@ -3,6 +3,7 @@
 #include "os.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -92,9 +93,20 @@ enum wait_result futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadl
 
 enum found { FOUND, GONE, UNKNOWN };
 
-/* Whether a process has ended, and its start time.  The name, in parentheses, may hold anything, so the fields are counted
- * from its end.  A zombie that has several threads is a process whose first thread has ended, and no other. */
-static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
+struct stat_fields {
+    char state;
+    long threads;
+    uint64_t started;
+};
+
+static bool is_over(char state) { return state == 'Z' || state == 'X'; }
+
+/* A zombie that has several threads is a process whose first thread has ended, and no other. */
+static bool has_ended(const struct stat_fields *fields) { return is_over(fields->state) && fields->threads <= 1; }
+
+/* Of a process, or of one thread.  The name, in parentheses, may hold anything, so the fields are counted from its
+ * end. */
+static enum found read_stat(uint32_t pid, struct stat_fields *fields)
 {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
@@ -114,8 +126,7 @@ static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
         return UNKNOWN;
     }
     field += 2;
-    char state = *field;
-    long threads = 1;
+    *fields = (struct stat_fields){.state = *field, .threads = 1};
     for (int number = 3; number < 22; number++) {
         field = strchr(field, ' ');
         if (field == NULL) {
@@ -123,11 +134,10 @@ static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
         }
         field++;
         if (number + 1 == 20) {
-            threads = strtol(field, NULL, 10);
+            fields->threads = strtol(field, NULL, 10);
         }
     }
-    *has_ended = (state == 'Z' || state == 'X') && threads <= 1;
-    *started = strtoull(field, NULL, 10);
+    fields->started = strtoull(field, NULL, 10);
     return FOUND;
 }
 
@@ -139,10 +149,10 @@ struct process os_this_process(void)
     if (atomic_load(&known_in) == epoch) { /* first: in a forked child the other two may still be the parent's */
         return (struct process){.pid = atomic_load(&pid), .started = atomic_load(&started)};
     }
-    bool has_ended;
+    struct stat_fields fields;
     struct process process = {.pid = (uint32_t)getpid()};
-    if (read_stat(process.pid, &has_ended, &process.started) != FOUND) {
-        process.started = 0;
+    if (read_stat(process.pid, &fields) == FOUND) {
+        process.started = fields.started;
     }
     atomic_store(&pid, process.pid);
     atomic_store(&started, process.started);
@@ -152,14 +162,82 @@ struct process os_this_process(void)
 
 bool os_is_alive(struct process process)
 {
-    bool has_ended;
-    uint64_t started;
-    switch (read_stat(process.pid, &has_ended, &started)) {
+    struct stat_fields fields;
+    switch (read_stat(process.pid, &fields)) {
     case FOUND:
-        return !has_ended && (process.started == 0 || started == process.started);
+        return !has_ended(&fields) && (process.started == 0 || fields.started == process.started);
     case GONE:
         return false;
     default:
         return process.pid != 0 && (kill((pid_t)process.pid, 0) == 0 || errno != ESRCH);
     }
+}
+
+/* One line of /proc/<pid>/maps. */
+struct mapping {
+    uintptr_t start, end;
+    unsigned major, minor;
+    unsigned long long inode; /* 0: of no file */
+};
+
+static bool next_mapping(FILE *maps, struct mapping *mapping)
+{
+    char line[128]; /* what is of interest stands before the path, which may be long */
+    bool is_first_piece = true;
+    while (fgets(line, sizeof line, maps) != NULL) {
+        bool was_first_piece = is_first_piece;
+        is_first_piece = strchr(line, '\n') != NULL;
+        if (was_first_piece && sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %x:%x %llu", &mapping->start, &mapping->end,
+                                      &mapping->major, &mapping->minor, &mapping->inode) == 5) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The mapping of this process that an address lies in. */
+static bool find_ours(const void *address, struct mapping *ours)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    bool found = false;
+    while (maps != NULL && !found && next_mapping(maps, ours)) {
+        found = ours->start <= (uintptr_t)address && (uintptr_t)address < ours->end;
+    }
+    if (maps != NULL) {
+        fclose(maps);
+    }
+    return found && ours->inode != 0;
+}
+
+/* Whether a thread's process maps any part of the same file.  UNKNOWN: we may not look (it is another user's). */
+static enum found find_same_file(uint32_t tid, const struct mapping *ours)
+{
+    char path[40];
+    snprintf(path, sizeof path, "/proc/%u/maps", tid);
+    FILE *maps = fopen(path, "re");
+    if (maps == NULL) {
+        return errno == ENOENT || errno == ESRCH ? GONE : UNKNOWN;
+    }
+    struct mapping theirs;
+    enum found found = GONE;
+    while (found == GONE && next_mapping(maps, &theirs)) {
+        bool is_same = theirs.inode == ours->inode && theirs.major == ours->major && theirs.minor == ours->minor;
+        found = is_same ? FOUND : GONE;
+    }
+    found = ferror(maps) && found == GONE ? UNKNOWN : found;
+    fclose(maps);
+    return found;
+}
+
+bool os_may_work_on(uint32_t tid, const void *address)
+{
+    struct stat_fields fields;
+    struct mapping ours;
+    if (syscall(SYS_tkill, tid, 0) != 0 && errno == ESRCH) {
+        return false;
+    }
+    if (read_stat(tid, &fields) != FOUND) {
+        return true; /* without /proc no more can be told */
+    }
+    return !is_over(fields.state) && (!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE);
 }

@@ -104,4 +104,9 @@ struct process os_this_process(void);
 /* False when it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
 bool os_is_alive(struct process process);
 
+/* False when no thread of this id can be at work on the memory that lies at `address` here: there is none, it has
+ * ended, or its process does not have that file mapped.  True where the system does not tell.  Reads files: not for a
+ * fast path. */
+bool os_may_work_on(uint32_t tid, const void *address);
+
 #endif

@@ -639,6 +639,8 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->inode = status.st_ino;
     ring->may_spin = !alone;
     ring->spin_for_items = ring->spin_for_room = alone ? 0 : SPIN_MOST_NS;
+    lock_disown(&segment->put.guard.lock, lock_self());
+    lock_disown(&segment->get.guard.lock, lock_self());
     return NULL;
 }
 

@@ -48,6 +48,8 @@ enum ring_status ring_sleep_on(struct ring *ring, struct ledgers *ledgers, uint3
         *was_soon = true;
         return RING_OK;
     }
+    lock_disown(&ring->segment->put.guard.lock, lock_self());
+    lock_disown(&ring->segment->get.guard.lock, lock_self());
     int64_t begun = monotonic_ns() - budget;
     atomic_exchange(&ledgers->waiting, 1);
     enum wait_result waited = futex_wait(&ledgers->sequence, seen, deadline);

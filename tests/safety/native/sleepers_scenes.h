@@ -163,6 +163,84 @@ static inline bool stop_holder(void)
     return true;
 }
 
+#define LAST_PID "/proc/sys/kernel/ns_last_pid"
+
+/* A child with this process id.  -1: another process was faster. */
+static inline pid_t start_child_as(pid_t wanted)
+{
+    char text[20];
+    int file = open(LAST_PID, O_WRONLY | O_CLOEXEC), length = snprintf(text, sizeof text, "%d", wanted - 1);
+    if (file < 0 || write(file, text, (size_t)length) != length) {
+        harness_fail(LAST_PID);
+    }
+    pid_t child = start_child();
+    close(file);
+    if (child == 0 && getpid() != wanted) {
+        _exit(0);
+    }
+    if (child > 0 && child != wanted) {
+        reap(child);
+        return -1;
+    }
+    return child;
+}
+
+/* The kernel looks at one word of a dead thread, and this one has told it of another queue's. */
+static inline pid_t leave_lock_unmarked(void)
+{
+    static _Atomic uint32_t elsewhere;
+    int status;
+    pid_t holder = start_child();
+    if (holder == 0) {
+        prepare_to_wake(bed);
+        lock_announce(lock_self(), &elsewhere);
+        raise(SIGSTOP);
+        _exit(102);
+    }
+    if (waitpid(holder, &status, WUNTRACED) != holder || !WIFSTOPPED(status)) {
+        harness_fail("stopping a child");
+    }
+    kill_child(holder);
+    if ((atomic_load(word_of(bed)) & FUTEX_TID_MASK) != (uint32_t)holder) {
+        fault("the kernel marked a word that it was not told of");
+    }
+    return holder;
+}
+
+/* False: the id went to somebody else. */
+static inline bool reuse_id(bool has_queue)
+{
+    int gone[2]; /* its end is closed when the child is what it is to be */
+    char nothing;
+    pid_t holder = leave_lock_unmarked();
+    if (pipe2(gone, O_CLOEXEC) != 0) {
+        harness_fail("pipe");
+    }
+    pid_t child = start_child_as(holder);
+    if (child == 0 && has_queue) {
+        struct ring own;
+        attach(&own, bed_file);
+        close(gone[1]);
+        pause();
+    } else if (child == 0) {
+        execlp("sleep", "sleep", "60", (char *)NULL);
+        _exit(103);
+    }
+    close(gone[1]);
+    bool is_reused = child > 0 && read(gone[0], &nothing, 1) == 0;
+    close(gone[0]);
+    struct sleeper *other = start_sleeper(1, false, WAIT_FOREVER);
+    is_due();
+    await_done(other, true);
+    if (child > 0) {
+        kill_child(child);
+    }
+    return is_reused;
+}
+
+static inline bool reuse_id_outside(void) { return reuse_id(false); }
+static inline bool reuse_id_inside(void) { return reuse_id(true); }
+
 static inline bool stop_sleeper(void)
 {
     int status;

@@ -18,6 +18,8 @@ enum scene {
     NOBODY,
     HOLDER,
     STOPPED_HOLDER,
+    REUSED_OUTSIDE,
+    REUSED_INSIDE,
     STOPPED,
     FALLING,
     TWO_WAKERS,
@@ -34,6 +36,8 @@ static const char *const scene_names[SCENES] = {
     "two, nobody killed",
     "the lock's owner killed",
     "the lock's owner stopped",
+    "the lock's owner killed, busy with another queue, its id given to a process elsewhere",
+    "the lock's owner killed, busy with another queue, its id given to a process that has the queue",
     "stopped asleep",
     "falling asleep at an instruction of the waker",
     "two, and two wakers, one in the middle of the other",
@@ -214,7 +218,7 @@ static inline bool tells(void)
 static inline bool end(bool hit)
 {
     check_queue();
-    detach(&ring);
+    unmake_bed();
     bool told = hit && tells();
     results[bed][scene].plays++;
     results[bed][scene].missed += !told;
