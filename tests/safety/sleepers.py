@@ -55,6 +55,55 @@ MUTANTS = (
         "    enum wait_result",
     ),
     Mutant(
+        "a putter raises no flag",
+        _RING,
+        "    atomic_fetch_or(&segment->get.ledgers.waiting, WAITING_FOR_ROOM);\n",
+        "",
+    ),
+    Mutant(
+        "a putter does not look again when its flag is up",
+        _RING,
+        "            ask_for_room(ring->segment, want);\n            status = find_room(",
+        "            ask_for_room(ring->segment, want);\n            status = false ? RING_FULL : status;\n"
+        "            (void)find_room(",
+    ),
+    Mutant(
+        "the bell does not move",
+        _RING,
+        "        atomic_fetch_add(&segment->room.bell, 1);",
+        "        atomic_fetch_add(&segment->room.bell, 0);",
+    ),
+    Mutant(
+        "putters are woken for more room than they need",
+        _RING,
+        "want->position = put->position + room > ring->capacity ? put->position + room - ring->capacity : 0;",
+        "want->position = put->position + room > ring->capacity ? put->position + room : 0;",
+    ),
+    Mutant(
+        "putters are woken for more items than they put",
+        _RING,
+        "want->count = put->count + room > maxsize ? put->count + room - maxsize : 0;",
+        "want->count = put->count + room > maxsize ? put->count + room + 1 - maxsize : 0;",
+    ),
+    Mutant(
+        "a shutdown waits for the get lock",
+        _RING,
+        "        struct patience none = {0};",
+        "        struct patience none = patience;",
+    ),
+    Mutant(
+        "a shutdown leaves putters asleep",
+        _RING,
+        "    ring_wake_putters(ring); /* a putter that asks",
+        "    /* a putter that asks",
+    ),
+    Mutant(
+        "what is left of a queue that was shut down is counted",
+        "shmqueue/engine/native/tally.c",
+        "    if (figures->put.shut == SHUT_IMMEDIATE) {",
+        "    if (figures->put.shut == SHUT_IMMEDIATE && figures->done == UINT64_MAX) {",
+    ),
+    Mutant(
         "the flag is not raised again when more may sleep",
         _RING,
         "        atomic_exchange(&ledgers->waiting, 1);\n        if (atomic_load(&ledgers->sequence)",
@@ -75,8 +124,8 @@ MUTANTS = (
     Mutant(
         "a consumer that was woken passes nothing on",
         _WAITING,
-        "            pass_on(ring->segment);",
-        "            (void)pass_on;",
+        "        pass_on(ring->segment);",
+        "        (void)pass_on;",
     ),
     Mutant(
         "a joiner raises no flag",
@@ -111,7 +160,8 @@ MUTANTS = (
     Mutant(
         "a process does not look for its own id when it opens a queue",
         _RING,
-        "    lock_disown(&segment->put.guard.lock, lock_self());\n    lock_disown(&segment->get.guard.lock, lock_self());",
+        "    lock_disown(&segment->put.guard.lock, lock_self());\n"
+        "    lock_disown(&segment->get.guard.lock, lock_self());\n",
         "",
     ),
 )

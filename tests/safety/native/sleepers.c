@@ -37,6 +37,8 @@ static void play_all_scenes(unsigned round, bool thoroughly)
             }
         } else if (bed == GETTERS) {
             play(STOPPED, stop_sleeper);
+        } else if (bed == PUTTERS) {
+            play(SHUT_BESIDE, shut_down_beside_getter);
         }
     }
     unsigned stride = thoroughly ? 1 : SHORT_STRIDE;

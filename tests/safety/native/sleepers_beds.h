@@ -62,7 +62,7 @@ static inline _Atomic uint32_t *word_of(enum bed bed)
     case GETTERS:
         return &ring.segment->put.ledgers.sequence;
     case PUTTERS:
-        return &ring.segment->get.ledgers.sequence;
+        return &ring.segment->room.bell;
     case JOINERS:
         return &ring.segment->tally.sequence;
     default:

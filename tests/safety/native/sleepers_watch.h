@@ -21,6 +21,7 @@ enum scene {
     REUSED_OUTSIDE,
     REUSED_INSIDE,
     STOPPED,
+    SHUT_BESIDE,
     FALLING,
     TWO_WAKERS,
     RELAYED,
@@ -39,6 +40,7 @@ static const char *const scene_names[SCENES] = {
     "the lock's owner killed, busy with another queue, its id given to a process elsewhere",
     "the lock's owner killed, busy with another queue, its id given to a process that has the queue",
     "stopped asleep",
+    "shut down while a getter is stopped under its lock",
     "falling asleep at an instruction of the waker",
     "two, and two wakers, one in the middle of the other",
     "two, asleep before the commit of a waker that saw none, and another waker",
@@ -217,7 +219,9 @@ static inline bool tells(void)
 /* False: on a machine that is this busy, it has told nothing, and is worth another try. */
 static inline bool end(bool hit)
 {
-    check_queue();
+    if (scene != SHUT_BESIDE) {
+        check_queue();
+    }
     unmake_bed();
     bool told = hit && tells();
     results[bed][scene].plays++;
