@@ -6,9 +6,9 @@
  *
  *      offset   bytes  what
  *           0     120  struct header        written by segment.py, before the file has a name
- *         256      32  put.guard            lock word of the putters, and what only its owner writes
+ *         256      56  put.guard            lock word of the putters, and what only its owner writes
  *         384      64  put.ledgers          how much was ever put
- *         512      32  get.guard            lock word of the getters
+ *         512      56  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
  *         704      64  get.next             which record is handed out next, while any is leased
  *         768      16  tally                task_done() and join()
@@ -124,13 +124,21 @@ struct header {
  * recoveries: how often a dead owner's lock was taken over.  Written by the lock's owner; a death may lose one count.
  * high_water: most items ever in the queue, about (put side only).  Written by the lock's owner, before the commit.
  * maxsize:    most items in the queue from now on, and one more; 0: what the header says (put side only).  Written by
- *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice. */
+ *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice.
+ * claimant:   thread id of a putter that others have overtaken while it waited for room; 0: none (put side only, as the
+ *             next three).  Written by the lock's owner, and taken back to 0 by the claimant under no lock.
+ * claim_*:    how long that counts, on the monotonic clock, ns, never further ahead than a slice, and the bytes and
+ *             items that are left free for it.  A hint: a claimant that is killed costs the others what is left of the
+ *             slice. */
 struct guard {
     _Atomic uint32_t lock;
-    uint32_t reserved;
+    _Atomic uint32_t claimant;
     _Atomic uint64_t recoveries;
     _Atomic uint64_t high_water;
     _Atomic uint64_t maxsize;
+    _Atomic uint64_t claim_until;
+    _Atomic uint64_t claim_bytes;
+    _Atomic uint64_t claim_items;
 };
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.

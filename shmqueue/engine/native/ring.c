@@ -9,6 +9,8 @@
 
 #define LOCK_SPIN_NS 2000     /* for a lock: a critical section is a copy of a few bytes */
 #define EXACT_HIGH_WATER 1024 /* items */
+#define OVERTAKEN_NS 20000000 /* after which a put that others overtake claims the room that it needs */
+#define OVERTAKEN_TIMES 8     /* or after so many attempts */
 #define EASY_NS 1000000       /* that a put waits for more room than it needs */
 #define ATTEMPTS 16           /* of a put that is woken and finds no room, before its caller may look at signals */
 
@@ -202,6 +204,70 @@ static void write_records(struct span span, uint64_t offset, const struct record
     }
 }
 
+/* Under the put lock: the bytes and items that another putter has claimed, if it has and they count. */
+static bool is_claimed(struct ring *ring, const struct self *self, uint64_t *bytes, uint64_t *items, int64_t *left)
+{
+    struct guard *guard = &ring->segment->put.guard;
+    uint32_t claimant = atomic_load_explicit(&guard->claimant, memory_order_relaxed);
+    if (claimant == 0 || claimant == self->tid) {
+        return false;
+    }
+    uint64_t until = atomic_load_explicit(&guard->claim_until, memory_order_relaxed), now = (uint64_t)monotonic_ns();
+    if (until <= now || until - now > (uint64_t)WAIT_SLICE_NS) { /* of a dead one, or by another clock */
+        atomic_compare_exchange_strong(&guard->claimant, &claimant, 0);
+        return false;
+    }
+    *bytes = atomic_load_explicit(&guard->claim_bytes, memory_order_relaxed);
+    *items = atomic_load_explicit(&guard->claim_items, memory_order_relaxed);
+    *left = (int64_t)(until - now);
+    return *bytes <= ring->capacity;
+}
+
+/* Under the put lock: a put that is polite goes beside a claim only if there is room for both. */
+static bool is_beside_claim(struct ring *ring, const struct self *self, const struct view *put, uint64_t bytes,
+                            uint64_t items, struct want *want)
+{
+    uint64_t claimed, claimed_items;
+    if (!is_claimed(ring, self, &claimed, &claimed_items, &want->claim_left)) {
+        return true;
+    }
+    ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+    if (contradiction(ring, put, &ring->get_as_seen) != NULL || put->shut != SHUT_NOT) {
+        return true; /* find_room() will say so */
+    }
+    uint64_t maxsize = ring_maxsize(ring), used = put->position - ring->get_as_seen.position;
+    if (maxsize != 0 && claimed_items > maxsize) {
+        return true; /* what it is for can be put no more */
+    }
+    if (ring->threshold != 0 && used + bytes >= ring->threshold) {
+        return false;
+    }
+    return bytes <= ring->capacity - claimed && is_allowed(ring, put, bytes + claimed, items + claimed_items);
+}
+
+/* Under the put lock, when there is no room. One claim at a time: another one's must have ended. */
+static bool claim(struct ring *ring, const struct self *self, uint64_t bytes, uint64_t items)
+{
+    struct guard *guard = &ring->segment->put.guard;
+    uint64_t other, other_items;
+    int64_t left;
+    bool is_free = !is_claimed(ring, self, &other, &other_items, &left);
+    if (is_free) {
+        atomic_store_explicit(&guard->claim_until, (uint64_t)(monotonic_ns() + WAIT_SLICE_NS), memory_order_relaxed);
+        atomic_store_explicit(&guard->claim_bytes, bytes, memory_order_relaxed);
+        atomic_store_explicit(&guard->claim_items, items, memory_order_relaxed);
+        atomic_store_explicit(&guard->claimant, self->tid, memory_order_relaxed);
+    }
+    return is_free;
+}
+
+/* Takes back this thread's claim, if it has one. True: others may have waited for that. */
+static bool unclaim(struct ring *ring, const struct self *self)
+{
+    uint32_t claimant = atomic_load_explicit(&ring->segment->put.guard.claimant, memory_order_relaxed);
+    return claimant == self->tid && atomic_compare_exchange_strong(&ring->segment->put.guard.claimant, &claimant, 0);
+}
+
 /* How far the get side must come: up to where the records fit, and, unless that is to be exact, up to where an eighth
  * of the queue is free. A putter that is woken for each item that is taken costs both sides more than the item. */
 static void note_want(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items, struct want *want)
@@ -228,7 +294,8 @@ static void note_want(const struct ring *ring, const struct view *put, uint64_t 
 /* Under the put lock, rule 17: the getter that comes so far wakes us. */
 static void ask_for_room(struct segment *segment, struct want *want)
 {
-    uint64_t position = want->position, count = want->count;
+    uint64_t position = want->is_behind ? UINT64_MAX : want->position; /* the end of the claim wakes us */
+    uint64_t count = want->is_behind ? UINT64_MAX : want->count;
     want->bell = atomic_load(&segment->room.bell);
     if (atomic_load(&segment->get.ledgers.waiting) & WAITING_FOR_ROOM) {
         uint64_t others = atomic_load_explicit(&segment->room.position, memory_order_relaxed);
@@ -259,8 +326,24 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         ring->get_as_seen = (struct view){0};
     }
     struct view put = ledger_read(&side->ledgers);
-    want->has_asked = false;
+    want->has_asked = want->is_behind = false;
+    want->put_count = want->put_count == 0 ? put.count : want->put_count;
+    bool is_polite = patience.for_room || !patience.for_lock;
+    if (is_polite && !is_beside_claim(ring, self, &put, bytes, count, want)) {
+        want->is_behind = true;
+        if (asks) {
+            ask_for_room(ring->segment, want);
+        }
+        lock_release(&side->guard.lock, self);
+        return patience.for_lock ? RING_FULL : RING_BUSY;
+    }
     status = find_room(ring, &put, bytes, count, patience.for_lock);
+    if (status == RING_FULL && !is_allowed(ring, &put, bytes, count)) {
+        bool has_one = atomic_load_explicit(&side->guard.claimant, memory_order_relaxed) == self->tid;
+        bool is_overtaken = want->claims && put.count != want->put_count;
+        want->has_claim = patience.for_room && (has_one || is_overtaken) && claim(ring, self, bytes, count);
+        want->claims = want->claims || want->has_claim;
+    }
     if (status == RING_FULL) {
         note_want(ring, &put, bytes, count, want);
         if (asks) {
@@ -286,7 +369,11 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
+    bool had_claim = unclaim(ring, self);
     ring_commit_put(ring, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    if (had_claim) {
+        ring_wake_putters(ring);
+    }
     return RING_OK;
 }
 
@@ -306,15 +393,19 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
 /* Waits for room.  RING_OK: try again, asking for it if want->has_asked is false. */
 static enum ring_status wait_for_room(struct ring *ring, struct want *want, struct patience patience, bool *asks)
 {
-    if (!*asks && ring_spin_for_room(ring, want, patience.deadline)) {
+    if (!*asks && !want->is_behind && ring_spin_for_room(ring, want, patience.deadline)) {
         return RING_OK;
     }
     if (!*asks) {
         *asks = true;
         return RING_OK;
     }
-    enum ring_status status =
-        ring_sleep_for_room(ring, want, want->is_exact ? WAIT_SLICE_NS : EASY_NS, patience.deadline);
+    int64_t most = want->is_behind    ? want->claim_left
+                   : !want->is_exact  ? EASY_NS
+                   : !want->claims    ? OVERTAKEN_NS
+                   : !want->has_claim ? WAIT_SLICE_NS
+                                      : WAIT_SLICE_NS / 2; /* to renew it */
+    enum ring_status status = ring_sleep_for_room(ring, want, most, patience.deadline);
     want->is_exact = true;
     return status;
 }
@@ -323,6 +414,7 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
 {
     uint64_t bytes = 0;
     bool trimmed = false, asks = !ring->may_spin;
+    int64_t begun = 0;
     struct want want = {0};
     for (size_t i = 0; i < count; i++) {
         bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
@@ -340,14 +432,25 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
         if (status != RING_FULL || !patience.for_room) {
             return status;
         }
+        begun = begun == 0 ? monotonic_ns() : begun;
         status = wait_for_room(ring, &want, patience, &asks);
         if (status == RING_DEADLINE) { /* there may be room for these records, if not as much as we waited for */
             patience.for_room = false;
             status = try_put(ring, records, count, bytes, patience, &want, false);
-            return status == RING_FULL || status == RING_LOCKED ? RING_DEADLINE : status;
+            status = status == RING_FULL || status == RING_LOCKED ? RING_DEADLINE : status;
         }
-        if (status != RING_OK) {
+        if (status == RING_DEADLINE || status == RING_CLOSED) {
+            if (unclaim(ring, lock_self())) {
+                ring_wake_putters(ring);
+            }
+        }
+        if (status != RING_OK || !patience.for_room) {
             return status;
+        }
+        int64_t waited = monotonic_ns() - begun;
+        want.claims = want.claims || waited >= OVERTAKEN_NS || attempt >= OVERTAKEN_TIMES;
+        if (waited >= WAIT_SLICE_NS) {
+            break;
         }
     }
     return RING_INTERRUPTED;

@@ -105,7 +105,8 @@ struct take {
 /* What a call may wait for, and how long. */
 struct patience {
     bool for_lock;    /* false: RING_BUSY when the lock is taken, or memory must be allocated */
-    bool for_room;    /* false: RING_FULL when there is no room (ring_put only) */
+    bool for_room;    /* false: RING_FULL when there is no room (ring_put only); with for_lock others' claims are ignored:
+                         there is room or there is not */
     int64_t deadline; /* monotonic, ns; or WAIT_FOREVER */
 };
 
@@ -212,6 +213,11 @@ struct want {
     uint32_t bell; /* before the flag was raised */
     bool is_exact; /* no more than the records need; else enough for some others, too */
     bool has_asked; /* the flag is up */
+    bool claims; /* others may have gone before us for too long */
+    bool has_claim;
+    bool is_behind; /* what there is no room beside is another putter's claim */
+    int64_t claim_left; /* then: for so long, ns */
+    uint64_t put_count; /* at the first attempt; 0: there was none */
 };
 
 /* For ring.c: spins until there is the room that is wanted.  False: it has not come soon. */
