@@ -11,6 +11,7 @@ otherwise.
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
        132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
+       136      32  claim       of a put that others overtake, see portable_claim.py; a hint, written without the lock
        192     160  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
        448     160  state[1]
       4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
@@ -51,6 +52,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from shmqueue import clock
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after, seconds_until
+from shmqueue.engine.portable_claim import Claim
 from shmqueue.engine.portable_leases import MOST, Entry, Move, oldest_returned, replaced
 from shmqueue.engine.portable_loan import PortableLoan, contents_of
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
@@ -603,19 +605,45 @@ class PortableEngine:
     def _put(self, data: bytes, count: int, block: bool, timeout: float | None) -> bool:
         has_room = self._room_for(len(data), count)
         shortage: list[int] = []  # the errno of a look that found room but no memory
-        add = self._adding(data, count, has_room, shortage)
+        claim = Claim(self._memory, len(data), count)
 
         def unmet(waited: float) -> None:
             while shortage:
                 self._tell(shortage.pop())
+            if block:
+                claim.insist(waited)
 
-        def ready(state: State) -> bool:
-            return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
+        def has_polite_room(state: State) -> bool:
+            others = claim.of_others()
+            if others is not None:
+                is_free = self._room_for(len(data) + others.size, count + others.records)(state)
+            else:
+                is_free = has_room(state)
+            claim.note(state.put_count, has_room(state))
+            return is_free
 
-        put = self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
+        def attempt(has_room: Callable[[State], bool], block: bool, timeout: float | None) -> bool:
+            def ready(state: State) -> bool:
+                return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
+
+            add = self._adding(data, count, has_room, shortage)
+            return self._until(ready, add, unmet, _PUTTERS, block, timeout) is True
+
+        def put() -> bool:
+            if not block:  # Full only if it is full: a claim is for those that wait
+                return attempt(has_room, False, None)
+            try:
+                # in the end, too, there may be room for it, if not for a claim beside it
+                return attempt(has_polite_room, True, timeout) or (
+                    claim.of_others() is not None and attempt(has_room, False, None)
+                )
+            finally:
+                claim.withdraw()
+
+        done = self._counted(put)
         if self._told and self._has_grown:
             self._tell(0)
-        return put
+        return done
 
     def _room_for(self, length: int, count: int) -> Callable[[State], bool]:
         most_used = self._capacity - length

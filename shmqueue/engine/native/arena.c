@@ -368,7 +368,7 @@ static bool follow(struct ring *ring, struct self *self, bool at_once)
     bool is_left = look(ring, &put, &get) && !get.leases && arena_is_left(ring, &get, &put);
     if (is_left && arena_after(ring, get.arena) < ring->arenas) {
         get.arena = arena_after(ring, get.arena);
-        ring_commit_and_wake(side, self, &get, WAIT_EVERYONE); /* who wants to grow may find memory soon */
+        ring_commit_get(ring, self, &get); /* who wants to grow may find memory soon */
     } else {
         lock_release(&side->guard.lock, self);
     }
@@ -419,7 +419,7 @@ static bool punch(struct ring *ring, struct self *self, bool at_once)
     }
     lock_release(&side->guard.lock, self);
     if (found && atomic_load_explicit(&ring->segment->notes.starved, memory_order_relaxed) != 0) {
-        futex_wake(&ring->segment->get.ledgers.sequence, WAIT_EVERYONE); /* putters that wait for memory */
+        ring_wake_putters(ring); /* those that wait for memory */
     }
     return found;
 }

@@ -6,12 +6,13 @@
  *
  *      offset   bytes  what
  *           0     120  struct header        written by segment.py, before the file has a name
- *         256      32  put.guard            lock word of the putters, and what only its owner writes
+ *         256      56  put.guard            lock word of the putters, and what only its owner writes
  *         384      64  put.ledgers          how much was ever put
- *         512      32  get.guard            lock word of the getters
+ *         512      56  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
  *         704      64  get.next             which record is handed out next, while any is leased
  *         768      16  tally                task_done() and join()
+ *         832      24  room                 where putters sleep, and for what
  *         896      24  notes                what is rarely written and often read
  *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
  *        3072     192  leases               what is written beside the lease table
@@ -68,9 +69,15 @@
  *  16. The owner of the get lock may give back the memory of any part of the windows that no entry of the current table
  *      names.  A death before it did costs nothing but memory, until those bytes are used again.
  *
- * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
- * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
- * there.  It is a flag and not a count, so that a killed sleeper leaves nothing to subtract.
+ *  SLEEP.  Getters sleep on the futex word put.ledgers.sequence until something is put, putters on room.bell until
+ *  there is enough room.  `waiting` of the side that they wait for says that somebody may sleep there.  It holds flags
+ *  and not a count, so that a killed sleeper leaves nothing to subtract.
+ *
+ *  17. get.ledgers.waiting: WAITING_FOR_ROOM is set under the put lock, after room.position and room.count; while it is
+ *      set these two are only lowered.  Whoever sets a flag looks at the get ledger once more before it sleeps.
+ *  18. After the commit a getter looks at the flags: at WAITING_FOR_ROOM only if its ledger has reached both room.position
+ *      and room.count.  Whoever takes flags down then moves the bell and wakes everybody there.  A position or count
+ *      that is too low costs a wake-up in vain; one that is too high cannot be.
  */
 #ifndef SHMQUEUE_LAYOUT_H
 #define SHMQUEUE_LAYOUT_H
@@ -82,7 +89,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 4u
+#define LAYOUT_VERSION 5u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
@@ -117,13 +124,21 @@ struct header {
  * recoveries: how often a dead owner's lock was taken over.  Written by the lock's owner; a death may lose one count.
  * high_water: most items ever in the queue, about (put side only).  Written by the lock's owner, before the commit.
  * maxsize:    most items in the queue from now on, and one more; 0: what the header says (put side only).  Written by
- *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice. */
+ *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice.
+ * claimant:   thread id of a putter that others have overtaken while it waited for room; 0: none (put side only, as the
+ *             next three).  Written by the lock's owner, and taken back to 0 by the claimant under no lock.
+ * claim_*:    how long that counts, on the monotonic clock, ns, never further ahead than a slice, and the bytes and
+ *             items that are left free for it.  A hint: a claimant that is killed costs the others what is left of the
+ *             slice. */
 struct guard {
     _Atomic uint32_t lock;
-    uint32_t reserved;
+    _Atomic uint32_t claimant;
     _Atomic uint64_t recoveries;
     _Atomic uint64_t high_water;
     _Atomic uint64_t maxsize;
+    _Atomic uint64_t claim_until;
+    _Atomic uint64_t claim_bytes;
+    _Atomic uint64_t claim_items;
 };
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.
@@ -131,9 +146,9 @@ struct guard {
  * dropped: get side: items that clear() took, which nobody will call task_done() for.
  * shut:    put side: enum shut, whether the queue was shut down for all.
  * arena:   which arena the position lies in, 0 in a ring of fixed size; get side: and LEDGER_LEASES.
- * waiting: raised by sleepers of the other side under no lock, taken down by a committer that is going to wake them,
- *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (wait.h),
- *          not longer. */
+ * waiting: put side: raised by sleeping getters under no lock, taken down by a putter that is going to wake them, before
+ *          its commit.  Get side: flags, see rules 17 and 18.  A committer killed between commit and wake leaves the
+ *          sleepers asleep for the rest of their slice (os.h), not longer. */
 struct ledgers {
     _Atomic uint32_t sequence;
     _Atomic uint32_t waiting;
@@ -147,6 +162,9 @@ struct ledgers {
 };
 
 #define LEDGER_LEASES UINT32_C(0x80000000)
+
+#define WAITING_FOR_ROOM 1u
+#define WAITING_FOR_ANY 2u /* commit of the get side, wherever it leads */
 
 enum shut {
     SHUT_NOT,
@@ -180,6 +198,14 @@ struct tally {
     _Atomic uint64_t done;
     _Atomic uint32_t sequence;
     _Atomic uint32_t waiting;
+};
+
+/* What putters sleep on, and from which get.position and get.count on they want to be woken: see rules 17 and 18. */
+struct room {
+    _Atomic uint32_t bell;
+    uint32_t unused;
+    _Atomic uint64_t position;
+    _Atomic uint64_t count;
 };
 
 /* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
@@ -250,6 +276,7 @@ struct segment {
     alignas(256) struct side put;
     struct side get;
     alignas(LAYOUT_APART) struct tally tally;
+    alignas(64) struct room room;
     alignas(LAYOUT_APART) struct notes notes;
     alignas(LAYOUT_APART) struct arena arenas[LAYOUT_ARENAS];
     alignas(LAYOUT_APART) struct leases leases;
@@ -272,6 +299,7 @@ _Static_assert(offsetof(struct segment, put.ledgers) == 384, "lock and ledgers a
 _Static_assert(offsetof(struct segment, get) == 512, "putters and getters a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, get.ledgers) == 640, "lock and ledgers a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, tally) == 768, "task_done() must not slow down put and get");
+_Static_assert(offsetof(struct segment, room) == 832, "read by getters only while a putter sleeps");
 _Static_assert(offsetof(struct segment, notes) == 896, "read by every get, written hardly ever");
 _Static_assert(offsetof(struct segment, arenas) == 1024, "clear of the notes");
 _Static_assert(offsetof(struct segment, get.next) == 704, "in a line that putters never read");

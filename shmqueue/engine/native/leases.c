@@ -686,7 +686,7 @@ static void wake_getter(struct ring *ring)
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + WAKE_PATIENCE_NS};
     if (ring_lock_side(ring, side, self, patience) == RING_OK) {
         struct view put = ledger_read(&side->ledgers);
-        ring_commit_and_wake(side, self, &put, 1);
+        ring_commit_put(ring, self, &put, 1);
     } else { /* whoever has it moves the sequence, or dies: then the slice ends the wait */
         futex_wake(&side->ledgers.sequence, 1);
     }

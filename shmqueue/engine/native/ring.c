@@ -9,6 +9,9 @@
 
 #define LOCK_SPIN_NS 2000     /* for a lock: a critical section is a copy of a few bytes */
 #define EXACT_HIGH_WATER 1024 /* items */
+#define OVERTAKEN_NS 20000000 /* after which a put that others overtake claims the room that it needs */
+#define OVERTAKEN_TIMES 8     /* or after so many attempts */
+#define EASY_NS 1000000       /* that a put waits for more room than it needs */
 #define ATTEMPTS 16           /* of a put that is woken and finds no room, before its caller may look at signals */
 
 enum ring_status ring_poison(struct ring *ring, const char *why)
@@ -57,14 +60,15 @@ enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct sel
     }
 }
 
-/* Commits, lets the next one in, then wakes up to `most` sleepers of the other side.
+/* Commits, lets the next one in, then wakes up to `most` getters.
  *
  * The flag goes down before the commit: whoever raised it has read an older sequence, so he is either asleep and is
  * woken here, or his futex_wait fails.  It is never taken down after the commit, when it may belong to somebody who has
  * already seen the new sequence.  If every wake found a taker more may sleep, so the flag goes up again, and whoever
  * committed while it was down relied on us. */
-void ring_commit_and_wake(struct side *side, struct self *self, const struct view *view, int most)
+void ring_commit_put(struct ring *ring, struct self *self, const struct view *view, int most)
 {
+    struct side *side = &ring->segment->put;
     struct ledgers *ledgers = &side->ledgers;
     bool asleep = atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) != 0 &&
                   atomic_exchange(&ledgers->waiting, 0) != 0;
@@ -79,6 +83,33 @@ void ring_commit_and_wake(struct side *side, struct self *self, const struct vie
         if (atomic_load(&ledgers->sequence) != committed) {
             futex_wake(&ledgers->sequence, WAIT_EVERYONE);
         }
+    }
+}
+
+void ring_wake_putters(struct ring *ring)
+{
+    struct segment *segment = ring->segment;
+    if (atomic_load(&segment->get.ledgers.waiting) != 0 && atomic_exchange(&segment->get.ledgers.waiting, 0) != 0) {
+        atomic_fetch_add(&segment->room.bell, 1); /* for those that are about to sleep */
+        futex_wake(&segment->room.bell, WAIT_EVERYONE);
+    }
+}
+
+/* Rule 18.  The flags are taken down after the commit, for the bell also tells those who raise them meanwhile. */
+void ring_commit_get(struct ring *ring, struct self *self, const struct view *view)
+{
+    struct segment *segment = ring->segment;
+    ledger_commit(&segment->get.ledgers, view);
+    lock_release(&segment->get.guard.lock, self);
+    store_load_barrier_after_locked();
+    uint32_t waiting = atomic_load_explicit(&segment->get.ledgers.waiting, memory_order_acquire);
+    if (waiting == 0) {
+        return;
+    }
+    if ((waiting & WAITING_FOR_ANY) ||
+        (view->position >= atomic_load_explicit(&segment->room.position, memory_order_relaxed) &&
+         view->count >= atomic_load_explicit(&segment->room.count, memory_order_relaxed))) {
+        ring_wake_putters(ring);
     }
 }
 
@@ -173,10 +204,116 @@ static void write_records(struct span span, uint64_t offset, const struct record
     }
 }
 
-/* One attempt. RING_FULL leaves in *seen the getters' sequence at the look that found no room. While there is room by
+/* Under the put lock: the bytes and items that another putter has claimed, if it has and they count. */
+static bool is_claimed(struct ring *ring, const struct self *self, uint64_t *bytes, uint64_t *items, int64_t *left)
+{
+    struct guard *guard = &ring->segment->put.guard;
+    uint32_t claimant = atomic_load_explicit(&guard->claimant, memory_order_relaxed);
+    if (claimant == 0 || claimant == self->tid) {
+        return false;
+    }
+    uint64_t until = atomic_load_explicit(&guard->claim_until, memory_order_relaxed), now = (uint64_t)monotonic_ns();
+    if (until <= now || until - now > (uint64_t)WAIT_SLICE_NS) { /* of a dead one, or by another clock */
+        atomic_compare_exchange_strong(&guard->claimant, &claimant, 0);
+        return false;
+    }
+    *bytes = atomic_load_explicit(&guard->claim_bytes, memory_order_relaxed);
+    *items = atomic_load_explicit(&guard->claim_items, memory_order_relaxed);
+    *left = (int64_t)(until - now);
+    return *bytes <= ring->capacity;
+}
+
+/* Under the put lock: a put that is polite goes beside a claim only if there is room for both. */
+static bool is_beside_claim(struct ring *ring, const struct self *self, const struct view *put, uint64_t bytes,
+                            uint64_t items, struct want *want)
+{
+    uint64_t claimed, claimed_items;
+    if (!is_claimed(ring, self, &claimed, &claimed_items, &want->claim_left)) {
+        return true;
+    }
+    ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+    if (contradiction(ring, put, &ring->get_as_seen) != NULL || put->shut != SHUT_NOT) {
+        return true; /* find_room() will say so */
+    }
+    uint64_t maxsize = ring_maxsize(ring), used = put->position - ring->get_as_seen.position;
+    if (maxsize != 0 && claimed_items > maxsize) {
+        return true; /* what it is for can be put no more */
+    }
+    if (ring->threshold != 0 && used + bytes >= ring->threshold) {
+        return false;
+    }
+    return bytes <= ring->capacity - claimed && is_allowed(ring, put, bytes + claimed, items + claimed_items);
+}
+
+/* Under the put lock, when there is no room. One claim at a time: another one's must have ended. */
+static bool claim(struct ring *ring, const struct self *self, uint64_t bytes, uint64_t items)
+{
+    struct guard *guard = &ring->segment->put.guard;
+    uint64_t other, other_items;
+    int64_t left;
+    bool is_free = !is_claimed(ring, self, &other, &other_items, &left);
+    if (is_free) {
+        atomic_store_explicit(&guard->claim_until, (uint64_t)(monotonic_ns() + WAIT_SLICE_NS), memory_order_relaxed);
+        atomic_store_explicit(&guard->claim_bytes, bytes, memory_order_relaxed);
+        atomic_store_explicit(&guard->claim_items, items, memory_order_relaxed);
+        atomic_store_explicit(&guard->claimant, self->tid, memory_order_relaxed);
+    }
+    return is_free;
+}
+
+/* Takes back this thread's claim, if it has one. True: others may have waited for that. */
+static bool unclaim(struct ring *ring, const struct self *self)
+{
+    uint32_t claimant = atomic_load_explicit(&ring->segment->put.guard.claimant, memory_order_relaxed);
+    return claimant == self->tid && atomic_compare_exchange_strong(&ring->segment->put.guard.claimant, &claimant, 0);
+}
+
+/* How far the get side must come: up to where the records fit, and, unless that is to be exact, up to where an eighth
+ * of the queue is free. A putter that is woken for each item that is taken costs both sides more than the item. */
+static void note_want(const struct ring *ring, const struct view *put, uint64_t bytes, uint64_t items, struct want *want)
+{
+    uint64_t maxsize = ring_maxsize(ring), threshold = ring->threshold, share = want->is_exact ? UINT64_MAX : 8;
+    uint64_t room = ring->capacity / share > bytes ? ring->capacity / share : bytes;
+    bool has_small_shares = threshold / 8 <= 1 && maxsize / 8 <= items;
+    want->is_exact = want->is_exact || (ring->capacity / 8 <= bytes && has_small_shares);
+    want->position = want->count = 0;
+    if (!is_allowed(ring, put, bytes, items)) {
+        want->position = put->position + room > ring->capacity ? put->position + room - ring->capacity : 0;
+        if (threshold != 0) {
+            room = threshold / share > 1 ? threshold / share : 1;
+            uint64_t position = put->position + room > threshold ? put->position + room - threshold : 0;
+            want->position = position > want->position ? position : want->position;
+        }
+        if (maxsize != 0) {
+            room = maxsize / share > items ? maxsize / share : items;
+            want->count = put->count + room > maxsize ? put->count + room - maxsize : 0;
+        }
+    } /* else it is memory that is missing, which may come with any commit */
+}
+
+/* Under the put lock, rule 17: the getter that comes so far wakes us. */
+static void ask_for_room(struct segment *segment, struct want *want)
+{
+    uint64_t position = want->is_behind ? UINT64_MAX : want->position; /* the end of the claim wakes us */
+    uint64_t count = want->is_behind ? UINT64_MAX : want->count;
+    want->bell = atomic_load(&segment->room.bell);
+    if (atomic_load(&segment->get.ledgers.waiting) & WAITING_FOR_ROOM) {
+        uint64_t others = atomic_load_explicit(&segment->room.position, memory_order_relaxed);
+        position = others < position ? others : position;
+        others = atomic_load_explicit(&segment->room.count, memory_order_relaxed);
+        count = others < count ? others : count;
+    }
+    atomic_store_explicit(&segment->room.position, position, memory_order_relaxed);
+    atomic_store_explicit(&segment->room.count, count, memory_order_relaxed);
+    atomic_fetch_or(&segment->get.ledgers.waiting, WAITING_FOR_ROOM);
+    store_load_barrier_after_locked();
+    want->has_asked = true;
+}
+
+/* One attempt. RING_FULL leaves in *want what to wait for; if it says so already, the getters are told. While there is room by
  * an older look, nothing of the getters' is read: that would make both fetch that line for every item. */
 static enum ring_status try_put(struct ring *ring, const struct record_in *records, size_t count, uint64_t bytes,
-                                struct patience patience, uint32_t *seen)
+                                struct patience patience, struct want *want, bool asks)
 {
     struct side *side = &ring->segment->put;
     struct self *self = lock_self();
@@ -189,16 +326,42 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         ring->get_as_seen = (struct view){0};
     }
     struct view put = ledger_read(&side->ledgers);
+    want->has_asked = want->is_behind = false;
+    want->put_count = want->put_count == 0 ? put.count : want->put_count;
+    bool is_polite = patience.for_room || !patience.for_lock;
+    if (is_polite && !is_beside_claim(ring, self, &put, bytes, count, want)) {
+        want->is_behind = true;
+        if (asks) {
+            ask_for_room(ring->segment, want);
+        }
+        lock_release(&side->guard.lock, self);
+        return patience.for_lock ? RING_FULL : RING_BUSY;
+    }
     status = find_room(ring, &put, bytes, count, patience.for_lock);
+    if (status == RING_FULL && !is_allowed(ring, &put, bytes, count)) {
+        bool has_one = atomic_load_explicit(&side->guard.claimant, memory_order_relaxed) == self->tid;
+        bool is_overtaken = want->claims && put.count != want->put_count;
+        want->has_claim = patience.for_room && (has_one || is_overtaken) && claim(ring, self, bytes, count);
+        want->claims = want->claims || want->has_claim;
+    }
+    if (status == RING_FULL) {
+        note_want(ring, &put, bytes, count, want);
+        if (asks) {
+            ask_for_room(ring->segment, want);
+            status = find_room(ring, &put, bytes, count, patience.for_lock);
+        }
+    }
     if (status != RING_OK) {
-        *seen = ring->get_as_seen.sequence;
         lock_release(&side->guard.lock, self);
         return status;
     }
     struct span span = arena_span(ring, put.arena);
     if (span.bytes == NULL) { /* no addresses are left: the same to us as no memory */
         atomic_store(&ring->grow_error, atomic_load(&ring->map_error));
-        *seen = ledger_read(&ring->segment->get.ledgers).sequence;
+        want->position = want->count = 0;
+        if (asks) {
+            ask_for_room(ring->segment, want);
+        }
         lock_release(&side->guard.lock, self);
         return patience.for_lock ? RING_FULL : RING_BUSY;
     }
@@ -206,7 +369,11 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    bool had_claim = unclaim(ring, self);
+    ring_commit_put(ring, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    if (had_claim) {
+        ring_wake_putters(ring);
+    }
     return RING_OK;
 }
 
@@ -223,19 +390,40 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
     return most;
 }
 
+/* Waits for room.  RING_OK: try again, asking for it if want->has_asked is false. */
+static enum ring_status wait_for_room(struct ring *ring, struct want *want, struct patience patience, bool *asks)
+{
+    if (!*asks && !want->is_behind && ring_spin_for_room(ring, want, patience.deadline)) {
+        return RING_OK;
+    }
+    if (!*asks) {
+        *asks = true;
+        return RING_OK;
+    }
+    int64_t most = want->is_behind    ? want->claim_left
+                   : !want->is_exact  ? EASY_NS
+                   : !want->claims    ? OVERTAKEN_NS
+                   : !want->has_claim ? WAIT_SLICE_NS
+                                      : WAIT_SLICE_NS / 2; /* to renew it */
+    enum ring_status status = ring_sleep_for_room(ring, want, most, patience.deadline);
+    want->is_exact = true;
+    return status;
+}
+
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience)
 {
     uint64_t bytes = 0;
-    bool trimmed = false;
+    bool trimmed = false, asks = !ring->may_spin;
+    int64_t begun = 0;
+    struct want want = {0};
     for (size_t i = 0; i < count; i++) {
         bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
     }
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
-        uint32_t seen = 0;
         if (ring_is_poisoned(ring)) {
             return RING_BROKEN;
         }
-        enum ring_status status = try_put(ring, records, count, bytes, patience, &seen);
+        enum ring_status status = try_put(ring, records, count, bytes, patience, &want, asks && patience.for_room);
         if (status == RING_FULL && patience.for_lock && !trimmed && atomic_load(&ring->grow_error) != 0) {
             trimmed = true; /* the memory is out: perhaps it is this queue that has it, and does not need it */
             ring_trim(ring, false);
@@ -244,12 +432,25 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
         if (status != RING_FULL || !patience.for_room) {
             return status;
         }
-        bool was_soon;
-        ring_let_some_be_taken(ring);
-        status = ring_sleep_on(ring, &ring->segment->get.ledgers, seen, patience.deadline, &ring->spin_for_room,
-                               &was_soon);
-        if (status != RING_OK) {
+        begun = begun == 0 ? monotonic_ns() : begun;
+        status = wait_for_room(ring, &want, patience, &asks);
+        if (status == RING_DEADLINE) { /* there may be room for these records, if not as much as we waited for */
+            patience.for_room = false;
+            status = try_put(ring, records, count, bytes, patience, &want, false);
+            status = status == RING_FULL || status == RING_LOCKED ? RING_DEADLINE : status;
+        }
+        if (status == RING_DEADLINE || status == RING_CLOSED) {
+            if (unclaim(ring, lock_self())) {
+                ring_wake_putters(ring);
+            }
+        }
+        if (status != RING_OK || !patience.for_room) {
             return status;
+        }
+        int64_t waited = monotonic_ns() - begun;
+        want.claims = want.claims || waited >= OVERTAKEN_NS || attempt >= OVERTAKEN_TIMES;
+        if (waited >= WAIT_SLICE_NS) {
+            break;
         }
     }
     return RING_INTERRUPTED;
@@ -340,8 +541,7 @@ static uint64_t drop_all(struct ring *ring, const struct view *put, struct take 
 static void commit_taken(struct ring *ring, struct take *take)
 {
     struct view view = take->next.leases ? leases_settle(ring, take) : take->next;
-    /* putters' records differ in size: each must look for itself */
-    ring_commit_and_wake(&ring->segment->get, take->self, &view, WAIT_EVERYONE);
+    ring_commit_get(ring, take->self, &view);
     if (take->next.leases) {
         leases_tidy(ring, take);
     }
@@ -535,23 +735,6 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
 
 /* ---- the end ---- */
 
-/* Under no lock: lets putters that sleep for room look again. */
-static enum ring_status stir_putters(struct ring *ring, struct patience patience)
-{
-    struct take take;
-    enum ring_status status = ring_get_lock(ring, &take, patience);
-    if (status != RING_OK) {
-        return status;
-    }
-    status = take.next.leases ? leases_enter(ring, &take) : RING_OK;
-    if (status == RING_OK) {
-        commit_taken(ring, &take);
-    } else {
-        ring_get_abort(ring, &take);
-    }
-    return status;
-}
-
 enum ring_status ring_set_maxsize(struct ring *ring, uint64_t maxsize, struct patience patience)
 {
     struct side *side = &ring->segment->put;
@@ -565,7 +748,8 @@ enum ring_status ring_set_maxsize(struct ring *ring, uint64_t maxsize, struct pa
     }
     atomic_store_explicit(&side->guard.maxsize, maxsize + 1, memory_order_relaxed);
     lock_release(&side->guard.lock, self);
-    return stir_putters(ring, patience);
+    ring_wake_putters(ring);
+    return RING_OK;
 }
 
 enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience)
@@ -583,9 +767,13 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
     }
     struct view put = ledger_read(&side->ledgers);
     put.shut = put.shut > wanted ? put.shut : wanted;
-    ring_commit_and_wake(side, self, &put, WAIT_EVERYONE);
-    status = immediate ? ring_clear(ring, &dropped, patience) : stir_putters(ring, patience);
-    return status;
+    ring_commit_put(ring, self, &put, WAIT_EVERYONE);
+    ring_wake_putters(ring); /* a putter that asks for room later does so under the lock, and sees the commit */
+    if (immediate) {
+        struct patience none = {0}; /* a getter has the lock: whoever has it next drops what is left */
+        status = ring_clear(ring, &dropped, none);
+    }
+    return status == RING_BUSY ? RING_OK : status;
 }
 
 /* ---- the handle ---- */
@@ -639,6 +827,8 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->inode = status.st_ino;
     ring->may_spin = !alone;
     ring->spin_for_items = ring->spin_for_room = alone ? 0 : SPIN_MOST_NS;
+    lock_disown(&segment->put.guard.lock, lock_self());
+    lock_disown(&segment->get.guard.lock, lock_self());
     return NULL;
 }
 
@@ -646,6 +836,6 @@ void ring_interrupt_all(struct ring *ring)
 {
     atomic_store(&ring->closing, 1);
     futex_wake(&ring->segment->put.ledgers.sequence, WAIT_EVERYONE);
-    futex_wake(&ring->segment->get.ledgers.sequence, WAIT_EVERYONE);
+    futex_wake(&ring->segment->room.bell, WAIT_EVERYONE);
     futex_wake(&ring->segment->tally.sequence, WAIT_EVERYONE);
 }

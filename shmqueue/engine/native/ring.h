@@ -105,7 +105,8 @@ struct take {
 /* What a call may wait for, and how long. */
 struct patience {
     bool for_lock;    /* false: RING_BUSY when the lock is taken, or memory must be allocated */
-    bool for_room;    /* false: RING_FULL when there is no room (ring_put only) */
+    bool for_room;    /* false: RING_FULL when there is no room (ring_put only); with for_lock others' claims are ignored:
+                         there is room or there is not */
     int64_t deadline; /* monotonic, ns; or WAIT_FOREVER */
 };
 
@@ -198,18 +199,31 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline);
 /* A snapshot without a lock: both ledgers as they were at one moment.  RING_OK or RING_BROKEN. */
 enum ring_status ring_figures(struct ring *ring, struct figures *figures);
 
-/* For ring.c and arena.c: takes a side's lock; commits, lets the lock go, and wakes up to `most` of the other side. */
+/* For ring.c, arena.c and leases.c: takes a side's lock; commits, releases the lock, and wakes up to `most` getters, or
+ * the putters if they have the room they want. */
 enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience);
-void ring_commit_and_wake(struct side *side, struct self *self, const struct view *view, int most);
+void ring_commit_put(struct ring *ring, struct self *self, const struct view *view, int most);
+void ring_commit_get(struct ring *ring, struct self *self, const struct view *view);
+/* Wakes the putters, whatever they wait for. */
+void ring_wake_putters(struct ring *ring);
 
-/* For ring.c: sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing.
- * *was_soon: they did while it was still spinning. */
-enum ring_status ring_sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline,
-                               _Atomic int32_t *spin, bool *was_soon);
+/* What a put waits for: a get ledger that has come so far. */
+struct want {
+    uint64_t position, count;
+    uint32_t bell; /* before the flag was raised */
+    bool is_exact; /* no more than the records need; else enough for some others, too */
+    bool has_asked; /* the flag is up */
+    bool claims; /* others may have gone before us for too long */
+    bool has_claim;
+    bool is_behind; /* what there is no room beside is another putter's claim */
+    int64_t claim_left; /* then: for so long, ns */
+    uint64_t put_count; /* at the first attempt; 0: there was none */
+};
 
-/* A ring that is full stays so for one item at a time: looking at once would make getter and putter fetch each other's
- * lines for every single item.  A moment without looking lets several be taken. */
-void ring_let_some_be_taken(const struct ring *ring);
+/* For ring.c: spins until there is the room that is wanted.  False: it has not come soon. */
+bool ring_spin_for_room(struct ring *ring, const struct want *want, int64_t deadline);
+/* Sleeps for `most` ns at most when the flag is up.  RING_OK: look again. */
+enum ring_status ring_sleep_for_room(struct ring *ring, const struct want *want, int64_t most, int64_t deadline);
 
 /* Marks the handle, for good: bytes in shared memory that lied once are not touched again.  Returns RING_BROKEN. */
 enum ring_status ring_poison(struct ring *ring, const char *why);
