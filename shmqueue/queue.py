@@ -287,8 +287,8 @@ class ShmQueue(FastPaths):
         """Read the oldest item where it lies, without a copy: ``with q.get_view() as view:``.
 
         For items that are bytes (or were put as bytearray or memoryview). ``view`` is a read-only memoryview of the
-        item in shared memory; an item that wraps around the buffer's end is copied. When the block ends the item is
-        taken; if it raises, or the process is killed in it, another ``get`` receives the item next.
+        item in shared memory (of a copy, on the portable engine). When the block ends the item is taken; if it raises,
+        or the process is killed in it, another ``get`` receives the item next.
 
         It is a lease whose item is not copied: any number of processes and threads may have views of different items,
         and nobody waits for a view. Whatever still looks at the memory after the block (a slice, a numpy array) may go

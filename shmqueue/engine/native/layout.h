@@ -15,13 +15,16 @@
  *         896      24  notes                what is rarely written and often read
  *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
  *        3072     192  leases               what is written beside the lease table
- *        4096       -  data                 records: one arena of `capacity` bytes, or those of an elastic queue
- *           -   65536  lease table          1,024 entries, at the next multiple of 4,096; no memory until they are used
+ *        4096       -  data                 records: one arena, or those of an elastic queue; at the next page
+ *           -   65536  lease table          1,024 entries, at the next page; no memory until they are used
  *           -       -  windows              `capacity` bytes for leased records that were moved out of the data; sparse
  *           -       -  -                    up to 4,096 bytes that mean nothing
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
- * last byte of the data to the first.  An item costs exactly 8 + length bytes.
+ * last byte of its arena to the first.  An item costs exactly 8 + length bytes.
+ *
+ * An ARENA is whole pages of the machine, and mapped twice in a row, so that what wraps lies in one piece all the same.
+ * It may have more bytes than `capacity` allows to be in it.
  *
  * A LEDGER is the truth of one side: position (bytes ever moved), count (items ever moved) and what must change
  * together with them.  Each side has two slots and a sequence number; slot[sequence & 1] is current.
@@ -82,7 +85,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 4u
+#define LAYOUT_VERSION 5u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
@@ -96,7 +99,7 @@ struct header {
     char magic[8];
     char engine[8];
     uint32_t version;
-    uint32_t header_size;   /* where the data begins */
+    uint32_t header_size;   /* bytes; the data begin at the next page */
     uint64_t capacity;      /* most bytes of records */
     uint64_t maxsize;       /* most items at first; 0: as many as fit */
     uint64_t initial;       /* bytes of the first arena of an elastic queue; 0: of fixed size */

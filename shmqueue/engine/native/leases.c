@@ -294,7 +294,7 @@ static bool copy_to_window(struct ring *ring, uint32_t arena, uint64_t position,
     }
     for (uint64_t done = 0; done < length;) {
         size_t part = length - done < sizeof chunk ? (size_t)(length - done) : sizeof chunk;
-        span_copy_out(span, span_advance(span, offset, done), chunk, part);
+        memcpy(chunk, span.bytes + offset + done, part);
         ssize_t written = pwrite(file, chunk, part, (off_t)(windows_start(ring) + window + done));
         if (written <= 0) {
             return false;
@@ -327,7 +327,7 @@ static void move_if_it_holds_up(struct ring *ring, struct take *take)
     if (span.bytes == NULL) {
         return;
     }
-    span_copy_out(span, arena_offset(ring, arena, position), &head, sizeof head);
+    memcpy(&head, span.bytes + arena_offset(ring, arena, position), sizeof head);
     uint64_t length = sizeof head + (uint64_t)head.length, window = 0;
     if (length > held_up || length > span.size) {
         return; /* it contradicts itself: who takes it will say so */
@@ -399,7 +399,7 @@ static bool read_bytes(struct ring *ring, const struct place *place, uint64_t fr
         if (span.bytes == NULL) {
             return false;
         }
-        span_copy_out(span, span_advance(span, arena_offset(ring, place->arena, place->position), from), bytes, length);
+        memcpy(bytes, span.bytes + arena_offset(ring, place->arena, place->position) + from, length);
         return true;
     }
     for (uint32_t done = 0; done < length;) {
@@ -424,7 +424,8 @@ static enum ring_status read_header(struct ring *ring, struct take *take)
     if (!read_bytes(ring, place, 0, sizeof head, &head)) {
         return RING_UNMAPPED;
     }
-    uint64_t room = place->window != 0 ? place->window : ring->arena_size[place->arena];
+    uint64_t size = ring->arena_size[place->arena], most = size < ring->capacity ? size : ring->capacity;
+    uint64_t room = place->window != 0 ? place->window : most;
     if (head.length > room - sizeof head || (place->window != 0 && head.length != place->window - sizeof head)) {
         return ring_poison(ring, "a leased record is longer than its place");
     }
@@ -554,7 +555,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
     return RING_OK;
 }
 
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length)
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from)
 {
     const struct place *place = &loan->place;
     struct span span = arena_span(ring, place->arena);
@@ -562,8 +563,7 @@ const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t
         return NULL;
     }
     uint64_t offset = arena_offset(ring, place->arena, place->position);
-    offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
-    return length <= span.size - offset ? span.bytes + offset : NULL;
+    return span.bytes + offset + sizeof(struct record_header) + from;
 }
 
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes)

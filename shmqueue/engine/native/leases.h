@@ -37,8 +37,8 @@ void leases_tidy(struct ring *ring, const struct take *take);
  * ring_loan_may_move() or the end of the loan. RING_FULL: too many are leased. RING_UNMAPPED: no memory for the table,
  * ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
-/* Where `length` bytes of the payload from its byte `from` on lie; NULL if they wrap or were moved.  No lock. */
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length);
+/* Where the payload's byte `from` and what follows it lie; NULL if they were moved.  No lock. */
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from);
 /* Copies them.  False: ring->map_error says why it cannot be done.  No lock. */
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes);
 /* The holder does not look at the bytes any more, and goes on with the loan.  No lock. */

@@ -161,7 +161,7 @@ void unmap(RingObject *self)
 {
     if (self->memory != NULL) {
         ring_close(&self->ring);
-        munmap(self->memory, self->size);
+        ring_unmap(self->memory, self->size);
         self->memory = NULL;
     }
     if (self->ring.file >= 0) {
@@ -244,7 +244,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     }
     uint64_t mapped = ring_first_mapping(&header);
     self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* ring_open() judges it */
-    void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *memory = ring_map(file, self->size);
     if (memory == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);

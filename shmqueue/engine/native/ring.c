@@ -18,19 +18,6 @@ enum ring_status ring_poison(struct ring *ring, const char *why)
     return RING_BROKEN;
 }
 
-/* ---- bytes ---- */
-
-static void copy_in(struct span span, uint64_t offset, const void *bytes, size_t length)
-{
-    uint64_t to_end = span.size - offset;
-    if (length <= to_end) {
-        memcpy(span.bytes + offset, bytes, length);
-    } else {
-        memcpy(span.bytes + offset, bytes, to_end);
-        memcpy(span.bytes, (const char *)bytes + to_end, length - to_end);
-    }
-}
-
 /* ---- locks and wake-ups ---- */
 
 enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience)
@@ -161,14 +148,15 @@ static void note_high_water(struct ring *ring, uint64_t put_count)
 
 static void write_records(struct span span, uint64_t offset, const struct record_in *records, size_t count)
 {
+    unsigned char *to = span.bytes + offset;
     for (size_t i = 0; i < count; i++) {
         const struct record_in *record = &records[i];
         struct record_header head = {.length = record->length, .method = record->method};
-        copy_in(span, offset, &head, sizeof head);
-        offset = span_advance(span, offset, sizeof head);
+        memcpy(to, &head, sizeof head);
+        to += sizeof head;
         for (size_t p = 0; p < record->part_count; p++) {
-            copy_in(span, offset, record->parts[p].bytes, record->parts[p].length);
-            offset = span_advance(span, offset, record->parts[p].length);
+            memcpy(to, record->parts[p].bytes, record->parts[p].length);
+            to += record->parts[p].length;
         }
     }
 }
@@ -310,7 +298,7 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
     if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
         return ring_poison(ring, "the get ledger contradicts the put ledger");
     }
-    span_copy_out(span, arena_offset(ring, take->next.arena, take->next.position), &head, sizeof head);
+    memcpy(&head, span.bytes + arena_offset(ring, take->next.arena, take->next.position), sizeof head);
     if (head.length > used - sizeof head || head.length > span.size - sizeof head) {
         return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
@@ -435,8 +423,7 @@ void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, ui
     }
     struct span span = arena_span(ring, take->next.arena);
     uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
-    span_copy_out(span, offset, bytes, length);
+    memcpy(bytes, span.bytes + offset + sizeof(struct record_header) + from, length);
 }
 
 uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room)
@@ -452,7 +439,7 @@ uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, 
     struct span span = arena_span(ring, arena);
     uint64_t length = end - begin < room ? end - begin : room;
     length = length < span.size ? length : span.size;
-    span_copy_out(span, arena_offset(ring, arena, begin), bytes, length);
+    memcpy(bytes, span.bytes + arena_offset(ring, arena, begin), length);
     return (uint32_t)length;
 }
 
@@ -590,11 +577,6 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
 
 /* ---- the handle ---- */
 
-uint64_t ring_first_mapping(const struct header *header)
-{
-    return LAYOUT_HEADER_SIZE + (header->initial != 0 ? header->initial : header->capacity);
-}
-
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file)
 {
     struct segment *segment = memory;
@@ -628,7 +610,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
         return "there is no queue of this shape";
     }
     ring->segment = segment;
-    ring->arena_memory[0] = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
+    ring->arena_memory[0] = (unsigned char *)memory + arena_data_start();
     ring->capacity = header->capacity;
     ring->limit = header->limit;
     ring->first_maxsize = header->maxsize;

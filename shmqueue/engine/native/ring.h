@@ -45,7 +45,7 @@ struct ring {
     _Atomic int map_error;   /* errno of the last attempt to map or to read that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
     _Atomic bool trim_due;   /* ring_trim() may have something to do */
-    uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
+    uint64_t arena_start[LAYOUT_ARENAS]; /* from the header's end */
     uint64_t arena_size[LAYOUT_ARENAS];
     unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
     bool may_spin;           /* there is more than one processor */
@@ -117,8 +117,12 @@ struct figures {
     bool putters_waiting, getters_waiting;
 };
 
-/* Takes over a mapping of the file's first `mapped` bytes and checks the header against the file's size.  NULL, or what
- * is wrong.  The caller keeps ring->file open as long as the ring is used. */
+/* Maps the first `first` bytes of a file, and the arena in them once more behind that.  MAP_FAILED: errno says why. */
+void *ring_map(int file, uint64_t first);
+void ring_unmap(void *memory, uint64_t first);
+
+/* Takes over what ring_map() made of the file's first `mapped` bytes and checks the header against the file's size.
+ * NULL, or what is wrong.  The caller keeps ring->file open as long as the ring is used. */
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file);
 
 /* Bytes that ring_open() wants mapped, of a file with this header. */

@@ -81,7 +81,7 @@ static bool attach_guarded(struct handle *handle, struct trial *trial)
     }
     uint64_t first = ring_first_mapping(&header);
     handle->mapped = first < trial->size ? first : trial->size;
-    void *memory = mmap(NULL, handle->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, trial->file, 0);
+    void *memory = ring_map(trial->file, handle->mapped);
     if (memory == MAP_FAILED) {
         return false;
     }
@@ -90,7 +90,7 @@ static bool attach_guarded(struct handle *handle, struct trial *trial)
         if (*why == '\0') {
             fault("refused without a sentence");
         }
-        munmap(memory, handle->mapped);
+        ring_unmap(memory, handle->mapped);
         return false;
     }
     guard_header(&handle->ring);
@@ -101,7 +101,7 @@ static void detach_guarded(struct handle *handle)
 {
     ring_interrupt_all(&handle->ring);
     ring_close(&handle->ring);
-    munmap(handle->ring.segment, handle->mapped);
+    ring_unmap(handle->ring.segment, handle->mapped);
 }
 
 /* ---- calls ---- */
@@ -322,7 +322,7 @@ static void look_at_loan(struct handle *handle, const struct loan *loan, uint64_
         return;
     }
     unsigned char *copy = malloc(loan->length);
-    const unsigned char *place = ring_loan_place(&handle->ring, loan, 0, loan->length);
+    const unsigned char *place = ring_loan_place(&handle->ring, loan, 0);
     bool could = ring_loan_read(&handle->ring, loan, 0, loan->length, copy);
     bool is_right = could && loan->length == model->lengths[number % ITEMS_MAX] && loan->method == (uint32_t)number;
     for (size_t at = 0; at < loan->length; at++) {

@@ -31,8 +31,7 @@ struct shape {
 struct round {
     const struct shape *shape;
     struct ring rings[HANDLES];
-    unsigned char *whole; /* the one mapping */
-    size_t whole_size;
+    struct lease *table; /* in the one mapping */
     uint32_t items; /* of each putter */
     _Atomic unsigned char *seen[PUTTERS];
     _Atomic bool is_over;
@@ -216,7 +215,7 @@ struct held {
 
 static void copy_loan(struct worker *me, const struct loan *loan, unsigned char *bytes)
 {
-    const unsigned char *place = ring_loan_place(me->ring, loan, 0, loan->length);
+    const unsigned char *place = ring_loan_place(me->ring, loan, 0);
     if (place != NULL) {
         memcpy(bytes, place, loan->length);
     } else if (!ring_loan_read(me->ring, loan, 0, loan->length, bytes)) {
