@@ -71,6 +71,19 @@
  *  16. The owner of the get lock may give back the memory of any part of the windows that no entry of the current table
  *      names.  A death before it did costs nothing but memory, until those bytes are used again.
  *
+ *  RESERVATIONS.  A record may be put before its payload is written: its process then writes it where it lies, under no
+ *  lock.  A struct reservation stands before such a record, in the same commit; they count as one item.
+ *
+ *  17. Its `state` is written once more, under the get lock, by the process that it names: to RESERVATION_COMMITTED when
+ *      the payload is whole, which is the commit, or to RESERVATION_ABANDONED.  From then on the process does not write
+ *      to the payload.  Any other byte of a record in the queue never changes.
+ *  18. A getter that comes to an open one does not wait: it makes an entry of the lease table for the record behind it,
+ *      LEASE_WRITING, which names the same process by the same token, and goes on.  That process finds the entry by these
+ *      and makes it RETURNED or FREE, by rule 13; if the process has ended, others make it FREE as they look at the holders.
+ *      clear() does the same and drops what lies before and behind.
+ *  19. A getter that comes to a committed one goes on to the record behind it; one that comes to an abandoned one passes
+ *      both and counts the item as done, in one commit.
+ *
  * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
  * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
  * there.  It is a flag and not a count, so that a killed sleeper leaves nothing to subtract.
@@ -187,12 +200,13 @@ struct tally {
 
 /* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
  * starved:  the memory was out when a queue wanted to grow: getters give back what they can at once.  A hint.
- * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint. */
+ * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint.
+ * reserves: there may be reservations.  Raised before the first one is put, and never taken down. */
 struct notes {
     _Atomic uint32_t shut;
     _Atomic uint32_t starved;
     _Atomic uint64_t lowered;
-    uint64_t reserved;
+    _Atomic uint64_t reserves;
 };
 
 /* See rules 7 to 10.  Arena 0 has all its memory, whatever `reserved` says. */
@@ -211,6 +225,7 @@ enum lease_state {
     LEASE_LENT,     /* in the hands of its holder */
     LEASE_RETURNED, /* to be handed out before any record that was not yet */
     LEASE_PINNED,   /* finished, but the holder still looks at the bytes */
+    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 18) */
 };
 
 /* One cache line, so that holders do not share. */
@@ -226,7 +241,7 @@ struct lease {
     _Atomic uint32_t pid;      /* the holder's */
     _Atomic uint32_t handle;   /* which of the holder's handles */
     _Atomic uint32_t arena;    /* in which the position lies */
-    _Atomic uint32_t attempt;  /* how often it was handed out */
+    _Atomic uint32_t attempt;  /* how often it was handed out; of a WRITING one: the token */
 };
 
 #define LAYOUT_LEASES 1024u
@@ -259,11 +274,29 @@ struct segment {
 };
 
 #define RECORD_HEADER_SIZE 8u
-#define RECORD_LENGTH_MAX UINT32_MAX
+#define RECORD_LENGTH_MAX (UINT32_MAX - 2)
+#define RECORD_RESERVED (UINT32_MAX - 1) /* a `length` that says: this is no record, but a reservation */
 
 struct record_header {
     uint32_t length; /* payload bytes */
     uint32_t method; /* serialization method, serialization.py */
+};
+
+enum reservation_state {
+    RESERVATION_OPEN = 1,
+    RESERVATION_COMMITTED,
+    RESERVATION_ABANDONED,
+};
+
+struct reservation {
+    uint32_t length; /* RECORD_RESERVED */
+    uint8_t state;
+    uint8_t unused[3];
+    uint32_t pid; /* the process that writes: as in struct lease */
+    uint32_t handle;
+    uint64_t started;
+    uint32_t token; /* which of that process's */
+    uint32_t unused_too;
 };
 
 _Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
@@ -282,6 +315,7 @@ _Static_assert(sizeof(struct lease) == 64, "an entry is one line");
 _Static_assert(offsetof(struct segment, leases) == 3072, "clear of the arenas");
 _Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
 _Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
+_Static_assert(sizeof(struct reservation) == 32, "what a reserved item costs more");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");
 
 #endif

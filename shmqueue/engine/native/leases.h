@@ -29,6 +29,15 @@ enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_
 void leases_drop_returned(struct ring *ring, struct take *take);
 /* What becomes of take->next in the ledger; writes what belongs beside it. */
 struct view leases_settle(struct ring *ring, struct take *take);
+/* With a reservation at hand: makes an entry of it if it is open, passes it, and releases the get lock.  RING_FULL: there
+ * is no entry left.  RING_UNMAPPED: no memory for the table. */
+enum ring_status leases_pass_reservation(struct ring *ring, struct take *take);
+/* Before a reservation is put: makes sure that there is memory for an entry. */
+enum ring_status leases_prepare(struct ring *ring, struct patience patience);
+/* With the get lock held, if the reservation is an entry: ends it and releases the lock.  False: it is none. */
+bool leases_end_reservation(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit);
+/* Lets one getter that sleeps look again. */
+void leases_wake_getter(struct ring *ring);
 /* After that commit, with no lock held: gives back the memory of records that had been moved and are gone.  The lock was
  * free meanwhile, so others may lie there now. */
 void leases_tidy(struct ring *ring, const struct take *take);

@@ -298,6 +298,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(get_items),
     FAST(lend),
     FAST(get_many),
+    FAST(reserve),
     FAST(peek),
     FAST(wait),
     {"take", (PyCFunction)Ring_take, METH_O, NULL},
@@ -405,7 +406,8 @@ static int module_exec(PyObject *module)
         return -1;
     }
     state->loan_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loan_spec, NULL);
-    if (state->loan_type == NULL) {
+    state->reservation_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Reservation_spec, NULL);
+    if (state->loan_type == NULL || state->reservation_type == NULL) {
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
@@ -432,6 +434,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
     Py_VISIT(state->loan_type);
+    Py_VISIT(state->reservation_type);
     Py_VISIT(state->record_type);
     Py_VISIT(state->fast_paths_type);
     Py_VISIT(state->nothing);
@@ -448,6 +451,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->loan_type);
+    Py_CLEAR(state->reservation_type);
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->fast_paths_type);
     Py_CLEAR(state->nothing);

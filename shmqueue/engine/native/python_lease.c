@@ -32,8 +32,7 @@ typedef struct {
 
 static bool is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
 
-/* Nothing looks at the bytes any more. */
-static void let_mapping_go(RingObject *ring)
+void let_mapping_go(RingObject *ring)
 {
     ring->views--;
     if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
