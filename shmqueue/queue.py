@@ -25,6 +25,7 @@ from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import FastPaths, Record, fast_get, fast_put, items_of, load_many
 from shmqueue.leases import Lease, View
 from shmqueue.messages import tell_items_put
+from shmqueue.reservations import PutView
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -286,12 +287,53 @@ class ShmQueue(FastPaths):
             raise ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(True, timeout))
         return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
+    def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> PutView:
+        """Write an item where it lies, without a copy: ``with q.put_view(length) as view:``.
+
+        ``view`` is a writable memoryview of ``length`` bytes in shared memory, whose values at first are not defined.
+        When the block ends they are an item of type bytes, for ``get``, or ``get_view``, which reads it where it lies.
+        If the block raises, or the process is killed in it, nothing is put.
+
+        The item's place in the queue is the one that the block's beginning gives it, but nobody waits for it: a ``get``
+        that comes to an item that is still being written takes the next one, and the item comes, once it is put, before
+        any that was not taken by then. No lock is held in the block. Until a ``get`` has come to it the item counts in
+        ``qsize()``, and until it is put or not its bytes, and those put behind it, count as used. It takes 45 bytes
+        more than its own at most.
+
+        Nothing may refer to the bytes when the block ends, or else it could be written after it was put: ``del`` an
+        array made of ``view``. After ``close`` in the block nothing is put.
+
+        On the portable engine the bytes are private memory, which is copied at the block's end; the item's place is the
+        one then, and if there is no room any more, it is waited for as at the beginning.
+
+        Args:
+            length: bytes.
+            block: whether to wait for room.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            ShmQueueFull, ShmQueueValueError: as ``put``.
+            ShmQueueShutDown: the queue was shut down for all; also at the block's end, if that was in the block.
+            BufferError: at the block's end, something still refers to the bytes. Nothing was put.
+        """
+        length = require_int("length", length, least=0)
+        if timeout is not None:
+            timeout = require_seconds(timeout, block)
+
+        def why_full() -> str:
+            return self._handle.why_full(1) + _in_time(block, timeout)
+
+        reservation = self._engine.reserve(length, block, timeout)
+        if reservation is None:
+            raise ShmQueueFull(why_full())
+        return PutView(reservation, why_full)
+
     def get_view(self, block: bool = True, timeout: float | None = None) -> View:
         """Read the oldest item where it lies, without a copy: ``with q.get_view() as view:``.
 
         For items that are bytes (or were put as bytearray or memoryview). ``view`` is a read-only memoryview of the
-        item in shared memory; an item that wraps around the buffer's end is copied. When the block ends the item is
-        taken; if it raises, or the process is killed in it, another ``get`` receives the item next.
+        item in shared memory (of a copy, on the portable engine). When the block ends the item is taken; if it raises,
+        or the process is killed in it, another ``get`` receives the item next.
 
         It is a lease whose item is not copied: any number of processes and threads may have views of different items,
         and nobody waits for a view. Whatever still looks at the memory after the block (a slice, a numpy array) may go

@@ -58,6 +58,7 @@ from shmqueue.engine.portable_loan import PortableLoan, contents_of
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.engine.portable_processes import Process, is_alive, this_process
+from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
@@ -163,6 +164,26 @@ class PortableEngine:
         block = bool(block)  # which may run any code, as in the three below
         self._require_usable()
         return self._put(self._record(method, payload), 1, block, timeout)
+
+    def reserve(self, length: int, block: bool, timeout: float | None, /) -> PortableReservation | None:
+        block = bool(block)
+        self._require_usable()
+        if length < 0:
+            raise ValueError("a reservation has at least 0 bytes")
+        self._require_to_fit(length)
+        size = length + len(head_of(length))
+        self._require_to_fit(size)
+        has_room = self._room_for(RECORD_HEADER_SIZE + size, 1)
+
+        def look(state: State, hold: Hold) -> _Step[bool]:
+            self._require_open_to_all(state)
+            return None, has_room(state) or None, b""
+
+        def ready(state: State) -> bool:
+            return state.shut > 0 or has_room(state)
+
+        is_room = self._counted(lambda: self._until(ready, look, _do_nothing, _PUTTERS, block, timeout))
+        return PortableReservation(self, length, block, timeout) if is_room else None
 
     def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:
         block = bool(block)
@@ -294,6 +315,10 @@ class PortableEngine:
             raise ShmQueueCorruptedError(
                 f"queue {self._name!r} is corrupted: {self._broken}; this handle does not touch it any more"
             )
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     @property
     def is_open(self) -> bool:
@@ -588,9 +613,12 @@ class PortableEngine:
     def _record(self, method: int, payload: Payload) -> bytes:
         parts = payload if isinstance(payload, tuple) else (payload,)
         length = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+        self._require_to_fit(length)
+        return b"".join((_RECORD.pack(length, method), *parts))
+
+    def _require_to_fit(self, length: int) -> None:
         if length > min(self._capacity - RECORD_HEADER_SIZE, LENGTH_MOST):
             raise never_fits(self._name, length, self._capacity, self._limit)
-        return b"".join((_RECORD.pack(length, method), *parts))
 
     def _fitting(self, records: list[bytes]) -> int:
         """How many of the records, from the first, an empty queue could hold together."""
@@ -929,6 +957,10 @@ class PortableEngine:
         for holder in () if found is None or found is _LOCKED else found:
             if not is_alive(holder):
                 self._return_loans_of(holder, 0)
+
+
+def _do_nothing(waited: float) -> None:
+    """What who waits for room does beside that."""
 
 
 def _oldest(entries: list[Entry]) -> Entry:

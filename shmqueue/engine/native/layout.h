@@ -16,13 +16,16 @@
  *         896      24  notes                what is rarely written and often read
  *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
  *        3072     192  leases               what is written beside the lease table
- *        4096       -  data                 records: one arena of `capacity` bytes, or those of an elastic queue
- *           -   65536  lease table          1,024 entries, at the next multiple of 4,096; no memory until they are used
+ *        4096       -  data                 records: one arena, or those of an elastic queue; at the next page
+ *           -   65536  lease table          1,024 entries, at the next page; no memory until they are used
  *           -       -  windows              `capacity` bytes for leased records that were moved out of the data; sparse
  *           -       -  -                    up to 4,096 bytes that mean nothing
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
- * last byte of the data to the first.  An item costs exactly 8 + length bytes.
+ * last byte of its arena to the first.  An item costs exactly 8 + length bytes.
+ *
+ * An ARENA is whole pages of the machine, and mapped twice in a row, so that what wraps lies in one piece all the same.
+ * It may have more bytes than `capacity` allows to be in it.
  *
  * A LEDGER is the truth of one side: position (bytes ever moved), count (items ever moved) and what must change
  * together with them.  Each side has two slots and a sequence number; slot[sequence & 1] is current.
@@ -78,6 +81,19 @@
  *  18. After the commit a getter looks at the flags: at WAITING_FOR_ROOM only if its ledger has reached both room.position
  *      and room.count.  Whoever takes flags down then moves the bell and wakes everybody there.  A position or count
  *      that is too low costs a wake-up in vain; one that is too high cannot be.
+ *
+ *  RESERVATIONS.  A record may be put before its payload is written: its process then writes it where it lies, under no
+ *  lock.  A struct reservation stands before such a record, in the same commit; they count as one item.
+ *
+ *  19. Its `state` is written once more, under the get lock, by the process that it names: to RESERVATION_COMMITTED when
+ *      the payload is whole, which is the commit, or to RESERVATION_ABANDONED.  From then on the process does not write
+ *      to the payload.  Any other byte of a record in the queue never changes.
+ *  20. A getter that comes to an open one does not wait: it makes an entry of the lease table for the record behind it,
+ *      LEASE_WRITING, which names the same process by the same token, and goes on.  That process finds the entry by these
+ *      and makes it RETURNED or FREE, by rule 13; if the process has ended, others make it FREE as they look at the holders.
+ *      clear() does the same and drops what lies before and behind.
+ *  21. A getter that comes to a committed one goes on to the record behind it; one that comes to an abandoned one passes
+ *      both and counts the item as done, in one commit.
  */
 #ifndef SHMQUEUE_LAYOUT_H
 #define SHMQUEUE_LAYOUT_H
@@ -103,7 +119,7 @@ struct header {
     char magic[8];
     char engine[8];
     uint32_t version;
-    uint32_t header_size;   /* where the data begins */
+    uint32_t header_size;   /* bytes; the data begin at the next page */
     uint64_t capacity;      /* most bytes of records */
     uint64_t maxsize;       /* most items at first; 0: as many as fit */
     uint64_t initial;       /* bytes of the first arena of an elastic queue; 0: of fixed size */
@@ -210,12 +226,13 @@ struct room {
 
 /* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
  * starved:  the memory was out when a queue wanted to grow: getters give back what they can at once.  A hint.
- * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint. */
+ * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint.
+ * reserves: there may be reservations.  Raised before the first one is put, and never taken down. */
 struct notes {
     _Atomic uint32_t shut;
     _Atomic uint32_t starved;
     _Atomic uint64_t lowered;
-    uint64_t reserved;
+    _Atomic uint64_t reserves;
 };
 
 /* See rules 7 to 10.  Arena 0 has all its memory, whatever `reserved` says. */
@@ -234,6 +251,7 @@ enum lease_state {
     LEASE_LENT,     /* in the hands of its holder */
     LEASE_RETURNED, /* to be handed out before any record that was not yet */
     LEASE_PINNED,   /* finished, but the holder still looks at the bytes */
+    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 18) */
 };
 
 /* One cache line, so that holders do not share. */
@@ -249,7 +267,7 @@ struct lease {
     _Atomic uint32_t pid;      /* the holder's */
     _Atomic uint32_t handle;   /* which of the holder's handles */
     _Atomic uint32_t arena;    /* in which the position lies */
-    _Atomic uint32_t attempt;  /* how often it was handed out */
+    _Atomic uint32_t attempt;  /* how often it was handed out; of a WRITING one: the token */
 };
 
 #define LAYOUT_LEASES 1024u
@@ -283,11 +301,29 @@ struct segment {
 };
 
 #define RECORD_HEADER_SIZE 8u
-#define RECORD_LENGTH_MAX UINT32_MAX
+#define RECORD_LENGTH_MAX (UINT32_MAX - 2)
+#define RECORD_RESERVED (UINT32_MAX - 1) /* a `length` that says: this is no record, but a reservation */
 
 struct record_header {
     uint32_t length; /* payload bytes */
     uint32_t method; /* serialization method, serialization.py */
+};
+
+enum reservation_state {
+    RESERVATION_OPEN = 1,
+    RESERVATION_COMMITTED,
+    RESERVATION_ABANDONED,
+};
+
+struct reservation {
+    uint32_t length; /* RECORD_RESERVED */
+    uint8_t state;
+    uint8_t unused[3];
+    uint32_t pid; /* the process that writes: as in struct lease */
+    uint32_t handle;
+    uint64_t started;
+    uint32_t token; /* which of that process's */
+    uint32_t unused_too;
 };
 
 _Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
@@ -307,6 +343,7 @@ _Static_assert(sizeof(struct lease) == 64, "an entry is one line");
 _Static_assert(offsetof(struct segment, leases) == 3072, "clear of the arenas");
 _Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
 _Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
+_Static_assert(sizeof(struct reservation) == 32, "what a reserved item costs more");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");
 
 #endif

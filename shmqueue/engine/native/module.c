@@ -161,7 +161,7 @@ void unmap(RingObject *self)
 {
     if (self->memory != NULL) {
         ring_close(&self->ring);
-        munmap(self->memory, self->size);
+        ring_unmap(self->memory, self->size);
         self->memory = NULL;
     }
     if (self->ring.file >= 0) {
@@ -244,7 +244,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     }
     uint64_t mapped = ring_first_mapping(&header);
     self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* ring_open() judges it */
-    void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *memory = ring_map(file, self->size);
     if (memory == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
@@ -322,6 +322,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(get_items),
     FAST(lend),
     FAST(get_many),
+    FAST(reserve),
     FAST(peek),
     FAST(wait),
     PLAIN(take, METH_O),
@@ -429,7 +430,8 @@ static int module_exec(PyObject *module)
         return -1;
     }
     state->loan_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loan_spec, NULL);
-    if (state->loan_type == NULL) {
+    state->reservation_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Reservation_spec, NULL);
+    if (state->loan_type == NULL || state->reservation_type == NULL) {
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
@@ -456,6 +458,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
     Py_VISIT(state->loan_type);
+    Py_VISIT(state->reservation_type);
     Py_VISIT(state->record_type);
     Py_VISIT(state->fast_paths_type);
     Py_VISIT(state->nothing);
@@ -472,6 +475,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->loan_type);
+    Py_CLEAR(state->reservation_type);
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->fast_paths_type);
     Py_CLEAR(state->nothing);

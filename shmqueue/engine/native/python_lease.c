@@ -28,14 +28,13 @@ typedef struct {
     bool may_move;
     bool is_bytes;      /* the item is, and these are its contents, from byte `from` of the payload on: */
     uint32_t from, length;
-    PyObject *copy;     /* of contents that do not lie in one piece; else NULL */
+    PyObject *copy;     /* of contents that were moved, or cannot be mapped; else NULL */
     Py_ssize_t exports; /* memoryviews and the like that look at the contents */
 } LoanObject;
 
 static bool is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
 
-/* Nothing looks at the bytes any more. */
-static void let_mapping_go(RingObject *ring)
+void let_mapping_go(RingObject *ring)
 {
     ring->views--;
     if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
@@ -266,7 +265,7 @@ static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
         }
         return -1;
     }
-    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from, loan->length);
+    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from);
     if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
         let_move(loan);
     }

@@ -39,7 +39,7 @@ typedef struct {
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *ring_type, *loan_type, *record_type, *fast_paths_type;
+    PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type, *fast_paths_type;
     PyObject *nothing; /* the Record that stands for none */
 } module_state;
 
@@ -65,7 +65,7 @@ typedef struct {
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
-    Py_ssize_t views;       /* loans at whose bytes somebody looks: the mapping stays while there are any */
+    Py_ssize_t views;       /* loans at whose bytes somebody looks, and reservations: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
     bool fast_puts, fast_gets; /* whether FastMethods may pass by those who put and get for their queue */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
@@ -226,6 +226,7 @@ fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
 fast_method Ring_lend, Ring_peek; /* python_lease.c */
+fast_method Ring_reserve; /* python_reserve.c */
 
 /* ---- python_put.c ---- */
 
@@ -261,6 +262,13 @@ PyObject *Ring_take(RingObject *self, PyObject *number);
 PyObject *Ring_lease_figures(RingObject *self, PyObject *ignored);
 
 extern PyType_Spec Loan_spec;
+
+/* Nothing looks at the bytes of a loan, or of a reservation, any more. */
+void let_mapping_go(RingObject *ring);
+
+/* ---- python_reserve.c ---- */
+
+extern PyType_Spec Reservation_spec;
 
 /* ---- python_fast.c ---- */
 

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "arena.h"
 #include "leases.h"
+#include "os.h"
 
 #include <sched.h>
 #include <string.h>
@@ -19,19 +20,6 @@ enum ring_status ring_poison(struct ring *ring, const char *why)
     const char *none = NULL;
     atomic_compare_exchange_strong(&ring->broken, &none, why);
     return RING_BROKEN;
-}
-
-/* ---- bytes ---- */
-
-static void copy_in(struct span span, uint64_t offset, const void *bytes, size_t length)
-{
-    uint64_t to_end = span.size - offset;
-    if (length <= to_end) {
-        memcpy(span.bytes + offset, bytes, length);
-    } else {
-        memcpy(span.bytes + offset, bytes, to_end);
-        memcpy(span.bytes, (const char *)bytes + to_end, length - to_end);
-    }
 }
 
 /* ---- locks and wake-ups ---- */
@@ -190,16 +178,36 @@ static void note_high_water(struct ring *ring, uint64_t put_count)
     }
 }
 
+/* A reservation, and the header and the first bytes of the record behind it.  Returns where that ends. */
+static unsigned char *write_reservation(unsigned char *to, const struct record_in *record)
+{
+    struct reserving *reserving = record->reserving;
+    const struct record_header head = {.length = record->length - (uint32_t)sizeof reserving->who,
+                                       .method = record->method};
+    reserving->place = to;
+    memcpy(to, &reserving->who, sizeof reserving->who);
+    to += sizeof reserving->who;
+    memcpy(to, &head, sizeof head);
+    to += sizeof head;
+    memcpy(to, reserving->head.bytes, reserving->head.length);
+    return to + head.length;
+}
+
 static void write_records(struct span span, uint64_t offset, const struct record_in *records, size_t count)
 {
+    unsigned char *to = span.bytes + offset;
     for (size_t i = 0; i < count; i++) {
         const struct record_in *record = &records[i];
+        if (record->reserving != NULL) {
+            to = write_reservation(to, record);
+            continue;
+        }
         struct record_header head = {.length = record->length, .method = record->method};
-        copy_in(span, offset, &head, sizeof head);
-        offset = span_advance(span, offset, sizeof head);
+        memcpy(to, &head, sizeof head);
+        to += sizeof head;
         for (size_t p = 0; p < record->part_count; p++) {
-            copy_in(span, offset, record->parts[p].bytes, record->parts[p].length);
-            offset = span_advance(span, offset, record->parts[p].length);
+            memcpy(to, record->parts[p].bytes, record->parts[p].length);
+            to += record->parts[p].length;
         }
     }
 }
@@ -459,9 +467,9 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
 /* ---- get ---- */
 
 /* Under the get lock: goes on to the next arena if this one is done. */
-static enum ring_status follow_put_side(struct ring *ring, struct take *take)
+static enum ring_status follow_to(struct ring *ring, struct take *take, const struct view *put)
 {
-    for (uint32_t steps = 0; arena_is_left(ring, &take->next, &ring->put_as_seen); steps++) {
+    for (uint32_t steps = 0; arena_is_left(ring, &take->next, put); steps++) {
         take->next.arena = arena_after(ring, take->next.arena);
         if (take->next.arena >= ring->arenas || steps > ring->arenas) {
             return ring_poison(ring, "an arena is followed by one that does not exist");
@@ -484,6 +492,33 @@ static enum ring_status look_at_put_side(struct ring *ring, const struct take *t
     return RING_OK;
 }
 
+/* Under the get lock, where there is a reservation and behind it the bytes of other records, `used` of them together:
+ * goes on to its record, whose header it reads, if that is an item. */
+static enum ring_status look_at_reservation(struct ring *ring, struct take *take, const unsigned char *bytes,
+                                            uint64_t used, struct record_header *head)
+{
+    struct reservation *reservation = &take->reservation;
+    if (used < sizeof *reservation + sizeof *head) {
+        return ring_poison(ring, "a reservation is longer than the bytes in the queue");
+    }
+    memcpy(reservation, bytes, sizeof *reservation);
+    memcpy(head, bytes + sizeof *reservation, sizeof *head);
+    if (head->length > used - sizeof *reservation - sizeof *head) {
+        return ring_poison(ring, "a reserved record is longer than the bytes in the queue");
+    }
+    take->length = head->length;
+    switch (reservation->state) {
+    case RESERVATION_COMMITTED:
+        take->next.position += sizeof *reservation;
+        return RING_OK;
+    case RESERVATION_OPEN:
+    case RESERVATION_ABANDONED:
+        return RING_RESERVED;
+    default:
+        return ring_poison(ring, "a reservation is in no state that there is");
+    }
+}
+
 /* Under the get lock: the record at take->next, which is checked before anybody uses it. */
 static enum ring_status look_at_record(struct ring *ring, struct take *take)
 {
@@ -499,7 +534,7 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
             return status;
         }
     }
-    if (arena_is_elastic(ring) && follow_put_side(ring, take) != RING_OK) {
+    if (arena_is_elastic(ring) && follow_to(ring, take, &ring->put_as_seen) != RING_OK) {
         return RING_BROKEN;
     }
     struct span span = arena_span(ring, take->next.arena);
@@ -511,7 +546,15 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
     if (used < sizeof head || used > ring->capacity || take->next.count >= ring->put_as_seen.count) {
         return ring_poison(ring, "the get ledger contradicts the put ledger");
     }
-    span_copy_out(span, arena_offset(ring, take->next.arena, take->next.position), &head, sizeof head);
+    const unsigned char *bytes = span.bytes + arena_offset(ring, take->next.arena, take->next.position);
+    memcpy(&head, bytes, sizeof head);
+    if (head.length == RECORD_RESERVED) {
+        enum ring_status status = look_at_reservation(ring, take, bytes, used, &head);
+        if (status != RING_OK) {
+            return status;
+        }
+        used -= sizeof(struct reservation);
+    }
     if (head.length > used - sizeof head || head.length > span.size - sizeof head) {
         return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
@@ -520,7 +563,48 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
     return RING_OK;
 }
 
-/* Under the get lock: takes and drops all records that are not leased.  Returns how many there were. */
+/* Under the get lock: where the first reservation that is open lies among the records up to `put`.  RING_EMPTY: there is
+ * none. */
+static enum ring_status find_open(struct ring *ring, const struct take *take, const struct view *put, struct view *found)
+{
+    struct take at = *take;
+    while (at.next.count < put->count) {
+        struct record_header head;
+        if (arena_is_elastic(ring) && follow_to(ring, &at, put) != RING_OK) {
+            return RING_BROKEN;
+        }
+        struct span span = arena_span(ring, at.next.arena);
+        if (span.bytes == NULL) {
+            return RING_UNMAPPED;
+        }
+        uint64_t used = put->position - at.next.position;
+        if (used < sizeof head || used > ring->capacity) {
+            return ring_poison(ring, "the get ledger contradicts the put ledger");
+        }
+        const unsigned char *bytes = span.bytes + arena_offset(ring, at.next.arena, at.next.position);
+        memcpy(&head, bytes, sizeof head);
+        if (head.length == RECORD_RESERVED) {
+            *found = at.next;
+            enum ring_status status = look_at_reservation(ring, &at, bytes, used, &head);
+            if (status == RING_RESERVED && at.reservation.state == RESERVATION_OPEN) {
+                return RING_OK;
+            }
+            if (status != RING_OK && status != RING_RESERVED) {
+                return status;
+            }
+            at.next.position = found->position + sizeof(struct reservation);
+            used -= sizeof(struct reservation);
+        }
+        if (head.length > used - sizeof head) {
+            return ring_poison(ring, "a record is longer than the bytes in the queue");
+        }
+        at.next.position += sizeof head + (uint64_t)head.length;
+        at.next.count++;
+    }
+    return RING_EMPTY;
+}
+
+/* Under the get lock: takes and drops all records that are not leased, up to `put`.  Returns how many there were. */
 static uint64_t drop_all(struct ring *ring, const struct view *put, struct take *take)
 {
     struct view *get = &take->next;
@@ -529,12 +613,29 @@ static uint64_t drop_all(struct ring *ring, const struct view *put, struct take 
         records += take->returned;
         leases_drop_returned(ring, take);
     }
-    uint64_t left = tally_unfinished(ring, put, get); /* fewer, if task_done() was called before an item was taken */
+    struct view all = ledger_read(&ring->segment->put.ledgers);
+    uint64_t left = tally_unfinished(ring, &all, get); /* fewer, if task_done() was called before an item was taken */
     get->position = put->position;
     get->count = put->count;
     get->arena = put->arena;
     get->dropped += records < left ? records : left;
     return records;
+}
+
+/* As drop_all(), and leaves in the queue what lies behind an open reservation: RING_RESERVED, there is one. */
+static enum ring_status drop_up_to_open(struct ring *ring, const struct view *put, struct take *take, uint64_t *dropped)
+{
+    struct view end = *put, open;
+    enum ring_status status = RING_EMPTY;
+    if (atomic_load(&ring->segment->notes.reserves) != 0) {
+        status = find_open(ring, take, put, &open);
+        end = status == RING_OK ? open : *put;
+    }
+    if (status != RING_OK && status != RING_EMPTY) {
+        return status;
+    }
+    *dropped += drop_all(ring, &end, take);
+    return status == RING_OK ? RING_RESERVED : RING_OK;
 }
 
 /* Commits what was taken, releases the lock, and wakes putters. */
@@ -548,7 +649,8 @@ static void commit_taken(struct ring *ring, struct take *take)
 }
 
 /* Under the get lock, when the queue is shut down or about to be: does what a killed one may have left undone.
- * RING_OK: go on, there may be records. */
+ * RING_OK: go on, there may be records.  RING_SHUT, RING_INTERRUPTED: the lock is free, and in the second case there may
+ * be more to do. */
 static enum ring_status finish_shut_down(struct ring *ring, struct take *take)
 {
     struct view put = ledger_read(&ring->segment->put.ledgers);
@@ -560,10 +662,14 @@ static enum ring_status finish_shut_down(struct ring *ring, struct take *take)
     if (put.shut != SHUT_IMMEDIATE || is_empty) {
         return RING_OK;
     }
-    drop_all(ring, &put, take);
+    uint64_t dropped = 0;
+    enum ring_status status = drop_up_to_open(ring, &put, take, &dropped);
+    if ((status != RING_OK && status != RING_RESERVED) || (status == RING_RESERVED && dropped == 0)) {
+        return status == RING_RESERVED ? RING_OK : status;
+    }
     commit_taken(ring, take);
     tally_wake_if_finished(ring);
-    return RING_SHUT;
+    return status == RING_RESERVED ? RING_INTERRUPTED : RING_SHUT;
 }
 
 enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct patience patience)
@@ -583,7 +689,8 @@ enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct pati
     return RING_OK;
 }
 
-enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
+/* As ring_get_begin().  RING_RESERVED: there is a reservation, and the lock is held. */
+static enum ring_status begin_get(struct ring *ring, struct take *take, struct patience patience)
 {
     if (ring_is_poisoned(ring)) {
         return RING_BROKEN;
@@ -604,7 +711,7 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
     }
     if (status == RING_OK && atomic_load_explicit(&ring->segment->notes.shut, memory_order_relaxed) != 0) {
         status = finish_shut_down(ring, take);
-        if (status == RING_SHUT) {
+        if (status == RING_SHUT || status == RING_INTERRUPTED) {
             return status; /* the lock is free again */
         }
     }
@@ -614,8 +721,24 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
     if (status == RING_EMPTY && arena_is_elastic(ring) && arena_trim_is_due(ring, take)) {
         atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
     }
-    if (status != RING_OK) {
+    if (status != RING_OK && status != RING_RESERVED) {
         ring_get_abort(ring, take);
+    }
+    return status;
+}
+
+enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct patience patience)
+{
+    enum ring_status status;
+    while ((status = begin_get(ring, take, patience)) == RING_RESERVED) {
+        status = leases_pass_reservation(ring, take);
+        if (status == RING_FULL) { /* for now: this getter waits for it */
+            atomic_store(&ring->held_up, true);
+            return RING_EMPTY;
+        }
+        if (status != RING_OK) {
+            return status;
+        }
     }
     return status;
 }
@@ -635,8 +758,7 @@ void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, ui
     }
     struct span span = arena_span(ring, take->next.arena);
     uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
-    span_copy_out(span, offset, bytes, length);
+    memcpy(bytes, span.bytes + offset + sizeof(struct record_header) + from, length);
 }
 
 uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room)
@@ -652,7 +774,7 @@ uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, 
     struct span span = arena_span(ring, arena);
     uint64_t length = end - begin < room ? end - begin : room;
     length = length < span.size ? length : span.size;
-    span_copy_out(span, arena_offset(ring, arena, begin), bytes, length);
+    memcpy(bytes, span.bytes + arena_offset(ring, arena, begin), length);
     return (uint32_t)length;
 }
 
@@ -690,7 +812,8 @@ enum ring_status ring_get_next(struct ring *ring, struct take *take)
     if (take->next.leases && take->taken) {
         return RING_EMPTY; /* one entry is changed with each commit */
     }
-    return look_at_record(ring, take);
+    enum ring_status status = look_at_record(ring, take);
+    return status == RING_RESERVED ? RING_EMPTY : status; /* the next call passes it */
 }
 
 void ring_get_commit(struct ring *ring, struct take *take)
@@ -706,7 +829,8 @@ void ring_get_abort(struct ring *ring, struct take *take)
     lock_release(&ring->segment->get.guard.lock, take->self);
 }
 
-enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience)
+/* Drops all up to an open reservation: RING_RESERVED, there is one. */
+static enum ring_status clear_once(struct ring *ring, uint64_t *dropped, struct patience patience)
 {
     struct take take;
     if (ring_is_poisoned(ring)) {
@@ -722,15 +846,115 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
     if (status == RING_OK && (why = contradiction(ring, &put, &take.next)) != NULL) {
         status = ring_poison(ring, why); /* what is handed out next has its own position and count */
     }
+    status = status == RING_OK ? drop_up_to_open(ring, &put, &take, dropped) : status;
+    if (status != RING_OK && status != RING_RESERVED) {
+        ring_get_abort(ring, &take);
+        return status;
+    }
+    commit_taken(ring, &take);
+    tally_wake_if_finished(ring);
+    return status;
+}
+
+enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patience patience)
+{
+    uint64_t end = ledger_read(&ring->segment->put.ledgers).count; /* what is put from now on may stay */
+    enum ring_status status;
+    *dropped = 0;
+    while ((status = clear_once(ring, dropped, patience)) == RING_RESERVED) {
+        struct take take;
+        status = begin_get(ring, &take, patience);
+        if (status == RING_OK) {
+            ring_get_abort(ring, &take); /* it is an item by now: the next round drops it */
+        } else if (status == RING_RESERVED) {
+            bool is_old = take.next.count < end;
+            status = is_old ? leases_pass_reservation(ring, &take) : RING_EMPTY;
+            if (!is_old) {
+                ring_get_abort(ring, &take);
+            }
+        }
+        if (status != RING_OK) {
+            break;
+        }
+    }
+    if (status == RING_EMPTY || status == RING_SHUT || status == RING_FULL) {
+        status = RING_OK;
+    }
+    if (status == RING_OK) {
+        ring_trim(ring, false);
+    }
+    return status;
+}
+
+/* ---- reservations ---- */
+
+enum ring_status ring_prepare_reservation(struct ring *ring, struct reserving *reserving, struct part head,
+                                          uint32_t length, struct record_in *record, struct patience patience)
+{
+    static _Atomic uint32_t tokens;
+    struct process me = os_this_process();
+    enum ring_status status = leases_prepare(ring, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    atomic_store(&ring->segment->notes.reserves, 1); /* before it is put: clear() looks at the put ledger first */
+    *reserving = (struct reserving){
+        .who = {.length = RECORD_RESERVED,
+                .state = RESERVATION_OPEN,
+                .pid = me.pid,
+                .handle = ring->handle,
+                .started = me.started,
+                .token = atomic_fetch_add(&tokens, 1)},
+        .head = head,
+    };
+    *record = (struct record_in){.length = (uint32_t)sizeof reserving->who + length, .reserving = reserving};
+    return RING_OK;
+}
+
+enum ring_status ring_end_reservation(struct ring *ring, const struct reserving *reserving, bool commit,
+                                      struct patience patience)
+{
+    struct take take;
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
+    enum ring_status status = ring_get_lock(ring, &take, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    status = take.next.leases ? leases_enter(ring, &take) : RING_OK;
     if (status != RING_OK) {
         ring_get_abort(ring, &take);
         return status;
     }
-    *dropped = drop_all(ring, &put, &take);
-    commit_taken(ring, &take);
-    tally_wake_if_finished(ring);
-    ring_trim(ring, false);
-    return RING_OK;
+    bool is_shut = ledger_read(&ring->segment->put.ledgers).shut != SHUT_NOT; /* getters may have gone already */
+    bool is_put = commit && !is_shut;
+    status = commit && is_shut ? RING_SHUT : RING_OK;
+    if (leases_end_reservation(ring, &take, &reserving->who, is_put)) {
+        return status;
+    }
+    *(volatile uint8_t *)(reserving->place + offsetof(struct reservation, state)) =
+        is_put ? RESERVATION_COMMITTED : RESERVATION_ABANDONED;
+    ring_get_abort(ring, &take);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!is_put) {
+        ring_clear_the_way(ring);
+    } else if (atomic_load(&ring->segment->put.ledgers.waiting) != 0) {
+        leases_wake_getter(ring); /* one that slept when it was put, and was not woken yet */
+    }
+    return status;
+}
+
+void ring_clear_the_way(struct ring *ring)
+{
+    struct take take;
+    if (atomic_load(&ring->segment->notes.reserves) == 0 || ring_is_poisoned(ring)) {
+        return;
+    }
+    if (ring_get_begin(ring, &take, (struct patience){0}) == RING_OK) {
+        ring_get_abort(ring, &take);
+    }
+    ring_return_dead(ring, WAIT_SLICE_NS / 2);
 }
 
 /* ---- the end ---- */
@@ -778,11 +1002,6 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
 
 /* ---- the handle ---- */
 
-uint64_t ring_first_mapping(const struct header *header)
-{
-    return LAYOUT_HEADER_SIZE + (header->initial != 0 ? header->initial : header->capacity);
-}
-
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file)
 {
     struct segment *segment = memory;
@@ -816,7 +1035,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
         return "there is no queue of this shape";
     }
     ring->segment = segment;
-    ring->arena_memory[0] = (unsigned char *)memory + LAYOUT_HEADER_SIZE;
+    ring->arena_memory[0] = (unsigned char *)memory + arena_data_start();
     ring->capacity = header->capacity;
     ring->limit = header->limit;
     ring->first_maxsize = header->maxsize;

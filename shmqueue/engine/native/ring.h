@@ -25,6 +25,7 @@ enum ring_status {
     RING_UNMAPPED,    /* an arena cannot be mapped; ring->map_error says why */
     RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
     RING_TOO_MANY,    /* put fewer at once: maxsize has become less than the number of these records */
+    RING_RESERVED,    /* within ring.c: there is a reservation, which is not an item (yet) */
 };
 
 /* One process's handle on a segment. */
@@ -41,11 +42,12 @@ struct ring {
     uint64_t table_start;    /* of the lease table, from the first byte of the file */
     struct lease *_Atomic table; /* NULL: not mapped yet */
     _Atomic bool windows_left;   /* the memory of some was not given back */
+    _Atomic bool held_up;        /* a reservation was met, and there was no entry left for it */
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
     _Atomic int map_error;   /* errno of the last attempt to map or to read that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
     _Atomic bool trim_due;   /* ring_trim() may have something to do */
-    uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
+    uint64_t arena_start[LAYOUT_ARENAS]; /* from the header's end */
     uint64_t arena_size[LAYOUT_ARENAS];
     unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
     bool may_spin;           /* there is more than one processor */
@@ -72,6 +74,14 @@ struct record_in {
     uint32_t length; /* of all parts together */
     const struct part *parts;
     size_t part_count;
+    struct reserving *reserving; /* NULL; else see ring_prepare_reservation() */
+};
+
+/* A record whose payload is written later, where it lies. */
+struct reserving {
+    struct reservation who;
+    struct part head;     /* of the payload, written at once */
+    unsigned char *place; /* where the reservation lies, once it is put */
 };
 
 /* Where a leased record lies. */
@@ -98,6 +108,7 @@ struct take {
     struct place place; /* of that entry's record, checked */
     uint64_t number;    /* which of all items that is */
     uint64_t done_from, done_to; /* bytes of the windows some of whose memory is not needed after the commit */
+    struct reservation reservation; /* which stands before the record, of RING_RESERVED */
 };
 
 #define NOT_RETURNED (-1)
@@ -118,8 +129,12 @@ struct figures {
     bool putters_waiting, getters_waiting;
 };
 
-/* Takes over a mapping of the file's first `mapped` bytes and checks the header against the file's size.  NULL, or what
- * is wrong.  The caller keeps ring->file open as long as the ring is used. */
+/* Maps the first `first` bytes of a file, and the arena in them once more behind that.  MAP_FAILED: errno says why. */
+void *ring_map(int file, uint64_t first);
+void ring_unmap(void *memory, uint64_t first);
+
+/* Takes over what ring_map() made of the file's first `mapped` bytes and checks the header against the file's size.
+ * NULL, or what is wrong.  The caller keeps ring->file open as long as the ring is used. */
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file);
 
 /* Bytes that ring_open() wants mapped, of a file with this header. */
@@ -140,6 +155,22 @@ uint64_t ring_data_size(uint64_t initial, uint64_t capacity);
 /* Puts all the records or none, in one commit.  The caller has made sure that they can fit an empty ring; if they
  * cannot any more, RING_TOO_MANY. */
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience);
+
+/* Makes `record` one that reserves `length` bytes of payload, which begin with `head`; ring_put() puts it, as the only
+ * one.  Its bytes behind the head, from ring_reserved_bytes() on, are the caller's to write until it is ended, as long
+ * as the ring is not closed. */
+enum ring_status ring_prepare_reservation(struct ring *ring, struct reserving *reserving, struct part head,
+                                          uint32_t length, struct record_in *record, struct patience patience);
+static inline unsigned char *ring_reserved_bytes(const struct reserving *reserving)
+{
+    return reserving->place + sizeof(struct reservation) + RECORD_HEADER_SIZE + reserving->head.length;
+}
+/* Makes it an item like others, or nothing.  RING_SHUT: the queue was shut down meanwhile, so it is nothing.  When it
+ * returns neither this nor RING_OK, nothing has changed: call it again. */
+enum ring_status ring_end_reservation(struct ring *ring, const struct reserving *reserving, bool commit,
+                                      struct patience patience);
+/* For who waits: passes what is not an item, if it is the oldest, and gives back what dead processes have. */
+void ring_clear_the_way(struct ring *ring);
 
 /* Most items that may be in the queue, 0 for as many as fit.  Another one may hold a moment later, unless the caller
  * owns the put lock. */

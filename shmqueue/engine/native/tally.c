@@ -94,6 +94,7 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline)
             return RING_DEADLINE;
         }
         if (waited != WAIT_WOKEN) {
+            ring_clear_the_way(ring);
             return RING_INTERRUPTED;
         }
     }

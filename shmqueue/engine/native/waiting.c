@@ -70,6 +70,7 @@ static enum ring_status sleep_for_items(struct ring *ring, uint32_t seen, int64_
     case WAIT_DEADLINE:
         return RING_DEADLINE;
     default:
+        ring_clear_the_way(ring);
         return RING_INTERRUPTED;
     }
 }
@@ -144,7 +145,8 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
     }
     uint32_t seen = atomic_load_explicit(&segment->put.ledgers.sequence, memory_order_acquire);
     struct view get = ledger_read(&segment->get.ledgers), put = ledger_read(&segment->put.ledgers);
-    if (put.count != get.count || put.shut != SHUT_NOT) {
+    bool is_held_up = atomic_exchange(&ring->held_up, false); /* what is there cannot be taken now */
+    if ((put.count != get.count && !is_held_up) || put.shut != SHUT_NOT) {
         return RING_OK;
     }
     bool was_soon;
