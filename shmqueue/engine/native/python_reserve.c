@@ -50,7 +50,7 @@ static void abandon_quietly(ReservationObject *self)
     end(self);
 }
 
-static bool is_usable(ReservationObject *self)
+static bool may_be_ended(ReservationObject *self)
 {
     RingObject *ring = self->ring;
     if (!is_of_this_process(self)) {
@@ -64,7 +64,7 @@ static bool is_usable(ReservationObject *self)
 static PyObject *Reservation_commit(ReservationObject *self, PyObject *Py_UNUSED(ignored))
 {
     RingObject *ring = self->ring;
-    if (!is_usable(self)) {
+    if (!may_be_ended(self)) {
         return NULL;
     }
     if (self->stage != OPEN) {
@@ -113,7 +113,9 @@ static void Reservation_dealloc(ReservationObject *self)
     if (self->stage == OPEN || self->stage == LEFT) {
         PyObject *type_, *value, *traceback;
         PyErr_Fetch(&type_, &value, &traceback);
+        ALONE_BEGIN(self->ring);
         abandon_quietly(self);
+        ALONE_END();
         PyErr_Restore(type_, value, traceback);
     }
     Py_XDECREF(self->ring);
@@ -121,7 +123,7 @@ static void Reservation_dealloc(ReservationObject *self)
     Py_DECREF(type);
 }
 
-static int Reservation_getbuffer(ReservationObject *self, Py_buffer *buffer, int flags)
+static int write_at(ReservationObject *self, Py_buffer *buffer, int flags)
 {
     buffer->obj = NULL;
     if (self->stage != OPEN || !is_of_this_process(self)) {
@@ -136,11 +138,22 @@ static int Reservation_getbuffer(ReservationObject *self, Py_buffer *buffer, int
     return 0;
 }
 
+static int Reservation_getbuffer(ReservationObject *self, Py_buffer *buffer, int flags)
+{
+    int error;
+    ALONE_BEGIN(self->ring);
+    error = write_at(self, buffer, flags);
+    ALONE_END();
+    return error;
+}
+
 static void Reservation_releasebuffer(ReservationObject *self, Py_buffer *Py_UNUSED(buffer))
 {
+    ALONE_BEGIN(self->ring);
     if (--self->exports == 0 && self->stage == LEFT) {
         abandon_quietly(self);
     }
+    ALONE_END();
 }
 
 static PyObject *Reservation_contents(ReservationObject *self, PyObject *Py_UNUSED(ignored))
@@ -148,10 +161,13 @@ static PyObject *Reservation_contents(ReservationObject *self, PyObject *Py_UNUS
     return PyMemoryView_FromObject((PyObject *)self);
 }
 
+ALONE_PLAIN(Reservation_commit, ReservationObject, self->ring)
+ALONE_PLAIN(Reservation_abandon, ReservationObject, self->ring)
+
 static PyMethodDef Reservation_methods[] = { /* documented in shmqueue.engine.Reservation */
     {"contents", (PyCFunction)Reservation_contents, METH_NOARGS, NULL},
-    {"commit", (PyCFunction)Reservation_commit, METH_NOARGS, NULL},
-    {"abandon", (PyCFunction)Reservation_abandon, METH_NOARGS, NULL},
+    {"commit", (PyCFunction)ALONE(Reservation_commit), METH_NOARGS, NULL},
+    {"abandon", (PyCFunction)ALONE(Reservation_abandon), METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
