@@ -452,6 +452,9 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
                 ring_wake_putters(ring);
             }
         }
+        if (status == RING_INTERRUPTED) {
+            break;
+        }
         if (status != RING_OK || !patience.for_room) {
             return status;
         }
@@ -461,6 +464,7 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             break;
         }
     }
+    ring_clear_the_way(ring); /* of a process that was killed while it wrote an item where it lies */
     return RING_INTERRUPTED;
 }
 
