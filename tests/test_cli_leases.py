@@ -11,6 +11,8 @@ from cli_support import error_of, json_of, output_of
 from support import python
 
 from shmqueue import ShmQueue, inspection
+from shmqueue.cli.inspection import list_queues, look_at
+from shmqueue.cli.top import Rates
 
 Make = Callable[..., ShmQueue]
 
@@ -78,9 +80,9 @@ def test_ls_stat_and_top_tell_what_is_leased(q: ShmQueue, name: str) -> None:
 
 def test_the_oldest_lease_ages(q: ShmQueue, name: str) -> None:
     with q.lease():
-        before = json_of("stat", name)["statistics"]["oldest_lease"]
-        assert 0 < before < json_of("stat", name)["statistics"]["oldest_lease"]
-    assert json_of("stat", name)["statistics"]["oldest_lease"] == 0
+        before = look_at(name).oldest_lease
+        assert 0 < before < look_at(name).oldest_lease
+    assert look_at(name).oldest_lease == 0
 
 
 def test_the_tables_have_a_column_for_leased_items(q: ShmQueue, name: str) -> None:
@@ -114,12 +116,11 @@ def test_commands_take_first_what_was_given_back(q: ShmQueue, name: str) -> None
 
 def test_what_the_dead_had_leased_counts_as_items(orphan: str) -> None:
     for _ in range(2):  # and looking changes nothing
-        (row,) = json_of("ls")
-        stat = json_of("stat", orphan)
-        (live,) = json_of("top", "--interval", "0.01")
-        for told in row, stat, live:
+        (listed,) = list_queues(all_users=False)
+        look = look_at(orphan)
+        for told in listed.as_json(), look.as_json(), Rates(look, None, None).as_json():
             assert (told["items"], told["leased"], told["orphan"]) == (4, 0, True)
-        assert stat["statistics"]["oldest_lease"] == 0
+        assert look.oldest_lease == 0
         info = inspection.look_at(orphan)
         assert (info.items, info.leased) == (4, 0)
     assert f"removed {orphan} (4 items" in output_of("rm", "--orphans")
@@ -138,8 +139,8 @@ def test_commands_take_what_the_dead_had_leased(name: str) -> None:
 
 def test_clear_drops_what_the_dead_had_leased(orphan: str) -> None:
     assert output_of("clear", orphan) == "4\n"
-    assert json_of("stat", orphan)["items"] == 0
-    output_of("rm", orphan)
+    assert look_at(orphan).items == 0
+    inspection.remove_queue(orphan)
 
 
 def test_a_dead_consumer_of_a_queue_that_lives_has_nothing_leased(make: Make, name: str) -> None:
@@ -149,6 +150,6 @@ def test_a_dead_consumer_of_a_queue_that_lives_has_nothing_leased(make: Make, na
         assert lease.item == 0
         q.put("more")
         leave_leased(name, put=0, leased=1)
-        (row,) = json_of("ls")
-        assert (row["items"], row["leased"], row["holders"]) == (3, 1, [os.getpid()])
-        assert json_of("stat", name)["items"] == 3
+        (listed,) = list_queues(all_users=False)
+        assert (listed.info.items, listed.info.leased, listed.info.holders) == (3, 1, [os.getpid()])
+        assert look_at(name).items == 3
