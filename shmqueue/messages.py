@@ -7,15 +7,15 @@ from shmqueue.segment import BY_MAX_BYTES, BY_MEMORY, directory
 
 __all__ = ["LENGTH_MOST", "lock_timed_out", "never_fits", "require_possible_length", "tell_items_put"]
 
-LENGTH_MOST = 0xFFFFFFFF
-"""Bytes of the largest payload: its length is a number of 32 bits."""
+LENGTH_MOST = 0xFFFFFFFD
+"""Bytes of the largest payload: its length is a number of 32 bits, two of which mean something else."""
 
 
 def require_possible_length(data: object) -> None:
     """Refuse bytes that no queue takes, before anything copies them. Other items pass.
 
     Raises:
-        ShmQueueValueError: they are more than 4 GiB.
+        ShmQueueValueError: they are more than 4 GiB less 3 bytes.
     """
     if isinstance(data, (str, bytes, bytearray, memoryview)):
         length = data.nbytes if isinstance(data, memoryview) else len(data)

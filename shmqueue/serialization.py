@@ -203,6 +203,12 @@ class Serializer:
                 f"cannot load an item of {len(payload)} bytes with serialization method {method}: {error!r}"
             ) from error
 
+    def takes(self, method: int) -> bool:
+        """Whether an item may be put as the record of another queue, with this method, and could be loaded then."""
+        if method in (_PICKLE, _PICKLE_BUFFERS):
+            return self.allow_pickle
+        return method in LOADERS or self.custom_deserialize is not None
+
     def _custom_loader(self, method: int) -> Callable[[bytes], Any]:
         custom = self.custom_deserialize
         if custom is None or method < SerializationMethods.FIRST_PUBLIC_NUMBER:

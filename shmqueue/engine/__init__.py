@@ -148,6 +148,32 @@ class Loan(Protocol):
         """The record is not done: the next one to ask for a record gets it. False: the loan was over."""
 
 
+class Reservation(Protocol):
+    """An item of bytes that is not put yet, and whose bytes this process writes.
+
+    If the process ends, or the object is collected before ``commit``, nothing is put. Any thread may use it. In a
+    forked child it puts nothing: it belongs to the parent.
+    """
+
+    def contents(self, /) -> memoryview:
+        """The bytes, to be written; what they are at first is not defined.
+
+        Raises:
+            BufferError: the reservation is over.
+        """
+
+    def commit(self, /) -> bool:
+        """Put the item. False: the reservation was over, or there is no room for the item in time.
+
+        Raises:
+            BufferError: something still refers to the bytes (a memoryview, an array). The reservation is not over.
+            ShmQueueShutDown: the queue was shut down meanwhile.
+        """
+
+    def abandon(self, /) -> None:
+        """Put nothing. What still refers to the bytes may go on to write them."""
+
+
 class Engine(Protocol):
     """A handle on the records of one segment. All methods may be called from several threads.
 
@@ -176,6 +202,13 @@ class Engine(Protocol):
 
         Raises:
             ShmQueueValueError: the record can never fit.
+        """
+
+    def reserve(self, length: int, block: bool, timeout: float | None, /) -> Reservation | None:
+        """Make room for one item of ``length`` bytes, to be written by the caller. None: there was no room in time.
+
+        Raises:
+            ShmQueueValueError: the item can never fit.
         """
 
     def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:

@@ -11,6 +11,7 @@ otherwise.
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
        132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
+       136      32  claim       of a put that others overtake, see portable_claim.py; a hint, written without the lock
        192     160  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
        448     160  state[1]
       4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
@@ -51,11 +52,13 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from shmqueue import clock
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after, seconds_until
+from shmqueue.engine.portable_claim import Claim
 from shmqueue.engine.portable_leases import MOST, Entry, Move, oldest_returned, replaced
 from shmqueue.engine.portable_loan import PortableLoan, contents_of
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.engine.portable_processes import Process, is_alive, this_process
+from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
@@ -153,7 +156,7 @@ class PortableEngine:
         self._broken: str | None = None
         self._handle = next(_handles)  # tells its loans from those of other handles in this process
         self._loans = 0  # that this handle may have
-        self._looked = clock.monotonic()  # when it last looked whether the holders of loans live
+        self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
         _live.add(self)
 
     # ---- the protocol ----
@@ -162,6 +165,26 @@ class PortableEngine:
         block = bool(block)  # which may run any code, as in the three below
         self._require_usable()
         return self._put(self._record(method, payload), 1, block, timeout)
+
+    def reserve(self, length: int, block: bool, timeout: float | None, /) -> PortableReservation | None:
+        block = bool(block)
+        self._require_usable()
+        if length < 0:
+            raise ValueError("a reservation has at least 0 bytes")
+        self._require_to_fit(length)
+        size = length + len(head_of(length))
+        self._require_to_fit(size)
+        has_room = self._room_for(RECORD_HEADER_SIZE + size, 1)
+
+        def look(state: State, hold: Hold) -> _Step[bool]:
+            self._require_open_to_all(state)
+            return None, has_room(state) or None, b""
+
+        def ready(state: State) -> bool:
+            return state.shut > 0 or has_room(state)
+
+        is_room = self._counted(lambda: self._until(ready, look, _do_nothing, _PUTTERS, block, timeout))
+        return PortableReservation(self, length, block, timeout) if is_room else None
 
     def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:
         block = bool(block)
@@ -258,7 +281,7 @@ class PortableEngine:
             self._in_the_end(me, self._give_back)
             if self._loans:
                 self._in_the_end(me, lambda: self._return_loans_of(this_process(), self._handle))
-        self._lock.close()
+        self._lock.close(is_idle=not any(list(self._calls.values())))
         self._unmap_if_idle()
 
     # ---- calls in flight ----
@@ -299,6 +322,10 @@ class PortableEngine:
             raise ShmQueueCorruptedError(
                 f"queue {self._name!r} is corrupted: {self._broken}; this handle does not touch it any more"
             )
+
+    @property
+    def name(self) -> str:
+        return self._name
 
     @property
     def is_open(self) -> bool:
@@ -593,9 +620,12 @@ class PortableEngine:
     def _record(self, method: int, payload: Payload) -> bytes:
         parts = payload if isinstance(payload, tuple) else (payload,)
         length = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
+        self._require_to_fit(length)
+        return b"".join((_RECORD.pack(length, method), *parts))
+
+    def _require_to_fit(self, length: int) -> None:
         if length > min(self._capacity - RECORD_HEADER_SIZE, LENGTH_MOST):
             raise never_fits(self._name, length, self._capacity, self._limit)
-        return b"".join((_RECORD.pack(length, method), *parts))
 
     def _fitting(self, records: list[bytes]) -> int:
         """How many of the records, from the first, an empty queue could hold together."""
@@ -610,19 +640,45 @@ class PortableEngine:
     def _put(self, data: bytes, count: int, block: bool, timeout: float | None) -> bool:
         has_room = self._room_for(len(data), count)
         shortage: list[int] = []  # the errno of a look that found room but no memory
-        add = self._adding(data, count, has_room, shortage)
+        claim = Claim(self._memory, len(data), count)
 
         def unmet(waited: float) -> None:
             while shortage:
                 self._tell(shortage.pop())
+            if block:
+                claim.insist(waited)
 
-        def ready(state: State) -> bool:
-            return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
+        def has_polite_room(state: State) -> bool:
+            others = claim.of_others()
+            if others is not None:
+                is_free = self._room_for(len(data) + others.size, count + others.records)(state)
+            else:
+                is_free = has_room(state)
+            claim.note(state.put_count, has_room(state))
+            return is_free
 
-        put = self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
+        def attempt(has_room: Callable[[State], bool], block: bool, timeout: float | None) -> bool:
+            def ready(state: State) -> bool:
+                return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
+
+            add = self._adding(data, count, has_room, shortage)
+            return self._until(ready, add, unmet, _PUTTERS, block, timeout) is True
+
+        def put() -> bool:
+            if not block:  # Full only if it is full: a claim is for those that wait
+                return attempt(has_room, False, None)
+            try:
+                # in the end, too, there may be room for it, if not for a claim beside it
+                return attempt(has_polite_room, True, timeout) or (
+                    claim.of_others() is not None and attempt(has_room, False, None)
+                )
+            finally:
+                claim.withdraw()
+
+        done = self._counted(put)
         if self._told and self._has_grown:
             self._tell(0)
-        return put
+        return done
 
     def _room_for(self, length: int, count: int) -> Callable[[State], bool]:
         most_used = self._capacity - length
@@ -908,6 +964,10 @@ class PortableEngine:
         for holder in () if found is None or found is _LOCKED else found:
             if not is_alive(holder):
                 self._return_loans_of(holder, 0)
+
+
+def _do_nothing(waited: float) -> None:
+    """What who waits for room does beside that."""
 
 
 def _oldest(entries: list[Entry]) -> Entry:

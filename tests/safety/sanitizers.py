@@ -155,7 +155,7 @@ def _gist(errors: str) -> str:
 
 
 RING, ARENA, LEDGER, LOCK, LEASES = (
-    f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.h", "ledger.h", "lock.h", "leases.c")
+    f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.c", "ledger.h", "lock.h", "leases.c")
 )
 MUTANTS = (
     Mutant(
@@ -177,10 +177,10 @@ MUTANTS = (
         "    if (take->arena == UINT32_MAX) {",
     ),
     Mutant(
-        "what is copied out begins one byte late after it wrapped",
+        "the second mapping of an arena begins one page late",
         ARENA,
-        "memcpy((char *)bytes + to_end, span.bytes, length - to_end);",
-        "memcpy((char *)bytes + to_end, span.bytes + 1, length - to_end);",
+        "start + (off_t)before);",
+        "start + (off_t)(before + (size > whole_pages(1) ? whole_pages(1) : 0)));",
     ),
     Mutant(
         "counts are not checked against positions",

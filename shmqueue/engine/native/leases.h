@@ -29,6 +29,15 @@ enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_
 void leases_drop_returned(struct ring *ring, struct take *take);
 /* What becomes of take->next in the ledger; writes what belongs beside it. */
 struct view leases_settle(struct ring *ring, struct take *take);
+/* With a reservation at hand: makes an entry of it if it is open, passes it, and releases the get lock.  RING_FULL: there
+ * is no entry left.  RING_UNMAPPED: no memory for the table. */
+enum ring_status leases_pass_reservation(struct ring *ring, struct take *take);
+/* Before a reservation is put: makes sure that there is memory for an entry. */
+enum ring_status leases_prepare(struct ring *ring, struct patience patience);
+/* With the get lock held, if the reservation is an entry: ends it and releases the lock.  False: it is none. */
+bool leases_end_reservation(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit);
+/* Lets one getter that sleeps look again. */
+void leases_wake_getter(struct ring *ring);
 /* After that commit, with no lock held: gives back the memory of records that had been moved and are gone.  The lock was
  * free meanwhile, so others may lie there now. */
 void leases_tidy(struct ring *ring, const struct take *take);
@@ -37,8 +46,8 @@ void leases_tidy(struct ring *ring, const struct take *take);
  * ring_loan_may_move() or the end of the loan. RING_FULL: too many are leased. RING_UNMAPPED: no memory for the table,
  * ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
-/* Where `length` bytes of the payload from its byte `from` on lie; NULL if they wrap or were moved.  No lock. */
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length);
+/* Where the payload's byte `from` and what follows it lie; NULL if they were moved.  No lock. */
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from);
 /* Copies them.  False: ring->map_error says why it cannot be done.  No lock. */
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes);
 /* The holder does not look at the bytes any more, and goes on with the loan.  No lock. */

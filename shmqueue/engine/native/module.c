@@ -161,7 +161,7 @@ void unmap(RingObject *self)
 {
     if (self->memory != NULL) {
         ring_close(&self->ring);
-        munmap(self->memory, self->size);
+        ring_unmap(self->memory, self->size);
         self->memory = NULL;
     }
     if (self->ring.file >= 0) {
@@ -245,7 +245,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     }
     uint64_t mapped = ring_first_mapping(&header);
     self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* ring_open() judges it */
-    void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *memory = ring_map(file, self->size);
     if (memory == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
@@ -287,7 +287,34 @@ static void Ring_dealloc(RingObject *self)
     Py_DECREF(type);
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))Ring_##name, METH_FASTCALL, NULL}
+ALONE_FAST(Ring_put)
+ALONE_FAST(Ring_put_item)
+ALONE_FAST(Ring_put_items)
+ALONE_FAST(Ring_put_many)
+ALONE_FAST(Ring_get)
+ALONE_FAST(Ring_get_item)
+ALONE_FAST(Ring_get_items)
+ALONE_FAST(Ring_lend)
+ALONE_FAST(Ring_get_many)
+ALONE_FAST(Ring_peek)
+ALONE_FAST(Ring_wait)
+ALONE_FAST(Ring_reserve)
+ALONE_PLAIN(Ring_take, RingObject, self)
+ALONE_PLAIN(Ring_moment, RingObject, self)
+ALONE_PLAIN(Ring_pass_on, RingObject, self)
+ALONE_PLAIN(Ring_clear, RingObject, self)
+ALONE_PLAIN(Ring_task_done, RingObject, self)
+ALONE_PLAIN(Ring_join, RingObject, self)
+ALONE_PLAIN(Ring_qsize, RingObject, self)
+ALONE_PLAIN(Ring_counters, RingObject, self)
+ALONE_PLAIN(Ring_lease_figures, RingObject, self)
+ALONE_PLAIN(Ring_shut_down, RingObject, self)
+ALONE_PLAIN(Ring_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_set_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_close, RingObject, self)
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))ALONE(Ring_##name), METH_FASTCALL, NULL}
+#define PLAIN(name, arguments) {#name, (PyCFunction)ALONE(Ring_##name), arguments, NULL}
 
 static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, shmqueue.items */
     FAST(put),
@@ -299,21 +326,22 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(get_items),
     FAST(lend),
     FAST(get_many),
+    FAST(reserve),
     FAST(peek),
     FAST(wait),
-    {"take", (PyCFunction)Ring_take, METH_O, NULL},
-    {"moment", (PyCFunction)Ring_moment, METH_O, NULL},
-    {"pass_on", (PyCFunction)Ring_pass_on, METH_NOARGS, NULL},
-    {"clear", (PyCFunction)Ring_clear, METH_NOARGS, NULL},
-    {"task_done", (PyCFunction)Ring_task_done, METH_NOARGS, NULL},
-    {"join", (PyCFunction)Ring_join, METH_O, NULL},
-    {"qsize", (PyCFunction)Ring_qsize, METH_NOARGS, NULL},
-    {"counters", (PyCFunction)Ring_counters, METH_NOARGS, NULL},
-    {"lease_figures", (PyCFunction)Ring_lease_figures, METH_NOARGS, NULL},
-    {"shut_down", (PyCFunction)Ring_shut_down, METH_O, NULL},
-    {"maxsize", (PyCFunction)Ring_maxsize, METH_NOARGS, NULL},
-    {"set_maxsize", (PyCFunction)Ring_set_maxsize, METH_O, NULL},
-    {"close", (PyCFunction)Ring_close, METH_NOARGS, NULL},
+    PLAIN(take, METH_O),
+    PLAIN(moment, METH_O),
+    PLAIN(pass_on, METH_NOARGS),
+    PLAIN(clear, METH_NOARGS),
+    PLAIN(task_done, METH_NOARGS),
+    PLAIN(join, METH_O),
+    PLAIN(qsize, METH_NOARGS),
+    PLAIN(counters, METH_NOARGS),
+    PLAIN(lease_figures, METH_NOARGS),
+    PLAIN(shut_down, METH_O),
+    PLAIN(maxsize, METH_NOARGS),
+    PLAIN(set_maxsize, METH_O),
+    PLAIN(close, METH_NOARGS),
     {NULL, NULL, 0, NULL},
 };
 
@@ -409,7 +437,8 @@ static int module_exec(PyObject *module)
         return -1;
     }
     state->loan_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loan_spec, NULL);
-    if (state->loan_type == NULL) {
+    state->reservation_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Reservation_spec, NULL);
+    if (state->loan_type == NULL || state->reservation_type == NULL) {
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
@@ -439,6 +468,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
     Py_VISIT(state->loan_type);
+    Py_VISIT(state->reservation_type);
     Py_VISIT(state->record_type);
     Py_VISIT(state->fast_paths_type);
     Py_VISIT(state->nothing);
@@ -455,6 +485,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->loan_type);
+    Py_CLEAR(state->reservation_type);
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->fast_paths_type);
     Py_CLEAR(state->nothing);
@@ -463,6 +494,12 @@ static int module_clear(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
     {0, NULL},
 };
 

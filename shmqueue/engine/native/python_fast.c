@@ -38,6 +38,32 @@ static bool is_queue(const FastMethodObject *method, PyObject *object)
     return type != NULL;
 }
 
+#ifdef Py_GIL_DISABLED
+
+/* The queue's ring, with a reference that drop_ring() gives back: another thread may take it from the queue. */
+static RingObject *ring_of(FastPathsObject *queue)
+{
+    RingObject *ring;
+    ALONE_BEGIN(queue);
+    ring = (RingObject *)Py_XNewRef((PyObject *)queue->ring);
+    ALONE_END();
+    return ring;
+}
+
+static inline void drop_ring(RingObject *ring) { Py_XDECREF(ring); }
+
+#else
+
+static inline RingObject *ring_of(FastPathsObject *queue)
+{
+    RingObject *ring = queue->ring;
+    return ring != NULL && is_usable(ring) ? ring : NULL;
+}
+
+static inline void drop_ring(RingObject *ring) { (void)ring; }
+
+#endif
+
 /* The ring that a call may try, NULL if there is none: it gives what is wanted, and maybe block and no timeout. */
 static RingObject *ring_to_try(const FastMethodObject *method, PyObject *const *args, size_t nargsf, PyObject *keywords,
                                Py_ssize_t wanted)
@@ -50,15 +76,16 @@ static RingObject *ring_to_try(const FastMethodObject *method, PyObject *const *
         (given > wanted + 1 && args[wanted + 1] != Py_None)) {
         return NULL;
     }
-    RingObject *ring = ((FastPathsObject *)args[0])->ring;
-    return ring != NULL && ring->memory != NULL && !ring->closing ? ring : NULL;
+    return ring_of((FastPathsObject *)args[0]);
 }
 
 static PyObject *call_put(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *keywords)
 {
     FastMethodObject *method = (FastMethodObject *)callable;
     RingObject *ring = ring_to_try(method, args, nargsf, keywords, 2);
-    if (ring != NULL && ring->fast_puts && put_item_at_once(ring, args[1], method->as_pickle)) {
+    bool is_put = ring != NULL && ring->fast_puts && put_item_at_once(ring, args[1], method->as_pickle);
+    drop_ring(ring);
+    if (is_put) {
         Py_RETURN_NONE;
     }
     return PyObject_Vectorcall(method->function, args, nargsf, keywords);
@@ -70,9 +97,11 @@ static PyObject *call_get(PyObject *callable, PyObject *const *args, size_t narg
     RingObject *ring = ring_to_try(method, args, nargsf, keywords, 1);
     PyObject *item;
     if (ring == NULL || !ring->fast_gets || !get_item_at_once(ring, &item)) {
+        drop_ring(ring);
         return PyObject_Vectorcall(method->function, args, nargsf, keywords);
     }
     if (item == NULL || !is_record(ring, item)) {
+        drop_ring(ring);
         return item;
     }
     PyObject *queue = Py_NewRef(args[0]); /* unpacking may run any code */
@@ -84,6 +113,7 @@ static PyObject *call_get(PyObject *callable, PyObject *const *args, size_t narg
         Py_DECREF(record);
     }
     Py_DECREF(ring);
+    drop_ring(ring);
     Py_DECREF(queue);
     return item;
 }
@@ -217,7 +247,12 @@ static PyObject *FastPaths_use(FastPathsObject *queue, PyTypeObject *type, PyObj
         return NULL;
     }
     bool is_ring = PyObject_TypeCheck(args[0], state->ring_type);
-    Py_XSETREF(queue->ring, is_ring ? (RingObject *)Py_NewRef(args[0]) : NULL);
+    RingObject *before, *ring = is_ring ? (RingObject *)Py_NewRef(args[0]) : NULL;
+    ALONE_BEGIN(queue);
+    before = queue->ring;
+    queue->ring = ring;
+    ALONE_END();
+    Py_XDECREF(before);
     Py_RETURN_NONE;
 }
 

@@ -161,12 +161,10 @@ static void foresee(RingObject *self, const struct take *take, enum form form)
     atomic_store_explicit(&self->last.skipped, skipped, memory_order_relaxed);
 }
 
-/* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
- * first record is too large to be copied like this. */
-static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t most, PyObject **result)
+/* As try_get(). */
+static enum ring_status attempt(RingObject *self, enum form form, Py_ssize_t most, PyObject **result)
 {
     struct take take;
-    *result = NULL;
     enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
     if (status != RING_OK) {
         return status;
@@ -195,6 +193,17 @@ static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t mos
         ring_get_commit(&self->ring, &take);
     }
     collector_back(collector);
+    return status;
+}
+
+/* One attempt with the GIL held. RING_OK with *result NULL: an exception is set, nothing was taken.  RING_MISMATCH: the
+ * first record is too large to be copied like this. */
+static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t most, PyObject **result)
+{
+    *result = NULL;
+    ATTEMPT_BEGIN(self);
+    enum ring_status status = attempt(self, form, most, result);
+    ATTEMPT_END(self);
     return status;
 }
 
@@ -325,7 +334,7 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
 /* After a get that has not failed. */
 static void tidy_up(RingObject *self)
 {
-    bool open = self->memory != NULL && !self->closing; /* or not any more, see patient_get() */
+    bool open = is_usable(self); /* or not any more, see patient_get() */
     if (open && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(self, ring_trim(&self->ring, false));
     }
@@ -363,7 +372,8 @@ PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
     }
     PyObject *payload = PyTuple_GET_ITEM(one, 1);
     const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(payload);
-    PyObject *item = plain_unpack(bytes, (uint32_t)PyBytes_GET_SIZE(payload), (uint32_t)method, self->keys);
+    uint32_t length = (uint32_t)PyBytes_GET_SIZE(payload);
+    PyObject *item = plain_unpack(bytes, length, (uint32_t)method, keys_without_lock(self));
     if (item == NULL && method != PLAIN_MSGPACK) {
         return one;
     }
@@ -380,10 +390,13 @@ PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
 
 bool get_item_at_once(RingObject *self, PyObject **result)
 {
-    bool done = try_get(self, AS_ITEM, 0, result) == RING_OK;
+    bool done;
+    ALONE_BEGIN(self);
+    done = may_be_tried(self) && try_get(self, AS_ITEM, 0, result) == RING_OK;
     if (done && *result != NULL) {
         tidy_up(self);
     }
+    ALONE_END();
     return done;
 }
 

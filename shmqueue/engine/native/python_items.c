@@ -130,7 +130,11 @@ bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
     }
     struct part part = {plain, length};
     struct record_in record = {.method = method, .length = length, .parts = &part, .part_count = 1};
-    return ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
+    bool is_put;
+    ALONE_BEGIN(self);
+    is_put = may_be_tried(self) && ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
+    ALONE_END();
+    return is_put;
 }
 
 /* ---- several items at once ---- */

@@ -5,6 +5,8 @@
  *
  * A Loan of a bytes item is a buffer too.  While anything looks at its bytes where they lie they stay there, even after
  * the loan was finished.
+ *
+ * On a free-threaded build the critical section of a loan is that of its Ring.
  */
 #include "python_ring.h"
 
@@ -26,14 +28,13 @@ typedef struct {
     bool may_move;
     bool is_bytes;      /* the item is, and these are its contents, from byte `from` of the payload on: */
     uint32_t from, length;
-    PyObject *copy;     /* of contents that do not lie in one piece; else NULL */
+    PyObject *copy;     /* of contents that were moved, or cannot be mapped; else NULL */
     Py_ssize_t exports; /* memoryviews and the like that look at the contents */
 } LoanObject;
 
 static bool is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
 
-/* Nothing looks at the bytes any more. */
-static void let_mapping_go(RingObject *ring)
+void let_mapping_go(RingObject *ring)
 {
     ring->views--;
     if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
@@ -43,7 +44,7 @@ static void let_mapping_go(RingObject *ring)
 
 static void trim_if_due(RingObject *ring)
 {
-    if (ring->memory != NULL && !ring->closing && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
+    if (is_usable(ring) && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(ring, ring_trim(&ring->ring, false));
     }
 }
@@ -86,6 +87,13 @@ static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loa
     return ring_loan_finish(ring, loan, true, patience);
 }
 
+/* With a GIL it is kept, so that this is no place at which other threads run.  Without one, nobody stops for us. */
+#ifdef Py_GIL_DISABLED
+#define QUIETLY(ring, statement) WITHOUT_GIL(ring, statement)
+#else
+#define QUIETLY(ring, statement) statement
+#endif
+
 /* Ends it where nothing may be raised: at the end of the object, or of the last look at its bytes. */
 static void end_quietly(LoanObject *loan, ending *way)
 {
@@ -96,7 +104,7 @@ static void end_quietly(LoanObject *loan, ending *way)
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
     enum ring_status status;
     do {
-        status = way(&ring->ring, &loan->loan, patience);
+        QUIETLY(ring, status = way(&ring->ring, &loan->loan, patience));
     } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
 }
 
@@ -157,11 +165,13 @@ static void Loan_dealloc(LoanObject *loan)
     if (loan->hold == HELD) {
         PyObject *type_, *value, *traceback;
         PyErr_Fetch(&type_, &value, &traceback);
+        ALONE_BEGIN(loan->ring);
         end_quietly(loan, ring_loan_return);
-        PyErr_Restore(type_, value, traceback);
         if (is_of_this_process(loan) && loan->ring->loans > 0) {
             loan->ring->loans--;
         }
+        ALONE_END();
+        PyErr_Restore(type_, value, traceback);
     }
     Py_XDECREF(loan->copy);
     Py_XDECREF(loan->ring);
@@ -240,7 +250,7 @@ static PyObject *Loan_payload(LoanObject *loan, PyObject *Py_UNUSED(ignored))
     return payload;
 }
 
-static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
+static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
 {
     RingObject *ring = loan->ring;
     buffer->obj = NULL;
@@ -255,7 +265,7 @@ static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
         }
         return -1;
     }
-    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from, loan->length);
+    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from);
     if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
         let_move(loan);
     }
@@ -272,13 +282,23 @@ static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
     return 0;
 }
 
+static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
+{
+    int error;
+    ALONE_BEGIN(loan->ring);
+    error = look_at(loan, buffer, flags);
+    ALONE_END();
+    return error;
+}
+
 static void Loan_releasebuffer(LoanObject *loan, Py_buffer *Py_UNUSED(buffer))
 {
-    if (--loan->exports > 0) {
-        return;
+    ALONE_BEGIN(loan->ring);
+    if (--loan->exports == 0) {
+        unpin_if_unseen(loan);
+        let_mapping_go(loan->ring);
     }
-    unpin_if_unseen(loan);
-    let_mapping_go(loan->ring);
+    ALONE_END();
 }
 
 static PyObject *Loan_attempt(LoanObject *loan, void *Py_UNUSED(closure))
@@ -293,8 +313,11 @@ static PyObject *Loan_method(LoanObject *loan, void *Py_UNUSED(closure))
 
 static PyObject *Loan_is_held(LoanObject *loan, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(loan->hold == HELD && is_of_this_process(loan) && loan->ring->memory != NULL &&
-                           !loan->ring->closing);
+    bool is_held;
+    ALONE_BEGIN(loan->ring);
+    is_held = loan->hold == HELD && is_of_this_process(loan) && is_usable(loan->ring);
+    ALONE_END();
+    return PyBool_FromLong(is_held);
 }
 
 static PyObject *Loan_contents(LoanObject *loan, PyObject *Py_UNUSED(ignored))
@@ -302,11 +325,15 @@ static PyObject *Loan_contents(LoanObject *loan, PyObject *Py_UNUSED(ignored))
     return PyMemoryView_FromObject((PyObject *)loan);
 }
 
+ALONE_PLAIN(Loan_payload, LoanObject, self->ring)
+ALONE_PLAIN(Loan_finish, LoanObject, self->ring)
+ALONE_PLAIN(Loan_give_back, LoanObject, self->ring)
+
 static PyMethodDef Loan_methods[] = { /* documented in shmqueue.engine.Loan */
-    {"payload", (PyCFunction)Loan_payload, METH_NOARGS, NULL},
+    {"payload", (PyCFunction)ALONE(Loan_payload), METH_NOARGS, NULL},
     {"contents", (PyCFunction)Loan_contents, METH_NOARGS, NULL},
-    {"finish", (PyCFunction)Loan_finish, METH_NOARGS, NULL},
-    {"give_back", (PyCFunction)Loan_give_back, METH_NOARGS, NULL},
+    {"finish", (PyCFunction)ALONE(Loan_finish), METH_NOARGS, NULL},
+    {"give_back", (PyCFunction)ALONE(Loan_give_back), METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -131,6 +131,9 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
                 PyObject *timeout)
 {
     enum ring_status status;
+    if (!is_still_open(self)) {
+        return -1;
+    }
     if (bytes < LARGE) {
         status = ring_put(&self->ring, records, count, (struct patience){0});
         if (status == RING_OK) {
@@ -156,7 +159,7 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
 PyObject *Ring_put(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     struct payload payload;
-    struct record_in record;
+    struct record_in record = {0};
     int block;
     if (!count_is("put", count, 4) || !method_from(args[0], &record.method) || (block = truth(args[2])) < 0 ||
         !payload_from(&payload, args[1])) {

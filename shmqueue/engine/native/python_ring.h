@@ -12,6 +12,12 @@
  *   6. Arguments are converted first, which may run any code, and then is_open() is asked.
  *
  * `users` counts the calls that run without the GIL; close() waits for them before it unmaps.
+ *
+ * A free-threaded build has a critical section on the Ring in place of the GIL: see python_alone.h.  There, too:
+ *
+ *   7. `users` also counts each attempt that makes objects: a call to Python may suspend the critical section.
+ *   8. What another thread may change (a list, a dict, the ring of a queue) is copied, or has a reference, while it is used.
+ *   9. `keys` is used under the get lock only.
  */
 #ifndef SHMQUEUE_PYTHON_RING_H
 #define SHMQUEUE_PYTHON_RING_H
@@ -20,6 +26,7 @@
 #include <Python.h>
 
 #include "leases.h"
+#include "python_alone.h"
 #include "scalar.h"
 
 #define KEYS_BITS 7
@@ -32,7 +39,7 @@ typedef struct {
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *ring_type, *loan_type, *record_type, *fast_paths_type;
+    PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type, *fast_paths_type;
     PyObject *nothing; /* the Record that stands for none */
 } module_state;
 
@@ -58,7 +65,7 @@ typedef struct {
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
-    Py_ssize_t views;       /* loans at whose bytes somebody looks: the mapping stays while there are any */
+    Py_ssize_t views;       /* loans at whose bytes somebody looks, and reservations: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
     bool fast_puts, fast_gets; /* whether FastMethods may pass by those who put and get for their queue */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
@@ -107,9 +114,11 @@ int ask_while_waiting(RingObject *self, bool is_put, PyObject **end);
 
 void raise_end(PyObject *end);
 
+static inline bool is_usable(const RingObject *self) { return self->memory != NULL && !self->closing; }
+
 static inline bool is_open(RingObject *self)
 {
-    if (self->memory == NULL || self->closing) {
+    if (!is_usable(self)) {
         raise_closed(self);
         return false;
     }
@@ -168,6 +177,48 @@ static inline void leave(RingObject *self)
         leave(self);                 \
     } while (0)
 
+/* An attempt without a wait, in which objects are made.  With a GIL nothing comes in between. */
+#ifdef Py_GIL_DISABLED
+#define ATTEMPT_BEGIN(self) enter(self)
+#define ATTEMPT_END(self) leave(self)
+#else
+#define ATTEMPT_BEGIN(self) ((void)(self))
+#define ATTEMPT_END(self) ((void)(self))
+#endif
+
+/* Whether what was open before objects were made, or released, still is; with a GIL no Python code has run in them. */
+static inline bool is_still_open(RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    return is_open(self);
+#else
+    (void)self;
+    return true;
+#endif
+}
+
+/* For a FastMethod, which has asked is_usable() before; without a GIL that means nothing. */
+static inline bool may_be_tried(const RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    return is_usable(self);
+#else
+    (void)self;
+    return true;
+#endif
+}
+
+/* The keys that came before, for who does not own the get lock; NULL where only its owner may use them. */
+static inline PyObject **keys_without_lock(RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    (void)self;
+    return NULL;
+#else
+    return self->keys;
+#endif
+}
+
 /* ---- the methods, by file ---- */
 
 typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_t count);
@@ -176,6 +227,7 @@ fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
 fast_method Ring_lend, Ring_peek; /* python_lease.c */
+fast_method Ring_reserve; /* python_reserve.c */
 
 /* ---- python_put.c ---- */
 
@@ -211,6 +263,13 @@ PyObject *Ring_take(RingObject *self, PyObject *number);
 PyObject *Ring_lease_figures(RingObject *self, PyObject *ignored);
 
 extern PyType_Spec Loan_spec;
+
+/* Nothing looks at the bytes of a loan, or of a reservation, any more. */
+void let_mapping_go(RingObject *ring);
+
+/* ---- python_reserve.c ---- */
+
+extern PyType_Spec Reservation_spec;
 
 /* ---- python_fast.c ---- */
 

@@ -40,7 +40,7 @@ PyObject *Ring_pass_on(RingObject *self, PyObject *Py_UNUSED(ignored))
 }
 
 /* A wish (ring, kind, moment).  The rings stay alive with the tuple that holds them.  False: an exception is set. */
-static bool wish_from(PyObject *entry, PyTypeObject *ring_type, struct wish *wish, RingObject **ring)
+static bool wish_from(PyObject *entry, PyTypeObject *ring_type, struct wish *wish)
 {
     if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 3 || !Py_IS_TYPE(PyTuple_GET_ITEM(entry, 0), ring_type)) {
         PyErr_SetString(PyExc_TypeError, "a wish is a tuple (ring, kind, moment)");
@@ -50,20 +50,59 @@ static bool wish_from(PyObject *entry, PyTypeObject *ring_type, struct wish *wis
     if ((seen == (unsigned long)-1 && PyErr_Occurred()) || !kind_from(PyTuple_GET_ITEM(entry, 1), &wish->kind)) {
         return false;
     }
-    *ring = (RingObject *)PyTuple_GET_ITEM(entry, 0);
-    wish->ring = &(*ring)->ring;
     wish->seen = (uint32_t)seen;
-    wish->granted = false;
     return true;
 }
 
-static PyObject *granted_of(const struct wish *wishes, const bool *is_closed, Py_ssize_t count)
+static RingObject *ring_of(PyObject *entries, Py_ssize_t number)
+{
+    return (RingObject *)PyTuple_GET_ITEM(PyTuple_GET_ITEM(entries, number), 0);
+}
+
+/* Counts a call that runs without the GIL.  False: the ring is closed. */
+static bool enter_if_open(RingObject *ring)
+{
+    bool is_open;
+    ALONE_BEGIN(ring);
+    is_open = is_usable(ring);
+    if (is_open) {
+        enter(ring);
+    }
+    ALONE_END();
+    return is_open;
+}
+
+/* Waits for those of the wishes whose rings are open, which come first afterwards.  Returns how many these are;
+ * numbers[i] says which of the entries the i-th is.  One whose ring is closed ends the wait at once. */
+static Py_ssize_t wait_for(PyObject *entries, struct wish *wishes, Py_ssize_t *numbers, Py_ssize_t count,
+                           _Atomic uint32_t *nudge, uint32_t rung, int64_t deadline)
+{
+    Py_ssize_t open = 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (enter_if_open(ring_of(entries, i))) {
+            wishes[open] = wishes[i];
+            wishes[open].ring = &ring_of(entries, i)->ring;
+            numbers[open++] = i;
+        }
+    }
+    Py_BEGIN_ALLOW_THREADS
+    ring_wait_any(wishes, (size_t)open, nudge, rung, open < count ? 0 : deadline);
+    Py_END_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < open; i++) {
+        leave(ring_of(entries, numbers[i]));
+    }
+    return open;
+}
+
+/* The numbers of the entries that are granted, those of closed rings too. */
+static PyObject *granted_of(const struct wish *wishes, const Py_ssize_t *numbers, Py_ssize_t open, Py_ssize_t count)
 {
     PyObject *granted = PyList_New(0);
     Py_ssize_t at = 0;
     for (Py_ssize_t i = 0; granted != NULL && i < count; i++) {
-        bool is = is_closed[i] || wishes[at].granted;
-        at += !is_closed[i];
+        bool is_closed = at == open || numbers[at] != i;
+        bool is = is_closed || wishes[at].granted;
+        at += !is_closed;
         PyObject *number = is ? PyLong_FromSsize_t(i) : NULL;
         if (is && (number == NULL || PyList_Append(granted, number) < 0)) {
             Py_CLEAR(granted);
@@ -76,51 +115,37 @@ static PyObject *granted_of(const struct wish *wishes, const bool *is_closed, Py
 /* wait(wishes, rung, seconds): the numbers of the wishes that are granted, perhaps none. */
 static PyObject *Bell_wait(BellObject *self, PyObject *args)
 {
-    PyObject *entries;
+    PyObject *entries, *granted = NULL;
     unsigned int rung;
     double seconds;
     module_state *state = PyType_GetModuleState(Py_TYPE(self));
     if (!PyArg_ParseTuple(args, "O!Id:wait", &PyTuple_Type, &entries, &rung, &seconds)) {
         return NULL;
     }
-    Py_ssize_t count = PyTuple_GET_SIZE(entries), open = 0;
+    Py_ssize_t count = PyTuple_GET_SIZE(entries);
     struct wish *wishes = PyMem_Calloc((size_t)count + 1, sizeof *wishes);
-    RingObject **rings = PyMem_Calloc((size_t)count + 1, sizeof *rings);
-    bool *is_closed = PyMem_Calloc((size_t)count + 1, sizeof *is_closed);
-    PyObject *granted = NULL;
-    if (wishes == NULL || rings == NULL || is_closed == NULL) {
+    Py_ssize_t *numbers = PyMem_Calloc((size_t)count + 1, sizeof *numbers);
+    bool is_right = wishes != NULL && numbers != NULL;
+    if (!is_right) {
         PyErr_NoMemory();
-        goto out;
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (!wish_from(PyTuple_GET_ITEM(entries, i), state->ring_type, &wishes[open], &rings[open])) {
-            goto out;
-        }
-        is_closed[i] = rings[open]->memory == NULL || rings[open]->closing;
-        open += !is_closed[i];
+    for (Py_ssize_t i = 0; is_right && i < count; i++) {
+        is_right = wish_from(PyTuple_GET_ITEM(entries, i), state->ring_type, &wishes[i]);
     }
-    for (Py_ssize_t i = 0; i < open; i++) {
-        enter(rings[i]);
+    if (is_right) {
+        int64_t deadline = monotonic_ns() + (int64_t)(seconds < 1000 ? seconds * 1e9 : 1e12);
+        Py_ssize_t open = wait_for(entries, wishes, numbers, count, &self->rung, rung, deadline);
+        granted = granted_of(wishes, numbers, open, count);
     }
-    int64_t deadline = open < count ? 0 : monotonic_ns() + (int64_t)(seconds < 1000 ? seconds * 1e9 : 1e12);
-    Py_BEGIN_ALLOW_THREADS
-    ring_wait_any(wishes, (size_t)open, &self->rung, rung, deadline);
-    Py_END_ALLOW_THREADS
-    for (Py_ssize_t i = 0; i < open; i++) {
-        leave(rings[i]);
-    }
-    granted = granted_of(wishes, is_closed, count);
-out:
     PyMem_Free(wishes);
-    PyMem_Free(rings);
-    PyMem_Free(is_closed);
+    PyMem_Free(numbers);
     return granted;
 }
 
 static PyObject *Bell_ring(BellObject *self, PyObject *Py_UNUSED(ignored))
 {
     atomic_fetch_add(&self->rung, 1);
-    syscall(SYS_futex, &self->rung, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, NULL, NULL, 0);
+    futex_wake_here(&self->rung);
     Py_RETURN_NONE;
 }
 

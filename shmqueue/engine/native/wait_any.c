@@ -1,31 +1,28 @@
-/* wait_any.c: see wait_any.h.  futex_waitv (Linux 5.16) sleeps on up to 128 words; without it the wishes are polled. */
+/* wait_any.c: see wait_any.h.  Where the system cannot wait for several words at once, the wishes are polled. */
 #define _GNU_SOURCE
 #include "wait_any.h"
-
-#include <string.h>
 
 #include "arena.h"
 #include "leases.h"
 
-#ifndef SYS_futex_waitv
-#define SYS_futex_waitv 449
-#endif
-
-#define WORDS_MOST 128                      /* FUTEX_WAITV_MAX, from which kernel headers on is too new to rely on */
-#define TURN_NS INT64_C(2000000)            /* where there are more words, they take turns of this length */
-#define POLL_FIRST_NS INT64_C(200000)       /* between two looks without futex_waitv */
+#define TURN_NS INT64_C(2000000) /* where there are more words than fit one call, they take turns of this length */
+#define POLL_FIRST_NS INT64_C(200000) /* between two looks without that call */
 #define POLL_LONGEST_NS INT64_C(10000000)
 
-struct waiter { /* struct futex_waitv */
-    uint64_t value;
-    uint64_t address;
-    uint32_t flags;
-    uint32_t reserved;
-};
+uint32_t ring_moment(struct ring *ring, enum wish_kind kind)
+{
+    struct segment *segment = ring->segment;
+    switch (kind) {
+    case WISH_ITEMS:
+        return atomic_load(&segment->put.ledgers.sequence);
+    case WISH_ROOM:
+        return atomic_load(&segment->get.ledgers.sequence);
+    default:
+        return atomic_load(&segment->tally.sequence);
+    }
+}
 
-#define SIZE_32 2u      /* FUTEX2_SIZE_U32 */
-#define PRIVATE 128u    /* FUTEX2_PRIVATE */
-
+/* What a wish sleeps on. */
 static _Atomic uint32_t *word_of(const struct wish *wish)
 {
     struct segment *segment = wish->ring->segment;
@@ -33,35 +30,33 @@ static _Atomic uint32_t *word_of(const struct wish *wish)
     case WISH_ITEMS:
         return &segment->put.ledgers.sequence;
     case WISH_ROOM:
-        return &segment->get.ledgers.sequence;
+        return &segment->room.bell;
     default:
         return &segment->tally.sequence;
     }
 }
 
-static _Atomic uint32_t *flag_of(const struct wish *wish)
+/* Before the look at whether it is granted: whoever grants it later moves the word, and wakes us. */
+static void raise_flag(struct wish *wish)
 {
     struct segment *segment = wish->ring->segment;
+    wish->before = atomic_load(word_of(wish));
     switch (wish->kind) {
     case WISH_ITEMS:
-        return &segment->put.ledgers.waiting;
+        atomic_exchange(&segment->put.ledgers.waiting, 1);
+        break;
     case WISH_ROOM:
-        return &segment->get.ledgers.waiting;
+        atomic_fetch_or(&segment->get.ledgers.waiting, WAITING_FOR_ANY);
+        break;
     default:
-        return &segment->tally.waiting;
+        atomic_exchange(&segment->tally.waiting, 1);
     }
-}
-
-uint32_t ring_moment(struct ring *ring, enum wish_kind kind)
-{
-    struct wish wish = {.ring = ring, .kind = kind};
-    return atomic_load(word_of(&wish));
 }
 
 static bool is_granted(const struct wish *wish)
 {
     struct ring *ring = wish->ring;
-    if (atomic_load(&ring->closing) || ring_is_poisoned(ring) || atomic_load(word_of(wish)) != wish->seen) {
+    if (atomic_load(&ring->closing) || ring_is_poisoned(ring) || ring_moment(ring, wish->kind) != wish->seen) {
         return true;
     }
     struct view get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
@@ -90,9 +85,10 @@ static void tidy(struct wish *wishes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         struct ring *ring = wishes[i].ring;
-        if (wishes[i].kind != WISH_ITEMS || ring_is_poisoned(ring)) {
+        if (wishes[i].kind == WISH_END || ring_is_poisoned(ring)) {
             continue;
         }
+        ring_clear_the_way(ring);
         if (ledger_read(&ring->segment->get.ledgers).leases) {
             ring_return_dead(ring, WAIT_SLICE_NS / 2);
         }
@@ -110,29 +106,26 @@ static void sleep_ns(int64_t ns)
 
 void ring_pass_on(struct ring *ring) { futex_wake(&ring->segment->put.ledgers.sequence, 1); }
 
-/* Sleeps on the nudge and on up to WORDS_MOST - 1 wishes from number `first` on, until `end`. False: this kernel, or a
- * filter, has no such call. */
+/* Sleeps on the nudge and on as many wishes from number `first` on as fit one call, until `end`. False: this system has
+ * no such call. */
 static bool sleep_on(const struct wish *wishes, size_t count, size_t first, _Atomic uint32_t *nudge, uint32_t nudge_seen,
                      int64_t end)
 {
-    struct waiter waiters[WORDS_MOST];
-    struct { /* the call takes 64 bits for the time, everywhere */
-        int64_t seconds, nanoseconds;
-    } until = {end / 1000000000, end % 1000000000};
-    size_t words = count < WORDS_MOST ? count : WORDS_MOST - 1;
-    waiters[0] = (struct waiter){.value = nudge_seen, .address = (uintptr_t)nudge, .flags = SIZE_32 | PRIVATE};
-    for (size_t i = 0; i < words; i++) {
+    struct futex_word words[FUTEX_WORDS_MOST];
+    size_t used = count < FUTEX_WORDS_MOST ? count : FUTEX_WORDS_MOST - 1;
+    words[0] = (struct futex_word){.word = nudge, .seen = nudge_seen, .is_private = true};
+    for (size_t i = 0; i < used; i++) {
         const struct wish *wish = &wishes[(first + i) % count];
-        waiters[i + 1] = (struct waiter){.value = wish->seen, .address = (uintptr_t)word_of(wish), .flags = SIZE_32};
+        words[i + 1] = (struct futex_word){.word = word_of(wish), .seen = wish->before};
     }
-    long woken = syscall(SYS_futex_waitv, waiters, (unsigned)(words + 1), 0u, &until, CLOCK_MONOTONIC);
+    int woken = futex_wait_any(words, used + 1, end);
     if (woken > 0) {
         const struct wish *wish = &wishes[(first + (size_t)woken - 1) % count];
         if (wish->kind == WISH_ITEMS) {
             ring_pass_on(wish->ring); /* we take nothing: a getter that takes may have been left asleep for us */
         }
     }
-    return woken >= 0 || errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR;
+    return woken != FUTEX_NO_SUCH_CALL;
 }
 
 size_t ring_wait_any(struct wish *wishes, size_t count, _Atomic uint32_t *nudge, uint32_t nudge_seen, int64_t deadline)
@@ -141,16 +134,16 @@ size_t ring_wait_any(struct wish *wishes, size_t count, _Atomic uint32_t *nudge,
     int64_t pause = POLL_FIRST_NS, slice = monotonic_ns() + WAIT_SLICE_NS;
     int64_t end = deadline < slice ? deadline : slice;
     size_t granted = 0;
-    for (size_t first = 0;; first = count > 0 ? (first + WORDS_MOST - 1) % count : 0) {
+    for (size_t first = 0;; first = count > 0 ? (first + FUTEX_WORDS_MOST - 1) % count : 0) {
         for (size_t i = 0; i < count; i++) {
-            atomic_exchange(flag_of(&wishes[i]), 1); /* before the look, as in ring_sleep_on() */
+            raise_flag(&wishes[i]);
         }
         granted = grant(wishes, count);
         int64_t now = monotonic_ns();
         if (granted > 0 || now >= end || atomic_load(nudge) != nudge_seen) {
             break;
         }
-        int64_t turn = count < WORDS_MOST || end - now < TURN_NS ? end : now + TURN_NS;
+        int64_t turn = count < FUTEX_WORDS_MOST || end - now < TURN_NS ? end : now + TURN_NS;
         if (!atomic_load(&is_missing) && !sleep_on(wishes, count, first, nudge, nudge_seen, turn)) {
             atomic_store(&is_missing, true);
         }

@@ -19,7 +19,8 @@ enum wish_kind {
 struct wish {
     struct ring *ring;
     enum wish_kind kind;
-    uint32_t seen; /* ring_moment() before the attempt */
+    uint32_t seen;   /* ring_moment() before the attempt */
+    uint32_t before; /* what the word that it sleeps on was before the last look */
     bool granted;  /* it is time for another attempt; also when the ring is closing or corrupted */
 };
 

@@ -31,7 +31,7 @@ static size_t whole_pages(size_t length) { return (length + PAGE - 1) / PAGE * P
 
 void *__wrap_mmap(void *address, size_t length, int protection, int flags, int file, off_t offset)
 {
-    if (file < 0 || length == 0 || length > SIZE_MAX / 2) {
+    if (file < 0 || length == 0 || length > SIZE_MAX / 2 || (flags & MAP_FIXED) != 0) { /* fixed: within another one */
         return __real_mmap(address, length, protection, flags, file, offset);
     }
     size_t pages = whole_pages(length);
