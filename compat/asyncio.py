@@ -20,6 +20,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 from shmqueue import clock
 from shmqueue.arguments import require_int
+from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
 from shmqueue.items import FastPaths, allow_fast_paths, fast_get, fast_put
 from shmqueue.items import Record as _LoadLater
@@ -269,26 +270,32 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
         except QueueShutDown:
             raise StopAsyncIteration from None
 
-    def lease(self) -> Leasing[_T]:
+    def lease(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Leasing[_T]:
         """Take the oldest item so that it comes again if this process does not finish it; wait for one.
 
         ``async with q.lease() as lease:`` acknowledges it at the end, and requeues it if the block raises or is
         cancelled. ``lease = await q.lease()`` leaves both to the caller. See ``shmqueue.compat.queue.Queue.lease``.
 
+        Args:
+            max_attempts: how often an item is handed out; it then goes to ``dead_letter``. None, without limit.
+            dead_letter: a queue that is not asynchronous, such as ``sync_queue`` of another one. Nothing waits for room
+                in it.
+
         Raises:
+            ShmQueueFull: the dead-letter queue has no room; the item was given back.
             QueueShutDown: as ``get``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
 
         def attempt() -> Lease[_T]:
             try:
-                return self.lease_nowait()
+                return self.lease_nowait(max_attempts=max_attempts, dead_letter=dead_letter)
             except QueueEmpty as empty:
                 raise Refused(empty.is_busy) from None
 
         return Leasing(self._until(ITEMS, attempt))
 
-    def lease_nowait(self) -> Lease[_T]:
+    def lease_nowait(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Lease[_T]:
         """``lease``, if there is an item.
 
         Raises:
@@ -296,7 +303,7 @@ class Queue(FastPaths, ListsWhatIsThere, Generic[_T]):
             QueueShutDown, ShmQueueError: as ``lease``.
         """
         try:
-            return self._port.lease(load, False, None)
+            return self._port.lease(load, False, None, max_attempts, dead_letter)
         except ShmQueueEmpty as empty:
             raise _as_empty(empty) from None
         except ShmQueueShutDown as error:

@@ -244,6 +244,18 @@ def test_a_lease_is_acknowledged_or_comes_again(run: Callable[..., Any], q: Queu
     run(main)
 
 
+def test_what_failed_too_often_goes_to_another_queue(q: Queue[str], name: str) -> None:
+    async def main() -> None:
+        with Queue[str](name=f"{name}-dead") as dead:
+            await q.put_many(["bad", "good"])
+            (await q.lease(max_attempts=1, dead_letter=dead.sync_queue)).requeue()
+            async with q.lease(max_attempts=1, dead_letter=dead.sync_queue) as lease:
+                assert lease.item == "good"
+            assert await dead.get() == "bad"
+
+    run_asyncio(main)
+
+
 def test_the_job_of_a_killed_worker_goes_to_a_coroutine_that_waits(q: Queue[str], name: str) -> None:
     async def main() -> None:
         with in_another_process(

@@ -47,6 +47,7 @@ static void raise_flag(struct wish *wish)
         break;
     case WISH_ROOM:
         atomic_fetch_or(&segment->get.ledgers.waiting, WAITING_FOR_ANY);
+        store_load_barrier_after_locked(); /* rule 17: the look at the get ledger comes after it */
         break;
     default:
         atomic_exchange(&segment->tally.waiting, 1);
