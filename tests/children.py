@@ -32,6 +32,13 @@ def answer_in_a_loop(questions: Any, answers: Any) -> None:
     asyncio.run(main())
 
 
+def answer_large(questions: Any, answers: Any) -> None:
+    """Answer items of one byte again and again with that byte and their length, until None comes."""
+    for item in iter(questions.get, None):
+        assert item.count(item[:1]) == len(item)
+        answers.put((item[0], len(item)))
+
+
 def answer_with_type(questions: Any, answers: list[Any]) -> None:
     """Send back each item with the name of its type, until None comes. The answers' queue comes inside a list."""
     for item in iter(questions.get, None):
