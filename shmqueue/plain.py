@@ -231,7 +231,9 @@ def _copied(item: Any) -> Any:
             else:
                 kept.append(value)
                 is_open.add(id(value))
-                pairs_or_values: Any = chain.from_iterable(value.copy().items()) if type(value) is dict else tuple(value)
+                pairs_or_values: Any = (
+                    chain.from_iterable(value.copy().items()) if type(value) is dict else tuple(value)
+                )
                 stack.append((value, iter(pairs_or_values), []))
                 break
         else:
