@@ -231,10 +231,8 @@ def _copied(item: Any) -> Any:
             else:
                 kept.append(value)
                 is_open.add(id(value))
-                pairs_or_values: Any = (
-                    chain.from_iterable(value.copy().items()) if type(value) is dict else tuple(value)
-                )
-                stack.append((value, iter(pairs_or_values), []))
+                as_values: Any = chain.from_iterable(value.copy().items()) if type(value) is dict else tuple(value)
+                stack.append((value, iter(as_values), []))
                 break
         else:
             stack.pop()
