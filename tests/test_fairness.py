@@ -72,19 +72,30 @@ def test_a_large_item_is_put_behind_small_ones(busy: ShmQueue) -> None:
     assert min(waits) < MOST, waits  # not the worst, for the machine may be busy
 
 
-def test_a_claim_keeps_nobody_from_putting_at_once_what_there_is_room_for(busy: ShmQueue) -> None:
-    ends: list[int] = []
-    large = Call(busy.put, b"x" * 500_000, timeout=PATIENCE)
-    wait_until(large.is_asleep, "the large item waits")
+def test_a_claim_keeps_nobody_from_putting_at_once_what_there_is_room_for(make: Make) -> None:
+    q = make(buffer_size=100_000)
+    q.put_many([b"x" * 2000] * 30)
+    large = asleep(Call(q.put, b"x" * 90_000))
     deadline = time.monotonic() + 3 * SLICE
-    while time.monotonic() < deadline:
-        busy.get_many(4)  # room for some small ones, and not for the large one
-        busy.put(b"", block=False)
+    while time.monotonic() < deadline:  # it is overtaken, and claims
+        q.put(b"x" * 2000, block=False)
+        q.get()
         time.sleep(0.001)
-    consumer = Call(take_slowly, busy, ends)
+    assert len(q.get_many(30)) == 30
     large.result()
-    ends.append(1)
-    consumer.result()
+    assert len(q.get()) == 90_000
+
+
+def test_at_its_deadline_a_put_takes_the_room_that_there_is(make: Make) -> None:
+    q = make(buffer_size=100_000)
+    q.put_many([b"x" * 2000] * 30)
+    large = asleep(Call(q.put, b"x" * 90_000))
+    for _ in range(10):
+        q.put(b"x" * 2000, timeout=0.03)
+        q.get()
+    assert len(q.get_many(30)) == 30
+    large.result()
+    assert len(q.get()) == 90_000
 
 
 def test_a_claimant_that_is_killed_delays_the_others_by_a_slice(make: Make, name: str) -> None:

@@ -187,6 +187,10 @@ class Engine(Protocol):
     function ``report`` that the engine was opened with is called with the errno, once, by the put that has failed for
     this reason or waits for it, and with 0 once it could grow again. It gives memory back when it has become empty.
 
+    A put that waits while others put before it claims, after 20 ms, the room that it needs: others that wait then go
+    first only if there is room for both. A put that does not block, and any at its deadline, ignores claims: it fails
+    only if there is no room. A claim of a process that died counts for another 100 ms at most.
+
     ``while_waiting`` is called, unless it is None, several times a second by each put (with True) and get (with False)
     that waits, calls already in flight included. An exception that it returns is raised unless one more attempt at the
     put or get succeeds.

@@ -661,19 +661,22 @@ class PortableEngine:
             def ready(state: State) -> bool:
                 return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
 
-            add = self._adding(data, count, has_room, shortage)
+            add = self._adding(data, count, has_room, shortage, claim)
             return self._until(ready, add, unmet, _PUTTERS, block, timeout) is True
+
+        def in_the_end() -> bool:
+            """There may be room for it, if not for a claim beside it."""
+            claim.withdraw()
+            return claim.of_others() is not None and attempt(has_room, False, None)
 
         def put() -> bool:
             if not block:  # Full only if it is full: a claim is for those that wait
                 return attempt(has_room, False, None)
             try:
-                # in the end, too, there may be room for it, if not for a claim beside it
-                return attempt(has_polite_room, True, timeout) or (
-                    claim.of_others() is not None and attempt(has_room, False, None)
-                )
-            finally:
+                return attempt(has_polite_room, True, timeout) or in_the_end()
+            except BaseException:
                 claim.withdraw()
+                raise
 
         done = self._counted(put)
         if self._told and self._has_grown:
@@ -702,7 +705,7 @@ class PortableEngine:
         return 0 < self._maxsize_in(state) < count
 
     def _adding(
-        self, data: bytes, count: int, has_room: Callable[[State], bool], shortage: list[int]
+        self, data: bytes, count: int, has_room: Callable[[State], bool], shortage: list[int], claim: Claim
     ) -> _Attempt[bool]:
         def add(state: State, hold: Hold) -> _Step[bool]:
             self._require_open_to_all(state)
@@ -722,6 +725,7 @@ class PortableEngine:
                     ) from error
                 shortage.append(error.errno)
                 return None, None, b""
+            claim.withdraw()  # here, for after the commit an exception comes too late
             return place.after_put(len(data), count), True, data
 
         return add

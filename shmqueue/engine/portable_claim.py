@@ -71,6 +71,6 @@ class Claim:
             self._memory[_PLACE] = _CLAIM.pack(until, self._length, self._count, self._whose)
 
     def withdraw(self) -> None:
-        """The put is over."""
+        """The put is over, or about to be. Idempotent."""
         if self._is_left and _CLAIM.unpack(self._memory[_PLACE])[3] == self._whose:
             self._memory[_PLACE] = _NONE

@@ -61,19 +61,6 @@ MUTANTS = (
         "",
     ),
     Mutant(
-        "a putter does not look again when its flag is up",
-        _RING,
-        "            ask_for_room(ring->segment, want);\n            status = find_room(",
-        "            ask_for_room(ring->segment, want);\n            status = false ? RING_FULL : status;\n"
-        "            (void)find_room(",
-    ),
-    Mutant(
-        "the bell does not move",
-        _RING,
-        "        atomic_fetch_add(&segment->room.bell, 1);",
-        "        atomic_fetch_add(&segment->room.bell, 0);",
-    ),
-    Mutant(
         "putters are woken for more room than they need",
         _RING,
         "want->position = put->position + room > ring->capacity ? put->position + room - ring->capacity : 0;",

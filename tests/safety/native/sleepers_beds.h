@@ -215,7 +215,8 @@ __attribute__((noreturn)) static inline void be_sleeper(enum bed bed, struct sle
 /* A queue in which a sleeper finds nothing to do. */
 static inline void make_bed(enum bed bed)
 {
-    bed_file = make_segment(0, CAPACITY, bed == PUTTERS ? 1 : 0);
+    bool is_of_one = bed == PUTTERS; /* by its bytes and by its items */
+    bed_file = make_segment(0, is_of_one ? RECORD_HEADER_SIZE + sizeof(uint32_t) : CAPACITY, is_of_one ? 1 : 0);
     attach(&ring, bed_file);
     ring.may_spin = false, ring.spin_for_items = ring.spin_for_room = 0;
     memset(board->sleepers, 0, sizeof board->sleepers);
