@@ -254,7 +254,7 @@ enum lease_state {
     LEASE_LENT,     /* in the hands of its holder */
     LEASE_RETURNED, /* to be handed out before any record that was not yet */
     LEASE_PINNED,   /* finished, but the holder still looks at the bytes */
-    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 18) */
+    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 20) */
 };
 
 /* One cache line, so that holders do not share. */
