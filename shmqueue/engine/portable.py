@@ -18,7 +18,8 @@ otherwise.
          -       -  leases      two tables of what is handed out, and its payloads: see portable_leases.py
 
 A record is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the last
-byte of the ring to the first. Positions count bytes, and counts items, since the segment was made.
+byte of the ring to the first. A length of 2**32 - 1 or more is written as that number, and as u64 behind the method.
+Positions count bytes, and counts items, since the segment was made.
 
 1. The current state is ``state[selector & 1]``; its serial number's low byte is the selector.
 2. To commit, the lock's owner fills the other slot with the next serial number, then stores the selector: that one byte
@@ -65,8 +66,9 @@ from shmqueue.exceptions import (
     ShmQueueError,
     ShmQueueNotInitializedError,
     ShmQueueShutDown,
+    ShmQueueValueError,
 )
-from shmqueue.messages import LENGTH_MOST, lock_timed_out, never_fits
+from shmqueue.messages import lock_timed_out, never_fits
 from shmqueue.segment import HEADER_SIZE, Segment
 from shmqueue.threads import WeakRegistry, sleep
 
@@ -110,6 +112,9 @@ _SLOTS = slice(192, 192 + SLOT_SIZE), slice(448, 448 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
 _RECORD = Struct("=II")
+_LONG = 0xFFFFFFFF  # stands for a length that comes as a number of 64 bits
+_LONG_RECORD = Struct("=IIQ")
+_LONGEST_WRITTEN = _LONG - 64  # bytes of an item that its user writes, in either engine
 _SHORT = 64  # bytes of a record, or what follows it, that are copied before its length is known
 
 _Step: TypeAlias = "tuple[State | None, _T | None, bytes | Move]"
@@ -171,7 +176,8 @@ class PortableEngine:
         self._require_usable()
         if length < 0:
             raise ValueError("a reservation has at least 0 bytes")
-        self._require_to_fit(length)
+        if length > _LONGEST_WRITTEN:
+            raise ShmQueueValueError(f"put_view() writes {_LONGEST_WRITTEN} bytes at most, not {length}")
         size = length + len(head_of(length))
         self._require_to_fit(size)
         has_room = self._room_for(RECORD_HEADER_SIZE + size, 1)
@@ -621,10 +627,11 @@ class PortableEngine:
         parts = payload if isinstance(payload, tuple) else (payload,)
         length = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
         self._require_to_fit(length)
-        return b"".join((_RECORD.pack(length, method), *parts))
+        head = _RECORD.pack(length, method) if length < _LONG else _LONG_RECORD.pack(_LONG, method, length)
+        return b"".join((head, *parts))
 
     def _require_to_fit(self, length: int) -> None:
-        if length > min(self._capacity - RECORD_HEADER_SIZE, LENGTH_MOST):
+        if length > self._capacity - (RECORD_HEADER_SIZE if length < _LONG else _LONG_RECORD.size):
             raise never_fits(self._name, length, self._capacity, self._limit)
 
     def _fitting(self, records: list[bytes]) -> int:
@@ -781,12 +788,25 @@ class PortableEngine:
             raise Contradiction("there are fewer records than the state says")
         data = self._copy_out(state, hold, position, min(used, _SHORT))
         length, method = _RECORD.unpack_from(data)
+        if length == _LONG:
+            return self._long_record(state, hold, position, data)
         end = RECORD_HEADER_SIZE + length
         if end > used:
             raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
         if end > _SHORT:
             return (method, self._copy_out(state, hold, position + RECORD_HEADER_SIZE, length)), end
         return (method, data[RECORD_HEADER_SIZE:end]), end
+
+    def _long_record(self, state: State, hold: Hold, position: int, data: bytes) -> tuple[tuple[int, bytes], int]:
+        """``_record_at`` for a record whose first bytes say that it is a long one."""
+        used = state.put_position - position
+        if used < _LONG_RECORD.size:
+            raise Contradiction("there are fewer records than the state says")
+        _, method, length = _LONG_RECORD.unpack_from(data)
+        end = _LONG_RECORD.size + length
+        if length < _LONG or end > used:
+            raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
+        return (method, self._copy_out(state, hold, position + _LONG_RECORD.size, length)), end
 
     def _after_get(self, state: State, length: int, count: int) -> State:
         following = state.after_get(length, count)

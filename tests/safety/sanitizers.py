@@ -161,8 +161,8 @@ MUTANTS = (
     Mutant(
         "a record's length is not checked",
         RING,
-        "if (head.length > used - sizeof head || head.length > span.size - sizeof head) {",
-        "if (head.length == UINT32_MAX) {",
+        "if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - RECORD_HEADER_SIZE) {",
+        "if (!read_head(bytes, used, &take->length, &take->method) && take->length == UINT64_MAX) {",
     ),
     Mutant(
         "the bytes in the queue are not checked against its capacity",
@@ -234,8 +234,8 @@ MUTANTS = (
     Mutant(
         "a leased record's length is not checked",
         LEASES,
-        "    if (head.length > room - sizeof head || (place->window != 0 &&",
-        "    if ((head.length == UINT32_MAX && room == 0) || (place->window != 0 &&",
+        "    if (record_head(length) > room || length > room - record_head(length) ||\n",
+        "    if (record_head(length) > room ||\n",
     ),
     Mutant(
         "a record is moved while its holder looks at it",

@@ -22,7 +22,8 @@
  *           -       -  -                    up to 4,096 bytes that mean nothing
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
- * last byte of its arena to the first.  An item costs exactly 8 + length bytes.
+ * last byte of its arena to the first.  An item costs exactly 8 + length bytes.  A length that 32 bits cannot say is
+ * written as RECORD_LONG, and in 64 bits behind the method: such an item costs 16 + length bytes.
  *
  * An ARENA is whole pages of the machine, and mapped twice in a row, so that what wraps lies in one piece all the same.
  * It may have more bytes than `capacity` allows to be in it.
@@ -253,7 +254,7 @@ enum lease_state {
     LEASE_LENT,     /* in the hands of its holder */
     LEASE_RETURNED, /* to be handed out before any record that was not yet */
     LEASE_PINNED,   /* finished, but the holder still looks at the bytes */
-    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 18) */
+    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 20) */
 };
 
 /* One cache line, so that holders do not share. */
@@ -303,13 +304,20 @@ struct segment {
 };
 
 #define RECORD_HEADER_SIZE 8u
-#define RECORD_LENGTH_MAX (UINT32_MAX - 2)
+#define RECORD_SHORT_MAX (UINT32_MAX - 2)
 #define RECORD_RESERVED (UINT32_MAX - 1) /* a `length` that says: this is no record, but a reservation */
+#define RECORD_LONG UINT32_MAX           /* and one that says: more than RECORD_SHORT_MAX, and how much comes next */
 
 struct record_header {
     uint32_t length; /* payload bytes */
     uint32_t method; /* serialization method, serialization.py */
 };
+
+/* Bytes before the payload of a record. */
+static inline uint64_t record_head(uint64_t length)
+{
+    return length <= RECORD_SHORT_MAX ? RECORD_HEADER_SIZE : RECORD_HEADER_SIZE + sizeof(uint64_t);
+}
 
 enum reservation_state {
     RESERVATION_OPEN = 1,
@@ -344,7 +352,7 @@ _Static_assert(offsetof(struct segment, get.next) == 704, "in a line that putter
 _Static_assert(sizeof(struct lease) == 64, "an entry is one line");
 _Static_assert(offsetof(struct segment, leases) == 3072, "clear of the arenas");
 _Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
-_Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
+_Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item that is no longer than RECORD_SHORT_MAX costs exactly 8 + length bytes");
 _Static_assert(sizeof(struct reservation) == 32, "what a reserved item costs more");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");
 

@@ -327,8 +327,14 @@ static void move_if_it_holds_up(struct ring *ring, struct take *take)
     if (span.bytes == NULL) {
         return;
     }
-    memcpy(&head, span.bytes + arena_offset(ring, arena, position), sizeof head);
-    uint64_t length = sizeof head + (uint64_t)head.length, window = 0;
+    const unsigned char *bytes = span.bytes + arena_offset(ring, arena, position);
+    memcpy(&head, bytes, sizeof head);
+    uint64_t length = head.length, window = 0;
+    if (head.length == RECORD_LONG) {
+        memcpy(&length, bytes + sizeof head, sizeof length);
+        length = length < UINT64_MAX / 2 ? length : UINT64_MAX / 2;
+    }
+    length += record_head(length);
     if (length > held_up || length > span.size) {
         return; /* it contradicts itself: who takes it will say so */
     }
@@ -392,7 +398,7 @@ void leases_tidy(struct ring *ring, const struct take *done)
 
 /* ---- what was given back ---- */
 
-static bool read_bytes(struct ring *ring, const struct place *place, uint64_t from, uint32_t length, void *bytes)
+static bool read_bytes(struct ring *ring, const struct place *place, uint64_t from, uint64_t length, void *bytes)
 {
     if (place->window == 0) {
         struct span span = arena_span(ring, place->arena);
@@ -402,7 +408,7 @@ static bool read_bytes(struct ring *ring, const struct place *place, uint64_t fr
         memcpy(bytes, span.bytes + arena_offset(ring, place->arena, place->position) + from, length);
         return true;
     }
-    for (uint32_t done = 0; done < length;) {
+    for (uint64_t done = 0; done < length;) {
         int file = ring_file(ring);
         errno = EBADF;
         off_t start = (off_t)(windows_start(ring) + place->position + from + done);
@@ -411,7 +417,7 @@ static bool read_bytes(struct ring *ring, const struct place *place, uint64_t fr
             atomic_store(&ring->map_error, got < 0 ? errno : EIO);
             return false;
         }
-        done += (uint32_t)got;
+        done += (uint64_t)got;
     }
     return true;
 }
@@ -424,12 +430,18 @@ static enum ring_status read_header(struct ring *ring, struct take *take)
     if (!read_bytes(ring, place, 0, sizeof head, &head)) {
         return RING_UNMAPPED;
     }
+    uint64_t length = head.length;
+    if (head.length == RECORD_LONG && !read_bytes(ring, place, sizeof head, sizeof length, &length)) {
+        return RING_UNMAPPED;
+    }
     uint64_t size = ring->arena_size[place->arena], most = size < ring->capacity ? size : ring->capacity;
     uint64_t room = place->window != 0 ? place->window : most;
-    if (head.length > room - sizeof head || (place->window != 0 && head.length != place->window - sizeof head)) {
+    if (record_head(length) > room || length > room - record_head(length) ||
+        (place->window != 0 && length != place->window - record_head(length)) ||
+        (head.length > RECORD_SHORT_MAX) != (head.length == RECORD_LONG && length > RECORD_SHORT_MAX)) {
         return ring_poison(ring, "a leased record is longer than its place");
     }
-    take->length = head.length;
+    take->length = length;
     take->method = head.method;
     return RING_OK;
 }
@@ -457,9 +469,9 @@ enum ring_status leases_look(struct ring *ring, struct take *take)
     return read_header(ring, take);
 }
 
-enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
+enum ring_status leases_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes)
 {
-    bool done = read_bytes(ring, &take->place, sizeof(struct record_header) + (uint64_t)from, length, bytes);
+    bool done = read_bytes(ring, &take->place, record_head(take->length) + from, length, bytes);
     return done ? RING_OK : RING_UNMAPPED;
 }
 
@@ -556,7 +568,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
     return RING_OK;
 }
 
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from)
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t from)
 {
     const struct place *place = &loan->place;
     struct span span = arena_span(ring, place->arena);
@@ -564,12 +576,12 @@ const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t
         return NULL;
     }
     uint64_t offset = arena_offset(ring, place->arena, place->position);
-    return span.bytes + offset + sizeof(struct record_header) + from;
+    return span.bytes + offset + record_head(loan->length) + from;
 }
 
-bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes)
+bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes)
 {
-    return read_bytes(ring, &loan->place, sizeof(struct record_header) + (uint64_t)from, length, bytes);
+    return read_bytes(ring, &loan->place, record_head(loan->length) + from, length, bytes);
 }
 
 void ring_loan_may_move(struct ring *ring, const struct loan *loan)
@@ -839,7 +851,7 @@ enum ring_status leases_pass_reservation(struct ring *ring, struct take *take)
     } else {
         count_as_done(ring, take);
     }
-    take->next.position += sizeof take->reservation + RECORD_HEADER_SIZE + (uint64_t)take->length;
+    take->next.position += sizeof take->reservation + record_head(take->length) + take->length;
     take->next.count++;
     ring_get_commit(ring, take);
     if (!is_open) {

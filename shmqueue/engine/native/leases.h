@@ -14,7 +14,7 @@ struct loan {
     uint32_t attempt; /* 1: it was never handed out before */
     uint64_t count;
     struct place place;
-    uint32_t length; /* of the payload */
+    uint64_t length; /* of the payload, in bytes */
     uint32_t method;
 };
 
@@ -24,7 +24,7 @@ enum ring_status leases_enter(struct ring *ring, struct take *take);
 /* Makes an item that was given back the record at hand.  RING_EMPTY: there is none. */
 enum ring_status leases_look(struct ring *ring, struct take *take);
 /* Copies bytes of the payload at hand, which is such an item's. */
-enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
+enum ring_status leases_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes);
 /* Drops all items that were given back; they are what `take` then says. */
 void leases_drop_returned(struct ring *ring, struct take *take);
 /* What becomes of take->next in the ledger; writes what belongs beside it. */
@@ -47,9 +47,9 @@ void leases_tidy(struct ring *ring, const struct take *take);
  * ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
 /* Where the payload's byte `from` and what follows it lie; NULL if they were moved.  No lock. */
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from);
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t from);
 /* Copies them.  False: ring->map_error says why it cannot be done.  No lock. */
-bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes);
+bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes);
 /* The holder does not look at the bytes any more, and goes on with the loan.  No lock. */
 void ring_loan_may_move(struct ring *ring, const struct loan *loan);
 /* It does again: finds out where they are now.  Takes the lock.  RING_MISMATCH: the loan is over. */

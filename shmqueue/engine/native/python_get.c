@@ -9,7 +9,7 @@
 enum form { AS_RECORD, AS_ITEM };
 
 /* A Record (method, payload) with the payload's bytes still to be filled in at *fill. */
-static PyObject *new_record(RingObject *self, uint32_t method, uint32_t length, void **fill)
+static PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **fill)
 {
     PyTypeObject *type = state_of(self)->record_type;
     PyObject *record = type->tp_alloc(type, 2);
@@ -36,11 +36,11 @@ static PyObject *new_record(RingObject *self, uint32_t method, uint32_t length, 
 struct scalar scalar_at_hand(RingObject *self, const struct take *take)
 {
     unsigned char head[SCALAR_HEAD_MAX];
-    if (take->method != 0) {
+    if (take->method != 0 || take->length > UINT32_MAX) {
         return (struct scalar){.kind = SCALAR_NONE};
     }
-    ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : (uint32_t)sizeof head, head);
-    struct scalar scalar = scalar_read(head, take->length);
+    ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : sizeof head, head);
+    struct scalar scalar = scalar_read(head, (uint32_t)take->length);
     if (scalar.size != take->length) {
         scalar.kind = SCALAR_NONE;
     }
@@ -65,7 +65,7 @@ static PyObject *item_at_hand(RingObject *self, const struct take *take)
     }
     if (take->length <= sizeof plain) {
         ring_get_peek(&self->ring, take, 0, take->length, plain);
-        return plain_unpack(plain, take->length, take->method, self->keys);
+        return plain_unpack(plain, (uint32_t)take->length, take->method, self->keys);
     }
     struct scalar scalar = scalar_at_hand(self, take);
     PyObject *item = scalar.kind == SCALAR_BIN ? bytes_at_hand(self, take, &scalar) : NULL;
@@ -109,7 +109,7 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
     while (PyList_GET_SIZE(list) < most && ring_get_in_copy(&self->ring, take, copy + at, length - at)) {
         bool is_small = take->length <= PLAIN_SMALL && (take->method == PLAIN_MSGPACK || take->method == PLAIN_TUPLES);
         const unsigned char *payload = copy + at + RECORD_HEADER_SIZE;
-        PyObject *item = is_small ? plain_unpack(payload, take->length, take->method, self->keys) : NULL;
+        PyObject *item = is_small ? plain_unpack(payload, (uint32_t)take->length, take->method, self->keys) : NULL;
         if (item == NULL) {
             break;
         }
@@ -118,7 +118,7 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
         }
         ring_get_pass(take);
         *bytes += take->length;
-        at += RECORD_HEADER_SIZE + take->length;
+        at += RECORD_HEADER_SIZE + (uint32_t)take->length;
     }
     return true;
 }
@@ -372,8 +372,11 @@ PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
     }
     PyObject *payload = PyTuple_GET_ITEM(one, 1);
     const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(payload);
-    uint32_t length = (uint32_t)PyBytes_GET_SIZE(payload);
-    PyObject *item = plain_unpack(bytes, length, (uint32_t)method, keys_without_lock(self));
+    size_t length = (size_t)PyBytes_GET_SIZE(payload);
+    PyObject *item = NULL;
+    if (length <= UINT32_MAX) {
+        item = plain_unpack(bytes, (uint32_t)length, (uint32_t)method, keys_without_lock(self));
+    }
     if (item == NULL && method != PLAIN_MSGPACK) {
         return one;
     }

@@ -219,7 +219,7 @@ static bool find_again(LoanObject *loan)
     return is_readable(loan); /* another thread may have ended it meanwhile */
 }
 
-static PyObject *copy_of(LoanObject *loan, uint32_t from, uint32_t length)
+static PyObject *copy_of(LoanObject *loan, uint64_t from, uint64_t length)
 {
     RingObject *ring = loan->ring;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
@@ -491,7 +491,7 @@ PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))
 struct copy {
     unsigned long long number;
     unsigned long method;
-    uint32_t length;
+    uint64_t length;
     void *payload; /* from malloc(): there may be no GIL */
 };
 

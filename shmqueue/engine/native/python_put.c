@@ -57,7 +57,8 @@ static bool payload_from(struct payload *payload, PyObject *object)
 
 bool can_ever_fit(RingObject *self, size_t length)
 {
-    return length <= RECORD_LENGTH_MAX && length <= self->ring.capacity - RECORD_HEADER_SIZE;
+    uint64_t head = record_head(length);
+    return self->ring.capacity >= head && length <= self->ring.capacity - head;
 }
 
 /* Says that the queue cannot grow, or can again, when that has changed.  False: an exception is set. */
@@ -171,7 +172,7 @@ PyObject *Ring_put(RingObject *self, PyObject *const *args, Py_ssize_t count)
     } else if (!can_ever_fit(self, payload.length)) {
         raise_never_fits(self, payload.length);
     } else {
-        record.length = (uint32_t)payload.length;
+        record.length = payload.length;
         record.parts = payload.parts;
         record.part_count = payload.part_count;
         done = put_records(self, &record, 1, payload.length, block, args[3]);
@@ -218,7 +219,7 @@ static bool batch_add(RingObject *self, struct batch *batch, PyObject *item)
         return false;
     }
     *part = (struct part){buffer->len ? buffer->buf : "", (size_t)buffer->len};
-    record->length = (uint32_t)buffer->len;
+    record->length = (uint64_t)buffer->len;
     record->parts = part;
     record->part_count = 1;
     return true;

@@ -7,6 +7,7 @@
 #include "python_ring.h"
 
 #define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a reservation ends and nothing may be raised */
+#define LONGEST (UINT32_MAX - 64u) /* bytes of contents: with all that belongs to them their length is one of 32 bits */
 #define HERE ((struct patience){.for_lock = true, .deadline = WAIT_FOREVER})
 
 enum stage {
@@ -232,6 +233,9 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
     reservation->length = length;
     reservation->epoch = lock_epoch();
     size_t extra = sizeof(struct reservation) + scalar_of_bin(UINT32_MAX).width + 1;
+    if ((size_t)length > LONGEST) {
+        return PyErr_Format(state_of(self)->value_error, "put_view() writes %u bytes at most, not %zd", LONGEST, length);
+    }
     struct record_in record;
     int done = -1;
     if (!is_open(self)) {

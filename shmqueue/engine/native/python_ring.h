@@ -46,7 +46,7 @@ typedef struct {
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
  * or not at all: it is compared before it is relied on. */
 struct foreseen {
-    _Atomic uint32_t length;
+    _Atomic uint64_t length;
     _Atomic uint32_t method;
     _Atomic uint32_t skipped; /* bytes of it that stand before the contents of a bytes object, or 0: a record as such */
 };

@@ -182,7 +182,7 @@ static void note_high_water(struct ring *ring, uint64_t put_count)
 static unsigned char *write_reservation(unsigned char *to, const struct record_in *record)
 {
     struct reserving *reserving = record->reserving;
-    const struct record_header head = {.length = record->length - (uint32_t)sizeof reserving->who,
+    const struct record_header head = {.length = (uint32_t)(record->length - sizeof reserving->who),
                                        .method = record->method};
     reserving->place = to;
     memcpy(to, &reserving->who, sizeof reserving->who);
@@ -202,9 +202,15 @@ static void write_records(struct span span, uint64_t offset, const struct record
             to = write_reservation(to, record);
             continue;
         }
-        struct record_header head = {.length = record->length, .method = record->method};
+        bool is_short = record->length <= RECORD_SHORT_MAX;
+        struct record_header head = {.length = is_short ? (uint32_t)record->length : RECORD_LONG,
+                                     .method = record->method};
         memcpy(to, &head, sizeof head);
         to += sizeof head;
+        if (!is_short) {
+            memcpy(to, &record->length, sizeof record->length);
+            to += sizeof record->length;
+        }
         for (size_t p = 0; p < record->part_count; p++) {
             memcpy(to, record->parts[p].bytes, record->parts[p].length);
             to += record->parts[p].length;
@@ -391,7 +397,7 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
     uint64_t bytes = 0, maxsize = ring_maxsize(ring);
     size_t most = maxsize != 0 && maxsize < count ? (size_t)maxsize : count;
     for (size_t i = 0; i < most; i++) {
-        bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
+        bytes += record_head(records[i].length) + records[i].length;
         if (bytes > ring->capacity) {
             return i;
         }
@@ -426,7 +432,7 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
     int64_t begun = 0;
     struct want want = {0};
     for (size_t i = 0; i < count; i++) {
-        bytes += RECORD_HEADER_SIZE + (uint64_t)records[i].length;
+        bytes += record_head(records[i].length) + records[i].length;
     }
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         if (ring_is_poisoned(ring)) {
@@ -497,6 +503,21 @@ static enum ring_status look_at_put_side(struct ring *ring, const struct take *t
     return RING_OK;
 }
 
+/* The length of a record that begins with these bytes, `used` of which belong to it and others; and its method.
+ * False: it is longer than that, or not said as it should be. */
+static inline bool read_head(const unsigned char *bytes, uint64_t used, uint64_t *length, uint32_t *method)
+{
+    struct record_header head;
+    memcpy(&head, bytes, sizeof head);
+    *length = head.length;
+    *method = head.method;
+    if (head.length == RECORD_LONG && used >= record_head(UINT64_MAX)) {
+        memcpy(length, bytes + sizeof head, sizeof *length);
+        return *length > RECORD_SHORT_MAX && *length <= used - record_head(*length);
+    }
+    return head.length <= RECORD_SHORT_MAX && head.length <= used - sizeof head;
+}
+
 /* Under the get lock, where there is a reservation and behind it the bytes of other records, `used` of them together:
  * goes on to its record, whose header it reads, if that is an item. */
 static enum ring_status look_at_reservation(struct ring *ring, struct take *take, const unsigned char *bytes,
@@ -508,7 +529,7 @@ static enum ring_status look_at_reservation(struct ring *ring, struct take *take
     }
     memcpy(reservation, bytes, sizeof *reservation);
     memcpy(head, bytes + sizeof *reservation, sizeof *head);
-    if (head->length > used - sizeof *reservation - sizeof *head) {
+    if (head->length > RECORD_SHORT_MAX || head->length > used - sizeof *reservation - sizeof *head) {
         return ring_poison(ring, "a reserved record is longer than the bytes in the queue");
     }
     take->length = head->length;
@@ -558,13 +579,12 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
         if (status != RING_OK) {
             return status;
         }
+        bytes += sizeof(struct reservation);
         used -= sizeof(struct reservation);
     }
-    if (head.length > used - sizeof head || head.length > span.size - sizeof head) {
+    if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - RECORD_HEADER_SIZE) {
         return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
-    take->length = head.length;
-    take->method = head.method;
     return RING_OK;
 }
 
@@ -598,12 +618,13 @@ static enum ring_status find_open(struct ring *ring, const struct take *take, co
                 return status;
             }
             at.next.position = found->position + sizeof(struct reservation);
+            bytes += sizeof(struct reservation);
             used -= sizeof(struct reservation);
         }
-        if (head.length > used - sizeof head) {
+        if (!read_head(bytes, used, &at.length, &at.method)) {
             return ring_poison(ring, "a record is longer than the bytes in the queue");
         }
-        at.next.position += sizeof head + (uint64_t)head.length;
+        at.next.position += record_head(at.length) + at.length;
         at.next.count++;
     }
     return RING_EMPTY;
@@ -755,7 +776,7 @@ uint64_t ring_get_number(const struct take *take)
     return is_of_entry(take) ? take->number : take->next.count;
 }
 
-void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
+void ring_get_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes)
 {
     if (is_of_entry(take)) {
         leases_peek(ring, take, from, length, bytes);
@@ -763,7 +784,7 @@ void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, ui
     }
     struct span span = arena_span(ring, take->next.arena);
     uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    memcpy(bytes, span.bytes + offset + sizeof(struct record_header) + from, length);
+    memcpy(bytes, span.bytes + offset + record_head(take->length) + from, length);
 }
 
 uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, uint32_t room)
@@ -792,7 +813,7 @@ bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *by
     memcpy(&head, bytes, sizeof head);
     take->length = head.length;
     take->method = head.method;
-    return head.length <= length - sizeof head;
+    return head.length <= length - sizeof head; /* which is less than RECORD_SHORT_MAX */
 }
 
 void ring_get_pass(struct take *take)
@@ -802,7 +823,7 @@ void ring_get_pass(struct take *take)
         take->returned--;
         return;
     }
-    take->next.position += RECORD_HEADER_SIZE + (uint64_t)take->length;
+    take->next.position += record_head(take->length) + take->length;
     take->next.count++;
 }
 

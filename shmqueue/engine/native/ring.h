@@ -71,7 +71,7 @@ struct part {
 /* A record to put: the payload is its parts, one after the other. */
 struct record_in {
     uint32_t method;
-    uint32_t length; /* of all parts together */
+    uint64_t length; /* of all parts together */
     const struct part *parts;
     size_t part_count;
     struct reserving *reserving; /* NULL; else see ring_prepare_reservation() */
@@ -96,8 +96,8 @@ struct take {
     struct self *self;
     struct view next; /* what the get ledger becomes on commit; where there are leases, what is handed out next */
     uint32_t arena;   /* where it was before */
-    uint32_t length;  /* of the record at hand, in bytes */
-    uint32_t method;
+    uint32_t method;  /* of the record at hand */
+    uint64_t length;  /* bytes of its payload */
     /* where next.leases says that there are leases: */
     bool taken;              /* the item that was given back is */
     int32_t at;              /* which entry the record at hand is of, NOT_RETURNED if it was never handed out */
@@ -186,7 +186,7 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 /* Which of all items that were ever put the one at hand is. */
 uint64_t ring_get_number(const struct take *take);
 /* Copies `length` bytes of the payload at hand, from its byte `from` on; they must be within it. */
-void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
+void ring_get_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes);
 /* Copies all of it, and is done with it. */
 void ring_get_read(struct ring *ring, struct take *take, void *payload);
 /* Copies the queue's bytes from this record on, headers and all, `room` at most, as far as they lie in one arena.  How

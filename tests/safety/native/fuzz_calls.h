@@ -237,9 +237,10 @@ static enum ring_status call_put(struct handle *handle, struct patience patience
 static void read_record(struct handle *handle, struct take *take, uint64_t number)
 {
     struct model *model = &handle->trial->model;
-    uint32_t length = take->length;
+    uint64_t length = take->length;
     if (length > handle->ring.capacity - RECORD_HEADER_SIZE) {
-        fault("a record of %u bytes in a queue of %llu", length, (unsigned long long)handle->ring.capacity);
+        fault("a record of %llu bytes in a queue of %llu", (unsigned long long)length,
+              (unsigned long long)handle->ring.capacity);
         return;
     }
     unsigned char *payload = malloc(length);
@@ -348,7 +349,7 @@ static void look_at_loan(struct handle *handle, const struct loan *loan, uint64_
 {
     struct model *model = &handle->trial->model;
     if (loan->length > handle->ring.capacity - RECORD_HEADER_SIZE) {
-        fault("a leased record of %u bytes in a queue of %llu", loan->length,
+        fault("a leased record of %llu bytes in a queue of %llu", (unsigned long long)loan->length,
               (unsigned long long)handle->ring.capacity);
         return;
     }
