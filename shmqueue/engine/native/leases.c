@@ -705,17 +705,20 @@ void leases_wake_getter(struct ring *ring)
     }
 }
 
-/* With the get lock held: ends an entry, commits and releases the lock.  `again`: the item is to be handed out. */
+/* With the get lock held: ends an entry, commits and releases the lock.  `again`: the item is to be handed out, unless the
+ * queue was shut down and what was left dropped. */
 static void end_entry(struct ring *ring, struct take *take, uint32_t number, bool again)
 {
     struct lease *entry = change(ring, take, number);
     bool was_writing = GET(entry->state) == LEASE_WRITING;
+    bool is_dropped = again && ledger_read(&ring->segment->put.ledgers).shut == SHUT_IMMEDIATE;
+    again = again && !is_dropped;
     if (again) {
         SET(entry->pid, 0);
         SET(entry->started, take->generation);
         SET(entry->attempt, was_writing ? 0 : GET(entry->attempt));
         take->returned++;
-    } else if (was_writing) {
+    } else if (was_writing || is_dropped) {
         count_as_done(ring, take);
     }
     SET(entry->in_place, 0);
@@ -723,7 +726,7 @@ static void end_entry(struct ring *ring, struct take *take, uint32_t number, boo
     ring_get_commit(ring, take);
     if (again) {
         leases_wake_getter(ring);
-    } else if (was_writing) {
+    } else if (was_writing || is_dropped) {
         tally_wake_if_finished(ring);
     }
 }
