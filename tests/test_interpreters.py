@@ -97,7 +97,9 @@ with ShmQueue("main", create=False) as q:
     )
 
 
-@pytest.mark.parametrize("item", ["i", "{'number': i, 'more': [i, None, (1.5, b'x')]}", "frozenset({i})", "str(i) * 9000"])
+@pytest.mark.parametrize(
+    "item", ["i", "{'number': i, 'more': [i, None, (1.5, b'x')]}", "frozenset({i})", "str(i) * 9000"]
+)
 def test_two_interpreters_exchange_items(item: str) -> None:
     run(
         f"""
