@@ -33,13 +33,12 @@ MUTANTS = (
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
 """,
         """    uint64_t offset = arena_offset(ring, put.arena, put.position);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    ledger_commit(&side->ledgers, &put);
     write_records(span, offset, records, count);
 """,
     ),
@@ -64,8 +63,8 @@ MUTANTS = (
     Mutant(
         "a stopped process counts as dead",
         "shmqueue/engine/native/os.c",
-        "    *has_ended = (state == 'Z' || state == 'X') && threads <= 1;\n",
-        "    *has_ended = state == 'Z' || state == 'X' || state == 'T' || threads < 1;\n",
+        "{ return is_over(fields->state) && fields->threads <= 1; }",
+        "{ return is_over(fields->state) || fields->state == 'T' || fields->threads < 1; }",
     ),
     Mutant(
         "a lease that is finished is not committed",
