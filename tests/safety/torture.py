@@ -51,8 +51,10 @@ MUTANTS = (
     Mutant(
         "what a dead process had is dropped",
         "shmqueue/engine/native/leases.c",
-        "    bool was_lent = GET(entry->state) == LEASE_LENT;\n",
-        "    bool was_lent = GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid;\n",
+        "    end_entry(ring, take, number, GET(atomic_load(&ring->table)[number].state) == LEASE_LENT);\n",
+        "    const struct lease *entry = &atomic_load(&ring->table)[number];\n"
+        "    end_entry(ring, take, number,\n"
+        "              GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
     ),
     Mutant(
         "a lease that is finished stays in the table",

@@ -182,7 +182,7 @@ static enum ring_status put_in_place(struct handle *handle, const struct record_
     enum ring_status status = ring_prepare_reservation(&handle->ring, &reserving, (struct part){payload, head},
                                                        record->length, &reserved, patience);
     if (status == RING_OK && ring_fitting(&handle->ring, &reserved, 1) == 0) {
-        status = RING_FULL;
+        return RING_INTERRUPTED; /* with its reservation it can never fit: it is not tried */
     }
     reserved.method = record->method;
     status = status == RING_OK ? ring_put(&handle->ring, &reserved, 1, patience) : status;
