@@ -68,6 +68,10 @@ class _Default(Queues, context.DefaultContext):
         """The default start method."""
         return _standard.get_start_method(allow_none)
 
+    def get_all_start_methods(self) -> list[str]:
+        """The start methods that this platform has, the default one first."""
+        return _standard.get_all_start_methods()
+
     def set_start_method(self, method: Any, force: bool = False) -> None:
         """Choose the default start method, for the standard library too."""
         _standard.set_start_method(method, force)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue.arguments import NUMBER_MOST, require_int
+from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.engine import Counters, deadline_after, seconds_until
 from shmqueue.exceptions import (
     ShmQueueEmpty,
@@ -22,11 +23,11 @@ from shmqueue.exceptions import (
 )
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import GetItem, PutItem, QueueBase, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
-from shmqueue.leases import Lease, take_lease
+from shmqueue.leases import Lease, lease_of, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
-from shmqueue.serialization import unpack_plain
+from shmqueue.serialization import LOADERS, unpack_plain
 from shmqueue.threads import WeakRegistry, sleep, start_daemon_thread
 
 from ._absent import ListsWhatIsThere
@@ -36,7 +37,7 @@ from ._waiting import look_in_wait
 from ._watcher import Watcher
 
 if TYPE_CHECKING:
-    from shmqueue.engine import Payload
+    from shmqueue.engine import Loan, Payload
 
 __all__ = ["Port", "Ported", "arrive", "open_port"]
 
@@ -184,6 +185,7 @@ class Port:
         try:
             if not self.engine.put(*record, False, None):
                 return False
+            self.engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
         except ShmQueueFull:
             return False  # another process has the lock
         except ShmQueueShutDown:
@@ -287,19 +289,53 @@ class Port:
     def _get_items(self, most: int, timeout: float | None) -> list[Any] | tuple[list[Any]]:
         return self._items.get_items(most, True, timeout, unpack_plain)
 
-    def lease(self, load: Callable[[int, bytes], Any], block: bool, timeout: float | None) -> Lease[Any]:
-        """Lease the oldest item.
+    def lease(
+        self,
+        load: Callable[[int, bytes], Any],
+        block: bool,
+        timeout: float | None,
+        max_attempts: int | None,
+        dead_letter: DeadLetterQueue | None,
+    ) -> Lease[Any]:
+        """Lease the oldest item; ``load`` turns its record into the item, the others are as for ``ShmQueue.lease``.
 
         Raises:
             ShmQueueEmpty: there was none in time.
         """
+
+        def lend(left: float | None) -> Loan:
+            loan = self.engine.lend(block, left, False)
+            if loan is None:
+                raise ShmQueueEmpty(f"queue {self.name!r} is empty")
+            return loan
+
+        limit = limit_for(self.name, self.uuid, max_attempts, dead_letter)
         try:
+            if limit is not None:
+                return lease_of(lend_within(limit, lend, load, block, timeout), load, self.look)
             lease = take_lease(self.engine, block, timeout, load, self.look)
         finally:
             self.look()
         if lease is None:
             raise ShmQueueEmpty(f"queue {self.name!r} is empty")
         return lease
+
+    def uuid(self) -> bytes:
+        """That of the segment."""
+        self.require_open()
+        return self.handle.segment.header.uuid
+
+    def put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        """Put an item as the record that it is in another queue. False: a queue with this port takes no such records.
+
+        Raises:
+            ShmQueueFull: there was no room in time.
+        """
+        if method not in LOADERS:
+            return False
+        if not self.put(method, payload, block, timeout):
+            raise ShmQueueFull(self.handle.why_full(1))
+        return True
 
     def shut_down(self, immediate: bool) -> None:
         """``Engine.shut_down``."""
@@ -393,6 +429,9 @@ class Ported(QueueBase, ListsWhatIsThere):
     def closed(self) -> bool:
         """Whether the queue is closed in this process."""
         return not self._port.handle.is_open
+
+    def _uuid(self) -> bytes:
+        return self._port.uuid()
 
     def __enter__(self: _Queue) -> _Queue:
         self._port.require_open()

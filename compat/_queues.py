@@ -12,6 +12,7 @@ from multiprocessing import queues
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.arguments import real_seconds
+from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
@@ -153,7 +154,14 @@ class Queue(Parts, _StdlibQueue):
             raise self._is_closed() from None
 
     @fast_lease
-    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
+    def lease(
+        self,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        max_attempts: int | None = None,
+        dead_letter: DeadLetterQueue | None = None,
+    ) -> Lease[Any]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -164,16 +172,30 @@ class Queue(Parts, _StdlibQueue):
         Args:
             block: whether to wait for an item.
             timeout: seconds to wait for at most, None for ever; less than 0 counts as 0; ignored unless ``block``.
+            max_attempts: how often an item is handed out. One that would be handed out once more is put to
+                ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
+                for room there as well.
+            dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
+                killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
             queue.Empty: there was none in time.
             ValueError: the queue was closed in this process.
+            queue.Full: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
         if timeout is not None:
             timeout = max(0.0, real_seconds(timeout)) if block else 0.0
         try:
-            return self._port.lease(load_forking, block, timeout)
+            return self._port.lease(load_forking, block, timeout, max_attempts, dead_letter)
+        except ShmQueueNotInitializedError:
+            if not self._closed:
+                raise  # the dead-letter queue is
+            raise self._is_closed() from None
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        try:
+            return self._port.put_record(method, payload, block, timeout)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -280,6 +302,9 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
         return load_forking(*item) if type(item) is Record else item
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        return self._port.put_record(method, payload, block, timeout)
 
     def empty(self) -> bool:
         """Whether there is nothing to take. Others may change it at any time.

@@ -23,7 +23,6 @@ from typing import Any
 
 from shmqueue import pickling
 from shmqueue.exceptions import ShmQueueDeserializationError
-from shmqueue.messages import require_possible_length
 from shmqueue.pickling import BUFFER_LEAST, BUFFERS_MOST, Beside, Payload
 from shmqueue.serialization import LOADERS, PLAIN, pack_plain, unpack_plain
 
@@ -40,7 +39,6 @@ __all__ = [
 Record = tuple[int, Payload]
 
 _MSGPACK, _PICKLE, _PICKLE_BUFFERS = 0, 1, 3
-_BYTES = frozenset({str, bytes, bytearray})  # which pickling would copy
 
 
 def dump(item: Any) -> Record:
@@ -50,8 +48,6 @@ def dump(item: Any) -> Record:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass  # an int of more than 64 bits, or a str with lone surrogates
-    if type(item) in _BYTES:
-        require_possible_length(item)
     has_buffers, payload = pickling.dumps(item)
     return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
 
@@ -63,8 +59,6 @@ def dump_forking(item: Any) -> Record:
             return _MSGPACK, pack_plain(item)
         except Exception:
             pass
-    if type(item) in _BYTES:
-        require_possible_length(item)
     replaced = _replaced_pickler()
     return _pickle(item) if replaced is None else (_PICKLE, bytes(replaced.dumps(item)))
 

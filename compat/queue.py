@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
+from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
 from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
@@ -208,7 +209,14 @@ class Queue(_Shared[_T]):
         return self._port.get_many(max_items, load, timeout)
 
     @fast_lease
-    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[_T]:
+    def lease(
+        self,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        max_attempts: int | None = None,
+        dead_letter: DeadLetterQueue | None = None,
+    ) -> Lease[_T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -219,14 +227,23 @@ class Queue(_Shared[_T]):
         Args:
             block: whether to wait for an item.
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+            max_attempts: how often an item is handed out. One that would be handed out once more is put to
+                ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
+                for room there as well.
+            dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
+                killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
             Empty, ShutDown: as ``get``.
+            Full: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, block)
-        return self._port.lease(load, block, timeout)
+        return self._port.lease(load, block, timeout, max_attempts, dead_letter)
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        return self._port.put_record(method, payload, block, timeout)
 
     def full(self) -> bool:
         """Whether there are ``maxsize`` items. Others may change it at any time."""
@@ -303,6 +320,9 @@ class SimpleQueue(_Shared[_T]):
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
         if self._port.put_item(item, True, None, True) is None:
             self._port.put(*dump(item), True, None)
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        return self._port.put_record(method, payload, block, timeout)
 
     def put_nowait(self, item: _T) -> None:
         """The same as ``put(item)``."""

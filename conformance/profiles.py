@@ -128,6 +128,12 @@ PROFILES: dict[str, Profile] = {
     for profile in (
         _profile("queue.Queue", _ALWAYS | _WAITING | _JOINING | _SHUTTING | {"pickled", "named"}, "item"),
         _profile(
+            "asyncio.Queue",
+            _ALWAYS | _WAITING | _JOINING | _SHUTTING | {"pickled", "named"},
+            "item",
+            negative="no wait",
+        ),
+        _profile(
             "multiprocessing.Queue",
             _ALWAYS | _WAITING | _CLOSING | {"join-thread"},
             closed="ValueError",

@@ -84,6 +84,10 @@ class Amount:
     shrink_seconds: float = 40.0
 
 
+_FAMILIES = {"multiprocessing": "multiprocessing", "asynchronous": "asyncio"}
+"""Of the standard library's modules, by the last part of a module's name; for others it is queue."""
+
+
 def profile_for(spec: str) -> Profile:
     """The profile of the standard queue that a target has the name of.
 
@@ -91,7 +95,7 @@ def profile_for(spec: str) -> Profile:
         ValueError: it has none of those.
     """
     module, _, name = spec.partition(":")
-    family = "multiprocessing" if module.rpartition(".")[2] == "multiprocessing" else "queue"
+    family = _FAMILIES.get(module.rpartition(".")[2], "queue")
     for candidate in (f"{family}.{name}", name):
         if candidate in PROFILES:
             return PROFILES[candidate]

@@ -57,11 +57,21 @@ class ShmQueueError(Exception):
 
 
 class ShmQueueEmpty(ShmQueueError, queue.Empty):
-    """There was nothing to get in the time that the caller allowed."""
+    """There was nothing to get in the time that the caller allowed.
+
+    ``is_busy``: there may be something, but another process has the consumers' lock.
+    """
+
+    is_busy: bool = False
 
 
 class ShmQueueFull(ShmQueueError, queue.Full):
-    """There was no room in the time that the caller allowed."""
+    """There was no room in the time that the caller allowed.
+
+    ``is_busy``: there may be room, but another process has the producers' lock.
+    """
+
+    is_busy: bool = False
 
     def __init__(self, *args: object, items_put: int = 0) -> None:
         super().__init__(*args)

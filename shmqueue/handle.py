@@ -118,7 +118,7 @@ class Handle:
         self._close_once = weakref.finalize(self, _give_up, self._closing, self.engine, segment, log_file, logger)
         self._close_once.atexit = False  # see _leave_all
         _open_handles.add(self)
-        segment.is_in_use = True
+        segment.used_by, segment.is_in_use = weakref.ref(self), True
         action = reflog.DebugRefLogAction.CREATE if segment.created else reflog.DebugRefLogAction.ATTACH
         if logger is not None:
             logger.debug("queue %r: %s, engine %s", self.name, action.value, self.shape.engine)

@@ -16,7 +16,7 @@ from shmqueue.segment import Header
 
 engine.register_layouts()  # by which items are counted
 
-__all__ = ["QueueInfo", "list_queues", "look_at", "remove_orphans", "remove_queue"]
+__all__ = ["QueueInfo", "list_queues", "list_strays", "look_at", "remove_orphans", "remove_queue", "remove_strays"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class QueueInfo:
     holders: list[int]
     """The process id of each handle on it, as the kernel tells them; empty for an orphan."""
     items: int | None
-    """Items in it; None where they cannot be counted."""
+    """Items in it that can be taken, those that a process had leased that has ended since included; None where they
+    cannot be counted."""
     bytes_used: int | None
     """Bytes that the items take; None as for ``items``."""
     file_bytes: int
@@ -47,6 +48,8 @@ class QueueInfo:
     """Why it cannot be opened here; None when it can."""
     private: bool = False
     """Whether nobody knows its name: the unnamed queues of the adapters."""
+    leased: int | None = None
+    """Further items, which living processes have leased; None as for ``items``."""
 
 
 def look_at(name: str) -> QueueInfo:
@@ -108,6 +111,19 @@ def remove_orphans() -> list[QueueInfo]:
     return removed
 
 
+def list_strays() -> list[str]:
+    """The names of this user's files that belong to no queue: lock files, and what a killed process had half made.
+
+    They take next to no memory. One whose queue is still open counts as well, if the queue's name was taken away.
+    """
+    return segment.list_strays()
+
+
+def remove_strays() -> list[str]:
+    """Remove the files that belong to no queue, and return their names."""
+    return segment.sweep_strays()
+
+
 def _look(name: str, path: str) -> QueueInfo | None:
     """None when there is nothing at the path."""
     try:
@@ -141,11 +157,12 @@ def _look(name: str, path: str) -> QueueInfo | None:
         user=status.st_uid if hasattr(os, "geteuid") else -1,
         engine=header.shape.engine if header is not None else None,
         holders=holders,
-        items=contents.items if contents is not None else None,
+        items=contents.items - contents.leased.held if contents is not None else None,
         bytes_used=contents.bytes_used if contents is not None else None,
         file_bytes=getattr(status, "st_blocks", 0) * 512 if stat.S_ISREG(status.st_mode) else 0,
         created=header.created / 1e9 if header is not None else status.st_mtime,
         keep=header.keep if header is not None else False,
         problem=problem,
         private=header.private if header is not None else False,
+        leased=contents.leased.held if contents is not None else None,
     )

@@ -226,7 +226,7 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
 
 
 def fast_put(as_pickle: bool) -> Callable[[_Function], _Function]:
-    """Have a queue's ``put(self, item, block, timeout)`` tried by the native engine before it is called.
+    """Have a queue's ``put(self, item, block, timeout)``, or ``put(self, item)``, tried by the native engine first.
 
     In the class is a built-in method then, with the function's name, parameters and documentation. It makes one
     attempt, which waits for nothing, for scalars, small lists, dicts and tuples of them, without a timeout. Whatever
@@ -277,7 +277,7 @@ class _BuiltIn:
         self._function, self._way = function, way
 
     def __set_name__(self, owner: type[QueueBase], name: str) -> None:
-        setattr(owner, f"_slow_{name}", self._function)
+        setattr(owner, f"_slow_{self._way.partition('_')[0]}", self._function)
         setattr(owner, name, owner._method(self._way, name, _text_of(self._function)))
 
 
@@ -289,4 +289,8 @@ def _text_of(function: Callable[..., Any]) -> str:
     parameters = ["$self", *code.co_varnames[1:required]]
     for name, default in zip(code.co_varnames[required:], defaults, strict=False):
         parameters.append(f"{name}={default if default is None or default is True else int(default)}")
+    if code.co_kwonlyargcount:
+        by_name = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+        parameters += ["*", *(f"{name}=None" for name in by_name)]
+        assert function.__kwdefaults__ == dict.fromkeys(by_name), "none has another default"
     return f"{function.__name__}({', '.join(parameters)})\n--\n\n{textwrap.dedent(function.__doc__ or '')}"

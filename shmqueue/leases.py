@@ -19,7 +19,7 @@ except ImportError:
     if not TYPE_CHECKING:
         lease_type = None
 
-__all__ = ["Lease", "View", "take_lease"]
+__all__ = ["Lease", "View", "lease_of", "take_lease"]
 
 _T = TypeVar("_T")
 
@@ -33,7 +33,7 @@ class Lease(Generic[_T]):
     was called in it. A lease that is collected is requeued. Any thread may end it; in a forked child every call raises
     ``ShmQueueError``, because the lease is the parent's.
 
-    Each engine has a subclass of its own. Leases are made by ``lease()`` only.
+    There is a subclass for any engine, and one of the native engine. Leases are made by ``lease()`` only.
     """
 
     __slots__ = ()
@@ -85,7 +85,7 @@ class Lease(Generic[_T]):
 
 
 class _LoanLease(Lease[_T]):
-    """The lease of an engine that hands out loans of records."""
+    """A lease of whatever hands out loans of records."""
 
     __slots__ = ("__weakref__", "_ended", "_item", "_load", "_loan", "_payload")
 
@@ -145,7 +145,12 @@ def take_lease(
     if native is not None:
         return cast("Lease[Any] | None", native(block, timeout, load, ended))
     loan = engine.lend(block, timeout, False)
-    return None if loan is None else _LoanLease(loan, load, ended)
+    return None if loan is None else lease_of(loan, load, ended)
+
+
+def lease_of(loan: Loan, load: Callable[[int, bytes], Any], ended: Callable[[], object] | None = None) -> Lease[Any]:
+    """The lease of a loan; ``load`` and ``ended`` as for ``take_lease``, but ``ended`` is always called."""
+    return _LoanLease(loan, load, ended)
 
 
 class View:

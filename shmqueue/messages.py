@@ -5,22 +5,9 @@ from __future__ import annotations
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueError, ShmQueueFull, ShmQueueValueError
 from shmqueue.segment import BY_MAX_BYTES, BY_MEMORY, directory
 
-__all__ = ["LENGTH_MOST", "lock_timed_out", "never_fits", "require_possible_length", "tell_items_put"]
+__all__ = ["lock_timed_out", "never_fits", "tell_items_put"]
 
-LENGTH_MOST = 0xFFFFFFFF
-"""Bytes of the largest payload: its length is a number of 32 bits."""
-
-
-def require_possible_length(data: object) -> None:
-    """Refuse bytes that no queue takes, before anything copies them. Other items pass.
-
-    Raises:
-        ShmQueueValueError: they are more than 4 GiB.
-    """
-    if isinstance(data, (str, bytes, bytearray, memoryview)):
-        length = data.nbytes if isinstance(data, memoryview) else len(data)
-        if length > LENGTH_MOST:
-            raise ShmQueueValueError(_above_four_gib(length))
+_LONG = 0xFFFFFFFE  # bytes of a payload whose length is a number of 64 bits
 
 
 def never_fits(name: str, length: int, capacity: int, limit: int) -> ShmQueueValueError:
@@ -32,8 +19,6 @@ def never_fits(name: str, length: int, capacity: int, limit: int) -> ShmQueueVal
         capacity: most bytes in the queue.
         limit: who decided that, as in ``Shape``.
     """
-    if length > LENGTH_MOST:
-        return ShmQueueValueError(_above_four_gib(length))
     if limit == BY_MEMORY:
         who = f"all the memory of {directory()}; a larger item needs more of it (containers: --shm-size)"
     elif limit == BY_MAX_BYTES:
@@ -42,21 +27,25 @@ def never_fits(name: str, length: int, capacity: int, limit: int) -> ShmQueueVal
         who = "buffer_size, chosen by its creator"
     return ShmQueueValueError(
         f"item of {length} bytes can never fit: queue {name!r} holds {capacity} bytes ({who}), "
-        "and an item takes 8 bytes more than its own"
+        f"and an item takes {8 if length < _LONG else 16} bytes more than its own"
     )
 
 
 def lock_timed_out(name: str, is_put: bool) -> ShmQueueFull | ShmQueueEmpty:
     """The error for a call that could not have the lock of the producers (``is_put``) or of the consumers in time."""
+    error: ShmQueueFull | ShmQueueEmpty
     if is_put:
-        return ShmQueueFull(
+        error = ShmQueueFull(
             f"queue {name!r}: its producers' lock was not released in time, nothing was put: "
             "the process that holds it is stopped, or copies a large item"
         )
-    return ShmQueueEmpty(
-        f"queue {name!r}: its consumers' lock was not released in time, nothing was taken: "
-        "the process that holds it is stopped, or copies a large item"
-    )
+    else:
+        error = ShmQueueEmpty(
+            f"queue {name!r}: its consumers' lock was not released in time, nothing was taken: "
+            "the process that holds it is stopped, or copies a large item"
+        )
+    error.is_busy = True
+    return error
 
 
 def tell_items_put(error: BaseException, put: int, count: int) -> None:
@@ -65,10 +54,3 @@ def tell_items_put(error: BaseException, put: int, count: int) -> None:
         error.items_put = put  # type: ignore[attr-defined]
         if isinstance(error, ShmQueueError):
             error.args = (f"{error}; {put} of {count} items were put",)
-
-
-def _above_four_gib(length: int) -> str:
-    return (
-        f"item of {length} bytes can never fit: one item may have {LENGTH_MOST} bytes (4 GiB) at most; "
-        "put it in several pieces"
-    )

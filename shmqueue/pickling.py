@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, Union
 
-__all__ = ["BUFFERS_MOST", "BUFFER_LEAST", "Beside", "Buffer", "Payload", "dumps", "loads"]
+__all__ = ["BUFFERS_MOST", "BUFFER_LEAST", "Beside", "Buffer", "Large", "Payload", "dumps", "loads"]
 
 Buffer = Union[bytes, bytearray, memoryview]
 Payload = Union[Buffer, "tuple[Buffer, ...]"]
@@ -27,6 +27,29 @@ _ALIGNMENT = 64  # bytes
 _SHARE = 4  # a buffer of at least the payload's length, divided by this, stays in it
 _COUNT = struct.Struct("<I")
 _PADDING = bytes(_ALIGNMENT)
+
+
+_MSGPACK_MOST = 0xFFFFFFFF  # bytes of a bytes object
+
+
+class Large:
+    """Stands for bytes that msgpack is too small for: pickled without a copy of them, they arrive as bytes."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: Buffer) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[pickle.PickleBuffer]]:
+        return bytes, (pickle.PickleBuffer(self._data),)
+
+    @classmethod
+    def of(cls, data: Any) -> Any:
+        """What is to be pickled in the place of an item: itself, unless it is such bytes."""
+        if type(data) in (bytes, bytearray, memoryview):
+            length = data.nbytes if isinstance(data, memoryview) else len(data)
+            return cls(data) if length > _MSGPACK_MOST else data
+        return data
 
 
 class Beside:

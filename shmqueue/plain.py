@@ -117,6 +117,7 @@ def pack(item: Any) -> tuple[int, bytes]:
     """
     kind = type(item)
     if kind in _CONTAINERS:
+        item = _unchanging(item)
         return _pack_container(item, _depth(item))
     if kind in TYPES:
         return _pack(item)
@@ -196,6 +197,58 @@ def _pack_deep(item: Any) -> tuple[int, bytes]:
     return method, packer.bytes()
 
 
+# ---- what other threads may change meanwhile ----
+
+_HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def _unchanging(item: Any) -> Any:
+    """The item if this Python has a GIL, which msgpack's packer holds; else a copy of its containers.
+
+    A container to which it refers more than once is one container in the copy, too.
+
+    Raises:
+        NotPlain: it contains itself.
+    """
+    return item if _HAS_GIL else _copied(item)
+
+
+def _copied(item: Any) -> Any:
+    copies: dict[int, Any] = {}  # by address
+    kept: list[Any] = []  # what has those addresses
+    root: list[Any] = []
+    stack: list[tuple[Any, Iterator[Any], list[Any]]] = [([], iter((item,)), root)]
+    is_open: set[int] = set()
+    while stack:
+        container, values, copied = stack[-1]
+        for value in values:
+            if type(value) not in _CONTAINERS or value is _EMPTY:
+                copied.append(value)
+            elif id(value) in copies:
+                copied.append(copies[id(value)])
+            elif id(value) in is_open:
+                raise NotPlain("it contains itself")
+            else:
+                kept.append(value)
+                is_open.add(id(value))
+                as_values: Any = chain.from_iterable(value.copy().items()) if type(value) is dict else tuple(value)
+                stack.append((value, iter(as_values), []))
+                break
+        else:
+            stack.pop()
+            if stack:
+                is_open.remove(id(container))
+                copy = copies[id(container)] = _as_before(type(container), copied)
+                stack[-1][2].append(copy)
+    return root[0]
+
+
+def _as_before(kind: Any, values: list[Any]) -> Any:
+    if kind is dict:
+        return dict(zip(values[::2], values[1::2], strict=True))
+    return values if kind is list else tuple(values)
+
+
 # ---- copies of what an item refers to more than once ----
 
 _COPIES = 64  # as often as what is in an item may be written, on the average
@@ -210,6 +263,7 @@ def pack_copies(item: Any) -> tuple[int, bytes]:
     """
     if type(item) not in _CONTAINERS:
         return pack(item)
+    item = _unchanging(item)
     return _pack_container(item, _depth_with_copies(item))
 
 
@@ -399,7 +453,7 @@ def _unpack_here(payload: bytes, has_tuples: bool) -> Any:
     return value
 
 
-_INTERNS_FOR_EVER = (3, 12) <= sys.version_info < (3, 12, 6) or bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+_INTERNS_FOR_EVER = (3, 12) <= sys.version_info < (3, 12, 6) or not _HAS_GIL
 """Whether this Python never frees a string that was interned, as msgpack does with each key of a dict."""
 
 unpack: Callable[[bytes], Any]

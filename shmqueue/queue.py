@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from shmqueue import console, engine, reflog
 from shmqueue.arguments import require_int, require_seconds
 from shmqueue.attributes import absent_when_closed, readable_names
+from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
@@ -22,8 +23,9 @@ from shmqueue.exceptions import (
 )
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import QueueBase, Record, fast_get, fast_lease, fast_put, items_of, load_many
-from shmqueue.leases import Lease, View, take_lease
+from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
+from shmqueue.reservations import PutView
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -80,6 +82,8 @@ class Statistics:
     """Items that were leased and given back, and wait to be taken again."""
     redelivered: int = 0
     """How often an item was leased once more."""
+    acknowledged: int = 0
+    """Items that were leased and acknowledged."""
     oldest_lease: float = 0.0
     """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
@@ -279,12 +283,53 @@ class ShmQueue(QueueBase):
             raise self._is_empty(True, timeout)
         return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
+    def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> PutView:
+        """Write an item where it lies, without a copy: ``with q.put_view(length) as view:``.
+
+        ``view`` is a writable memoryview of ``length`` bytes in shared memory, whose values at first are not defined.
+        When the block ends they are an item of type bytes, for ``get``, or ``get_view``, which reads it where it lies.
+        If the block raises, or the process is killed in it, nothing is put.
+
+        The item's place in the queue is the one that the block's beginning gives it, but nobody waits for it: a ``get``
+        that comes to an item that is still being written takes the next one, and the item comes, once it is put, before
+        any that was not taken by then. No lock is held in the block. Until a ``get`` has come to it the item counts in
+        ``qsize()``, and until it is put or not its bytes, and those put behind it, count as used. It takes 45 bytes
+        more than its own at most.
+
+        Nothing may refer to the bytes when the block ends, or else it could be written after it was put: ``del`` an
+        array made of ``view``. After ``close`` in the block nothing is put.
+
+        On the portable engine the bytes are private memory, which is copied at the block's end; the item's place is the
+        one then, and if there is no room any more, it is waited for as at the beginning.
+
+        Args:
+            length: bytes.
+            block: whether to wait for room.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            ShmQueueFull, ShmQueueValueError: as ``put``.
+            ShmQueueShutDown: the queue was shut down for all; also at the block's end, if that was in the block.
+            BufferError: at the block's end, something still refers to the bytes. Nothing was put.
+        """
+        length = require_int("length", length, least=0)
+        if timeout is not None:
+            timeout = require_seconds(timeout, block)
+
+        def why_full() -> str:
+            return self._handle.why_full(1) + _in_time(block, timeout)
+
+        reservation = self._engine.reserve(length, block, timeout)
+        if reservation is None:
+            raise ShmQueueFull(why_full())
+        return PutView(reservation, why_full)
+
     def get_view(self, block: bool = True, timeout: float | None = None) -> View:
         """Read the oldest item where it lies, without a copy: ``with q.get_view() as view:``.
 
         For items that are bytes (or were put as bytearray or memoryview). ``view`` is a read-only memoryview of the
-        item in shared memory; an item that wraps around the buffer's end is copied. When the block ends the item is
-        taken; if it raises, or the process is killed in it, another ``get`` receives the item next.
+        item in shared memory (of a copy, on the portable engine). When the block ends the item is taken; if it raises,
+        or the process is killed in it, another ``get`` receives the item next.
 
         It is a lease whose item is not copied: any number of processes and threads may have views of different items,
         and nobody waits for a view. Whatever still looks at the memory after the block (a slice, a numpy array) may go
@@ -309,7 +354,14 @@ class ShmQueue(QueueBase):
         return View(loan)
 
     @fast_lease
-    def lease(self, block: bool = True, timeout: float | None = None) -> Lease[Any]:
+    def lease(
+        self,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        max_attempts: int | None = None,
+        dead_letter: DeadLetterQueue | None = None,
+    ) -> Lease[Any]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -323,20 +375,50 @@ class ShmQueue(QueueBase):
         Args:
             block: whether to wait for an item.
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+            max_attempts: how often an item is handed out. One that would be handed out once more is put to
+                ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
+                for room there as well.
+            dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
+                killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
             ShmQueueEmpty, ShmQueueShutDown: as ``get``.
+            ShmQueueFull: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
+        load = self._serializer.load
+        limit = limit_for(self._name, self._uuid, max_attempts, dead_letter)
         if timeout is not None:
             timeout = require_seconds(timeout, block)
-        lease = take_lease(self._engine, block, timeout, self._serializer.load)
+
+        def lend(left: float | None) -> engine.Loan:
+            loan = self._engine.lend(block, left, False)
+            if loan is None:
+                raise self._is_empty(block, timeout)
+            return loan
+
+        if limit is not None:
+            return lease_of(lend_within(limit, lend, load, block, timeout), load)
+        lease = take_lease(self._engine, block, timeout, load)
         if lease is None:
             raise self._is_empty(block, timeout)
         return lease
 
     def _is_empty(self, block: bool, timeout: float | None) -> ShmQueueEmpty:
         return ShmQueueEmpty(f"queue {self._name!r} is empty" + _in_time(block, timeout))
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        """Put an item as the record that it is in another queue. False: this one does not take such records."""
+        if not self._serializer.takes(method):
+            return False
+        if not self._engine.put(method, payload, block, timeout):
+            raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
+        return True
+
+    def _uuid(self) -> bytes:
+        self._handle.require_open()
+        return self._segment.header.uuid
 
     def clear(self) -> None:
         """Drop all items. ``join`` does not wait for them any more."""
@@ -446,6 +528,7 @@ class ShmQueue(QueueBase):
             leased=leases.leased,
             returned=leases.returned,
             redelivered=leases.redelivered,
+            acknowledged=leases.acknowledged,
             oldest_lease=leases.oldest,
         )
 

@@ -32,7 +32,6 @@ from shmqueue.exceptions import (
     ShmQueueSerializationError,
     ShmQueueValueError,
 )
-from shmqueue.messages import require_possible_length
 from shmqueue.pickling import Payload
 from shmqueue.plain import SCALARS as PLAIN
 from shmqueue.plain import pack_scalar as pack_plain
@@ -81,12 +80,11 @@ LOADERS: dict[int, Callable[[bytes], Any]] = {
 }
 """What turns the payload of each method back into an item; raises whatever it raises."""
 
-_BYTES = frozenset({str, bytes, bytearray, memoryview})
+_BYTES = frozenset({bytes, bytearray, memoryview})
 
 
-def _require_whole_bytes(data: str | bytes | bytearray | memoryview) -> None:
+def _require_whole_bytes(data: bytes | bytearray | memoryview) -> None:
     """Refuse bytes that no queue takes, before anything copies them."""
-    require_possible_length(data)
     if isinstance(data, memoryview) and not data.c_contiguous:
         raise ShmQueueSerializationError(
             f"this memoryview is not contiguous (shape {data.shape}, strides {data.strides}): put bytes(view) instead"
@@ -151,7 +149,7 @@ class Serializer:
                     f"msgpack cannot keep this {type(data).__name__} ({error}) and this queue has allow_pickle=False"
                 ) from error
         try:
-            return self._dump_pickle(data)
+            return self._dump_pickle(pickling.Large.of(data))
         except ShmQueueSerializationError:
             try:
                 return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
@@ -160,6 +158,8 @@ class Serializer:
             raise
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
+        if type(data) is bytes:
+            data = pickling.Large.of(data)
         try:
             has_buffers, payload = pickling.dumps(data)
         except MemoryError:
@@ -202,6 +202,12 @@ class Serializer:
             raise kind(
                 f"cannot load an item of {len(payload)} bytes with serialization method {method}: {error!r}"
             ) from error
+
+    def takes(self, method: int) -> bool:
+        """Whether an item may be put as the record of another queue, with this method, and could be loaded then."""
+        if method in (_PICKLE, _PICKLE_BUFFERS):
+            return self.allow_pickle
+        return method in LOADERS or self.custom_deserialize is not None
 
     def _custom_loader(self, method: int) -> Callable[[bytes], Any]:
         custom = self.custom_deserialize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import logging.handlers
@@ -19,6 +20,23 @@ def work_off(q: Any) -> None:
     """Take items until None comes, and say of each that it is done."""
     for _ in iter(q.get, None):
         q.task_done()
+
+
+def answer_in_a_loop(questions: Any, answers: Any) -> None:
+    """Answer each number of an asynchronous queue with the next one, until the queue is shut down."""
+
+    async def main() -> None:
+        async for number in questions:
+            await answers.put(number + 1)
+
+    asyncio.run(main())
+
+
+def answer_large(questions: Any, answers: Any) -> None:
+    """Answer items of one byte again and again with that byte and their length, until None comes."""
+    for item in iter(questions.get, None):
+        assert item.count(item[:1]) == len(item)
+        answers.put((item[0], len(item)))
 
 
 def answer_with_type(questions: Any, answers: list[Any]) -> None:

@@ -127,10 +127,10 @@ def test_top_shows_what_goes_in_and_out(name: str, make: Make) -> None:
             queue.put(1)
             queue.get()
             header, row = process.stdout.readline(), process.stdout.readline()  # type: ignore[union-attr]
-            assert header.split() == ["NAME", "ITEMS", "IN/S", "OUT/S", "BYTES", "WAITING", "HOLDERS"]
+            assert header.split() == ["NAME", "ITEMS", "LEASED", "IN/S", "OUT/S", "BYTES", "WAITING", "HOLDERS"]
             cells = row.split()
             assert (cells[0], cells[-1]) == (name, str(os.getpid()))
-            rates.update(kind for kind, rate in zip(("in", "out"), cells[2:4], strict=True) if rate not in "-0")
+            rates.update(kind for kind, rate in zip(("in", "out"), cells[3:5], strict=True) if rate not in "-0")
             return rates == {"in", "out"}
 
         wait_until(both_are_seen, "items go in and out")

@@ -36,8 +36,8 @@ def test_ls_shows_figures_and_the_holders_and_is_none_of_them(name: str, engine:
         assert row["age"] >= 0
         assert row["memory"] > 0
         table = output_of("ls").splitlines()
-        assert table[0].split() == ["NAME", "ITEMS", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS"]
-        assert table[1].split()[:3] == [name, "5", "45"]
+        assert table[0].split() == ["NAME", "ITEMS", "LEASED", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS"]
+        assert table[1].split()[:4] == [name, "5", "0", "45"]
         assert table[1].split()[-2:] == [engine, str(process.pid)]
         assert segment.holders_of(segment.path_of(name)) == [process.pid]
 

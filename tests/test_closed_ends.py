@@ -361,3 +361,16 @@ def test_what_is_reserved_can_be_received_after_the_queue_was_shut_down(our_mp: 
     assert q._reader.poll()
     assert q._reader.recv() == "item"
     q._rlock.release()
+
+
+def test_what_goes_back_is_still_one_task(our_mp: Opener) -> None:
+    q = our_mp.of("fork").JoinableQueue()
+    q.put("job")
+    with q._rlock:
+        assert q._reader.poll()
+    assert q.get(timeout=PATIENCE) == "job"
+    joining = asleep(Call(q.join))
+    q.task_done()
+    joining.result()
+    with pytest.raises(ValueError, match="too many"):
+        q.task_done()

@@ -30,6 +30,7 @@ OURS = [
     "shmqueue.compat.multiprocessing:Queue",
     "shmqueue.compat.multiprocessing:JoinableQueue",
     "shmqueue.compat.multiprocessing:SimpleQueue",
+    "shmqueue.conformance.asynchronous:Queue",
     "shmqueue:ShmQueue",
 ]
 

@@ -7,13 +7,15 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import PATIENCE, python, run_python, wait_until
+from support import PATIENCE, Call, asleep, python, run_python, wait_until
 
 from shmqueue import ShmQueue
+from shmqueue.segment import holders_of, path_of
 from shmqueue.threads import Guard, WeakRegistry
 
 Make = Callable[..., ShmQueue]
@@ -21,6 +23,7 @@ Make = Callable[..., ShmQueue]
 FORK_WHILE = """
 import os, sys, threading, time, signal, warnings
 from shmqueue import ShmQueue
+from shmqueue.segment import holders_of, path_of
 from shmqueue.compat import multiprocessing as mp, queue
 
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -72,7 +75,7 @@ FORKS = 60
 
 WHILES = {
     "opens and closes": "fork_while(lambda: ctx.Queue().close())",
-    "opens and collects": "fork_while(ctx.SimpleQueue)",
+    "opens and collects": "fork_while(ctx.SimpleQueue)\nassert os.listdir(directory) == []",
     "opens, puts and closes": """
 def turn():
     q = ctx.Queue()
@@ -223,6 +226,37 @@ assert not hangs, "opening waits for a lock that a child has"
     assert (process.returncode, output, errors) == (0, "", "")
 
 
+def test_a_storm_of_forks_leaves_neither_queues_nor_lock_files(engine: str) -> None:
+    """Many children at once, each with copies of what some threads were just making, using and closing."""
+    code = """
+def turn():
+    q = ctx.Queue()
+    q.put(1)
+    q.get()
+    q.close()
+
+turn()
+threads = [threading.Thread(target=loop, args=[turn]) for _ in range(4)]
+for thread in threads:
+    thread.start()
+children = []
+for number in range(forks):
+    child = os.fork()
+    if child == 0:
+        time.sleep(0.002 * (number % 7))
+        sys.exit()
+    children.append(child)
+over.set()
+for thread in threads:
+    thread.join()
+assert {os.waitpid(child, 0)[1] for child in children} == {0}
+assert os.listdir(directory) == []
+"""
+    with python(FORK_WHILE + code, 100) as process:
+        output, errors = process.communicate(timeout=3 * PATIENCE)
+    assert (process.returncode, output, errors) == (0, "", "")
+
+
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
 def test_the_lock_of_the_readers_is_free_in_a_child(engine: str, kind: str) -> None:
     """It is one of this process only: a thread that has it does not exist in the child."""
@@ -247,6 +281,86 @@ def test_the_lock_of_the_readers_is_free_in_a_child(engine: str, kind: str) -> N
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     q.close()
+
+
+def test_a_child_does_not_hold_what_is_just_being_collected(engine: str, name: str) -> None:
+    """Its copy of the handle is no longer to be had, so that nobody would close it at its end."""
+    ends: list[int] = []
+
+    def fork(_: object) -> None:  # called before the finalizer that closes the queue, which is the older one
+        child = os.fork()
+        if child == 0:
+            os._exit(os.getpid() in holders_of(path))
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    q = ShmQueue(name)
+    path = path_of(name)
+    dying = weakref.ref(q._handle, fork)
+    del q
+    assert dying() is None
+    assert ends == [0]
+
+
+class TestDescriptorsForAWhile:
+    """Those that a queue opens for a moment, beside the one that it keeps."""
+
+    def test_a_fork_waits_while_a_queue_is_mapped(self, make: Make, engine: str) -> None:
+        q, inside = make(), [True]
+        with q._segment.descriptor_to_map():
+            forking = asleep(Call(fork_and_tell, lambda: inside[0]))
+            inside[0] = False
+        assert forking.result() == 0
+
+    def test_a_child_has_none_of_memory_that_a_thread_was_reserving(self, make: Make, engine: str) -> None:
+        q = make()
+        found: list[int] = []
+
+        def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+            number = marked(arguments)
+            assert is_marked(number)
+            found.append(Call(fork_and_tell, lambda: is_marked(number)).result())
+            return function(*arguments)
+
+        q._segment.reserve(8192, 0, call)
+        assert found == [0]
+
+    def test_a_child_that_goes_on_with_it_has_it(self, make: Make, engine: str) -> None:
+        """A signal handler forks, and the child returns from it."""
+        q = make()
+        found: list[int] = []
+
+        def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+            number = marked(arguments)
+            found.append(fork_and_tell(lambda: is_marked(number)))
+            return function(*arguments)
+
+        q._segment.reserve(8192, 0, call)
+        assert found == [1]
+
+
+MARK = 5
+
+
+def marked(arguments: tuple[Any, ...]) -> int:
+    """The descriptor among the arguments of a call, whose description can be told from others from now on."""
+    number = next(argument for argument in arguments if isinstance(argument, int))
+    os.lseek(number, MARK, os.SEEK_SET)
+    return number
+
+
+def is_marked(number: int) -> bool:
+    try:
+        return os.lseek(number, 0, os.SEEK_CUR) == MARK
+    except OSError:
+        return False
+
+
+def fork_and_tell(what: Callable[[], bool]) -> int:
+    """What a child forked now finds."""
+    child = os.fork()
+    if child == 0:
+        os._exit(what())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class TestGuard:

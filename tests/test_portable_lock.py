@@ -508,6 +508,33 @@ class TestLeftovers:
         segment.sweep_orphans()
         assert os.stat(segment.sidecar.sidecar_of(queue.segment)).st_ino == before
 
+    def test_a_handle_closes_its_descriptors_whatever_else_refers_to_them(self, opened: Open) -> None:
+        """Without a GIL the last reference may go with a collection only."""
+        queue = opened()
+        owners = []
+
+        def put() -> None:
+            queue.engine.put(1, b"item", True, None)
+            owners.append(queue.engine._lock.owner())
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        thread.join()
+        put()
+        assert [len(owner._opened) for owner in owners] == [1, 1]
+        queue.close()
+        assert [len(owner._opened) for owner in owners] == [0, 0]
+
+    def test_a_handle_that_is_closed_leaves_another_one_its_descriptor(self, opened: Open) -> None:
+        first, second = opened(), opened()
+        assert first.engine._lock.owner() is second.engine._lock.owner()
+        first.engine.put(1, b"item", True, None)
+        second.engine.put(1, b"item", True, None)
+        (descriptor,) = second.engine._lock.owner()._opened
+        first.close()
+        assert second.engine._lock.owner()._opened == [descriptor]
+        assert descriptor.number >= 0
+
     def test_a_strict_umask_does_not_lock_others_out(self, opened: Open) -> None:
         old = os.umask(0o777)
         try:

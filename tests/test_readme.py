@@ -29,10 +29,25 @@ def run(program: str, tmp_path: Path) -> str:
 
 
 def test_every_python_sample_runs(tmp_path: Path) -> None:
-    opening, replacement, _, lease = samples("python")
+    opening, replacement, _, _, lease = samples("python")
     assert run(opening.replace("q.get()", "print(q.get())"), tmp_path) == "{'hello': 'world'}\n"
     assert run(lease, tmp_path) == "working on {'render': 7}\n"
     assert run(replacement, tmp_path) == f"{[number * number for number in range(10)]}\n"
+
+
+def test_the_asyncio_sample_answers_until_the_shut_down(tmp_path: Path) -> None:
+    (tmp_path / "sample.py").write_text(samples("python")[2])
+    with shmqueue.ShmQueue("jobs") as jobs, shmqueue.ShmQueue("answers") as answers:
+        with subprocess.Popen([sys.executable, "sample.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as worker:
+            try:
+                for number in range(5):
+                    jobs.put(number)
+                    assert answers.get(timeout=PATIENCE) == number * number
+                jobs.shutdown_all()
+                assert worker.communicate(timeout=PATIENCE)[1] == ""
+            finally:
+                worker.kill()
+        assert worker.returncode == 0
 
 
 @pytest.mark.skipif(
@@ -41,7 +56,7 @@ def test_every_python_sample_runs(tmp_path: Path) -> None:
 )
 def test_the_logging_sample_collects_what_is_logged(tmp_path: Path) -> None:
     try:
-        assert run(samples("python")[2], tmp_path) == ""
+        assert run(samples("python")[3], tmp_path) == ""
         assert (tmp_path / "all.log").read_text() == "hello\n"
     finally:
         with shmqueue.ShmQueue("logs") as logs:

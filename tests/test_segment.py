@@ -279,7 +279,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("offset", "value", "why"),
         [
-            (16, b"\x09", "it has layout version 9, this installation uses version 4"),
+            (16, b"\x09", "it has layout version 9, this installation uses version 5"),
             (24, b"\x77", "its header is corrupted"),
             (48, b"zz", "its header is corrupted"),
         ],

@@ -244,8 +244,8 @@ def test_what_can_never_fit_names_the_memory_if_that_is_the_limit(segment_direct
         assert "max_bytes" not in line
 
 
-def test_more_than_four_gib_is_refused_before_a_copy_is_made(make: Make, name: str, tmp_path: Any) -> None:
-    make()
+def test_what_never_fits_is_refused_before_a_copy_is_made(make: Make, name: str, tmp_path: Any) -> None:
+    make(max_bytes=MIB)
     (tmp_path / "huge").touch()
     code = """
 import mmap, os, resource, sys
@@ -255,6 +255,7 @@ from shmqueue.compat import multiprocessing, queue
 huge = os.open(sys.argv[2], os.O_RDWR)
 os.ftruncate(huge, 5 << 30)
 view = memoryview(mmap.mmap(huge, 5 << 30, prot=mmap.PROT_READ))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
 
 
 class Carrier:
@@ -270,7 +271,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 q = shmqueue.ShmQueue(sys.argv[1])
 attempts = [
     lambda: q.put(view),
-    lambda: q.put(view, serialization_method=1),
+    lambda: q.put(Carrier(view), serialization_method=1),
     lambda: q.put_many([1, view]),
     lambda: q.put(Carrier(view)),
     lambda: queue.Queue().put(Carrier(view)),
@@ -291,5 +292,5 @@ print(q.qsize())
     assert len(told) == 7
     for line in told:
         assert re.fullmatch(
-            r"item of 53687\d{5} bytes can never fit: one item may have 4294967295 bytes \(4 GiB\) at most; .*", line
+            r"item of 53687\d{5} bytes can never fit: queue '.*' holds \d+ bytes \(.*\), and an item takes 16 .*", line
         ), line

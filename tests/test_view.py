@@ -199,6 +199,23 @@ def test_what_still_looks_at_the_item_keeps_its_bytes(make: Make, native: None) 
     q.put(bytes(4000), block=False)
 
 
+def test_a_view_of_an_item_that_wraps_is_read_where_it_lies(make: Make, native: None) -> None:
+    q = make(buffer_size=shmqueue.SYSTEM_PAGESIZE)
+    size = shmqueue.SYSTEM_PAGESIZE * 3 // 4
+    q.put(bytes(size))
+    q.get()
+    item = os.urandom(size)
+    q.put(item)
+    with q.get_view() as view:
+        assert view == item
+        part = view[:]
+    with pytest.raises(shmqueue.ShmQueueFull):
+        q.put(bytes(size), block=False)  # it is finished, and its bytes are still looked at
+    assert part == item
+    del part
+    q.put(bytes(size), block=False)
+
+
 def test_an_array_over_a_view_may_be_bound_at_the_blocks_end(make: Make) -> None:
     numpy = pytest.importorskip("numpy", reason="numpy is not installed")
     q = make(buffer_size=1 << 16)

@@ -188,6 +188,8 @@ def bench(**options: Any) -> None:
 def ls(all_users: bool, as_json: bool) -> None:
     """List the queues, with their items and the process id of each handle.
 
+    ITEMS can be taken; LEASED are further ones that processes work on and have not acknowledged.
+
     Queues that no process has open are listed too: an orphan is one whose processes were killed.
     """
     queues = looks.list_queues(all_users)
@@ -343,7 +345,7 @@ def peek(name: str, timeout: float, no_pickle: bool) -> None:
 def clear(name: str) -> None:
     """Drop all items of a queue, and print how many there were.
 
-    A queue that no process has open stays, empty.
+    Items that living processes have leased stay theirs. A queue that no process has open stays, empty.
     """
     click.echo(transfer.clear_queue(name))
 
@@ -355,12 +357,13 @@ def rm(names: tuple[str, ...], orphans: bool) -> None:
     """Remove the names of queues, corrupted ones included.
 
     Processes that have such a queue open go on with it; the next one to use the name makes a new queue. Queues made
-    with --keep are no orphans.
+    with --keep are no orphans. --orphans also removes files that belong to no queue, such as stray lock files.
     """
     if bool(names) == orphans:
         raise click.UsageError("give the names of queues, or --orphans")
     if orphans:
-        output.print_removed(inspection.remove_orphans())
+        strays = inspection.remove_strays()  # before: an orphan's own lock file goes with it
+        output.print_removed(inspection.remove_orphans(), strays)
         return
     failures = []
     for name in names:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from shmqueue import ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, inspection, segment
+from shmqueue import ShmQueueError, ShmQueueNotFoundError, ShmQueueRefusedError, clock, inspection, segment
 from shmqueue import engine as engines
 from shmqueue.cli.exits import one_line
-from shmqueue.engine import Counters, Engine
+from shmqueue.engine import Counters, Engine, LeaseFigures
 from shmqueue.inspection import QueueInfo
 from shmqueue.segment import Segment
 
@@ -30,6 +30,9 @@ __all__ = [
     "look_at",
     "observed",
 ]
+
+
+_LEASE_FIGURES = "returned", "redelivered", "acknowledged", "oldest_lease"
 
 
 def can_see_holders() -> bool:
@@ -87,7 +90,8 @@ class Look:
 
     ``age`` is in seconds, ``created`` in seconds since the epoch, ``holders`` are pids. ``buffer_size`` is the most
     bytes of items, ``grows_from`` what an elastic queue starts with (0: of fixed size), ``memory`` what its file has.
-    ``uuid`` tells it from others that had the name.
+    ``uuid`` tells it from others that had the name. ``leased`` tells apart what is leased by living processes, and by
+    ones that have ended.
     """
 
     name: str
@@ -103,6 +107,32 @@ class Look:
     maxsize: int
     keep: bool
     counters: Counters
+    leases: LeaseFigures
+    leased: segment.Leased
+
+    @property
+    def items(self) -> int:
+        """Items that can be taken: one that a process had leased that has ended since is one of them."""
+        return self.counters.qsize + self.leased.stranded
+
+    @property
+    def oldest_lease(self) -> float:
+        """Seconds since the oldest item that a living process has leased was handed out; 0 if there is none."""
+        return max(0.0, clock.monotonic() - self.leased.since / 1e9) if self.leased.since else 0.0
+
+    @property
+    def taken(self) -> int:
+        """Items that have left the queue for good."""
+        return self.counters.get_count - self.leases.leased
+
+    def leases_as_json(self) -> dict[str, Any]:
+        """What became of leases. ``oldest_lease`` is in seconds."""
+        return {
+            "returned": self.leases.returned,
+            "redelivered": self.leases.redelivered,
+            "acknowledged": self.leases.acknowledged,
+            "oldest_lease": round(self.oldest_lease, 3),
+        }
 
     @property
     def is_orphan(self) -> bool:
@@ -127,7 +157,8 @@ class Look:
             "created": _utc(self.created),
             "age": round(self.age, 3),
             "holders": self.holders,
-            "items": counters.qsize,
+            "items": self.items,
+            "leased": self.leased.held,
             "occupancy": counters.occupancy,
             "buffer_size": self.buffer_size,
             "grows_from": self.grows_from or None,
@@ -142,13 +173,14 @@ class Look:
             "is_shutdown": counters.is_shut_down,
             "statistics": {
                 "puts": counters.put_count,
-                "gets": counters.get_count - counters.dropped,
+                "gets": counters.get_count - counters.dropped + self.leases.acknowledged,
                 "dropped": counters.dropped,
                 "bytes": counters.put_position,
                 "high_water": counters.high_water,
                 "recoveries": counters.recoveries,
                 "putters_waiting": counters.putters_waiting,
                 "getters_waiting": counters.getters_waiting,
+                **self.leases_as_json(),
             },
         }
 
@@ -161,7 +193,8 @@ def look_at(name: str) -> Look:
         ShmQueueRefusedError, ShmQueueCorruptedError: it cannot be read here; the message says why.
     """
     with _mapped(name) as (looked_at, opened):
-        counters = Counters(*opened.counters())
+        counters, leases = Counters(*opened.counters()), LeaseFigures(*opened.lease_figures())
+        contents = segment.contents_of(looked_at.fileno())
         header, path = looked_at.header, looked_at.path
         memory = _memory_of(looked_at.fileno())
     created = header.created / 1e9
@@ -179,6 +212,8 @@ def look_at(name: str) -> Look:
         maxsize=header.shape.maxsize,
         keep=header.keep,
         counters=counters,
+        leases=leases,
+        leased=contents.leased if contents is not None else segment.Leased(leases.leased),
     )
 
 
@@ -211,6 +246,8 @@ class Listed:
             "name": info.name,
             "user": info.user,
             "items": info.items,
+            "leased": info.leased,
+            **(look.leases_as_json() if look else dict.fromkeys(_LEASE_FIGURES)),
             "occupancy": info.bytes_used,
             "buffer_size": look.buffer_size if look else None,
             "memory": info.file_bytes,

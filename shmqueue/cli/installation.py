@@ -24,6 +24,8 @@ COMFORTABLE_FREE_BYTES = 64 << 20
 class Doctor:
     """What an installation is like. ``free`` is in bytes; it and ``engine`` are None where they cannot be told.
 
+    ``strays`` are the names of files that belong to no queue: they do no harm, and are not among the warnings.
+
     ``file_system`` says what the directory's can do, None if it takes no file; ``warnings`` are what is wrong.
     """
 
@@ -36,6 +38,8 @@ class Doctor:
     file_system: dict[str, bool] | None
     orphans: list[QueueInfo]
     swept: list[QueueInfo]
+    strays: list[str]
+    swept_strays: list[str]
     versions: dict[str, str]
     warnings: list[str]
 
@@ -48,6 +52,7 @@ def examine_installation(sweep: bool) -> Doctor:
     """
     engine, reason = _engine()
     probe = segment.probe_directory()
+    swept_strays = inspection.remove_strays() if sweep else []
     swept = inspection.remove_orphans() if sweep else []
     queues = [queue.info for queue in list_queues(all_users=False)]
     orphans = [info for info in queues if is_orphan(info)]
@@ -73,6 +78,8 @@ def examine_installation(sweep: bool) -> Doctor:
         file_system=_abilities(probe),
         orphans=orphans,
         swept=swept,
+        strays=inspection.list_strays(),
+        swept_strays=swept_strays,
         versions={"shmqueue": shmqueue.__version__, "msgpack": _version("msgpack"), "shmlock": _version("shmlock")},
         warnings=concerns,
     )

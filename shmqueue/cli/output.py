@@ -16,8 +16,8 @@ from shmqueue.inspection import QueueInfo
 
 __all__ = ["holders_text", "print_doctor", "print_json", "print_list", "print_look", "print_removed"]
 
-_COLUMNS = ("NAME", "ITEMS", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS")
-_RIGHT = {"ITEMS", "BYTES", "MEMORY", "AGE"}
+_COLUMNS = ("NAME", "ITEMS", "LEASED", "BYTES", "MEMORY", "AGE", "ENGINE", "HOLDERS")
+_RIGHT = {"ITEMS", "LEASED", "BYTES", "MEMORY", "AGE"}
 
 
 def print_json(data: Any) -> None:
@@ -44,6 +44,7 @@ def _cells(info: QueueInfo, all_users: bool) -> list[str]:
         shown(info.name),
         *([str(info.user)] if all_users else []),
         _figure(info.items),
+        _figure(info.leased),
         _figure(info.bytes_used),
         short_size(info.file_bytes),
         readable_seconds(max(0.0, time.time() - info.created)),
@@ -69,6 +70,7 @@ def print_look(look: Look) -> None:
     """Everything about one queue, a line for each figure."""
     figures = look.as_json()
     statistics = figures.pop("statistics")
+    statistics["oldest_lease"] = readable_seconds(look.oldest_lease) if look.leased.held else "none"
     figures["name"] = shown(look.name)
     figures["path"] = shown(look.path)
     figures["age"] = readable_seconds(look.age)
@@ -77,12 +79,18 @@ def print_look(look: Look) -> None:
     _print_pairs({**figures, **statistics})
 
 
-def print_removed(queues: Sequence[QueueInfo]) -> None:
-    """What was removed, a line for each queue."""
+def print_removed(queues: Sequence[QueueInfo], strays: Sequence[str]) -> None:
+    """What was removed, a line for each queue, and one for all files that belonged to none."""
     for info in queues:
         print(f"removed {_described(info)}")
-    if not queues:
+    if strays:
+        print(f"removed {_count_of_strays(strays)}")
+    if not queues and not strays:
         print("no orphans")
+
+
+def _count_of_strays(strays: Sequence[str]) -> str:
+    return f"{len(strays)} {'file that belongs' if len(strays) == 1 else 'files that belong'} to no queue"
 
 
 def _described(info: QueueInfo) -> str:
@@ -105,8 +113,11 @@ def print_doctor(doctor: Doctor) -> None:
     }
     if doctor.reason is not None:
         pairs = {"engine": pairs.pop("engine"), "reason": doctor.reason, **pairs}
-    if doctor.swept:
-        pairs["swept"] = ", ".join(map(_described, doctor.swept))
+    if doctor.strays:
+        pairs["strays"] = _count_of_strays(doctor.strays)
+    swept = [*map(_described, doctor.swept), *([_count_of_strays(doctor.swept_strays)] if doctor.swept_strays else [])]
+    if swept:
+        pairs["swept"] = ", ".join(swept)
     _print_pairs(pairs)
     for warning in doctor.warnings:
         _print_lines(paragraph(f"warning: {warning}", width_of_output(), indent=2))

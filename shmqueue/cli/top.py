@@ -19,8 +19,8 @@ from shmqueue.cli.output import holders_text, print_json
 
 __all__ = ["Rates", "run_top"]
 
-_COLUMNS = ("NAME", "ITEMS", "IN/S", "OUT/S", "BYTES", "WAITING", "HOLDERS")
-_RIGHT = {"ITEMS", "IN/S", "OUT/S", "BYTES"}
+_COLUMNS = ("NAME", "ITEMS", "LEASED", "IN/S", "OUT/S", "BYTES", "WAITING", "HOLDERS")
+_RIGHT = {"ITEMS", "LEASED", "IN/S", "OUT/S", "BYTES"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Rates:
         """The figures; rates are in items a second."""
         return {
             "name": self.look.name,
-            "items": self.look.counters.qsize,
+            "items": self.look.items,
+            "leased": self.look.leased.held,
+            **self.look.leases_as_json(),
             "occupancy": self.look.counters.occupancy,
             "put_rate": self.put_rate,
             "get_rate": self.get_rate,
@@ -74,7 +76,7 @@ class _Watch:
         before_at, before = self._before[look.uuid]
         seconds = max(at - before_at, 1e-9)
         put = (look.counters.put_count - before.counters.put_count) / seconds
-        got = (look.counters.get_count - before.counters.get_count) / seconds
+        got = max(0, look.taken - before.taken) / seconds
         return Rates(look, round(put, 1), round(got, 1))
 
 
@@ -125,7 +127,8 @@ def _cells(queue: Rates) -> list[str]:
     look = queue.look
     return [
         shown(look.name),
-        str(look.counters.qsize),
+        str(look.items),
+        str(look.leased.held),
         _rate(queue.put_rate),
         _rate(queue.get_rate),
         str(look.counters.occupancy),

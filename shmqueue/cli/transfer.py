@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from shmqueue import ShmQueue, ShmQueueDeserializationError, ShmQueueError, ShmQueueFull, engine, segment
+from shmqueue import (
+    ShmQueue,
+    ShmQueueDeserializationError,
+    ShmQueueError,
+    ShmQueueFull,
+    ShmQueueShutDown,
+    engine,
+    segment,
+)
 from shmqueue.cli.conversion import to_json
 from shmqueue.cli.exits import Exit, Failure, exit_status_of, one_line
 from shmqueue.cli.group import complain
@@ -244,13 +252,18 @@ def peek_item(name: str, *, timeout: float, allow_pickle: bool) -> None:
 
 
 def clear_queue(name: str) -> int:
-    """Drop all items of a queue. Returns how many there were.
+    """Drop all items of a queue but those that living processes have leased. Returns how many there were.
 
     Raises:
         ShmQueueNotFoundError: there is no queue of that name.
     """
     with observed(name) as engine_:
-        return engine_.clear()
+        dropped = engine_.clear()
+        try:
+            more = engine_.peek(False, None)  # whoever finds nothing looks for what dead processes had leased
+        except ShmQueueShutDown:
+            more = None
+        return dropped + (engine_.clear() if more is not None else 0)
 
 
 # ---- helpers ----

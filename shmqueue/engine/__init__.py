@@ -148,6 +148,32 @@ class Loan(Protocol):
         """The record is not done: the next one to ask for a record gets it. False: the loan was over."""
 
 
+class Reservation(Protocol):
+    """An item of bytes that is not put yet, and whose bytes this process writes.
+
+    If the process ends, or the object is collected before ``commit``, nothing is put. Any thread may use it. In a
+    forked child it puts nothing: it belongs to the parent.
+    """
+
+    def contents(self, /) -> memoryview:
+        """The bytes, to be written; what they are at first is not defined.
+
+        Raises:
+            BufferError: the reservation is over.
+        """
+
+    def commit(self, /) -> bool:
+        """Put the item. False: the reservation was over, or there is no room for the item in time.
+
+        Raises:
+            BufferError: something still refers to the bytes (a memoryview, an array). The reservation is not over.
+            ShmQueueShutDown: the queue was shut down meanwhile.
+        """
+
+    def abandon(self, /) -> None:
+        """Put nothing. What still refers to the bytes may go on to write them."""
+
+
 class Engine(Protocol):
     """A handle on the records of one segment. All methods may be called from several threads.
 
@@ -161,6 +187,10 @@ class Engine(Protocol):
     function ``report`` that the engine was opened with is called with the errno, once, by the put that has failed for
     this reason or waits for it, and with 0 once it could grow again. It gives memory back when it has become empty.
 
+    A put that waits while others put before it claims, after 20 ms, the room that it needs: others that wait then go
+    first only if there is room for both. A put that does not block, and any at its deadline, ignores claims: it fails
+    only if there is no room. A claim of a process that died counts for another 100 ms at most.
+
     ``while_waiting`` is called, unless it is None, several times a second by each put (with True) and get (with False)
     that waits, calls already in flight included. An exception that it returns is raised unless one more attempt at the
     put or get succeeds.
@@ -168,11 +198,21 @@ class Engine(Protocol):
 
     while_waiting: Callable[[bool], Exception | None] | None
 
+    lock_patience: float
+    """Seconds that a put or get which may not block waits for its side's lock while another process has it."""
+
     def put(self, method: int, payload: Payload, block: bool, timeout: float | None, /) -> bool:
         """Put one record, whose payload may come in parts. False: there was no room in time.
 
         Raises:
             ShmQueueValueError: the record can never fit.
+        """
+
+    def reserve(self, length: int, block: bool, timeout: float | None, /) -> Reservation | None:
+        """Make room for one item of ``length`` bytes, to be written by the caller. None: there was no room in time.
+
+        Raises:
+            ShmQueueValueError: the item can never fit.
         """
 
     def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:
@@ -235,6 +275,12 @@ class Engine(Protocol):
 
         Returns False if that was not so in time, and True at once if the queue is shut down.
         """
+
+    def moment(self, kind: int, /) -> int:
+        """A number that changes when an attempt that failed may succeed; see ``shmqueue.readiness``."""
+
+    def pass_on(self, /) -> None:
+        """Wake a blocked get of any process, for a caller that was told of a record and does not take it."""
 
     def shut_down(self, immediate: bool, /) -> None:
         """Refuse all puts from now on, in all processes, and wake who waits; with ``immediate`` drop the records too.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from shmqueue.engine.portable_state import SLOT_SIZE, Room, unpack
-from shmqueue.segment.contents import Contents, Layout, register_layout
+from shmqueue.engine.portable_leases import LeaseArea
+from shmqueue.engine.portable_processes import Process, is_alive
+from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, Room, State, unpack
+from shmqueue.segment.contents import Contents, Layout, Leased, register_layout
 from shmqueue.segment.header import FIELDS
 
 __all__ = ["register_layouts"]
@@ -32,8 +34,10 @@ _NEXT, _NEXT_FIELDS = 704, struct.Struct("=2Q2Q2I2I2Q")  # position, count, aren
 _ENTRY = struct.Struct("=II5Q4I")  # state, in_place, position, count, window, started, since, pid, and three more
 _ENTRIES_MAX = 1024
 _PAGE = 4096
-_LENT, _PINNED = 1, 3
+_LENT, _RETURNED, _PINNED = 1, 2, 3
 _PID = 48  # in an entry: pid and handle
+_STARTED_FIELD, _SINCE_FIELD, _PID_FIELD = 5, 6, 7  # of an entry
+_LOOKED = 3104  # when somebody last looked for leases of the dead
 _GUARD = struct.Struct("=IIQ")  # lock, reserved, recoveries
 _SHUT_IMMEDIATE = 2
 _RECORD_HEADER_SIZE = 8
@@ -54,11 +58,26 @@ def _read_native(fd: int) -> Contents | None:
     )
     used, items = put_position - get_position, put_count - get_count
     if arena & _LEASES:
-        items += sum(1 for _, state in _entries(fd, data) if state == _LENT)
-        return Contents(items, used, shut != 0) if items >= 0 and used >= 0 else None
+        entries = [entry for _, entry in _entries(fd, data)]
+        lent = [
+            ((entry[_PID_FIELD], entry[_STARTED_FIELD]), entry[_SINCE_FIELD]) for entry in entries if entry[0] == _LENT
+        ]
+        items += len(lent)
+        generation = _NEXT_FIELDS.unpack_from(data, _NEXT)[8 + (_LEDGER.unpack_from(data, _LEDGERS[1])[0] & 1)]
+        returned = [entry for entry in entries if entry[0] == _RETURNED and entry[_STARTED_FIELD] == generation]
+        leased = _leased(lent, len(returned))
+        return Contents(items, used, shut != 0, leased) if items >= 0 and used >= 0 else None
     if used < 0 or items < 0 or items * _RECORD_HEADER_SIZE > used or (items == 0) != (used == 0):
         return None
     return Contents(0, 0, True) if shut == _SHUT_IMMEDIATE else Contents(items, used, shut != 0)
+
+
+def _leased(lent: Iterable[tuple[Process, int]], returned: int) -> Leased:
+    """The figures of leases, given for each its holder and since when it has it."""
+    lent = list(lent)
+    alive = {holder for holder in {holder for holder, _ in lent} if is_alive(holder)}
+    held = [since for holder, since in lent if holder in alive]
+    return Leased(len(held), len(lent) - len(held), returned, min(held, default=0))
 
 
 def _sequences(data: bytes) -> list[int]:
@@ -71,15 +90,15 @@ def _current(data: bytes, start: int) -> tuple[int, int, int, int]:
     return pairs[slot], pairs[2 + slot], pairs[4 + slot], pairs[6 + slot]
 
 
-def _entries(fd: int, data: bytes) -> Iterator[tuple[int, int]]:
-    """Where each used entry of the lease table lies in the file, and its state."""
+def _entries(fd: int, data: bytes) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Where each used entry of the lease table lies in the file, and its fields, of which the first is its state."""
     slot = _LEDGER.unpack_from(data, _LEDGERS[1])[0] & 1
     count = min(_NEXT_FIELDS.unpack_from(data, _NEXT)[6 + slot], _ENTRIES_MAX)
     capacity = FIELDS.unpack_from(data)[4]
     start = _whole_pages(os.fstat(fd).st_size - capacity - _ENTRIES_MAX * _ENTRY.size - _PAGE)
     table = os.pread(fd, count * _ENTRY.size, start)
     for number in range(len(table) // _ENTRY.size):
-        yield start + number * _ENTRY.size, _ENTRY.unpack_from(table, number * _ENTRY.size)[0]
+        yield start + number * _ENTRY.size, _ENTRY.unpack_from(table, number * _ENTRY.size)
 
 
 def _whole_pages(size: int) -> int:
@@ -101,9 +120,10 @@ def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:
         if _WORD.unpack_from(data, start)[0]:
             os.pwrite(fd, _WORD.pack(0), start)
     if is_clear and _current(data, _LEDGERS[1])[3] & _LEASES:
-        for at, state in _entries(fd, data):
+        for at, (state, *_) in _entries(fd, data):
             if state in {_LENT, _PINNED}:  # by nobody: the id of its holder may belong to another process one day
                 os.pwrite(fd, bytes(8), at + _PID)
+        os.pwrite(fd, bytes(8), _LOOKED)  # so that the first consumer looks for them, before it takes newer items
     return is_clear
 
 
@@ -124,9 +144,22 @@ def _read_portable(fd: int) -> Contents | None:
         start = _SLOTS[selector & 1]
         state = unpack(data[start : start + SLOT_SIZE], _ANY_ROOM)
         if state is not None and before[_SELECTOR] == selector == after[_SELECTOR] == state.serial & 0xFF:
-            items = state.items + state.entries  # whoever had leased them is gone
-            return Contents(items, state.used, state.shut != 0) if 0 <= state.items <= state.used else None
+            if not 0 <= state.items <= state.used:
+                return None
+            try:
+                leased = _leased_of_portable(fd, data, state) if state.entries else Leased()
+            except Contradiction:
+                continue  # the table was replaced meanwhile
+            return Contents(state.items + state.entries, state.used, state.shut != 0, leased)
     return None
+
+
+def _leased_of_portable(fd: int, data: bytes, state: State) -> Leased:
+    area = LeaseArea(FIELDS.unpack_from(data)[4])
+    at = area.table(state)
+    entries = area.entries(state, os.pread(fd, at.stop - at.start, at.start))
+    lent = [((entry.pid, entry.started), entry.since) for entry in entries if not entry.is_returned]
+    return _leased(lent, state.returned)
 
 
 def _clear_portable(fd: int, is_used_by: Callable[[int], bool]) -> bool:
@@ -138,5 +171,5 @@ def _clear_portable(fd: int, is_used_by: Callable[[int], bool]) -> bool:
 
 def register_layouts() -> None:
     """Let ``shmqueue.segment`` know both layouts."""
-    register_layout("native", Layout(frozenset({2, 3, 4}), _read_native, _clear_native))
-    register_layout("portable", Layout(frozenset({4}), _read_portable, _clear_portable))
+    register_layout("native", Layout(frozenset({2, 3, 4, 5}), _read_native, _clear_native))
+    register_layout("portable", Layout(frozenset({4, 5}), _read_portable, _clear_portable))

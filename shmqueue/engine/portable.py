@@ -11,13 +11,15 @@ otherwise.
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
        132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
+       136      32  claim       of a put that others overtake, see portable_claim.py; a hint, written without the lock
        192     160  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
        448     160  state[1]
       4096       -  data        the ring: ``size`` bytes of records; behind it room for it to grow to ``capacity``
          -       -  leases      two tables of what is handed out, and its payloads: see portable_leases.py
 
 A record is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the last
-byte of the ring to the first. Positions count bytes, and counts items, since the segment was made.
+byte of the ring to the first. A length of 2**32 - 1 or more is written as that number, and as u64 behind the method.
+Positions count bytes, and counts items, since the segment was made.
 
 1. The current state is ``state[selector & 1]``; its serial number's low byte is the selector.
 2. To commit, the lock's owner fills the other slot with the next serial number, then stores the selector: that one byte
@@ -51,19 +53,22 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from shmqueue import clock
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, deadline_after, seconds_until
+from shmqueue.engine.portable_claim import Claim
 from shmqueue.engine.portable_leases import MOST, Entry, Move, oldest_returned, replaced
 from shmqueue.engine.portable_loan import PortableLoan, contents_of
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.engine.portable_processes import Process, is_alive, this_process
+from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
     ShmQueueCorruptedError,
     ShmQueueError,
     ShmQueueNotInitializedError,
     ShmQueueShutDown,
+    ShmQueueValueError,
 )
-from shmqueue.messages import LENGTH_MOST, lock_timed_out, never_fits
+from shmqueue.messages import lock_timed_out, never_fits
 from shmqueue.segment import HEADER_SIZE, Segment
 from shmqueue.threads import WeakRegistry, sleep
 
@@ -107,6 +112,9 @@ _SLOTS = slice(192, 192 + SLOT_SIZE), slice(448, 448 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
 _RECORD = Struct("=II")
+_LONG = 0xFFFFFFFF  # stands for a length that comes as a number of 64 bits
+_LONG_RECORD = Struct("=IIQ")
+_LONGEST_WRITTEN = _LONG - 64  # bytes of an item that its user writes, in either engine
 _SHORT = 64  # bytes of a record, or what follows it, that are copied before its length is known
 
 _Step: TypeAlias = "tuple[State | None, _T | None, bytes | Move]"
@@ -143,6 +151,7 @@ class PortableEngine:
         self._told = 0  # what was reported last
         self._has_grown = False  # since then
         self.while_waiting: Callable[[bool], Exception | None] | None = None
+        self.lock_patience = LOCK_PATIENCE
         self._lock = DeathSafeLock(segment, self._memory)
         self._looks = MOST_LOOKS
         self._known: tuple[bytes, State | None] = b"", None  # a slot that was checked, and what it says
@@ -152,7 +161,7 @@ class PortableEngine:
         self._broken: str | None = None
         self._handle = next(_handles)  # tells its loans from those of other handles in this process
         self._loans = 0  # that this handle may have
-        self._looked = clock.monotonic()  # when it last looked whether the holders of loans live
+        self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
         _live.add(self)
 
     # ---- the protocol ----
@@ -161,6 +170,27 @@ class PortableEngine:
         block = bool(block)  # which may run any code, as in the three below
         self._require_usable()
         return self._put(self._record(method, payload), 1, block, timeout)
+
+    def reserve(self, length: int, block: bool, timeout: float | None, /) -> PortableReservation | None:
+        block = bool(block)
+        self._require_usable()
+        if length < 0:
+            raise ValueError("a reservation has at least 0 bytes")
+        if length > _LONGEST_WRITTEN:
+            raise ShmQueueValueError(f"put_view() writes {_LONGEST_WRITTEN} bytes at most, not {length}")
+        size = length + len(head_of(length))
+        self._require_to_fit(size)
+        has_room = self._room_for(RECORD_HEADER_SIZE + size, 1)
+
+        def look(state: State, hold: Hold) -> _Step[bool]:
+            self._require_open_to_all(state)
+            return None, has_room(state) or None, b""
+
+        def ready(state: State) -> bool:
+            return state.shut > 0 or has_room(state)
+
+        is_room = self._counted(lambda: self._until(ready, look, _do_nothing, _PUTTERS, block, timeout))
+        return PortableReservation(self, length, block, timeout) if is_room else None
 
     def put_many(self, records: Sequence[tuple[int, Buffer]], block: bool, timeout: float | None, /) -> int:
         block = bool(block)
@@ -227,6 +257,12 @@ class PortableEngine:
             return self._counted(lambda: self._watch(_has_news, _GETTERS, timeout))
         return self._counted(lambda: self._watch(lambda state: state.shut or not state.available, _PUTTERS, timeout))
 
+    def moment(self, kind: int, /) -> int:
+        return self._counted(self._current).serial
+
+    def pass_on(self, /) -> None:
+        """Nobody sleeps: all look by themselves."""
+
     def shut_down(self, immediate: bool, /) -> None:
         form = 2 if immediate else 1
         self._counted(lambda: self._at_once(lambda state, hold: self._shut(state, hold, form)))
@@ -251,7 +287,7 @@ class PortableEngine:
             self._in_the_end(me, self._give_back)
             if self._loans:
                 self._in_the_end(me, lambda: self._return_loans_of(this_process(), self._handle))
-        self._lock.close()
+        self._lock.close(is_idle=not any(list(self._calls.values())))
         self._unmap_if_idle()
 
     # ---- calls in flight ----
@@ -294,6 +330,10 @@ class PortableEngine:
             )
 
     @property
+    def name(self) -> str:
+        return self._name
+
+    @property
     def is_open(self) -> bool:
         return not self._closing
 
@@ -324,7 +364,7 @@ class PortableEngine:
         """
         block = block and (timeout is None or timeout > 0)
         began = clock.monotonic()
-        deadline = deadline_after(timeout if block else LOCK_PATIENCE)
+        deadline = deadline_after(timeout if block else self.lock_patience)
         pause = 0.0
         if flag == _GETTERS:
             self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there
@@ -586,9 +626,13 @@ class PortableEngine:
     def _record(self, method: int, payload: Payload) -> bytes:
         parts = payload if isinstance(payload, tuple) else (payload,)
         length = sum(part.nbytes if isinstance(part, memoryview) else len(part) for part in parts)
-        if length > min(self._capacity - RECORD_HEADER_SIZE, LENGTH_MOST):
+        self._require_to_fit(length)
+        head = _RECORD.pack(length, method) if length < _LONG else _LONG_RECORD.pack(_LONG, method, length)
+        return b"".join((head, *parts))
+
+    def _require_to_fit(self, length: int) -> None:
+        if length > self._capacity - (RECORD_HEADER_SIZE if length < _LONG else _LONG_RECORD.size):
             raise never_fits(self._name, length, self._capacity, self._limit)
-        return b"".join((_RECORD.pack(length, method), *parts))
 
     def _fitting(self, records: list[bytes]) -> int:
         """How many of the records, from the first, an empty queue could hold together."""
@@ -603,19 +647,48 @@ class PortableEngine:
     def _put(self, data: bytes, count: int, block: bool, timeout: float | None) -> bool:
         has_room = self._room_for(len(data), count)
         shortage: list[int] = []  # the errno of a look that found room but no memory
-        add = self._adding(data, count, has_room, shortage)
+        claim = Claim(self._memory, len(data), count)
 
         def unmet(waited: float) -> None:
             while shortage:
                 self._tell(shortage.pop())
+            if block:
+                claim.insist(waited)
 
-        def ready(state: State) -> bool:
-            return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
+        def has_polite_room(state: State) -> bool:
+            others = claim.of_others()
+            if others is not None:
+                is_free = self._room_for(len(data) + others.size, count + others.records)(state)
+            else:
+                is_free = has_room(state)
+            claim.note(state.put_count, has_room(state))
+            return is_free
 
-        put = self._counted(lambda: self._until(ready, add, unmet, _PUTTERS, block, timeout)) is True
+        def attempt(has_room: Callable[[State], bool], block: bool, timeout: float | None) -> bool:
+            def ready(state: State) -> bool:
+                return state.shut > 0 or has_room(state) or self._is_too_many(state, count)
+
+            add = self._adding(data, count, has_room, shortage, claim)
+            return self._until(ready, add, unmet, _PUTTERS, block, timeout) is True
+
+        def in_the_end() -> bool:
+            """There may be room for it, if not for a claim beside it."""
+            claim.withdraw()
+            return claim.of_others() is not None and attempt(has_room, False, None)
+
+        def put() -> bool:
+            if not block:  # Full only if it is full: a claim is for those that wait
+                return attempt(has_room, False, None)
+            try:
+                return attempt(has_polite_room, True, timeout) or in_the_end()
+            except BaseException:
+                claim.withdraw()
+                raise
+
+        done = self._counted(put)
         if self._told and self._has_grown:
             self._tell(0)
-        return put
+        return done
 
     def _room_for(self, length: int, count: int) -> Callable[[State], bool]:
         most_used = self._capacity - length
@@ -639,7 +712,7 @@ class PortableEngine:
         return 0 < self._maxsize_in(state) < count
 
     def _adding(
-        self, data: bytes, count: int, has_room: Callable[[State], bool], shortage: list[int]
+        self, data: bytes, count: int, has_room: Callable[[State], bool], shortage: list[int], claim: Claim
     ) -> _Attempt[bool]:
         def add(state: State, hold: Hold) -> _Step[bool]:
             self._require_open_to_all(state)
@@ -659,6 +732,7 @@ class PortableEngine:
                     ) from error
                 shortage.append(error.errno)
                 return None, None, b""
+            claim.withdraw()  # here, for after the commit an exception comes too late
             return place.after_put(len(data), count), True, data
 
         return add
@@ -714,12 +788,25 @@ class PortableEngine:
             raise Contradiction("there are fewer records than the state says")
         data = self._copy_out(state, hold, position, min(used, _SHORT))
         length, method = _RECORD.unpack_from(data)
+        if length == _LONG:
+            return self._long_record(state, hold, position, data)
         end = RECORD_HEADER_SIZE + length
         if end > used:
             raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
         if end > _SHORT:
             return (method, self._copy_out(state, hold, position + RECORD_HEADER_SIZE, length)), end
         return (method, data[RECORD_HEADER_SIZE:end]), end
+
+    def _long_record(self, state: State, hold: Hold, position: int, data: bytes) -> tuple[tuple[int, bytes], int]:
+        """``_record_at`` for a record whose first bytes say that it is a long one."""
+        used = state.put_position - position
+        if used < _LONG_RECORD.size:
+            raise Contradiction("there are fewer records than the state says")
+        _, method, length = _LONG_RECORD.unpack_from(data)
+        end = _LONG_RECORD.size + length
+        if length < _LONG or end > used:
+            raise Contradiction(f"a record of {length} bytes in a queue that holds {used}")
+        return (method, self._copy_out(state, hold, position + _LONG_RECORD.size, length)), end
 
     def _after_get(self, state: State, length: int, count: int) -> State:
         following = state.after_get(length, count)
@@ -901,6 +988,10 @@ class PortableEngine:
         for holder in () if found is None or found is _LOCKED else found:
             if not is_alive(holder):
                 self._return_loans_of(holder, 0)
+
+
+def _do_nothing(waited: float) -> None:
+    """What who waits for room does beside that."""
 
 
 def _oldest(entries: list[Entry]) -> Entry:

@@ -35,6 +35,7 @@ Nobody queues up: waiters look again and again, and the lock is not fair.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -125,6 +126,8 @@ class DeathSafeLock:
         self._sidecar = sidecars.sidecar_of(segment)
         self._block = _BLOCK + segment.header.uuid.hex()
         self._local = threading.local()
+        self._used: WeakRegistry[Owner] = WeakRegistry()
+        self._number = next(_numbers)
         self._spare = _spare_of(segment, self._sidecar) if sidecars.HAS_SIDECARS else None
 
     def owner(self) -> Owner:
@@ -132,16 +135,26 @@ class DeathSafeLock:
         owner: Owner | None = getattr(self._local, "owner", None)
         if owner is None or owner.pid != os.getpid():
             owner = self._local.owner = _owner_of_this_thread(self._sidecar, self._block)
+            owner.users.add(self._number)
+            self._used.add(owner)
         return owner
 
     def hold(self) -> Hold:
         """What the calling thread's next hold of the lock will be."""
         return Hold(self.owner(), self._segment, self._memory)
 
-    def close(self) -> None:
-        """Close the descriptors of all threads but those that are just using them."""
+    def close(self, is_idle: bool = False) -> None:
+        """Close the descriptors of all threads but those that are just using them.
+
+        Those are closed with the last reference to their owner, which may need a collection where there is no GIL. If
+        ``is_idle``, no call is in flight, and none stays open that this handle alone has used.
+        """
         self._local = threading.local()
         self._spare = None
+        for owner in self._used if is_idle else ():
+            owner.users.discard(self._number)
+            if not owner.users:
+                owner.close_if_free()
 
 
 class Hold:
@@ -174,6 +187,7 @@ class Owner:
     def __init__(self, sidecar: str, block: str) -> None:
         self.pid = os.getpid()
         self.hold: Hold | None = None
+        self.users: set[int] = set()  # numbers of the locks that have handed it out, and are open
         self._sidecar = sidecar
         self._block = block
         self._file: Descriptor | None = None
@@ -251,6 +265,11 @@ class Owner:
                     sidecars.unlock_sidecar(fd)
             if self._borrowing:
                 self._give_back(hold)
+
+    def close_if_free(self) -> None:
+        """Close the sidecar, unless it is being locked or unlocked. It is opened again where it is needed."""
+        if self.hold is None and not self._borrowing:
+            self._close()
 
     def _finish(self, hold: Hold) -> None:
         try:
@@ -374,6 +393,7 @@ class Owner:
 
 
 _owners: WeakRegistry[Owner] = WeakRegistry()
+_numbers = itertools.count()
 
 
 class _Spare:

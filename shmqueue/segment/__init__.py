@@ -8,7 +8,7 @@ This package knows nothing of records or locks inside a segment: the engines do 
 Linux; elsewhere it does what the platform allows, which is said at each place.
 """
 
-from shmqueue.segment.contents import Contents, contents_of
+from shmqueue.segment.contents import Contents, Leased, contents_of
 from shmqueue.segment.directories import DirectoryProbe, probe_directory
 from shmqueue.segment.handle import Replaced, Segment, open_segments
 from shmqueue.segment.header import (
@@ -26,12 +26,14 @@ from shmqueue.segment.holders import holders_of
 from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
 from shmqueue.segment.removal import (
+    list_strays,
     open_to_look,
     remove_if_unheld,
     remove_left_to_others,
     remove_name,
     remove_unarrived,
     sweep_orphans,
+    sweep_strays,
 )
 from shmqueue.segment.roles import READER, WRITER
 from shmqueue.segment.transit import Note
@@ -49,6 +51,7 @@ __all__ = [
     "Contents",
     "DirectoryProbe",
     "Header",
+    "Leased",
     "Note",
     "Replaced",
     "Segment",
@@ -61,6 +64,7 @@ __all__ = [
     "judge",
     "list_names",
     "list_segments",
+    "list_strays",
     "open_segment",
     "open_segments",
     "open_to_look",
@@ -72,5 +76,6 @@ __all__ = [
     "remove_name",
     "remove_unarrived",
     "sweep_orphans",
+    "sweep_strays",
     "total_bytes",
 ]

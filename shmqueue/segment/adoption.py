@@ -13,6 +13,7 @@ import time
 from shmqueue import clock
 from shmqueue.segment.contents import layout_of
 from shmqueue.segment.header import Header, boot_id
+from shmqueue.segment.holders import devices_of
 from shmqueue.segment.transit import count_adoption
 
 __all__ = ["adopt"]
@@ -36,8 +37,7 @@ def adopt(fd: int, header: Header, namespace: int, flags: int = 0) -> Header:
     is_of_here = header.pid_namespace == namespace and header.boot == boot_id()
     if layout is not None:
         if is_of_here:
-            inode = os.fstat(fd).st_ino
-            layout.clear(fd, lambda thread: _uses(thread, inode))
+            layout.clear(fd, lambda thread: _uses(thread, fd))
         elif header.boot == boot_id():
             deadline = clock.monotonic() + _PATIENCE
             while not layout.clear(fd, lambda thread: clock.monotonic() < deadline):
@@ -51,11 +51,21 @@ def adopt(fd: int, header: Header, namespace: int, flags: int = 0) -> Header:
     return header
 
 
-def _uses(thread: int, inode: int) -> bool:
-    """Whether the thread belongs to a process that maps the file, as far as this user may see that."""
-    number = str(inode)
+def _uses(thread: int, fd: int) -> bool:
+    """Whether the thread belongs to a process that maps the file behind ``fd``, as far as this user may see that.
+
+    An inode number alone means nothing: other file systems have files of the same one. The device that the kernel
+    shows for a mapping is that of the file or of its file system, but on some (overlayfs) it is another one. There the
+    file's name decides.
+    """
+    status = os.fstat(fd)
     try:
-        with open(f"/proc/{thread}/maps", encoding="utf-8", errors="replace") as maps:
-            return any(line.split(maxsplit=5)[4:5] == [number] for line in maps)
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        with open(f"/proc/{thread}/maps", encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\n").split(maxsplit=5) for line in file]
     except OSError:
         return False
+    mapped = [line for line in lines if line[4:5] == [str(status.st_ino)]]
+    devices = {f"{major:02x}:{minor:02x}" for major, minor in devices_of(status, path)}
+    name = os.path.basename(path)
+    return any(line[3] in devices or os.path.basename(line[5]) == name for line in mapped if len(line) == 6)

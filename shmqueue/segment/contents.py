@@ -11,15 +11,33 @@ from typing import NamedTuple
 
 from shmqueue.segment.header import FIELDS, MAGIC
 
-__all__ = ["Contents", "Layout", "contents_of", "layout_of", "register_layout"]
+__all__ = ["Contents", "Layout", "Leased", "contents_of", "layout_of", "register_layout"]
+
+
+class Leased(NamedTuple):
+    """What the lease table of a segment says.
+
+    ``held`` are the items that living processes have leased, ``stranded`` those whose process has ended: the next
+    consumer that looks receives them. ``returned`` items were given back. ``since`` is when the oldest of the held ones
+    was leased, on the monotonic clock, in ns; 0 if there is none.
+    """
+
+    held: int = 0
+    stranded: int = 0
+    returned: int = 0
+    since: int = 0
 
 
 class Contents(NamedTuple):
-    """The items in a segment, the bytes that they take, and whether the queue was shut down."""
+    """The items in a segment, the bytes that they take, and whether the queue was shut down.
+
+    ``items`` are all of them, those that are leased included.
+    """
 
     items: int
     bytes_used: int
     is_shut_down: bool
+    leased: Leased = Leased()
 
 
 class Layout(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,9 @@ class Segment:
         self._is_released = False
         self._way: Descriptor | None = None  # the description that decides whether this handle was the last one
         self.is_in_use = False  # while it is not, a forked child does not want it: nobody there could close it
+        self.used_by: Callable[[], object] | None = (
+            None  # a weak reference to what uses it; dead, it is in use no longer
+        )
         self._renounced: set[int] = set()
         self._make_anchor: Callable[[int], Anchor] | None = None
         self._anchor: Anchor | None = None
@@ -132,20 +136,33 @@ class Segment:
 
     @contextmanager
     def descriptor_to_map(self) -> Iterator[int]:
-        """A descriptor of the file for ``mmap``, closed at the end.
+        """A descriptor of the file for ``mmap``, closed at the end. Forks wait until then.
 
         A mapping keeps its open file description alive, and a forked child inherits mappings: if it were the one with
-        the lock, a handle that its process gave up would go on counting as long as the child lives.
+        the lock, a handle that its process gave up would go on counting as long as the child lives. One that is
+        inherited before this process knows of it would keep the memory as long.
         """
-        fresh = self._fresh()
-        number = self._descriptor.number if fresh is None else fresh
-        if number < 0:
-            raise OSError(errno.EBADF, "somebody closed the queue's descriptor, and its name is gone", self.path)
+        with changing(), self._descriptor_without_lock() as number:
+            yield number
+
+    @contextmanager
+    def _descriptor_without_lock(self) -> Iterator[int]:
+        """A descriptor of the file on a description of its own, closed at the end, and in a child forked before."""
+        with changing():
+            number = self._fresh()
+            fresh = None if number is None else Descriptor(number)
+            if fresh is not None:
+                _for_a_while[fresh] = threading.get_ident()
+        number = (self._descriptor if fresh is None else fresh).number
         try:
+            if number < 0:
+                raise OSError(errno.EBADF, "somebody closed the queue's descriptor, and its name is gone", self.path)
             yield number
         finally:
             if fresh is not None:
-                os.close(fresh)
+                with changing():
+                    _for_a_while.pop(fresh, None)
+                    fresh.close()
 
     @property
     def file_size(self) -> int:
@@ -163,7 +180,7 @@ class Segment:
         Raises:
             ShmQueueNoSpaceError: there is not enough of it.
         """
-        with self.descriptor_to_map() as fd:
+        with self._descriptor_without_lock() as fd:  # a fork need not wait for the memory
             reserve(fd, size, self.path, start, call)
 
     def holders(self) -> list[int]:
@@ -435,7 +452,7 @@ class Segment:
             return
         self._drop_anchor()  # which stayed with the parent
         self._is_shared = True
-        if not self.is_in_use:
+        if not self.is_in_use or (self.used_by is not None and self.used_by() is None):
             self.close()  # the parent may have closed its handle already, and taken this process for another holder
             return
         fresh = self._fresh()
@@ -446,6 +463,9 @@ class Segment:
 
 _live: WeakRegistry[Segment] = WeakRegistry()
 
+_for_a_while: dict[Descriptor, int] = {}
+"""Descriptors without a lock that are closed soon, and the thread that does it: in a child that one does not exist."""
+
 
 def open_segments() -> list[Segment]:
     """All that this process has open."""
@@ -453,6 +473,10 @@ def open_segments() -> list[Segment]:
 
 
 def _after_fork_in_child() -> None:
+    for descriptor, thread in list(_for_a_while.items()):
+        if thread != threading.get_ident():  # this one may have forked in a signal handler, and goes on with it
+            del _for_a_while[descriptor]
+            descriptor.close()
     for segment in _live:
         try:
             segment._after_fork_in_child()

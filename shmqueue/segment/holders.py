@@ -6,7 +6,7 @@ import os
 
 from shmqueue.segment.header import SYSTEM_PAGESIZE
 
-__all__ = ["can_see_holders", "holders_of", "locks_of"]
+__all__ = ["can_see_holders", "devices_of", "holders_of", "locks_of"]
 
 
 def can_see_holders() -> bool:
@@ -38,18 +38,43 @@ def locks_of(fd: int, path: str) -> list[tuple[str, str]]:
         return []
 
 
+def devices_of(status: os.stat_result, path: str) -> list[tuple[int, int]]:
+    """Major and minor number of the devices by which the kernel may name a file: its own, and its file system's."""
+    own = os.major(status.st_dev), os.minor(status.st_dev)
+    mounted = _device_of_mount(os.path.dirname(path))
+    return [own] if mounted is None or mounted == own else [own, mounted]
+
+
 def _shared_locks(status: os.stat_result, path: str) -> list[tuple[str, int, str]]:
-    table = _lock_table()
-    locks = _locks_in(table, os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    locks = _locks_on(os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
     if not locks:
-        mounted = _device_of_mount(os.path.dirname(path))
-        if mounted is not None and mounted != (os.major(status.st_dev), os.minor(status.st_dev)):
-            locks = _locks_in(table, *mounted, status.st_ino)
+        for device in devices_of(status, path)[1:]:
+            locks = _locks_on(*device, status.st_ino)
     return locks
 
 
-def _locks_in(table: str, major: int, minor: int, inode: int) -> list[tuple[str, int, str]]:
+_LOOKS = 6  # at a table that is longer than a page
+
+
+def _locks_on(major: int, minor: int, inode: int) -> list[tuple[str, int, str]]:
+    """The shared locks on one file: kind, process id and first byte of each.
+
+    The kernel shows at one moment what one read() returns, and that is a page at most, however large the buffer is; the
+    next read() goes on at an index that others may have shifted. So what a longer table says counts when it says the
+    same twice, of this file: the locks of others come and go. Where it does not, the look that shows the most counts,
+    for to miss a holder is worse than to see one that has just gone.
+    """
     file = f"{major:02x}:{minor:02x}:{inode}"
+    looks: list[list[tuple[str, int, str]]] = []
+    while len(looks) < _LOOKS:
+        table, is_of_one_moment = _read_lock_table()
+        looks.append(_locks_in(table, file))
+        if is_of_one_moment or looks[-1] in looks[-2:-1]:
+            return looks[-1]
+    return max(looks, key=len)
+
+
+def _locks_in(table: str, file: str) -> list[tuple[str, int, str]]:
     locks = []
     for line in table.splitlines():
         fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; who still waits has "->" after the 1:
@@ -82,20 +107,10 @@ def _device_of_mount(where: str) -> tuple[int, int] | None:
     return None
 
 
-def _lock_table() -> str:
-    """/proc/locks as it was at one moment.
-
-    Only what one read() returns is of one moment, and that is a page at most; the next one goes on at an index that
-    others may have shifted. So a longer table is read until it comes out the same twice.
-    """
-    before = None
-    for _ in range(100):
-        with open("/proc/locks", "rb", buffering=0) as file:
-            chunks = [file.read(1 << 20)]
-            while len(chunks[-1]) > SYSTEM_PAGESIZE - 256:  # perhaps cut off: a line is shorter than that
-                chunks.append(file.read(1 << 20))
-        table = b"".join(chunks)
-        if len(chunks) == 1 or table == before:
-            break
-        before = table
-    return table.decode("ascii", "replace")
+def _read_lock_table() -> tuple[str, bool]:
+    """/proc/locks, and whether all of it is of one moment."""
+    with open("/proc/locks", "rb", buffering=0) as file:
+        chunks = [file.read(1 << 20)]
+        while len(chunks[-1]) > SYSTEM_PAGESIZE - 256:  # perhaps cut off: a line is shorter than that
+            chunks.append(file.read(1 << 20))
+    return b"".join(chunks).decode("ascii", "replace"), len(chunks) == 1

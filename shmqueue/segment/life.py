@@ -34,7 +34,18 @@ from shmqueue.segment.files import (
     while_changing,
 )
 from shmqueue.segment.handle import Replaced, Segment
-from shmqueue.segment.header import HEADER_SIZE, KEEP, PRIVATE, Header, Shape, Unfit, boot_id, pid_namespace, refused
+from shmqueue.segment.header import (
+    HEADER_SIZE,
+    KEEP,
+    PRIVATE,
+    SYSTEM_PAGESIZE,
+    Header,
+    Shape,
+    Unfit,
+    boot_id,
+    pid_namespace,
+    refused,
+)
 from shmqueue.segment.namesakes import warn_of_namesakes
 from shmqueue.segment.naming import path_of, user_of
 from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
@@ -332,7 +343,7 @@ def _create(name: str, path: str, header: Header) -> Segment | None:
     shape = header.shape
 
     def fill(fd: int) -> None:
-        reserve(fd, HEADER_SIZE + (shape.initial or shape.capacity), path)
+        reserve(fd, max(HEADER_SIZE, SYSTEM_PAGESIZE) + (shape.initial or shape.capacity), path)
         lengthen(fd, HEADER_SIZE + shape.data_size, path)
         os.lseek(fd, 0, os.SEEK_SET)
         os.write(fd, header.pack())

@@ -28,12 +28,14 @@ from shmqueue.segment.files import (
     while_changing,
 )
 from shmqueue.segment.header import CRC, FIELDS, MAGIC, Header, Unfit, refused
+from shmqueue.segment.holders import holders_of
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of
-from shmqueue.segment.sidecar import remove_lock_files, sweep_sidecars
+from shmqueue.segment.sidecar import remove_lock_files, stray_sidecars, sweep_sidecars
 
 __all__ = [
     "header_at",
     "leave_to_others",
+    "list_strays",
     "open_to_look",
     "remove_if_unheld",
     "remove_left_to_others",
@@ -41,6 +43,7 @@ __all__ = [
     "remove_unarrived",
     "sweep_now_and_then",
     "sweep_orphans",
+    "sweep_strays",
     "unlink_if_unheld",
 ]
 
@@ -268,6 +271,31 @@ def sweep_orphans() -> list[str]:
     removed = _sweep(entries)
     sweep_sidecars(entries)
     return removed
+
+
+def list_strays() -> list[str]:
+    """The names of this user's files that belong to no queue: lock files, and what a killed process had half made.
+
+    They take no memory worth speaking of. The lock file of a queue whose name was taken away counts, though it is used.
+    """
+    entries, half_made = list_entries(), file_prefix() + UNNAMED
+    strays = [entry for entry in entries if entry.startswith(half_made)]
+    strays = [entry for entry in strays if not holders_of(os.path.join(directory(), entry))]
+    return sorted(strays + stray_sidecars(entries))
+
+
+def sweep_strays() -> list[str]:
+    """Remove those of ``list_strays`` that no process has locked, and return their names."""
+    entries, half_made = list_entries(), file_prefix() + UNNAMED
+    removed = sweep_sidecars(entries)
+    for entry in entries:
+        if entry.startswith(half_made):
+            try:
+                if _sweep_one(os.path.join(directory(), entry), half_made=True):
+                    removed.append(entry)
+            except OSError:
+                continue
+    return sorted(removed)
 
 
 def sweep_now_and_then() -> list[str]:

@@ -42,6 +42,7 @@ __all__ = [
     "remove_lock_files",
     "remove_sidecar",
     "sidecar_of",
+    "stray_sidecars",
     "sweep_sidecars",
     "try_lock_sidecar",
     "unlock_sidecar",
@@ -167,21 +168,26 @@ def _remove_sidecar(path: str, patience: int) -> None:
             time.sleep(0.001)
 
 
-def sweep_sidecars(entries: list[str]) -> None:
-    """Remove the sidecars among ``entries`` that belong to no segment with a name.
+def stray_sidecars(entries: list[str]) -> list[str]:
+    """The sidecars among ``entries`` that belong to no segment with a name.
 
     ``entries`` were listed before this looks for segments, and a segment is there before its sidecar: so one that is
-    new cannot be taken for a stray.
+    new cannot be taken for a stray. That of a queue whose name was taken away is one, though it is still used.
     """
     prefix = _sidecar_prefix()
     sidecars = [entry for entry in entries if entry.startswith(prefix)]
     if not sidecars or fcntl is None:
-        return
+        return []
     alive = _uuids()
-    for entry in sidecars:
-        uuid_hex = entry[len(prefix) :]
-        if uuid_hex not in alive:
-            remove_sidecar(os.path.join(directory(), entry))
+    return [entry for entry in sidecars if entry[len(prefix) :] not in alive]
+
+
+def sweep_sidecars(entries: list[str]) -> list[str]:
+    """Remove the stray sidecars among ``entries``, and return those that are gone."""
+    strays = stray_sidecars(entries)
+    for entry in strays:
+        remove_sidecar(os.path.join(directory(), entry))
+    return [entry for entry in strays if not os.path.lexists(os.path.join(directory(), entry))]
 
 
 def _uuids() -> set[str]:

@@ -69,8 +69,8 @@ _MUTANTS = (
     Mutant(
         "descriptor kept that a segment was mapped through",
         "shmqueue/segment/handle.py",
-        "            if fresh is not None:\n                os.close(fresh)\n\n    @property",
-        "            pass\n\n    @property",
+        "                    _for_a_while.pop(fresh, None)\n                    fresh.close()\n",
+        "                    _for_a_while.pop(fresh, None)\n",
     ),
     Mutant(
         "packer used again after it had no memory for its result",

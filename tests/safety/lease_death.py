@@ -104,6 +104,43 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "writers-that-died-not-looked-for",
+        NATIVE + "leases.c",
+        "state == LEASE_PINNED || state == LEASE_WRITING;",
+        "state == LEASE_PINNED;",
+    ),
+    Mutant(
+        "what-is-being-written-passed-without-an-entry",
+        NATIVE + "leases.c",
+        "        make_writing(ring, take, number);\n",
+        "        make_writing(ring, take, number);\n        take->entries = take->entries_before;\n",
+    ),
+    Mutant(
+        "any-of-the-writers-items-ended",
+        NATIVE + "leases.c",
+        "            GET(entries[i].attempt) == reservation->token) {",
+        "            true) {",
+    ),
+    Mutant(
+        "what-was-abandoned-stays-unfinished",
+        NATIVE + "leases.c",
+        "    } else {\n        count_as_done(ring, take);\n    }\n    take->next.position",
+        "    }\n    take->next.position",
+    ),
+    Mutant(
+        "clear-drops-what-is-being-written",
+        NATIVE + "ring.c",
+        "        end = status == RING_OK ? open : *put;\n",
+        "        status = status == RING_OK ? RING_EMPTY : status;\n        (void)open;\n",
+    ),
+    Mutant(
+        "what-is-being-written-is-taken",
+        NATIVE + "ring.c",
+        "    case RESERVATION_OPEN:\n    case RESERVATION_ABANDONED:\n        return RING_RESERVED;\n",
+        "    case RESERVATION_OPEN:\n        take->next.position += sizeof *reservation;\n        return RING_OK;\n"
+        "    case RESERVATION_ABANDONED:\n        return RING_RESERVED;\n",
+    ),
+    Mutant(
         "lease-ends-for-anybody",
         NATIVE + "leases.c",
         "GET(entry->attempt) == loan->attempt && ",

@@ -68,6 +68,12 @@ MUTANTS = (
         "wake", "no barrier between commit and look", "  atomic_thread_fence(memory_order_seq_cst);\n  int r", "  int r"
     ),
     _mutant("wake", "the kernel has no barrier", "  atomic_thread_fence(memory_order_seq_cst);\n  int c", "  int c"),
+    _mutant(
+        "wake_bell",
+        "no barrier before the second look",
+        "  atomic_thread_fence(memory_order_seq_cst);\n  int l",
+        "  int l",
+    ),
     _mutant("wake_x86", "the lock released by a plain store", " xchgl %eax, (word)    ", " movl %eax, (word)     "),
     _mutant(
         "wake_flag_taken_down",

@@ -79,6 +79,17 @@ CHECKS = (
     ),
     Check(
         "commit",
+        "two putters that want different room",
+        "PUTTERS=2 GETTERS=1 ITEMS=3 BATCH=2 TAKES=1 CAPACITY=2 DEATHS=0 QUITS=0 SLICE=false COARSE=1",
+    ),
+    Check(
+        "commit",
+        "two putters that want different room, one death",
+        "PUTTERS=2 GETTERS=1 ITEMS=3 BATCH=2 TAKES=1 CAPACITY=2 DEATHS=1 QUITS=0 SLICE=lost COARSE=1",
+        long=True,
+    ),
+    Check(
+        "commit",
         "two getters",
         "PUTTERS=1 GETTERS=2 ITEMS=2 BATCH=2 TAKES=1 CAPACITY=2 DEATHS=1 QUITS=0 SLICE=lost COARSE=1 TIRED=1",
     ),
@@ -170,6 +181,25 @@ MUTANTS = (
         "the flag stays down though more sleep",
         ":: atomic { committed != 0; side[s].waiting = true };",
         ":: committed != 0;",
+    ),
+    _mutant("commit", "the bell does not move", "    bell++;\n", "    skip;\n"),
+    _mutant(
+        "commit",
+        "a putter that wants more raises the position",
+        "want = (room < want -> room : want)",
+        "want = (room < want -> want : want)",
+    ),
+    _mutant(
+        "commit",
+        "a putter does not look again when its flag is up",
+        "        side[GET].waiting = true;\n\n        ledger_read(GET);\n",
+        "        side[GET].waiting = true;\n\n        seen = known;\n",
+    ),
+    _mutant(
+        "commit",
+        "a putter sleeps on the bell as it is in the end",
+        "            :: bell == noted -> asleep[me] = true;",
+        "            :: true -> asleep[me] = true;",
     ),
     _mutant(
         "commit",

@@ -155,14 +155,14 @@ def _gist(errors: str) -> str:
 
 
 RING, ARENA, LEDGER, LOCK, LEASES = (
-    f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.h", "ledger.h", "lock.h", "leases.c")
+    f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.c", "ledger.h", "lock.h", "leases.c")
 )
 MUTANTS = (
     Mutant(
         "a record's length is not checked",
         RING,
-        "if (head.length > used - sizeof head || head.length > span.size - sizeof head) {",
-        "if (head.length == UINT32_MAX) {",
+        "if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - RECORD_HEADER_SIZE) {",
+        "if (!read_head(bytes, used, &take->length, &take->method) && take->length == UINT64_MAX) {",
     ),
     Mutant(
         "the bytes in the queue are not checked against its capacity",
@@ -177,10 +177,10 @@ MUTANTS = (
         "    if (take->arena == UINT32_MAX) {",
     ),
     Mutant(
-        "what is copied out begins one byte late after it wrapped",
+        "the second mapping of an arena begins one page late",
         ARENA,
-        "memcpy((char *)bytes + to_end, span.bytes, length - to_end);",
-        "memcpy((char *)bytes + to_end, span.bytes + 1, length - to_end);",
+        "start + (off_t)before);",
+        "start + (off_t)(before + (size > whole_pages(1) ? whole_pages(1) : 0)));",
     ),
     Mutant(
         "counts are not checked against positions",
@@ -234,8 +234,8 @@ MUTANTS = (
     Mutant(
         "a leased record's length is not checked",
         LEASES,
-        "    if (head.length > room - sizeof head || (place->window != 0 &&",
-        "    if ((head.length == UINT32_MAX && room == 0) || (place->window != 0 &&",
+        "    if (record_head(length) > room || length > room - record_head(length) ||\n",
+        "    if (record_head(length) > room ||\n",
     ),
     Mutant(
         "a record is moved while its holder looks at it",

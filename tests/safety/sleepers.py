@@ -27,20 +27,68 @@ _WAITING = "shmqueue/engine/native/waiting.c"
 _TALLY = "shmqueue/engine/native/tally.c"
 _LOCK_C = "shmqueue/engine/native/lock.c"
 _LOCK_H = "shmqueue/engine/native/lock.h"
-_WAIT = "shmqueue/engine/native/wait.h"
+_OS = "shmqueue/engine/native/os.c"
 
 MUTANTS = (
     Mutant(
         "a sleep has no slices",
-        _WAIT,
-        "FUTEX_WAIT, seen, &timeout, NULL, 0)",
-        "FUTEX_WAIT, seen, deadline == WAIT_FOREVER ? NULL : &timeout, NULL, 0)",
+        _OS,
+        "value, &time, NULL, 0);",
+        "value, length == WAIT_SLICE_NS ? NULL : &time, NULL, 0);",
+    ),
+    Mutant(
+        "a sleep that the system denies is none",
+        _OS,
+        "    if (errno != ETIMEDOUT) {",
+        "    if (errno == ENOMEM) {",
+    ),
+    Mutant(
+        "a sleep that the system denies is over when its slice is",
+        _OS,
+        "        if (atomic_load(word) != seen) {\n            return WAIT_WOKEN;",
+        "        if (atomic_load(word) != seen && left <= 0) {\n            return WAIT_WOKEN;",
     ),
     Mutant(
         "no flag is raised before a sleep",
         _WAITING,
         "    atomic_exchange(&ledgers->waiting, 1);\n    enum wait_result",
         "    enum wait_result",
+    ),
+    Mutant(
+        "a putter raises no flag",
+        _RING,
+        "    atomic_fetch_or(&segment->get.ledgers.waiting, WAITING_FOR_ROOM);\n",
+        "",
+    ),
+    Mutant(
+        "putters are woken for more room than they need",
+        _RING,
+        "want->position = put->position + room > ring->capacity ? put->position + room - ring->capacity : 0;",
+        "want->position = put->position + room > ring->capacity ? put->position + room : 0;",
+    ),
+    Mutant(
+        "putters are woken for more items than they put",
+        _RING,
+        "want->count = put->count + room > maxsize ? put->count + room - maxsize : 0;",
+        "want->count = put->count + room > maxsize ? put->count + room + 1 - maxsize : 0;",
+    ),
+    Mutant(
+        "a shutdown waits for the get lock",
+        _RING,
+        "        struct patience none = {0};",
+        "        struct patience none = patience;",
+    ),
+    Mutant(
+        "a shutdown leaves putters asleep",
+        _RING,
+        "    ring_wake_putters(ring); /* a putter that asks",
+        "    /* a putter that asks",
+    ),
+    Mutant(
+        "what is left of a queue that was shut down is counted",
+        "shmqueue/engine/native/tally.c",
+        "    if (figures->put.shut == SHUT_IMMEDIATE) {",
+        "    if (figures->put.shut == SHUT_IMMEDIATE && figures->done == UINT64_MAX) {",
     ),
     Mutant(
         "the flag is not raised again when more may sleep",
@@ -63,8 +111,8 @@ MUTANTS = (
     Mutant(
         "a consumer that was woken passes nothing on",
         _WAITING,
-        "            pass_on(ring->segment);",
-        "            (void)pass_on;",
+        "        pass_on(ring->segment);",
+        "        (void)pass_on;",
     ),
     Mutant(
         "a joiner raises no flag",
@@ -86,9 +134,22 @@ MUTANTS = (
     ),
     Mutant(
         "an owner that is stopped is taken for dead",
-        _LOCK_C,
-        "(name_end[2] == 'Z' || name_end[2] == 'X')",
-        "(name_end[2] == 'Z' || name_end[2] == 'X' || name_end[2] == 'T')",
+        _OS,
+        "return state == 'Z' || state == 'X';",
+        "return state == 'Z' || state == 'X' || state == 'T';",
+    ),
+    Mutant(
+        "an owner is known by its id alone",
+        _OS,
+        "(!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE)",
+        "(!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE || tid != 0)",
+    ),
+    Mutant(
+        "a process does not look for its own id when it opens a queue",
+        _RING,
+        "    lock_disown(&segment->put.guard.lock, lock_self());\n"
+        "    lock_disown(&segment->get.guard.lock, lock_self());\n",
+        "",
     ),
 )
 
@@ -134,6 +195,9 @@ def _run_program(options: Options, outcome: Outcome) -> None:
             outcome.figures["items of groups"] = int(items)
             outcome.figures["items lost with a consumer that was killed"] = int(in_doubt)
             outcome.figures["longest call of a survivor of a group, ms"] = float(longest)
+        elif what == "not played":
+            name, _, reason = value.partition(": ")
+            outcome.figures[name] = f"not run: {reason}"
         elif what == "overshoot":
             outcome.figures["deadlines while an owner was stopped: late by, ms"] = float(value)
         elif what == "notable":

@@ -5,6 +5,7 @@ Where exactly a process is hit is up to chance here; ``native/sleepers.c`` choos
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import queue
@@ -22,6 +23,7 @@ from typing import Any
 
 from shmqueue import ShmQueue
 
+from . import denied
 from .busy import at_least
 from .outcome import Options, Outcome
 
@@ -30,6 +32,8 @@ __all__ = ["run"]
 WEDGED = at_least(10.0)  # seconds: far above what a busy machine takes to run a process that is ready
 DEADLINE = 0.2  # seconds, of calls while somebody else stands still
 LARGE = b"x" * 60_000  # takes a moment to copy under the lock
+IDLE = 0.3  # of the time that a call waits: the most that it may compute meanwhile
+PROMPT = 0.07  # seconds in which a call that polls sees what has come, at the latest; less than a slice
 MEMBERS = 2  # producers, and as many consumers, in a group
 _ENTRY = struct.Struct("<II")
 
@@ -45,6 +49,19 @@ def _put_one(q: Any, report: Connection) -> None:
     report.send("ready")
     q.put("late")
     report.send("put")
+
+
+def _wait_without_futex(q: Any, report: Connection, error: int) -> None:
+    """Report the time and the computing time of a get that finds nothing; then when an item has come, for each."""
+    denied.deny_shared_futexes(error)
+    report.send("ready")
+    began, computed = time.monotonic(), time.process_time()
+    try:
+        q.get(timeout=DEADLINE)
+    except queue.Empty:
+        report.send((time.monotonic() - began, time.process_time() - computed))
+    for _ in iter(q.get, None):
+        report.send(time.monotonic())
 
 
 def _go_round(q: Any, report: Connection) -> None:
@@ -148,6 +165,7 @@ class Scenes:
         self.kill_blocked(_get_one, "consumer")
         self.kill_blocked(_put_one, "producer")
         self.stop_busy()
+        self.deny_futex()
         if self._options.engine == "native":
             self.stop_and_kill_reader()
         self.kill_group()
@@ -230,6 +248,33 @@ class Scenes:
                 self._outcome.fault(f"{what}: it did not go on")
             elif left != 4:
                 self._outcome.fault(f"{what}: {left} of 4 items are left")
+
+    def deny_futex(self) -> None:
+        """One may not use shared futexes: its waits take the time they should, no more of the processor, and end."""
+        what = "a process without futexes"
+        if (reason := denied.why_not()) is not None:
+            self._outcome.figures[f"Python, {what}"] = f"not run: {reason}"
+            return
+        for error in (errno.EPERM, errno.ENOSYS):
+            with self._queue() as q, _workers() as workers:
+                workers.append(self._start(_wait_without_futex, q, error))
+                took, computed = workers[0].receive() or (0.0, 0.0)
+                if not DEADLINE <= took <= DEADLINE + WEDGED:
+                    self._outcome.fault(f"{what}, {os.strerror(error)}: {DEADLINE} s without an item took {took:.3f} s")
+                if computed > IDLE * took:
+                    self._outcome.fault(f"{what}, {os.strerror(error)}: computes for {computed:.3f} s of {took:.3f} s")
+                late = []
+                for _ in range(5):
+                    workers[0].await_sleep()
+                    time.sleep(self._random.uniform(0.0, 0.02))
+                    began = time.monotonic()
+                    q.put("item")
+                    late.append((workers[0].receive() or began + WEDGED) - began)
+                if min(late) > PROMPT:  # not the worst, for the machine may be busy
+                    self._outcome.fault(f"{what}, {os.strerror(error)}: an item comes after {min(late):.3f} s")
+                self._outcome.note_worst(f"Python, {what}: an item comes after, ms", round(max(late) * 1e3, 1))
+                q.put(None)
+        self._outcome.count(f"Python, {what}")
 
     def stop_and_kill_reader(self) -> None:
         """One that holds the consumers' lock is stopped, then killed."""

@@ -33,13 +33,12 @@ MUTANTS = (
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
 """,
         """    uint64_t offset = arena_offset(ring, put.arena, put.position);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
-    ring_commit_and_wake(side, self, &put, count < (size_t)WAIT_EVERYONE ? (int)count : WAIT_EVERYONE);
+    ledger_commit(&side->ledgers, &put);
     write_records(span, offset, records, count);
 """,
     ),
@@ -52,8 +51,10 @@ MUTANTS = (
     Mutant(
         "what a dead process had is dropped",
         "shmqueue/engine/native/leases.c",
-        "    bool was_lent = GET(entry->state) == LEASE_LENT;\n",
-        "    bool was_lent = GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid;\n",
+        "    end_entry(ring, take, number, GET(atomic_load(&ring->table)[number].state) == LEASE_LENT);\n",
+        "    const struct lease *entry = &atomic_load(&ring->table)[number];\n"
+        "    end_entry(ring, take, number,\n"
+        "              GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
     ),
     Mutant(
         "a lease that is finished stays in the table",
@@ -64,8 +65,8 @@ MUTANTS = (
     Mutant(
         "a stopped process counts as dead",
         "shmqueue/engine/native/os.c",
-        "    *has_ended = (state == 'Z' || state == 'X') && threads <= 1;\n",
-        "    *has_ended = state == 'Z' || state == 'X' || state == 'T' || threads < 1;\n",
+        "{ return is_over(fields->state) && fields->threads <= 1; }",
+        "{ return is_over(fields->state) || fields->state == 'T' || fields->threads < 1; }",
     ),
     Mutant(
         "a lease that is finished is not committed",

@@ -1,8 +1,8 @@
 """The native engine: a two-lock ring in C11 on Linux futexes.
 
-Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``lock.h`` (a lock word that
-outlives its owner), ``wait.h`` (futexes and spinning), ``ring.h``, ``ring.c``. ``arena.c`` is about queues that grow,
-``waiting.c`` about when to sleep. Only ``module.c`` and the ``python_*.c`` know Python.
+Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``os.h`` (futexes, spinning,
+processes), ``lock.h`` (a lock word that outlives its owner), ``ring.h``, ``ring.c``. ``arena.c`` is about queues that
+grow, ``waiting.c`` about when to sleep. Only ``module.c`` and the ``python_*.c`` know Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shmqueue.engine.native._core import Ring
     from shmqueue.segment import Segment
 
-__all__ = ["Anchor", "QueueBase", "Record", "Ring", "data_size", "lease_type", "open_ring"]
+__all__ = ["Anchor", "Bell", "QueueBase", "Record", "Ring", "data_size", "lease_type", "open_ring"]
 
 
 def _why_missing(error: ImportError) -> str:
@@ -47,7 +47,7 @@ def _why_missing(error: ImportError) -> str:
 
 
 try:
-    from shmqueue.engine.native._core import Anchor, QueueBase, Record, Ring, data_size, lease_type
+    from shmqueue.engine.native._core import Anchor, Bell, QueueBase, Record, Ring, data_size, lease_type
 except ImportError as error:
     raise ImportError(_why_missing(error)) from error
 

@@ -21,6 +21,14 @@ static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* ---- the cut ---- */
 
+static uint64_t whole_pages(uint64_t bytes)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    return (bytes + page - 1) / page * page;
+}
+
+uint64_t arena_data_start(void) { return whole_pages(LAYOUT_HEADER_SIZE); }
+
 static bool add_arena(struct ring *ring, uint64_t size, uint64_t *total)
 {
     if (ring->arenas == LAYOUT_ARENAS) {
@@ -32,9 +40,11 @@ static bool add_arena(struct ring *ring, uint64_t size, uint64_t *total)
     return true;
 }
 
+/* Bytes behind the header that the arenas take; 0 if there can be no such queue.  They are whole pages; how many bytes
+ * of records may be in them is the capacity's to say. */
 static uint64_t cut(struct ring *ring, uint64_t initial, uint64_t capacity)
 {
-    uint64_t total = 0;
+    uint64_t total = arena_data_start() - LAYOUT_HEADER_SIZE;
     ring->arenas = 0;
     if (capacity <= RECORD_HEADER_SIZE || capacity > CAPACITY_MAX || initial > capacity) {
         return 0;
@@ -42,14 +52,15 @@ static uint64_t cut(struct ring *ring, uint64_t initial, uint64_t capacity)
     if (initial != 0 && initial <= RECORD_HEADER_SIZE) {
         return 0; /* a record's header must fit whatever arena a ledger says that it lies in */
     }
-    for (uint64_t size = initial; size != 0 && size < capacity; size *= 2) {
+    uint64_t largest_size = whole_pages(capacity);
+    for (uint64_t size = whole_pages(initial); size != 0 && size < largest_size; size *= 2) {
         if (!add_arena(ring, size, &total)) {
             return 0;
         }
     }
     int largest = initial == 0 ? 1 : 2;
     for (int i = 0; i < largest; i++) {
-        if (!add_arena(ring, capacity, &total)) {
+        if (!add_arena(ring, largest_size, &total)) {
             return 0;
         }
     }
@@ -96,33 +107,65 @@ int ring_file(struct ring *ring)
 
 /* ---- mapping ---- */
 
-/* The bytes of the file that are mapped for an arena: whole pages. */
-static off_t map_start(const struct ring *ring, uint32_t arena, size_t *length, size_t *into)
+/* Maps `before` bytes of the file from `start` on and the `size` bytes behind them, and these once more behind that, so
+ * that a record that goes on at the arena's beginning lies in one piece.  MAP_FAILED: errno says why. */
+static void *map_mirrored(int file, off_t start, uint64_t before, uint64_t size)
 {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    uint64_t start = LAYOUT_HEADER_SIZE + ring->arena_start[arena];
-    *into = (size_t)(start % page);
-    *length = (size_t)ring->arena_size[arena] + *into;
-    return (off_t)(start - *into);
+    if (size > (SIZE_MAX / 2 - before) / 2) { /* more addresses than there are */
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    size_t length = (size_t)(before + size), whole = length + (size_t)size;
+    unsigned char *memory = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_SHARED, file, start);
+    if (memory == MAP_FAILED || size == 0) {
+        return memory;
+    }
+    void *again = mmap(memory + length, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file,
+                       start + (off_t)before);
+    if (again == MAP_FAILED) {
+        int error = errno;
+        munmap(memory, whole);
+        errno = error;
+        return MAP_FAILED;
+    }
+    return memory;
+}
+
+/* Of the first `first` bytes of a file, those that are mapped again behind them. */
+static uint64_t mirrored_of(uint64_t first)
+{
+    return first > arena_data_start() && whole_pages(first) == first ? first - arena_data_start() : 0;
+}
+
+void *ring_map(int file, uint64_t first)
+{
+    uint64_t mirrored = mirrored_of(first);
+    return map_mirrored(file, 0, first - mirrored, mirrored);
+}
+
+void ring_unmap(void *memory, uint64_t first) { munmap(memory, (size_t)(first + mirrored_of(first))); }
+
+uint64_t ring_first_mapping(const struct header *header)
+{
+    return arena_data_start() + whole_pages(header->initial != 0 ? header->initial : header->capacity);
 }
 
 unsigned char *arena_map(struct ring *ring, uint32_t arena)
 {
-    size_t length, into;
-    off_t start = map_start(ring, arena, &length, &into);
+    uint64_t size = ring->arena_size[arena];
     int file = ring_file(ring);
     if (file < 0) {
         atomic_store(&ring->map_error, EBADF);
         return NULL;
     }
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, file, start);
-    if (memory == MAP_FAILED) {
+    unsigned char *bytes = map_mirrored(file, (off_t)(LAYOUT_HEADER_SIZE + ring->arena_start[arena]), 0, size);
+    if (bytes == MAP_FAILED) {
         atomic_store(&ring->map_error, errno);
         return NULL;
     }
-    unsigned char *bytes = (unsigned char *)memory + into, *seen = NULL;
+    unsigned char *seen = NULL;
     if (!atomic_compare_exchange_strong(&ring->arena_memory[arena], &seen, bytes)) {
-        munmap(memory, length); /* a thread on the other side was faster */
+        munmap(bytes, 2 * (size_t)size); /* a thread on the other side was faster */
         return seen;
     }
     return bytes;
@@ -131,11 +174,9 @@ unsigned char *arena_map(struct ring *ring, uint32_t arena)
 void ring_close(struct ring *ring)
 {
     for (uint32_t arena = 1; arena < ring->arenas; arena++) {
-        size_t length, into;
         unsigned char *bytes = atomic_exchange(&ring->arena_memory[arena], NULL);
-        (void)map_start(ring, arena, &length, &into);
         if (bytes != NULL) {
-            munmap(bytes - into, length);
+            munmap(bytes, 2 * (size_t)ring->arena_size[arena]);
         }
     }
     leases_close(ring);
@@ -172,6 +213,20 @@ bool arena_has_room(const struct ring *ring, const struct view *put, uint64_t by
 {
     return is_free(ring, put, bytes) &&
            (put->arena == 0 || touched(ring, put, bytes) <= reserved_bytes(ring, put->arena));
+}
+
+#define LARGE_RECORD (UINT64_C(64) << 10) /* bytes from which on a look at the getters' line costs nothing beside the copy */
+
+void arena_start_over(struct ring *ring, const struct view *put, uint64_t bytes)
+{
+    if (bytes < LARGE_RECORD || ring->arena_size[put->arena] < LARGE_ARENA ||
+        arena_offset(ring, put->arena, put->position) == 0) {
+        return;
+    }
+    struct view get = ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+    if (get.position == put->position && get.arena == put->arena && !get.leases) { /* nobody reads anything here */
+        atomic_store_explicit(&ring->segment->arenas[put->arena].base, put->position, memory_order_relaxed);
+    }
 }
 
 /* ---- growing ---- */
@@ -368,7 +423,7 @@ static bool follow(struct ring *ring, struct self *self, bool at_once)
     bool is_left = look(ring, &put, &get) && !get.leases && arena_is_left(ring, &get, &put);
     if (is_left && arena_after(ring, get.arena) < ring->arenas) {
         get.arena = arena_after(ring, get.arena);
-        ring_commit_and_wake(side, self, &get, WAIT_EVERYONE); /* who wants to grow may find memory soon */
+        ring_commit_get(ring, self, &get); /* who wants to grow may find memory soon */
     } else {
         lock_release(&side->guard.lock, self);
     }
@@ -419,7 +474,7 @@ static bool punch(struct ring *ring, struct self *self, bool at_once)
     }
     lock_release(&side->guard.lock, self);
     if (found && atomic_load_explicit(&ring->segment->notes.starved, memory_order_relaxed) != 0) {
-        futex_wake(&ring->segment->get.ledgers.sequence, WAIT_EVERYONE); /* putters that wait for memory */
+        ring_wake_putters(ring); /* those that wait for memory */
     }
     return found;
 }

@@ -1,7 +1,10 @@
 /* arena.h: where the records of an elastic ring lie, how it grows, and how it gives memory back.
  *
  * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means going on in a larger arena.  A ring of fixed size
- * has one arena, whose base is 0.
+ * has one arena, whose base is 0 unless it is large (arena_start_over()).
+ *
+ * An arena is mapped twice in a row: it takes twice its size in addresses, and no more memory.  There is no other way
+ * to map one: where addresses are out, as in a process of 32 bits, it cannot be mapped.
  *
  * Why there is always room while the limit of `capacity` bytes is not reached: arenas are entered upwards, and the last
  * two hold `capacity` bytes each.  Whoever is in one of these fits, for everything that lies in it is in the queue; and
@@ -10,35 +13,16 @@
 #ifndef SHMQUEUE_ARENA_H
 #define SHMQUEUE_ARENA_H
 
-#include <string.h>
-
 #include "ring.h"
 
 struct span {
-    unsigned char *bytes;
+    unsigned char *bytes; /* mapped twice in a row: up to `size` bytes from any offset below `size` lie in one piece */
     uint64_t size;
 };
 
-static inline void span_copy_out(struct span span, uint64_t offset, void *bytes, size_t length)
-{
-    uint64_t to_end = span.size - offset;
-    if (length <= to_end) {
-        memcpy(bytes, span.bytes + offset, length);
-    } else {
-        memcpy(bytes, span.bytes + offset, to_end);
-        memcpy((char *)bytes + to_end, span.bytes, length - to_end);
-    }
-}
-
-static inline uint64_t span_advance(struct span span, uint64_t offset, uint64_t length)
-{
-    uint64_t next = offset + length; /* length <= size */
-    return next >= span.size ? next - span.size : next;
-}
-
 static inline bool arena_is_elastic(const struct ring *ring) { return ring->arenas > 1; }
 
-/* Maps an arena.  NULL: ring->map_error says why that cannot be done. */
+/* Maps an arena, twice in a row.  NULL: ring->map_error says why that cannot be done. */
 unsigned char *arena_map(struct ring *ring, uint32_t arena);
 
 /* An arena in this process's memory, mapped when it is first asked for; its bytes are NULL if that fails.  A large
@@ -49,9 +33,13 @@ static inline struct span arena_span(struct ring *ring, uint32_t arena)
     return (struct span){bytes != NULL ? bytes : arena_map(ring, arena), ring->arena_size[arena]};
 }
 
+#define LARGE_ARENA (UINT64_C(2) << 20) /* bytes; a smaller one stays in the processors' caches anyway */
+
 static inline uint64_t arena_base(const struct ring *ring, uint32_t arena)
 {
-    return arena_is_elastic(ring) ? atomic_load_explicit(&ring->segment->arenas[arena].base, memory_order_relaxed) : 0;
+    return arena_is_elastic(ring) || ring->arena_size[0] >= LARGE_ARENA
+               ? atomic_load_explicit(&ring->segment->arenas[arena].base, memory_order_relaxed)
+               : 0;
 }
 
 /* Where a position lies in its arena; always inside of it, whatever the bytes in shared memory say. */
@@ -73,6 +61,13 @@ static inline uint32_t arena_after(const struct ring *ring, uint32_t arena)
 {
     return atomic_load_explicit(&ring->segment->arenas[arena].next, memory_order_relaxed);
 }
+
+/* Under the put lock, before `bytes` bytes are put: in an empty queue large records go to the arena's beginning again, whose
+ * bytes the processors still have in their caches. */
+void arena_start_over(struct ring *ring, const struct view *put, uint64_t bytes);
+
+/* Where the data begin in the file: where a page does that may be mapped twice. */
+uint64_t arena_data_start(void);
 
 /* Cuts the data of a queue; false if there can be no such queue. */
 bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity);

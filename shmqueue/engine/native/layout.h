@@ -6,22 +6,27 @@
  *
  *      offset   bytes  what
  *           0     120  struct header        written by segment.py, before the file has a name
- *         256      32  put.guard            lock word of the putters, and what only its owner writes
+ *         256      56  put.guard            lock word of the putters, and what only its owner writes
  *         384      64  put.ledgers          how much was ever put
- *         512      32  get.guard            lock word of the getters
+ *         512      56  get.guard            lock word of the getters
  *         640      64  get.ledgers          how much was ever taken
  *         704      64  get.next             which record is handed out next, while any is leased
  *         768      16  tally                task_done() and join()
+ *         832      24  room                 where putters sleep, and for what
  *         896      24  notes                what is rarely written and often read
  *        1024    2048  arenas[64]           where the data is cut, used by elastic queues only
  *        3072     192  leases               what is written beside the lease table
- *        4096       -  data                 records: one arena of `capacity` bytes, or those of an elastic queue
- *           -   65536  lease table          1,024 entries, at the next multiple of 4,096; no memory until they are used
+ *        4096       -  data                 records: one arena, or those of an elastic queue; at the next page
+ *           -   65536  lease table          1,024 entries, at the next page; no memory until they are used
  *           -       -  windows              `capacity` bytes for leased records that were moved out of the data; sparse
  *           -       -  -                    up to 4,096 bytes that mean nothing
  *
  * A RECORD is  u32 payload length | u32 serialization method | payload,  unaligned; any part of it may wrap from the
- * last byte of the data to the first.  An item costs exactly 8 + length bytes.
+ * last byte of its arena to the first.  An item costs exactly 8 + length bytes.  A length that 32 bits cannot say is
+ * written as RECORD_LONG, and in 64 bits behind the method: such an item costs 16 + length bytes.
+ *
+ * An ARENA is whole pages of the machine, and mapped twice in a row, so that what wraps lies in one piece all the same.
+ * It may have more bytes than `capacity` allows to be in it.
  *
  * A LEDGER is the truth of one side: position (bytes ever moved), count (items ever moved) and what must change
  * together with them.  Each side has two slots and a sequence number; slot[sequence & 1] is current.
@@ -43,6 +48,8 @@
  *   8. When little is left in a large arena, or the memory is out, the put side enters arena 0, which always has its
  *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes nobody.  So what is
  *      occupied is at most one arena from before, then growing numbers.
+ *      The put side may also set the base of the arena that both are in to put.position while the queue is empty and
+ *      nothing is leased: then no byte of it means anything.
  *   9. base, end, next and reserved of an arena are written under the put lock; end and next hold for a getter while
  *      the put side is in another arena.
  *  10. Only the first `reserved` bytes of an arena may be touched: they have their memory.  It is raised after the
@@ -68,9 +75,28 @@
  *  16. The owner of the get lock may give back the memory of any part of the windows that no entry of the current table
  *      names.  A death before it did costs nothing but memory, until those bytes are used again.
  *
- * The sequence is also the futex word on which the *other* side sleeps: getters sleep on put.ledgers.sequence until
- * something is put, putters on get.ledgers.sequence until something is taken.  `waiting` says that somebody may sleep
- * there.  It is a flag and not a count, so that a killed sleeper leaves nothing to subtract.
+ *  SLEEP.  Getters sleep on the futex word put.ledgers.sequence until something is put, putters on room.bell until
+ *  there is enough room.  `waiting` of the side that they wait for says that somebody may sleep there.  It holds flags
+ *  and not a count, so that a killed sleeper leaves nothing to subtract.
+ *
+ *  17. get.ledgers.waiting: WAITING_FOR_ROOM is set under the put lock, after room.position and room.count; while it is
+ *      set these two are only lowered.  Whoever sets a flag looks at the get ledger once more before it sleeps.
+ *  18. After the commit a getter looks at the flags: at WAITING_FOR_ROOM only if its ledger has reached both room.position
+ *      and room.count.  Whoever takes flags down then moves the bell and wakes everybody there.  A position or count
+ *      that is too low costs a wake-up in vain; one that is too high cannot be.
+ *
+ *  RESERVATIONS.  A record may be put before its payload is written: its process then writes it where it lies, under no
+ *  lock.  A struct reservation stands before such a record, in the same commit; they count as one item.
+ *
+ *  19. Its `state` is written once more, under the get lock, by the process that it names: to RESERVATION_COMMITTED when
+ *      the payload is whole, which is the commit, or to RESERVATION_ABANDONED.  From then on the process does not write
+ *      to the payload.  Any other byte of a record in the queue never changes.
+ *  20. A getter that comes to an open one does not wait: it makes an entry of the lease table for the record behind it,
+ *      LEASE_WRITING, which names the same process by the same token, and goes on.  That process finds the entry by these
+ *      and makes it RETURNED or FREE, by rule 13; if the process has ended, others make it FREE as they look at the holders.
+ *      clear() does the same and drops what lies before and behind.
+ *  21. A getter that comes to a committed one goes on to the record behind it; one that comes to an abandoned one passes
+ *      both and counts the item as done, in one commit.
  */
 #ifndef SHMQUEUE_LAYOUT_H
 #define SHMQUEUE_LAYOUT_H
@@ -82,7 +108,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 4u
+#define LAYOUT_VERSION 5u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
@@ -96,7 +122,7 @@ struct header {
     char magic[8];
     char engine[8];
     uint32_t version;
-    uint32_t header_size;   /* where the data begins */
+    uint32_t header_size;   /* bytes; the data begin at the next page */
     uint64_t capacity;      /* most bytes of records */
     uint64_t maxsize;       /* most items at first; 0: as many as fit */
     uint64_t initial;       /* bytes of the first arena of an elastic queue; 0: of fixed size */
@@ -117,13 +143,21 @@ struct header {
  * recoveries: how often a dead owner's lock was taken over.  Written by the lock's owner; a death may lose one count.
  * high_water: most items ever in the queue, about (put side only).  Written by the lock's owner, before the commit.
  * maxsize:    most items in the queue from now on, and one more; 0: what the header says (put side only).  Written by
- *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice. */
+ *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice.
+ * claimant:   thread id of a putter that others have overtaken while it waited for room; 0: none (put side only, as the
+ *             next three).  Written by the lock's owner, and taken back to 0 by the claimant under no lock.
+ * claim_*:    how long that counts, on the monotonic clock, ns, never further ahead than a slice, and the bytes and
+ *             items that are left free for it.  A hint: a claimant that is killed costs the others what is left of the
+ *             slice. */
 struct guard {
     _Atomic uint32_t lock;
-    uint32_t reserved;
+    _Atomic uint32_t claimant;
     _Atomic uint64_t recoveries;
     _Atomic uint64_t high_water;
     _Atomic uint64_t maxsize;
+    _Atomic uint64_t claim_until;
+    _Atomic uint64_t claim_bytes;
+    _Atomic uint64_t claim_items;
 };
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.
@@ -131,9 +165,9 @@ struct guard {
  * dropped: get side: items that clear() took, which nobody will call task_done() for.
  * shut:    put side: enum shut, whether the queue was shut down for all.
  * arena:   which arena the position lies in, 0 in a ring of fixed size; get side: and LEDGER_LEASES.
- * waiting: raised by sleepers of the other side under no lock, taken down by a committer that is going to wake them,
- *          before its commit.  A committer killed in between leaves them asleep for the rest of their slice (wait.h),
- *          not longer. */
+ * waiting: put side: raised by sleeping getters under no lock, taken down by a putter that is going to wake them, before
+ *          its commit.  Get side: flags, see rules 17 and 18.  A committer killed between commit and wake leaves the
+ *          sleepers asleep for the rest of their slice (os.h), not longer. */
 struct ledgers {
     _Atomic uint32_t sequence;
     _Atomic uint32_t waiting;
@@ -147,6 +181,9 @@ struct ledgers {
 };
 
 #define LEDGER_LEASES UINT32_C(0x80000000)
+
+#define WAITING_FOR_ROOM 1u
+#define WAITING_FOR_ANY 2u /* commit of the get side, wherever it leads */
 
 enum shut {
     SHUT_NOT,
@@ -182,14 +219,23 @@ struct tally {
     _Atomic uint32_t waiting;
 };
 
+/* What putters sleep on, and from which get.position and get.count on they want to be woken: see rules 17 and 18. */
+struct room {
+    _Atomic uint32_t bell;
+    uint32_t unused;
+    _Atomic uint64_t position;
+    _Atomic uint64_t count;
+};
+
 /* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
  * starved:  the memory was out when a queue wanted to grow: getters give back what they can at once.  A hint.
- * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint. */
+ * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint.
+ * reserves: there may be reservations.  Raised before the first one is put, and never taken down. */
 struct notes {
     _Atomic uint32_t shut;
     _Atomic uint32_t starved;
     _Atomic uint64_t lowered;
-    uint64_t reserved;
+    _Atomic uint64_t reserves;
 };
 
 /* See rules 7 to 10.  Arena 0 has all its memory, whatever `reserved` says. */
@@ -208,6 +254,7 @@ enum lease_state {
     LEASE_LENT,     /* in the hands of its holder */
     LEASE_RETURNED, /* to be handed out before any record that was not yet */
     LEASE_PINNED,   /* finished, but the holder still looks at the bytes */
+    LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 20) */
 };
 
 /* One cache line, so that holders do not share. */
@@ -223,7 +270,7 @@ struct lease {
     _Atomic uint32_t pid;      /* the holder's */
     _Atomic uint32_t handle;   /* which of the holder's handles */
     _Atomic uint32_t arena;    /* in which the position lies */
-    _Atomic uint32_t attempt;  /* how often it was handed out */
+    _Atomic uint32_t attempt;  /* how often it was handed out; of a WRITING one: the token */
 };
 
 #define LAYOUT_LEASES 1024u
@@ -250,17 +297,43 @@ struct segment {
     alignas(256) struct side put;
     struct side get;
     alignas(LAYOUT_APART) struct tally tally;
+    alignas(64) struct room room;
     alignas(LAYOUT_APART) struct notes notes;
     alignas(LAYOUT_APART) struct arena arenas[LAYOUT_ARENAS];
     alignas(LAYOUT_APART) struct leases leases;
 };
 
 #define RECORD_HEADER_SIZE 8u
-#define RECORD_LENGTH_MAX UINT32_MAX
+#define RECORD_SHORT_MAX (UINT32_MAX - 2)
+#define RECORD_RESERVED (UINT32_MAX - 1) /* a `length` that says: this is no record, but a reservation */
+#define RECORD_LONG UINT32_MAX           /* and one that says: more than RECORD_SHORT_MAX, and how much comes next */
 
 struct record_header {
     uint32_t length; /* payload bytes */
     uint32_t method; /* serialization method, serialization.py */
+};
+
+/* Bytes before the payload of a record. */
+static inline uint64_t record_head(uint64_t length)
+{
+    return length <= RECORD_SHORT_MAX ? RECORD_HEADER_SIZE : RECORD_HEADER_SIZE + sizeof(uint64_t);
+}
+
+enum reservation_state {
+    RESERVATION_OPEN = 1,
+    RESERVATION_COMMITTED,
+    RESERVATION_ABANDONED,
+};
+
+struct reservation {
+    uint32_t length; /* RECORD_RESERVED */
+    uint8_t state;
+    uint8_t unused[3];
+    uint32_t pid; /* the process that writes: as in struct lease */
+    uint32_t handle;
+    uint64_t started;
+    uint32_t token; /* which of that process's */
+    uint32_t unused_too;
 };
 
 _Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
@@ -272,13 +345,15 @@ _Static_assert(offsetof(struct segment, put.ledgers) == 384, "lock and ledgers a
 _Static_assert(offsetof(struct segment, get) == 512, "putters and getters a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, get.ledgers) == 640, "lock and ledgers a line apart, against false sharing");
 _Static_assert(offsetof(struct segment, tally) == 768, "task_done() must not slow down put and get");
+_Static_assert(offsetof(struct segment, room) == 832, "read by getters only while a putter sleeps");
 _Static_assert(offsetof(struct segment, notes) == 896, "read by every get, written hardly ever");
 _Static_assert(offsetof(struct segment, arenas) == 1024, "clear of the notes");
 _Static_assert(offsetof(struct segment, get.next) == 704, "in a line that putters never read");
 _Static_assert(sizeof(struct lease) == 64, "an entry is one line");
 _Static_assert(offsetof(struct segment, leases) == 3072, "clear of the arenas");
 _Static_assert(sizeof(struct segment) <= LAYOUT_HEADER_SIZE, "the data begins at LAYOUT_HEADER_SIZE");
-_Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item costs exactly 8 + length bytes");
+_Static_assert(sizeof(struct record_header) == RECORD_HEADER_SIZE, "an item that is no longer than RECORD_SHORT_MAX costs exactly 8 + length bytes");
+_Static_assert(sizeof(struct reservation) == 32, "what a reserved item costs more");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics must work between processes");
 
 #endif

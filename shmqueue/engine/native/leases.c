@@ -294,7 +294,7 @@ static bool copy_to_window(struct ring *ring, uint32_t arena, uint64_t position,
     }
     for (uint64_t done = 0; done < length;) {
         size_t part = length - done < sizeof chunk ? (size_t)(length - done) : sizeof chunk;
-        span_copy_out(span, span_advance(span, offset, done), chunk, part);
+        memcpy(chunk, span.bytes + offset + done, part);
         ssize_t written = pwrite(file, chunk, part, (off_t)(windows_start(ring) + window + done));
         if (written <= 0) {
             return false;
@@ -327,8 +327,14 @@ static void move_if_it_holds_up(struct ring *ring, struct take *take)
     if (span.bytes == NULL) {
         return;
     }
-    span_copy_out(span, arena_offset(ring, arena, position), &head, sizeof head);
-    uint64_t length = sizeof head + (uint64_t)head.length, window = 0;
+    const unsigned char *bytes = span.bytes + arena_offset(ring, arena, position);
+    memcpy(&head, bytes, sizeof head);
+    uint64_t length = head.length, window = 0;
+    if (head.length == RECORD_LONG) {
+        memcpy(&length, bytes + sizeof head, sizeof length);
+        length = length < UINT64_MAX / 2 ? length : UINT64_MAX / 2;
+    }
+    length += record_head(length);
     if (length > held_up || length > span.size) {
         return; /* it contradicts itself: who takes it will say so */
     }
@@ -392,17 +398,17 @@ void leases_tidy(struct ring *ring, const struct take *done)
 
 /* ---- what was given back ---- */
 
-static bool read_bytes(struct ring *ring, const struct place *place, uint64_t from, uint32_t length, void *bytes)
+static bool read_bytes(struct ring *ring, const struct place *place, uint64_t from, uint64_t length, void *bytes)
 {
     if (place->window == 0) {
         struct span span = arena_span(ring, place->arena);
         if (span.bytes == NULL) {
             return false;
         }
-        span_copy_out(span, span_advance(span, arena_offset(ring, place->arena, place->position), from), bytes, length);
+        memcpy(bytes, span.bytes + arena_offset(ring, place->arena, place->position) + from, length);
         return true;
     }
-    for (uint32_t done = 0; done < length;) {
+    for (uint64_t done = 0; done < length;) {
         int file = ring_file(ring);
         errno = EBADF;
         off_t start = (off_t)(windows_start(ring) + place->position + from + done);
@@ -411,7 +417,7 @@ static bool read_bytes(struct ring *ring, const struct place *place, uint64_t fr
             atomic_store(&ring->map_error, got < 0 ? errno : EIO);
             return false;
         }
-        done += (uint32_t)got;
+        done += (uint64_t)got;
     }
     return true;
 }
@@ -424,11 +430,18 @@ static enum ring_status read_header(struct ring *ring, struct take *take)
     if (!read_bytes(ring, place, 0, sizeof head, &head)) {
         return RING_UNMAPPED;
     }
-    uint64_t room = place->window != 0 ? place->window : ring->arena_size[place->arena];
-    if (head.length > room - sizeof head || (place->window != 0 && head.length != place->window - sizeof head)) {
+    uint64_t length = head.length;
+    if (head.length == RECORD_LONG && !read_bytes(ring, place, sizeof head, sizeof length, &length)) {
+        return RING_UNMAPPED;
+    }
+    uint64_t size = ring->arena_size[place->arena], most = size < ring->capacity ? size : ring->capacity;
+    uint64_t room = place->window != 0 ? place->window : most;
+    if (record_head(length) > room || length > room - record_head(length) ||
+        (place->window != 0 && length != place->window - record_head(length)) ||
+        (head.length > RECORD_SHORT_MAX) != (head.length == RECORD_LONG && length > RECORD_SHORT_MAX)) {
         return ring_poison(ring, "a leased record is longer than its place");
     }
-    take->length = head.length;
+    take->length = length;
     take->method = head.method;
     return RING_OK;
 }
@@ -456,9 +469,9 @@ enum ring_status leases_look(struct ring *ring, struct take *take)
     return read_header(ring, take);
 }
 
-enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes)
+enum ring_status leases_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes)
 {
-    bool done = read_bytes(ring, &take->place, sizeof(struct record_header) + (uint64_t)from, length, bytes);
+    bool done = read_bytes(ring, &take->place, record_head(take->length) + from, length, bytes);
     return done ? RING_OK : RING_UNMAPPED;
 }
 
@@ -528,8 +541,9 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
         SET(entry->attempt, 1);
         ring_get_pass(take);
     } else {
+        bool is_first = GET(entry->attempt) == 0; /* it was being written when others were handed out */
         SET(entry->attempt, GET(entry->attempt) + 1);
-        SET(leases->redelivered, GET(leases->redelivered) + 1);
+        SET(leases->redelivered, GET(leases->redelivered) + !is_first);
         take->returned--;
     }
     SET(entry->in_place, 1);
@@ -554,7 +568,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
     return RING_OK;
 }
 
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length)
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t from)
 {
     const struct place *place = &loan->place;
     struct span span = arena_span(ring, place->arena);
@@ -562,13 +576,12 @@ const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t
         return NULL;
     }
     uint64_t offset = arena_offset(ring, place->arena, place->position);
-    offset = span_advance(span, offset, sizeof(struct record_header) + (uint64_t)from);
-    return length <= span.size - offset ? span.bytes + offset : NULL;
+    return span.bytes + offset + record_head(loan->length) + from;
 }
 
-bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes)
+bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes)
 {
-    return read_bytes(ring, &loan->place, sizeof(struct record_header) + (uint64_t)from, length, bytes);
+    return read_bytes(ring, &loan->place, record_head(loan->length) + from, length, bytes);
 }
 
 void ring_loan_may_move(struct ring *ring, const struct loan *loan)
@@ -679,35 +692,49 @@ enum ring_status ring_loan_unpin(struct ring *ring, const struct loan *loan, str
 }
 
 /* Getters sleep on the put side's sequence, so that one moves, though nothing was put. */
-static void wake_getter(struct ring *ring)
+void leases_wake_getter(struct ring *ring)
 {
     struct side *side = &ring->segment->put;
     struct self *self = lock_self();
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + WAKE_PATIENCE_NS};
     if (ring_lock_side(ring, side, self, patience) == RING_OK) {
         struct view put = ledger_read(&side->ledgers);
-        ring_commit_and_wake(side, self, &put, 1);
+        ring_commit_put(ring, self, &put, 1);
     } else { /* whoever has it moves the sequence, or dies: then the slice ends the wait */
         futex_wake(&side->ledgers.sequence, 1);
+    }
+}
+
+/* With the get lock held: ends an entry, commits and releases the lock.  `again`: the item is to be handed out, unless the
+ * queue was shut down and what was left dropped. */
+static void end_entry(struct ring *ring, struct take *take, uint32_t number, bool again)
+{
+    struct lease *entry = change(ring, take, number);
+    bool was_writing = GET(entry->state) == LEASE_WRITING;
+    bool is_dropped = again && ledger_read(&ring->segment->put.ledgers).shut == SHUT_IMMEDIATE;
+    again = again && !is_dropped;
+    if (again) {
+        SET(entry->pid, 0);
+        SET(entry->started, take->generation);
+        SET(entry->attempt, was_writing ? 0 : GET(entry->attempt));
+        take->returned++;
+    } else if (was_writing || is_dropped) {
+        count_as_done(ring, take);
+    }
+    SET(entry->in_place, 0);
+    SET(entry->state, again ? LEASE_RETURNED : LEASE_FREE);
+    ring_get_commit(ring, take);
+    if (again) {
+        leases_wake_getter(ring);
+    } else if (was_writing || is_dropped) {
+        tally_wake_if_finished(ring);
     }
 }
 
 /* With the get lock held: gives an item back, commits and releases the lock. */
 static void give_back(struct ring *ring, struct take *take, uint32_t number)
 {
-    struct lease *entry = change(ring, take, number);
-    bool was_lent = GET(entry->state) == LEASE_LENT;
-    if (was_lent) {
-        SET(entry->pid, 0);
-        SET(entry->started, take->generation);
-        take->returned++;
-    }
-    SET(entry->in_place, 0);
-    SET(entry->state, was_lent ? LEASE_RETURNED : LEASE_FREE);
-    ring_get_commit(ring, take);
-    if (was_lent) {
-        wake_getter(ring);
-    }
+    end_entry(ring, take, number, GET(atomic_load(&ring->table)[number].state) == LEASE_LENT);
 }
 
 enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, struct patience patience)
@@ -723,7 +750,7 @@ enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, st
 static bool is_held(const struct lease *entry)
 {
     uint32_t state = GET(entry->state);
-    return state == LEASE_LENT || state == LEASE_PINNED;
+    return state == LEASE_LENT || state == LEASE_PINNED || state == LEASE_WRITING;
 }
 
 /* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  RING_EMPTY: there is none. */
@@ -771,6 +798,86 @@ static uint32_t entries_now(struct ring *ring)
     bool has_memory = entries * sizeof(struct lease) <= GET(segment->leases.reserved);
     return get.leases && entries <= LAYOUT_LEASES && has_memory && table(ring) != NULL ? entries : 0;
 }
+
+/* ---- reservations ---- */
+
+enum ring_status leases_prepare(struct ring *ring, struct patience patience)
+{
+    struct take take;
+    if (ring_is_poisoned(ring)) {
+        return RING_BROKEN;
+    }
+    if (GET(ring->segment->leases.reserved) > 0) {
+        return RING_OK;
+    }
+    enum ring_status status = ring_get_lock(ring, &take, patience);
+    if (status == RING_OK) {
+        status = table(ring) != NULL && reserve_table(ring, 1) ? RING_OK : RING_UNMAPPED;
+        ring_get_abort(ring, &take);
+    }
+    return status;
+}
+
+static void make_writing(struct ring *ring, struct take *take, uint32_t number)
+{
+    const struct reservation *reservation = &take->reservation;
+    struct lease *entry = change(ring, take, number);
+    SET(entry->position, take->next.position + sizeof *reservation);
+    SET(entry->window, 0);
+    SET(entry->count, take->next.count);
+    SET(entry->arena, take->next.arena);
+    SET(entry->attempt, reservation->token);
+    SET(entry->in_place, 1);
+    SET(entry->pid, reservation->pid);
+    SET(entry->started, reservation->started);
+    SET(entry->handle, reservation->handle);
+    SET(entry->since, (uint64_t)monotonic_ns());
+    SET(entry->state, LEASE_WRITING);
+    if (number >= take->entries) {
+        take->entries = number + 1;
+    }
+    take->next.leases = true;
+}
+
+enum ring_status leases_pass_reservation(struct ring *ring, struct take *take)
+{
+    bool is_open = take->reservation.state == RESERVATION_OPEN;
+    if (is_open) {
+        uint32_t number;
+        take->at = NOT_RETURNED;
+        enum ring_status status = choose_entry(ring, take, &number);
+        if (status != RING_OK) {
+            ring_get_abort(ring, take);
+            return status;
+        }
+        make_writing(ring, take, number);
+    } else {
+        count_as_done(ring, take);
+    }
+    take->next.position += sizeof take->reservation + record_head(take->length) + take->length;
+    take->next.count++;
+    ring_get_commit(ring, take);
+    if (!is_open) {
+        tally_wake_if_finished(ring);
+    }
+    return RING_OK;
+}
+
+bool leases_end_reservation(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit)
+{
+    const struct lease *entries = atomic_load(&ring->table);
+    for (uint32_t i = 0; take->next.leases && i < take->entries; i++) {
+        if (GET(entries[i].state) == LEASE_WRITING && GET(entries[i].pid) == reservation->pid &&
+            GET(entries[i].started) == reservation->started && GET(entries[i].handle) == reservation->handle &&
+            GET(entries[i].attempt) == reservation->token) {
+            end_entry(ring, take, i, commit);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- the dead ---- */
 
 bool ring_look_is_due(const struct ring *ring)
 {

@@ -14,7 +14,7 @@ struct loan {
     uint32_t attempt; /* 1: it was never handed out before */
     uint64_t count;
     struct place place;
-    uint32_t length; /* of the payload */
+    uint64_t length; /* of the payload, in bytes */
     uint32_t method;
 };
 
@@ -24,11 +24,20 @@ enum ring_status leases_enter(struct ring *ring, struct take *take);
 /* Makes an item that was given back the record at hand.  RING_EMPTY: there is none. */
 enum ring_status leases_look(struct ring *ring, struct take *take);
 /* Copies bytes of the payload at hand, which is such an item's. */
-enum ring_status leases_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
+enum ring_status leases_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes);
 /* Drops all items that were given back; they are what `take` then says. */
 void leases_drop_returned(struct ring *ring, struct take *take);
 /* What becomes of take->next in the ledger; writes what belongs beside it. */
 struct view leases_settle(struct ring *ring, struct take *take);
+/* With a reservation at hand: makes an entry of it if it is open, passes it, and releases the get lock.  RING_FULL: there
+ * is no entry left.  RING_UNMAPPED: no memory for the table. */
+enum ring_status leases_pass_reservation(struct ring *ring, struct take *take);
+/* Before a reservation is put: makes sure that there is memory for an entry. */
+enum ring_status leases_prepare(struct ring *ring, struct patience patience);
+/* With the get lock held, if the reservation is an entry: ends it and releases the lock.  False: it is none. */
+bool leases_end_reservation(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit);
+/* Lets one getter that sleeps look again. */
+void leases_wake_getter(struct ring *ring);
 /* After that commit, with no lock held: gives back the memory of records that had been moved and are gone.  The lock was
  * free meanwhile, so others may lie there now. */
 void leases_tidy(struct ring *ring, const struct take *take);
@@ -37,10 +46,10 @@ void leases_tidy(struct ring *ring, const struct take *take);
  * ring_loan_may_move() or the end of the loan. RING_FULL: too many are leased. RING_UNMAPPED: no memory for the table,
  * ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
-/* Where `length` bytes of the payload from its byte `from` on lie; NULL if they wrap or were moved.  No lock. */
-const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length);
+/* Where the payload's byte `from` and what follows it lie; NULL if they were moved.  No lock. */
+const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t from);
 /* Copies them.  False: ring->map_error says why it cannot be done.  No lock. */
-bool ring_loan_read(struct ring *ring, const struct loan *loan, uint32_t from, uint32_t length, void *bytes);
+bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes);
 /* The holder does not look at the bytes any more, and goes on with the loan.  No lock. */
 void ring_loan_may_move(struct ring *ring, const struct loan *loan);
 /* It does again: finds out where they are now.  Takes the lock.  RING_MISMATCH: the loan is over. */

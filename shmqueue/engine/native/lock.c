@@ -2,10 +2,7 @@
 #define _GNU_SOURCE
 #include "lock.h"
 
-#include <fcntl.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 
 _Thread_local struct self lock_thread_self;
@@ -67,35 +64,30 @@ struct self *lock_self_fill(void)
     return self;
 }
 
-/* Is the thread gone, or a zombie that nobody has waited for yet? */
-static bool owner_is_dead(uint32_t tid)
-{
-    if (syscall(SYS_tkill, tid, 0) != 0) {
-        return errno == ESRCH;
-    }
-    char path[40], text[512];
-    snprintf(path, sizeof path, "/proc/%u/stat", tid);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) {
-        return false;
-    }
-    ssize_t got = read(file, text, sizeof text - 1);
-    close(file);
-    if (got <= 0) {
-        return false;
-    }
-    text[got] = '\0';
-    const char *name_end = strrchr(text, ')'); /* the name in parentheses may hold anything */
-    return name_end != NULL && (name_end[2] == 'Z' || name_end[2] == 'X');
-}
-
 /* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered
- * another robust list head behind our back, a kernel without robust futexes. */
+ * another robust list head behind our back, a kernel without robust futexes, an owner that was busy with another word.
+ * The word tells no more than the owner's id, which may have come back: as that of a thread of a process that has
+ * nothing to do with this memory, which is told from an owner here, or of one that has, which finds its own id in the
+ * word when it opens the queue, waits on it or wants the lock.
+ *
+ * Not proof against this: between the look at a thread and the mark a new thread of its id comes, opens the queue, takes
+ * the word over, and another waiter sets FUTEX_WAITERS. */
 static void mark_if_dead(_Atomic uint32_t *word, uint32_t seen)
 {
     uint32_t tid = seen & FUTEX_TID_MASK;
-    if (tid != 0 && atomic_load(word) == seen && owner_is_dead(tid)) {
+    if (tid != 0 && atomic_load(word) == seen && !os_may_work_on(tid, word)) {
         atomic_compare_exchange_strong(word, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED);
+    }
+}
+
+void lock_disown(_Atomic uint32_t *word, struct self *self)
+{
+    uint32_t seen = atomic_load_explicit(word, memory_order_relaxed);
+    while ((seen & FUTEX_TID_MASK) == self->tid) {
+        if (atomic_compare_exchange_strong(word, &seen, (seen & FUTEX_WAITERS) | FUTEX_OWNER_DIED)) {
+            futex_wake(word, 1);
+            return;
+        }
     }
 }
 

@@ -18,7 +18,7 @@
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H
 
-#include "wait.h"
+#include "os.h"
 
 /* Who the calling thread is to the kernel.  Filled at a thread's first use, and again after a fork. */
 struct self {
@@ -89,6 +89,10 @@ static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *sel
 /* Takes the lock, waiting until the deadline (monotonic, ns).  Returns LOCK_INTERRUPTED after a signal and after each
  * slice, so that the caller may look around and come back; an owner found dead is marked before. */
 enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t deadline, int64_t spin_ns);
+
+/* A thread that holds no lock finds its id in a word: an earlier thread of that id died with it.  Marks it as the kernel
+ * should have. */
+void lock_disown(_Atomic uint32_t *word, struct self *self);
 
 /* A full barrier on x86; a release elsewhere. */
 static inline void lock_release(_Atomic uint32_t *word, struct self *self)

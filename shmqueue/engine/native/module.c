@@ -161,7 +161,7 @@ void unmap(RingObject *self)
 {
     if (self->memory != NULL) {
         ring_close(&self->ring);
-        munmap(self->memory, self->size);
+        ring_unmap(self->memory, self->size);
         self->memory = NULL;
     }
     if (self->ring.file >= 0) {
@@ -236,6 +236,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     self->report = Py_NewRef(report);
     self->ring.file = -1;
     self->fast_puts = self->fast_gets = true;
+    self->lock_patience = 1.0;
     struct header header = {0};
     if (pread(file, &header, sizeof header, 0) < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -244,7 +245,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
     }
     uint64_t mapped = ring_first_mapping(&header);
     self->size = (size_t)(mapped < (uint64_t)size ? mapped : (uint64_t)size); /* ring_open() judges it */
-    void *memory = mmap(NULL, self->size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *memory = ring_map(file, self->size);
     if (memory == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);
         Py_DECREF(self);
@@ -286,7 +287,35 @@ static void Ring_dealloc(RingObject *self)
     Py_DECREF(type);
 }
 
-#define FAST(name) {#name, (PyCFunction)(void (*)(void))Ring_##name, METH_FASTCALL, NULL}
+ALONE_FAST(Ring_put)
+ALONE_FAST(Ring_put_item)
+ALONE_FAST(Ring_put_items)
+ALONE_FAST(Ring_put_many)
+ALONE_FAST(Ring_get)
+ALONE_FAST(Ring_get_item)
+ALONE_FAST(Ring_get_items)
+ALONE_FAST(Ring_lend)
+ALONE_FAST(Ring_lease)
+ALONE_FAST(Ring_get_many)
+ALONE_FAST(Ring_peek)
+ALONE_FAST(Ring_wait)
+ALONE_FAST(Ring_reserve)
+ALONE_PLAIN(Ring_take, RingObject, self)
+ALONE_PLAIN(Ring_moment, RingObject, self)
+ALONE_PLAIN(Ring_pass_on, RingObject, self)
+ALONE_PLAIN(Ring_clear, RingObject, self)
+ALONE_PLAIN(Ring_task_done, RingObject, self)
+ALONE_PLAIN(Ring_join, RingObject, self)
+ALONE_PLAIN(Ring_qsize, RingObject, self)
+ALONE_PLAIN(Ring_counters, RingObject, self)
+ALONE_PLAIN(Ring_lease_figures, RingObject, self)
+ALONE_PLAIN(Ring_shut_down, RingObject, self)
+ALONE_PLAIN(Ring_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_set_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_close, RingObject, self)
+
+#define FAST(name) {#name, (PyCFunction)(void (*)(void))ALONE(Ring_##name), METH_FASTCALL, NULL}
+#define PLAIN(name, arguments) {#name, (PyCFunction)ALONE(Ring_##name), arguments, NULL}
 
 static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, shmqueue.items */
     FAST(put),
@@ -299,25 +328,29 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     FAST(lend),
     FAST(lease),
     FAST(get_many),
+    FAST(reserve),
     FAST(peek),
     FAST(wait),
-    {"take", (PyCFunction)Ring_take, METH_O, NULL},
-    {"clear", (PyCFunction)Ring_clear, METH_NOARGS, NULL},
-    {"task_done", (PyCFunction)Ring_task_done, METH_NOARGS, NULL},
-    {"join", (PyCFunction)Ring_join, METH_O, NULL},
-    {"qsize", (PyCFunction)Ring_qsize, METH_NOARGS, NULL},
-    {"counters", (PyCFunction)Ring_counters, METH_NOARGS, NULL},
-    {"lease_figures", (PyCFunction)Ring_lease_figures, METH_NOARGS, NULL},
-    {"shut_down", (PyCFunction)Ring_shut_down, METH_O, NULL},
-    {"maxsize", (PyCFunction)Ring_maxsize, METH_NOARGS, NULL},
-    {"set_maxsize", (PyCFunction)Ring_set_maxsize, METH_O, NULL},
-    {"close", (PyCFunction)Ring_close, METH_NOARGS, NULL},
+    PLAIN(take, METH_O),
+    PLAIN(moment, METH_O),
+    PLAIN(pass_on, METH_NOARGS),
+    PLAIN(clear, METH_NOARGS),
+    PLAIN(task_done, METH_NOARGS),
+    PLAIN(join, METH_O),
+    PLAIN(qsize, METH_NOARGS),
+    PLAIN(counters, METH_NOARGS),
+    PLAIN(lease_figures, METH_NOARGS),
+    PLAIN(shut_down, METH_O),
+    PLAIN(maxsize, METH_NOARGS),
+    PLAIN(set_maxsize, METH_O),
+    PLAIN(close, METH_NOARGS),
     {NULL, NULL, 0, NULL},
 };
 
 static PyMemberDef Ring_members[] = {
     {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether put() of a QueueBase may put."},
     {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether get() and lease() of a QueueBase may get."},
+    {"lock_patience", T_DOUBLE, offsetof(RingObject, lock_patience), 0, "See shmqueue.engine.Engine."},
     {"while_waiting", T_OBJECT, offsetof(RingObject, while_waiting), 0, "See shmqueue.engine.Engine."},
     {NULL, 0, 0, 0, NULL},
 };
@@ -414,7 +447,8 @@ static int module_exec(PyObject *module)
         }
     }
     state->loan_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Loan_spec, NULL);
-    if (state->loan_type == NULL) {
+    state->reservation_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Reservation_spec, NULL);
+    if (state->loan_type == NULL || state->reservation_type == NULL) {
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
@@ -422,9 +456,11 @@ static int module_exec(PyObject *module)
     Py_XDECREF(queue_base_type); /* the module has it */
     PyTypeObject *anchor_type = public_type(module, &Anchor_spec, NULL);
     Py_XDECREF(anchor_type); /* the module has it */
+    PyTypeObject *bell_type = public_type(module, &Bell_spec, NULL);
+    Py_XDECREF(bell_type); /* the module has it */
     state->record_type = public_type(module, &Record_spec, &PyTuple_Type);
     state->nothing = state->record_type != NULL ? PyObject_CallNoArgs((PyObject *)state->record_type) : NULL;
-    return state->ring_type != NULL && queue_base_type != NULL && anchor_type != NULL &&
+    return state->ring_type != NULL && queue_base_type != NULL && anchor_type != NULL && bell_type != NULL &&
                    state->nothing != NULL
                ? 0
                : -1;
@@ -440,6 +476,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
     Py_VISIT(state->loan_type);
+    Py_VISIT(state->reservation_type);
     Py_VISIT(state->record_type);
     Py_VISIT(state->lease_type);
     Py_VISIT(state->nothing);
@@ -456,6 +493,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->loan_type);
+    Py_CLEAR(state->reservation_type);
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->lease_type);
     for (size_t i = 0; i < SLOW_METHODS; i++) {
@@ -467,6 +505,12 @@ static int module_clear(PyObject *module)
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
+#if PY_VERSION_HEX >= 0x030C0000
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_GIL_DISABLED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
     {0, NULL},
 };
 

@@ -1,23 +1,145 @@
-/* os.c: processes, as /proc and kill() tell of them; see os.h. */
+/* os.c: futexes of each platform, and processes as /proc and kill() tell of them; see os.h. */
 #define _GNU_SOURCE
 #include "os.h"
 
-#include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "lock.h"
 
+#define FIRST_STEP_NS INT64_C(50000) /* between two looks at a word where the futex call is denied */
+#define LAST_STEP_NS INT64_C(5000000)
+
+/* What the kernel takes for a time, whatever libc calls time_t. */
+struct kernel_time {
+    __kernel_long_t seconds, nanoseconds;
+};
+struct kernel_time64 {
+    int64_t seconds, nanoseconds;
+};
+
+/* The system call; `length`: ns, FUTEX_WAIT only.  A 32-bit platform has one for each size of time, or the second one
+ * only; an old kernel has not heard of that one. */
+static long futex(_Atomic uint32_t *word, int operation, uint32_t value, int64_t length)
+{
+    long result = -1;
+    errno = ENOSYS;
+#ifdef SYS_futex_time64
+    struct kernel_time64 time64 = {.nanoseconds = length};
+    result = syscall(SYS_futex_time64, word, operation, value, &time64, NULL, 0);
+#endif
+#ifdef SYS_futex
+    if (result < 0 && errno == ENOSYS) {
+        struct kernel_time time = {.nanoseconds = (__kernel_long_t)length};
+        result = syscall(SYS_futex, word, operation, value, &time, NULL, 0);
+    }
+#endif
+    return result;
+}
+
+int futex_wake(_Atomic uint32_t *word, int most)
+{
+    long woken = futex(word, FUTEX_WAKE, (uint32_t)most, 0);
+    return woken < 0 ? 0 : (int)woken;
+}
+
+/* For a system that denies the call (seccomp filters, gVisor): looks at the word now and then, less and less often. */
+static enum wait_result poll_word(_Atomic uint32_t *word, uint32_t seen, int64_t length)
+{
+    int64_t end = monotonic_ns() + length;
+    for (int64_t step = FIRST_STEP_NS;; step = 2 * step < LAST_STEP_NS ? 2 * step : LAST_STEP_NS) {
+        int64_t left = end - monotonic_ns();
+        if (atomic_load(word) != seen) {
+            return WAIT_WOKEN;
+        }
+        if (left <= 0) {
+            return WAIT_SLICE_OVER;
+        }
+        struct timespec pause = {.tv_nsec = (long)(left < step ? left : step)};
+        if (nanosleep(&pause, NULL) != 0 && errno == EINTR) {
+            return WAIT_INTERRUPTED;
+        }
+    }
+}
+
+enum wait_result futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadline)
+{
+    int64_t length = WAIT_SLICE_NS;
+    if (deadline != WAIT_FOREVER) {
+        int64_t left = deadline - monotonic_ns();
+        if (left <= 0) {
+            return WAIT_DEADLINE;
+        }
+        length = left < length ? left : length;
+    }
+    _Static_assert(WAIT_SLICE_NS < 1000000000, "a slice fits in the nanoseconds");
+    enum wait_result result = WAIT_SLICE_OVER;
+    if (futex(word, FUTEX_WAIT, seen, length) == 0 || errno == EAGAIN) {
+        return WAIT_WOKEN;
+    }
+    if (errno == EINTR) {
+        return WAIT_INTERRUPTED;
+    }
+    if (errno != ETIMEDOUT) {
+        result = poll_word(word, seen, length);
+    }
+    return result == WAIT_SLICE_OVER && length < WAIT_SLICE_NS ? WAIT_DEADLINE : result;
+}
+
+void futex_wake_here(_Atomic uint32_t *word) { (void)futex(word, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, INT_MAX, 0); }
+
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449 /* the same number on all platforms that have it, but Alpha */
+#endif
+
+/* struct futex_waitv, which kernel headers have only since Linux 5.16. */
+struct waiter {
+    uint64_t value;
+    uint64_t address;
+    uint32_t flags;
+    uint32_t reserved;
+};
+
+#define WAITER_32_BITS 2u   /* FUTEX2_SIZE_U32 */
+#define WAITER_PRIVATE 128u /* FUTEX2_PRIVATE */
+
+int futex_wait_any(const struct futex_word *words, size_t count, int64_t end)
+{
+    struct waiter waiters[FUTEX_WORDS_MOST];
+    struct kernel_time64 until = {.seconds = end / 1000000000, .nanoseconds = end % 1000000000};
+    for (size_t i = 0; i < count; i++) {
+        waiters[i] = (struct waiter){.value = words[i].seen,
+                                     .address = (uintptr_t)words[i].word,
+                                     .flags = WAITER_32_BITS | (words[i].is_private ? WAITER_PRIVATE : 0)};
+    }
+    long woken = syscall(SYS_futex_waitv, waiters, (unsigned int)count, 0u, &until, CLOCK_MONOTONIC);
+    if (woken >= 0) {
+        return (int)woken;
+    }
+    return errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR ? -1 : FUTEX_NO_SUCH_CALL;
+}
+
 enum found { FOUND, GONE, UNKNOWN };
 
-/* Whether a process has ended, and its start time.  The name, in parentheses, may hold anything, so the fields are counted
- * from its end.  A zombie that has several threads is a process whose first thread has ended, and no other. */
-static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
+struct stat_fields {
+    char state;
+    long threads;
+    uint64_t started;
+};
+
+static bool is_over(char state) { return state == 'Z' || state == 'X'; }
+
+/* A zombie that has several threads is a process whose first thread has ended, and no other. */
+static bool has_ended(const struct stat_fields *fields) { return is_over(fields->state) && fields->threads <= 1; }
+
+/* Of a process, or of one thread.  The name, in parentheses, may hold anything, so the fields are counted from its
+ * end. */
+static enum found read_stat(uint32_t pid, struct stat_fields *fields)
 {
     char path[40], text[1024];
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
@@ -37,8 +159,7 @@ static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
         return UNKNOWN;
     }
     field += 2;
-    char state = *field;
-    long threads = 1;
+    *fields = (struct stat_fields){.state = *field, .threads = 1};
     for (int number = 3; number < 22; number++) {
         field = strchr(field, ' ');
         if (field == NULL) {
@@ -46,11 +167,10 @@ static enum found read_stat(uint32_t pid, bool *has_ended, uint64_t *started)
         }
         field++;
         if (number + 1 == 20) {
-            threads = strtol(field, NULL, 10);
+            fields->threads = strtol(field, NULL, 10);
         }
     }
-    *has_ended = (state == 'Z' || state == 'X') && threads <= 1;
-    *started = strtoull(field, NULL, 10);
+    fields->started = strtoull(field, NULL, 10);
     return FOUND;
 }
 
@@ -62,10 +182,10 @@ struct process os_this_process(void)
     if (atomic_load(&known_in) == epoch) { /* first: in a forked child the other two may still be the parent's */
         return (struct process){.pid = atomic_load(&pid), .started = atomic_load(&started)};
     }
-    bool has_ended;
+    struct stat_fields fields;
     struct process process = {.pid = (uint32_t)getpid()};
-    if (read_stat(process.pid, &has_ended, &process.started) != FOUND) {
-        process.started = 0;
+    if (read_stat(process.pid, &fields) == FOUND) {
+        process.started = fields.started;
     }
     atomic_store(&pid, process.pid);
     atomic_store(&started, process.started);
@@ -75,14 +195,82 @@ struct process os_this_process(void)
 
 bool os_is_alive(struct process process)
 {
-    bool has_ended;
-    uint64_t started;
-    switch (read_stat(process.pid, &has_ended, &started)) {
+    struct stat_fields fields;
+    switch (read_stat(process.pid, &fields)) {
     case FOUND:
-        return !has_ended && (process.started == 0 || started == process.started);
+        return !has_ended(&fields) && (process.started == 0 || fields.started == process.started);
     case GONE:
         return false;
     default:
         return process.pid != 0 && (kill((pid_t)process.pid, 0) == 0 || errno != ESRCH);
     }
+}
+
+/* One line of /proc/<pid>/maps. */
+struct mapping {
+    uintptr_t start, end;
+    unsigned major, minor;
+    unsigned long long inode; /* 0: of no file */
+};
+
+static bool next_mapping(FILE *maps, struct mapping *mapping)
+{
+    char line[128]; /* what is of interest stands before the path, which may be long */
+    bool is_first_piece = true;
+    while (fgets(line, sizeof line, maps) != NULL) {
+        bool was_first_piece = is_first_piece;
+        is_first_piece = strchr(line, '\n') != NULL;
+        if (was_first_piece && sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %x:%x %llu", &mapping->start, &mapping->end,
+                                      &mapping->major, &mapping->minor, &mapping->inode) == 5) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The mapping of this process that an address lies in. */
+static bool find_ours(const void *address, struct mapping *ours)
+{
+    FILE *maps = fopen("/proc/self/maps", "re");
+    bool found = false;
+    while (maps != NULL && !found && next_mapping(maps, ours)) {
+        found = ours->start <= (uintptr_t)address && (uintptr_t)address < ours->end;
+    }
+    if (maps != NULL) {
+        fclose(maps);
+    }
+    return found && ours->inode != 0;
+}
+
+/* Whether a thread's process maps any part of the same file.  UNKNOWN: we may not look (it is another user's). */
+static enum found find_same_file(uint32_t tid, const struct mapping *ours)
+{
+    char path[40];
+    snprintf(path, sizeof path, "/proc/%u/maps", tid);
+    FILE *maps = fopen(path, "re");
+    if (maps == NULL) {
+        return errno == ENOENT || errno == ESRCH ? GONE : UNKNOWN;
+    }
+    struct mapping theirs;
+    enum found found = GONE;
+    while (found == GONE && next_mapping(maps, &theirs)) {
+        bool is_same = theirs.inode == ours->inode && theirs.major == ours->major && theirs.minor == ours->minor;
+        found = is_same ? FOUND : GONE;
+    }
+    found = ferror(maps) && found == GONE ? UNKNOWN : found;
+    fclose(maps);
+    return found;
+}
+
+bool os_may_work_on(uint32_t tid, const void *address)
+{
+    struct stat_fields fields;
+    struct mapping ours;
+    if (syscall(SYS_tkill, tid, 0) != 0 && errno == ESRCH) {
+        return false;
+    }
+    if (read_stat(tid, &fields) != FOUND) {
+        return true; /* without /proc no more can be told */
+    }
+    return !is_over(fields.state) && (!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE);
 }

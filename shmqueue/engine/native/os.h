@@ -1,9 +1,113 @@
-/* os.h: who a process is, and whether it still lives. */
+/* os.h: what the operating system is asked for: clocks, futexes, spinning, and whether a process still lives.
+ *
+ * Every sleep is cut into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit and
+ * its wake, or the woken one is killed, interrupted or out of time, or closes its handle, before it acts.  Both cost
+ * the others at most one slice.  A call that only waits and takes nothing (ring_wait) passes the wake-up on.
+ */
 #ifndef SHMQUEUE_OS_H
 #define SHMQUEUE_OS_H
 
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SPIN_ALONE 256 /* rounds, some microseconds, before a spinning thread lets others run in between */
+#define WAIT_SLICE_NS INT64_C(100000000)
+#define WAIT_FOREVER INT64_MAX /* a deadline that never comes */
+#define WAIT_EVERYONE INT_MAX  /* for futex_wake() */
+
+enum wait_result {
+    WAIT_WOKEN,       /* woken, or the word had changed already: look again */
+    WAIT_SLICE_OVER,  /* a whole slice without news */
+    WAIT_DEADLINE,    /* the caller's deadline has come */
+    WAIT_INTERRUPTED, /* a signal */
+};
+
+static inline int64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("isb" ::: "memory");
+#endif
+}
+
+/* Orders the store before it against the load after it: what both partners of "publish, then see whether the other
+ * one sleeps" need.  On x86 every caller has a locked instruction (the lock's release, an exchange) in between already,
+ * which is a full barrier there. */
+static inline void store_load_barrier_after_locked(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    atomic_signal_fence(memory_order_seq_cst);
+#else
+    atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+/* Wakes up to `most` sleepers of any process; returns how many there were. */
+int futex_wake(_Atomic uint32_t *word, int most);
+
+/* Sleeps while *word == seen, for one slice at most and not past the deadline (monotonic, ns).  Where the system denies
+ * the call, it polls: such a sleep ends soon after the word has changed, but not by futex_wake(). */
+enum wait_result futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t deadline);
+
+/* Wakes all sleepers of this process on a word that no other process sleeps on. */
+void futex_wake_here(_Atomic uint32_t *word);
+
+struct futex_word {
+    _Atomic uint32_t *word;
+    uint32_t seen;
+    bool is_private; /* as for futex_wake_here() */
+};
+
+#define FUTEX_WORDS_MOST 128
+#define FUTEX_NO_SUCH_CALL (-2)
+
+/* Sleeps while each word is as it was seen, until `end` at most (monotonic, ns), on up to FUTEX_WORDS_MOST of them (Linux
+ * 5.16).  Which of them it was woken on, -1 for none, or FUTEX_NO_SUCH_CALL. */
+int futex_wait_any(const struct futex_word *words, size_t count, int64_t end);
+
+/* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed.  After a few microseconds it lets
+ * others run in between: with more threads than processors the one that it waits for may need this very processor. */
+static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64_t budget)
+{
+    if (budget <= 0) {
+        return false;
+    }
+    int64_t end = 0;
+    for (unsigned round = 0;; round++) {
+        if (atomic_load_explicit(word, memory_order_relaxed) != seen) {
+            return true;
+        }
+        cpu_relax();
+        if (round % 16 == 15) { /* a clock read costs as much as a few pauses */
+            if (round > SPIN_ALONE) {
+                sched_yield();
+            }
+            int64_t now = monotonic_ns();
+            if (end == 0) {
+                end = now + budget;
+            } else if (now >= end) {
+                return false;
+            }
+        }
+    }
+}
 
 /* A process, told apart from a later one that has got its id. */
 struct process {
@@ -16,5 +120,10 @@ struct process os_this_process(void);
 
 /* False when it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
 bool os_is_alive(struct process process);
+
+/* False when no thread of this id can be at work on the memory that lies at `address` here: there is none, it has
+ * ended, or its process does not have that file mapped.  True where the system does not tell.  Reads files: not for a
+ * fast path. */
+bool os_may_work_on(uint32_t tid, const void *address);
 
 #endif

@@ -53,6 +53,8 @@ static PyObject *Anchor_close(AnchorObject *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+ALONE_PLAIN(Anchor_close, AnchorObject, self)
+
 static void Anchor_dealloc(AnchorObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
@@ -62,7 +64,7 @@ static void Anchor_dealloc(AnchorObject *self)
 }
 
 static PyMethodDef Anchor_methods[] = {
-    {"close", (PyCFunction)Anchor_close, METH_NOARGS, NULL},
+    {"close", (PyCFunction)ALONE(Anchor_close), METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

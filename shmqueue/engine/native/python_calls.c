@@ -3,8 +3,6 @@
 
 #include <math.h>
 
-#define NOWAIT_NS INT64_C(1000000000) /* how long a call that may not block waits for a lock held by a peer */
-
 PyObject *raise_closed(RingObject *self)
 {
     PyErr_Format(state_of(self)->not_initialized_error, "queue %R is closed", self->name);
@@ -110,7 +108,7 @@ bool deadline_from(PyObject *timeout, int64_t *deadline)
     return true;
 }
 
-/* How a call waits, by its arguments.  One that must not block, or has no time, still waits for a lock for NOWAIT_NS:
+/* How a call waits, by its arguments.  One that must not block, or has no time, still waits for a lock for a second:
  * that its peer is in the middle of a copy does not make a queue empty or full.  False: an exception is set. */
 bool patience_from(RingObject *self, bool *block, PyObject *timeout, struct patience *patience)
 {
@@ -121,7 +119,7 @@ bool patience_from(RingObject *self, bool *block, PyObject *timeout, struct pati
     }
     if (patience->deadline <= monotonic_ns()) {
         *block = false;
-        patience->deadline = now + NOWAIT_NS;
+        patience->deadline = now + (int64_t)(self->lock_patience * 1e9);
     }
     patience->for_room = *block;
     return is_open(self);

@@ -9,7 +9,7 @@
 enum form { AS_RECORD, AS_ITEM };
 
 /* A Record (method, payload) with the payload's bytes still to be filled in at *fill. */
-static PyObject *new_record(RingObject *self, uint32_t method, uint32_t length, void **fill)
+static PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **fill)
 {
     PyTypeObject *type = state_of(self)->record_type;
     PyObject *record = type->tp_alloc(type, 2);
@@ -36,11 +36,11 @@ static PyObject *new_record(RingObject *self, uint32_t method, uint32_t length, 
 struct scalar scalar_at_hand(RingObject *self, const struct take *take)
 {
     unsigned char head[SCALAR_HEAD_MAX];
-    if (take->method != 0) {
+    if (take->method != 0 || take->length > UINT32_MAX) {
         return (struct scalar){.kind = SCALAR_NONE};
     }
-    ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : (uint32_t)sizeof head, head);
-    struct scalar scalar = scalar_read(head, take->length);
+    ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : sizeof head, head);
+    struct scalar scalar = scalar_read(head, (uint32_t)take->length);
     if (scalar.size != take->length) {
         scalar.kind = SCALAR_NONE;
     }
@@ -68,14 +68,14 @@ static inline PyObject *small_at_hand(RingObject *self, const struct take *take)
     unsigned char plain[PLAIN_SMALL];
     PyObject *item;
     ring_get_peek(&self->ring, take, 0, take->length, plain);
-    if (take->method == PLAIN_MSGPACK && plain_unpack_scalar(plain, take->length, &item)) {
+    if (take->method == PLAIN_MSGPACK && plain_unpack_scalar(plain, (uint32_t)take->length, &item)) {
         if (item == NULL) {
             PyErr_Clear(); /* no memory: others will say so */
         }
         return item;
     }
     int collector = collector_off(); /* only containers make it run */
-    item = plain_unpack(plain, take->length, take->method, self->keys);
+    item = plain_unpack(plain, (uint32_t)take->length, take->method, self->keys);
     collector_back(collector);
     return item;
 }
@@ -129,7 +129,8 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
     *bytes = 0;
     while (PyList_GET_SIZE(list) < most && ring_get_in_copy(&self->ring, take, copy + at, length - at)) {
         const unsigned char *payload = copy + at + RECORD_HEADER_SIZE;
-        PyObject *item = is_small(take) ? plain_unpack(payload, take->length, take->method, self->keys) : NULL;
+        uint32_t size = (uint32_t)take->length;
+        PyObject *item = is_small(take) ? plain_unpack(payload, size, take->method, self->keys) : NULL;
         if (item == NULL) {
             break;
         }
@@ -138,7 +139,7 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
         }
         ring_get_pass(take);
         *bytes += take->length;
-        at += RECORD_HEADER_SIZE + take->length;
+        at += RECORD_HEADER_SIZE + (uint32_t)take->length;
     }
     return true;
 }
@@ -220,8 +221,13 @@ static enum ring_status try_get(RingObject *self, enum form form, Py_ssize_t mos
 {
     struct take take;
     *result = NULL;
+    ATTEMPT_BEGIN(self);
     enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
-    return status != RING_OK ? status : take_at_hand(self, &take, form, most, result);
+    if (status == RING_OK) {
+        status = take_at_hand(self, &take, form, most, result);
+    }
+    ATTEMPT_END(self);
+    return status;
 }
 
 /* One attempt without the GIL: takes the first record if it is as foreseen. */
@@ -351,7 +357,7 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
 /* After a get that has not failed. */
 static void tidy_up(RingObject *self)
 {
-    bool open = self->memory != NULL && !self->closing; /* or not any more, see patient_get() */
+    bool open = is_usable(self); /* or not any more, see patient_get() */
     if (open && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(self, ring_trim(&self->ring, false));
     }
@@ -392,7 +398,8 @@ PyObject *plainly_unpacked(RingObject *self, PyObject *record)
     }
     PyObject *payload = PyTuple_GET_ITEM(record, 1);
     const unsigned char *bytes = (const unsigned char *)PyBytes_AS_STRING(payload);
-    return plain_unpack(bytes, (uint32_t)PyBytes_GET_SIZE(payload), (uint32_t)method, self->keys);
+    size_t length = (size_t)PyBytes_GET_SIZE(payload);
+    return length <= UINT32_MAX ? plain_unpack(bytes, (uint32_t)length, (uint32_t)method, keys_without_lock(self)) : NULL;
 }
 
 /* What was taken, unpacked if that can be; else the record stays. Steals the reference. */
@@ -416,23 +423,38 @@ static PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
     return item;
 }
 
-bool get_item_at_once(RingObject *self, PyObject **result)
+/* Without a wait: takes the record at hand as an item. */
+static enum ring_status try_get_item(RingObject *self, PyObject **result)
 {
     struct take take;
-    if (ring_get_begin(&self->ring, &take, (struct patience){0}) != RING_OK) {
-        return false;
+    enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
+    if (status != RING_OK) {
+        return status;
     }
     *result = is_small(&take) ? small_at_hand(self, &take) : NULL;
-    if (*result != NULL) {
-        ring_get_pass(&take);
-        ring_get_commit(&self->ring, &take);
-    } else if (take_at_hand(self, &take, AS_ITEM, 0, result) != RING_OK) {
-        return false;
+    if (*result == NULL) {
+        return take_at_hand(self, &take, AS_ITEM, 0, result);
     }
-    if (*result != NULL) {
+    ring_get_pass(&take);
+    ring_get_commit(&self->ring, &take);
+    return RING_OK;
+}
+
+bool get_item_at_once(RingObject *self, PyObject **result)
+{
+    bool done = false;
+    *result = NULL;
+    ALONE_BEGIN(self);
+    if (may_be_tried(self)) {
+        ATTEMPT_BEGIN(self);
+        done = try_get_item(self, result) == RING_OK;
+        ATTEMPT_END(self);
+    }
+    if (done && *result != NULL) {
         tidy_up(self);
     }
-    return true;
+    ALONE_END();
+    return done;
 }
 
 PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t count)

@@ -30,23 +30,21 @@ static int pack_body(struct packed *packed, struct scalar_head head, const void 
     return 1;
 }
 
-/* The length that a head says.  What is longer can never fit, which is found before anything is copied. */
-static uint32_t clamped(Py_ssize_t length) { return (size_t)length <= UINT32_MAX ? (uint32_t)length : UINT32_MAX; }
-
 static int pack_str(struct packed *packed, PyObject *item)
 {
     Py_ssize_t length = PyUnicode_GET_LENGTH(item);
-    const char *text = (size_t)length > UINT32_MAX ? "" : PyUnicode_AsUTF8AndSize(item, &length);
+    const char *text = PyUnicode_AsUTF8AndSize(item, &length);
     if (text == NULL) { /* a lone surrogate, or no memory: others will say which */
         PyErr_Clear();
         return 0;
     }
-    return pack_body(packed, scalar_of_str(clamped(length)), text, (size_t)length);
+    return (size_t)length <= UINT32_MAX ? pack_body(packed, scalar_of_str((uint32_t)length), text, (size_t)length) : 0;
 }
 
+/* 0: msgpack cannot say how long they are. */
 static int pack_bytes(struct packed *packed, const void *bytes, size_t length)
 {
-    return pack_body(packed, scalar_of_bin(clamped((Py_ssize_t)length)), bytes, length);
+    return length <= UINT32_MAX ? pack_body(packed, scalar_of_bin((uint32_t)length), bytes, length) : 0;
 }
 
 /* Bytes that an object has, in one piece; an exception is set where there are none. */
@@ -108,7 +106,7 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
             done = -1;
         } else {
             struct record_in record = {.method = packed.method,
-                                       .length = (uint32_t)length,
+                                       .length = length,
                                        .parts = packed.parts,
                                        .part_count = packed.part_count};
             done = put_records(self, &record, 1, length, block, args[2]);
@@ -121,16 +119,27 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
     return done < 0 ? NULL : PyBool_FromLong(done);
 }
 
-/* The same for bytes that are too many to be packed on the stack, and not so many that the GIL should be released. */
+/* One attempt to put what is packed, which waits for nothing. */
+static inline bool put_record_at_once(RingObject *self, const struct record_in *record)
+{
+    bool is_put;
+    ALONE_BEGIN(self);
+    is_put = may_be_tried(self) && can_ever_fit(self, record->length) &&
+             ring_put(&self->ring, record, 1, (struct patience){0}) == RING_OK;
+    ALONE_END();
+    return is_put;
+}
+
+/* put_item_at_once() for bytes that are too many to be packed on the stack, and not so many that the GIL should be
+ * released. */
 static bool put_bytes_at_once(RingObject *self, PyObject *item)
 {
     struct packed packed = {.method = PLAIN_MSGPACK};
     pack_bytes(&packed, PyBytes_AS_STRING(item), (size_t)PyBytes_GET_SIZE(item));
     size_t length = packed_length(&packed);
     struct record_in record = {
-        .method = packed.method, .length = (uint32_t)length, .parts = packed.parts, .part_count = packed.part_count};
-    return length < LARGE && can_ever_fit(self, length) &&
-           ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
+        .method = packed.method, .length = length, .parts = packed.parts, .part_count = packed.part_count};
+    return length < LARGE && put_record_at_once(self, &record);
 }
 
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
@@ -143,12 +152,12 @@ bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
     if (length == 0) {
         length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &method);
     }
-    if (length == 0 || length == PLAIN_LARGER || !can_ever_fit(self, length)) {
+    if (length == 0 || length == PLAIN_LARGER) {
         return false;
     }
     struct part part = {plain, length};
     struct record_in record = {.method = method, .length = length, .parts = &part, .part_count = 1};
-    return ring_put(&self->ring, &record, 1, (struct patience){0}) == RING_OK;
+    return put_record_at_once(self, &record);
 }
 
 /* ---- several items at once ---- */
@@ -198,8 +207,27 @@ static unsigned char *room_in_block(struct items *items)
     return block->bytes + block->used;
 }
 
+/* Before parts are joined, which copies them.  False: an exception is set. */
+static bool parts_can_fit(RingObject *self, PyObject *parts)
+{
+    size_t length = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(parts); i++) {
+        Py_buffer buffer;
+        if (PyObject_GetBuffer(PyTuple_GET_ITEM(parts, i), &buffer, PyBUF_SIMPLE) != 0) {
+            return false;
+        }
+        length += (size_t)buffer.len;
+        PyBuffer_Release(&buffer);
+    }
+    if (!can_ever_fit(self, length)) {
+        raise_never_fits(self, length);
+        return false;
+    }
+    return true;
+}
+
 /* The record that the serializer makes of an item, (method, payload), as one part. */
-static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *dump)
+static bool pack_by_serializer(RingObject *self, struct packed *packed, PyObject *item, PyObject *dump)
 {
     PyObject *record = PyObject_CallOneArg(dump, item);
     if (record == NULL) {
@@ -211,7 +239,7 @@ static bool pack_by_serializer(struct packed *packed, PyObject *item, PyObject *
     } else if (method_from(PyTuple_GET_ITEM(record, 0), &packed->method)) {
         PyObject *payload = Py_NewRef(PyTuple_GET_ITEM(record, 1));
         if (PyTuple_CheckExact(payload)) {
-            PyObject *separator = PyBytes_FromStringAndSize(NULL, 0);
+            PyObject *separator = parts_can_fit(self, payload) ? PyBytes_FromStringAndSize(NULL, 0) : NULL;
             PyObject *joined = separator != NULL ? PyObject_CallMethod(separator, "join", "(O)", payload) : NULL;
             Py_XDECREF(separator);
             Py_SETREF(payload, joined);
@@ -234,7 +262,7 @@ static bool items_add(RingObject *self, struct items *items, PyObject *item, boo
     items->count++;
     if (!packs) {
         Py_CLEAR(packed->owner);
-        if (!pack_by_serializer(packed, item, dump)) {
+        if (!pack_by_serializer(self, packed, item, dump)) {
             return false;
         }
     }
@@ -247,7 +275,7 @@ static bool items_add(RingObject *self, struct items *items, PyObject *item, boo
         return false;
     }
     items->records[items->count - 1] = (struct record_in){
-        .method = packed->method, .length = (uint32_t)length, .parts = packed->parts, .part_count = packed->part_count};
+        .method = packed->method, .length = length, .parts = packed->parts, .part_count = packed->part_count};
     return true;
 }
 

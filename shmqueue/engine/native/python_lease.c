@@ -5,13 +5,14 @@
  *
  * A Loan of a bytes item is a buffer too.  While anything looks at its bytes where they lie they stay there, even after
  * the loan was finished.
+ *
+ * On a free-threaded build the critical section of a loan is that of its Ring.
  */
 #include "python_loan.h"
 
 #define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
 
-/* Nothing looks at the bytes any more. */
-static void let_mapping_go(RingObject *ring)
+void let_mapping_go(RingObject *ring)
 {
     ring->views--;
     if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
@@ -21,7 +22,7 @@ static void let_mapping_go(RingObject *ring)
 
 static void trim_if_due(RingObject *ring)
 {
-    if (ring->memory != NULL && !ring->closing && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
+    if (is_usable(ring) && atomic_load_explicit(&ring->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(ring, ring_trim(&ring->ring, false));
     }
 }
@@ -64,6 +65,13 @@ static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loa
     return ring_loan_finish(ring, loan, true, patience);
 }
 
+/* With a GIL it is kept, so that this is no place at which other threads run.  Without one, nobody stops for us. */
+#ifdef Py_GIL_DISABLED
+#define QUIETLY(ring, statement) WITHOUT_GIL(ring, statement)
+#else
+#define QUIETLY(ring, statement) statement
+#endif
+
 /* Ends it where nothing may be raised: at the end of the object, or of the last look at its bytes. */
 static void end_quietly(LoanObject *loan, ending *way)
 {
@@ -74,7 +82,7 @@ static void end_quietly(LoanObject *loan, ending *way)
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
     enum ring_status status;
     do {
-        status = way(&ring->ring, &loan->loan, patience);
+        QUIETLY(ring, status = way(&ring->ring, &loan->loan, patience));
     } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
 }
 
@@ -141,11 +149,13 @@ void loan_drop(LoanObject *loan)
     if (loan->hold == HELD) {
         PyObject *type_, *value, *traceback;
         PyErr_Fetch(&type_, &value, &traceback);
+        ALONE_BEGIN(loan->ring);
         end_quietly(loan, ring_loan_return);
-        PyErr_Restore(type_, value, traceback);
         if (loan_is_of_this_process(loan) && loan->ring->loans > 0) {
             loan->ring->loans--;
         }
+        ALONE_END();
+        PyErr_Restore(type_, value, traceback);
     }
     Py_XDECREF(loan->copy);
     Py_XDECREF(loan->ring);
@@ -199,7 +209,7 @@ static bool find_again(LoanObject *loan)
     return is_readable(loan); /* another thread may have ended it meanwhile */
 }
 
-static PyObject *copy_of(LoanObject *loan, uint32_t from, uint32_t length)
+static PyObject *copy_of(LoanObject *loan, uint64_t from, uint64_t length)
 {
     RingObject *ring = loan->ring;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
@@ -232,7 +242,7 @@ PyObject *loan_payload(LoanObject *loan)
 
 static PyObject *Loan_payload(LoanObject *loan, PyObject *Py_UNUSED(ignored)) { return loan_payload(loan); }
 
-static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
+static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
 {
     RingObject *ring = loan->ring;
     buffer->obj = NULL;
@@ -247,7 +257,7 @@ static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
         }
         return -1;
     }
-    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from, loan->length);
+    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from);
     if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
         loan_let_move(loan);
     }
@@ -264,13 +274,23 @@ static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
     return 0;
 }
 
+static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
+{
+    int error;
+    ALONE_BEGIN(loan->ring);
+    error = look_at(loan, buffer, flags);
+    ALONE_END();
+    return error;
+}
+
 static void Loan_releasebuffer(LoanObject *loan, Py_buffer *Py_UNUSED(buffer))
 {
-    if (--loan->exports > 0) {
-        return;
+    ALONE_BEGIN(loan->ring);
+    if (--loan->exports == 0) {
+        unpin_if_unseen(loan);
+        let_mapping_go(loan->ring);
     }
-    unpin_if_unseen(loan);
-    let_mapping_go(loan->ring);
+    ALONE_END();
 }
 
 static PyObject *Loan_attempt(LoanObject *loan, void *Py_UNUSED(closure))
@@ -285,7 +305,11 @@ static PyObject *Loan_method(LoanObject *loan, void *Py_UNUSED(closure))
 
 static PyObject *Loan_is_held(LoanObject *loan, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(loan_is_held(loan));
+    bool is_held;
+    ALONE_BEGIN(loan->ring);
+    is_held = loan_is_held(loan);
+    ALONE_END();
+    return PyBool_FromLong(is_held);
 }
 
 static PyObject *Loan_contents(LoanObject *loan, PyObject *Py_UNUSED(ignored))
@@ -293,11 +317,15 @@ static PyObject *Loan_contents(LoanObject *loan, PyObject *Py_UNUSED(ignored))
     return PyMemoryView_FromObject((PyObject *)loan);
 }
 
+ALONE_PLAIN(Loan_payload, LoanObject, self->ring)
+ALONE_PLAIN(Loan_finish, LoanObject, self->ring)
+ALONE_PLAIN(Loan_give_back, LoanObject, self->ring)
+
 static PyMethodDef Loan_methods[] = { /* documented in shmqueue.engine.Loan */
-    {"payload", (PyCFunction)Loan_payload, METH_NOARGS, NULL},
+    {"payload", (PyCFunction)ALONE(Loan_payload), METH_NOARGS, NULL},
     {"contents", (PyCFunction)Loan_contents, METH_NOARGS, NULL},
-    {"finish", (PyCFunction)Loan_finish, METH_NOARGS, NULL},
-    {"give_back", (PyCFunction)Loan_give_back, METH_NOARGS, NULL},
+    {"finish", (PyCFunction)ALONE(Loan_finish), METH_NOARGS, NULL},
+    {"give_back", (PyCFunction)ALONE(Loan_give_back), METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -405,18 +433,13 @@ static enum ring_status lend(RingObject *self, void *with, struct patience patie
     return lend_at_hand(self, lending, &take);
 }
 
-/* An act for a Lease, whose item is unpacked on the way.  The first attempt of with_oldest(), which waits for nothing,
- * is the one that has the GIL. */
-static enum ring_status lend_item(RingObject *self, void *with, struct patience patience)
+/* Without a wait, and with the GIL: hands the oldest record out, and unpacks it. */
+static enum ring_status try_lend_item(RingObject *self, struct lending *lending)
 {
-    struct lending *lending = with;
     struct take take;
-    enum ring_status status = ring_get_begin(&self->ring, &take, patience);
+    enum ring_status status = ring_get_begin(&self->ring, &take, (struct patience){0});
     if (status != RING_OK) {
         return status;
-    }
-    if (patience.for_lock) {
-        return lend_at_hand(self, lending, &take);
     }
     int collector = collector_off();
     PyObject *item = take.length < LARGE ? item_at_hand(self, &take) : NULL;
@@ -428,6 +451,22 @@ static enum ring_status lend_item(RingObject *self, void *with, struct patience 
         Py_XDECREF(item);
     }
     return status;
+}
+
+/* An act for a Lease, whose item is unpacked on the way.  The first attempt of with_oldest(), which waits for nothing,
+ * is the one that has the GIL. */
+static enum ring_status lend_item(RingObject *self, void *with, struct patience patience)
+{
+    struct take take;
+    if (!patience.for_lock) {
+        enum ring_status status;
+        ATTEMPT_BEGIN(self);
+        status = try_lend_item(self, with);
+        ATTEMPT_END(self);
+        return status;
+    }
+    enum ring_status status = ring_get_begin(&self->ring, &take, patience);
+    return status == RING_OK ? lend_at_hand(self, with, &take) : status;
 }
 
 static void raise_not_lent(RingObject *self, const struct lending *lending)
@@ -508,21 +547,23 @@ PyObject *Ring_lease(RingObject *self, PyObject *const *args, Py_ssize_t count)
 bool lease_at_once(RingObject *self, PyObject *load, PyObject *ended, PyObject **result)
 {
     LeaseObject *lease = lease_new(self, load, ended);
+    bool is_filled = false;
     *result = (PyObject *)lease;
     if (lease == NULL) {
         return true;
     }
     struct lending lending = {.loan = &lease->loan};
-    bool is_lent = self->memory != NULL && !self->closing && /* still: a collection, before 3.12, may run any code */
-                   lend_item(self, &lending, (struct patience){0}) == RING_OK && lending.is_lent;
-    if (is_lent) {
+    ALONE_BEGIN(self);
+    if (is_usable(self) && /* still: a collection, before 3.12, may run any code */
+        lend_item(self, &lending, (struct patience){0}) == RING_OK && lending.is_lent) {
         hold(self, &lending);
-        if (lease_fill(lease, lending.item)) {
-            return true;
-        }
+        is_filled = lease_fill(lease, lending.item);
     }
-    Py_CLEAR(*result);
-    return is_lent;
+    ALONE_END();
+    if (!is_filled) {
+        Py_CLEAR(*result);
+    }
+    return lending.is_lent;
 }
 
 PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))
@@ -542,7 +583,7 @@ PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))
 struct copy {
     unsigned long long number;
     unsigned long method;
-    uint32_t length;
+    uint64_t length;
     void *payload; /* from malloc(): there may be no GIL */
 };
 

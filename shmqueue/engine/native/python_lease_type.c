@@ -2,6 +2,8 @@
  *
  * It is made with the public class, which documents it, as its base.  Small items are unpacked when they are taken, all
  * others when they are first asked for.
+ *
+ * On a free-threaded build the critical section of a lease is that of its Ring.
  */
 #include "python_loan.h"
 
@@ -9,6 +11,8 @@
 #include <structmember.h>
 
 #include "python_plain.h"
+
+#define ring_of(lease) ((lease)->loan.ring)
 
 LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
 {
@@ -52,7 +56,7 @@ static bool load_item(LeaseObject *lease)
     PyObject *payload = Py_NewRef(lease->payload), *load = Py_NewRef(lease->load), *item = NULL;
     if ((method == PLAIN_MSGPACK || method == PLAIN_TUPLES) && PyBytes_GET_SIZE(payload) <= UINT32_MAX) {
         item = plain_unpack((const unsigned char *)PyBytes_AS_STRING(payload), (uint32_t)PyBytes_GET_SIZE(payload),
-                            method, ring->keys);
+                            method, keys_without_lock(ring));
     }
     if (item == NULL) {
         item = PyObject_CallFunction(load, "kO", (unsigned long)method, payload);
@@ -70,7 +74,11 @@ static bool load_item(LeaseObject *lease)
 
 static PyObject *Lease_item(LeaseObject *lease, void *Py_UNUSED(closure))
 {
-    return lease->item != NULL || load_item(lease) ? Py_NewRef(lease->item) : NULL;
+    PyObject *item;
+    ALONE_BEGIN(ring_of(lease));
+    item = lease->item != NULL || load_item(lease) ? Py_NewRef(lease->item) : NULL;
+    ALONE_END();
+    return item;
 }
 
 static PyObject *Lease_attempt(LeaseObject *lease, void *Py_UNUSED(closure))
@@ -80,14 +88,20 @@ static PyObject *Lease_attempt(LeaseObject *lease, void *Py_UNUSED(closure))
 
 static PyObject *Lease_is_held(LeaseObject *lease, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(loan_is_held(&lease->loan));
+    bool is_held;
+    ALONE_BEGIN(ring_of(lease));
+    is_held = loan_is_held(&lease->loan);
+    ALONE_END();
+    return PyBool_FromLong(is_held);
 }
 
 /* What a method returns that has ended the lease: `done` as of loan_finish(). */
 static PyObject *after_end(LeaseObject *lease, int done)
 {
-    if (done >= 0 && lease->ended != NULL && !lease->loan.ring->fast_gets) {
-        PyObject *result = PyObject_CallNoArgs(lease->ended);
+    if (done >= 0 && lease->ended != NULL && !ring_of(lease)->fast_gets) {
+        PyObject *ended = Py_NewRef(lease->ended); /* which the collector may take from the lease meanwhile */
+        PyObject *result = PyObject_CallNoArgs(ended);
+        Py_DECREF(ended);
         if (result == NULL) {
             return NULL;
         }
@@ -108,19 +122,27 @@ static PyObject *Lease_requeue(LeaseObject *lease, PyObject *Py_UNUSED(ignored))
 
 static PyObject *Lease_enter(LeaseObject *lease, PyObject *Py_UNUSED(ignored)) { return Py_NewRef((PyObject *)lease); }
 
+/* False: an exception is set. */
+static bool end_if_held(LeaseObject *lease, PyObject *kind)
+{
+    if (!loan_is_held(&lease->loan)) {
+        return true;
+    }
+    PyObject *done = (kind == Py_None ? Lease_ack : Lease_requeue)(lease, NULL);
+    Py_XDECREF(done);
+    return done != NULL;
+}
+
 static PyObject *Lease_exit(LeaseObject *lease, PyObject *const *args, Py_ssize_t count)
 {
+    bool done;
     if (!count_is("__exit__", count, 3)) {
         return NULL;
     }
-    if (loan_is_held(&lease->loan)) {
-        PyObject *done = (args[0] == Py_None ? Lease_ack : Lease_requeue)(lease, NULL);
-        if (done == NULL) {
-            return NULL;
-        }
-        Py_DECREF(done);
-    }
-    Py_RETURN_NONE;
+    ALONE_BEGIN(ring_of(lease));
+    done = end_if_held(lease, args[0]);
+    ALONE_END();
+    return done ? Py_NewRef(Py_None) : NULL;
 }
 
 static int Lease_traverse(LeaseObject *lease, visitproc visit, void *arg)
@@ -155,9 +177,12 @@ static void Lease_dealloc(LeaseObject *lease)
     Py_DECREF(type);
 }
 
+ALONE_PLAIN(Lease_ack, LeaseObject, ring_of(self))
+ALONE_PLAIN(Lease_requeue, LeaseObject, ring_of(self))
+
 static PyMethodDef Lease_methods[] = { /* documented in shmqueue.leases.Lease */
-    {"ack", (PyCFunction)Lease_ack, METH_NOARGS, "ack($self)\n--\n\n"},
-    {"requeue", (PyCFunction)Lease_requeue, METH_NOARGS, "requeue($self)\n--\n\n"},
+    {"ack", (PyCFunction)ALONE(Lease_ack), METH_NOARGS, "ack($self)\n--\n\n"},
+    {"requeue", (PyCFunction)ALONE(Lease_requeue), METH_NOARGS, "requeue($self)\n--\n\n"},
     {"__enter__", (PyCFunction)Lease_enter, METH_NOARGS, "__enter__($self)\n--\n\n"},
     {"__exit__", (PyCFunction)(void (*)(void))Lease_exit, METH_FASTCALL,
      "__exit__($self, kind, error, traceback, /)\n--\n\n"},

@@ -23,7 +23,7 @@ typedef struct {
     bool may_move;
     bool is_bytes;      /* the item is, and these are its contents, from byte `from` of the payload on: */
     uint32_t from, length;
-    PyObject *copy;     /* of contents that do not lie in one piece; else NULL */
+    PyObject *copy;     /* of contents that were moved, or cannot be mapped; else NULL */
     Py_ssize_t exports; /* memoryviews and the like that look at the contents */
 } LoanObject;
 

@@ -20,6 +20,9 @@ struct written {
     PyObject **items; /* that are left; of a list or tuple */
     Py_ssize_t position, left;
     PyObject *value; /* that follows the dict's key; or NULL */
+#ifdef Py_GIL_DISABLED
+    PyObject *copy; /* of the container, which another thread may change; or NULL */
+#endif
 };
 
 struct writer {
@@ -148,10 +151,17 @@ static bool remember(struct writer *writer, uintptr_t object)
     return enter_into_table(writer, object);
 }
 
-/* Whether an object has not been written yet.  One that a single reference leads to cannot have been. */
+/* Whether an object has not been written yet.  One that a single reference leads to cannot have been.  Without a GIL
+ * our copies refer to it, too, and one that another thread has released may give a new one its address: then an item is
+ * left to others that we could have packed. */
 static inline bool is_new(struct writer *writer, PyObject *object)
 {
-    return Py_REFCNT(object) == 1 || remember(writer, (uintptr_t)object);
+#ifndef Py_GIL_DISABLED
+    if (Py_REFCNT(object) == 1) {
+        return true;
+    }
+#endif
+    return remember(writer, (uintptr_t)object);
 }
 
 /* ---- values ---- */
@@ -235,13 +245,25 @@ static inline struct written *open_container(struct writer *writer, PyObject *co
     }
     struct written *frame = &writer->frames[writer->depth++];
     frame->dict = frame->value = NULL;
+#ifdef Py_GIL_DISABLED
+    frame->copy = NULL;
+#endif
     return frame;
 }
 
-static inline bool open_dict(struct writer *writer, PyObject *dict)
+/* The one on top is written, or given up. */
+static inline void close_container(struct writer *writer)
+{
+    writer->depth--;
+#ifdef Py_GIL_DISABLED
+    Py_XDECREF(writer->frames[writer->depth].copy);
+#endif
+}
+
+static inline bool open_dict_itself(struct writer *writer, PyObject *container, PyObject *dict)
 {
     size_t count = (size_t)PyDict_GET_SIZE(dict);
-    struct written *frame = open_container(writer, dict, container_head(true, (uint32_t)count), count);
+    struct written *frame = open_container(writer, container, container_head(true, (uint32_t)count), count);
     if (frame == NULL) {
         return false;
     }
@@ -262,10 +284,50 @@ static bool open_items(struct writer *writer, PyObject *container, PyObject **it
     return true;
 }
 
+#ifdef Py_GIL_DISABLED
+
+/* Gives the copy to the container that was opened from it. */
+static bool keep_copy(struct writer *writer, PyObject *copy, bool is_open)
+{
+    if (!is_open) {
+        Py_DECREF(copy);
+        return false;
+    }
+    writer->frames[writer->depth - 1].copy = copy;
+    return true;
+}
+
+static bool open_dict(struct writer *writer, PyObject *dict)
+{
+    PyObject *copy = PyDict_Copy(dict);
+    if (copy == NULL) {
+        PyErr_Clear(); /* no memory: others will say so */
+        return false;
+    }
+    return keep_copy(writer, copy, open_dict_itself(writer, dict, copy));
+}
+
+static bool open_list(struct writer *writer, PyObject *list)
+{
+    PyObject *copy = PyList_AsTuple(list);
+    if (copy == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    PyObject **items = ((PyTupleObject *)copy)->ob_item;
+    return keep_copy(writer, copy, open_items(writer, list, items, (size_t)PyTuple_GET_SIZE(copy), false));
+}
+
+#else
+
+static inline bool open_dict(struct writer *writer, PyObject *dict) { return open_dict_itself(writer, dict, dict); }
+
 static bool open_list(struct writer *writer, PyObject *list)
 {
     return open_items(writer, list, ((PyListObject *)list)->ob_item, (size_t)PyList_GET_SIZE(list), false);
 }
+
+#endif
 
 static bool open_tuple(struct writer *writer, PyObject *tuple)
 {
@@ -321,7 +383,7 @@ static bool add_items(struct writer *writer, struct written *frame)
             return true;
         }
     }
-    writer->depth--;
+    close_container(writer);
     return true;
 }
 
@@ -332,7 +394,7 @@ INLINE_ALL static bool add_pairs(struct writer *writer, struct written *frame)
     for (;;) {
         if (value == NULL) {
             if (!PyDict_Next(frame->dict, &frame->position, &key, &value)) {
-                writer->depth--;
+                close_container(writer);
                 return true;
             }
             frame->value = value;
@@ -354,7 +416,7 @@ INLINE_ALL static bool add_pairs(struct writer *writer, struct written *frame)
     }
 }
 
-/* No Python code runs meanwhile, so what is borrowed stays. */
+/* No Python code runs meanwhile, so what is borrowed stays; or it is of copies that nobody else has. */
 static bool add_all(struct writer *writer, PyObject *item)
 {
     bool done = add_item(writer, item);
@@ -362,6 +424,11 @@ static bool add_all(struct writer *writer, PyObject *item)
         struct written *frame = &writer->frames[writer->depth - 1];
         done = frame->dict != NULL ? add_pairs(writer, frame) : add_items(writer, frame);
     }
+#ifdef Py_GIL_DISABLED
+    while (writer->depth > 0) {
+        close_container(writer);
+    }
+#endif
     if (writer->more_frames != NULL || writer->table != NULL) {
         PyMem_Free(writer->more_frames);
         PyMem_Free(writer->table);
@@ -498,6 +565,11 @@ static unsigned place_of(const char *text, uint32_t length)
 /* A dict's key, perhaps one that came before.  It is not interned: some Pythons never free what is. */
 static PyObject *key_from(PyObject **keys, const char *text, uint32_t length)
 {
+#ifdef Py_GIL_DISABLED
+    if (keys == NULL) {
+        return PyUnicode_DecodeUTF8(text, (Py_ssize_t)length, NULL);
+    }
+#endif
     PyObject **known = &keys[place_of(text, length)];
     if (*known != NULL && PyUnicode_GET_LENGTH(*known) == (Py_ssize_t)length &&
         memcmp(PyUnicode_DATA(*known), text, length) == 0) {

@@ -2,7 +2,8 @@
  *
  * What is written are the very bytes of msgpack's packer as plain.py uses it, what is read is what its unpacker makes of
  * them.  Anything else (other types, what stands in an item more than once, too deep, damaged) is left to those two.
- * Nothing here recurses: how deep an item is makes no difference to the stack.  No Python code runs in here.
+ * Nothing here recurses: how deep an item is makes no difference to the stack.  No Python code runs in here, except on
+ * a free-threaded build: there lists and dicts are copied before they are packed, and finalizers may run with the copies.
  */
 #ifndef SHMQUEUE_PYTHON_PLAIN_H
 #define SHMQUEUE_PYTHON_PLAIN_H
@@ -147,7 +148,8 @@ static inline bool plain_unpack_scalar(const unsigned char *bytes, uint32_t leng
     return false; /* no scalar, or a longer one */
 }
 
-/* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys. */
+/* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys; or NULL, where
+ * keys_without_lock() gives no others. */
 PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, uint32_t method, PyObject **keys);
 
 #endif

@@ -126,6 +126,9 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
                 PyObject *timeout)
 {
     enum ring_status status;
+    if (!is_still_open(self)) {
+        return -1;
+    }
     if (bytes < LARGE) {
         status = ring_put(&self->ring, records, count, (struct patience){0});
         if (status == RING_OK) {
@@ -151,7 +154,7 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
 PyObject *Ring_put(RingObject *self, PyObject *const *args, Py_ssize_t count)
 {
     struct payload payload;
-    struct record_in record;
+    struct record_in record = {0};
     int block;
     if (!count_is("put", count, 4) || !method_from(args[0], &record.method) || (block = truth(args[2])) < 0 ||
         !payload_from(&payload, args[1])) {
@@ -163,7 +166,7 @@ PyObject *Ring_put(RingObject *self, PyObject *const *args, Py_ssize_t count)
     } else if (!can_ever_fit(self, payload.length)) {
         raise_never_fits(self, payload.length);
     } else {
-        record.length = (uint32_t)payload.length;
+        record.length = payload.length;
         record.parts = payload.parts;
         record.part_count = payload.part_count;
         done = put_records(self, &record, 1, payload.length, block, args[3]);
@@ -210,7 +213,7 @@ static bool batch_add(RingObject *self, struct batch *batch, PyObject *item)
         return false;
     }
     *part = (struct part){buffer->len ? buffer->buf : "", (size_t)buffer->len};
-    record->length = (uint32_t)buffer->len;
+    record->length = (uint64_t)buffer->len;
     record->parts = part;
     record->part_count = 1;
     return true;

@@ -1,19 +1,31 @@
 /* python_queue.c: put(), get() and lease() of the queue classes, without a Python frame where they succeed at once.
  *
  * The methods are ordinary built-in ones.  A call that gives no timeout is tried here, on the Ring that its queue (a
- * QueueBase) has: one attempt, which waits for nothing.  Everything else is left to the method of the same name with
- * `_slow_` before it, with the same arguments: waiting, timeouts, other items, a queue that is closed or damaged, and so
- * every exception of put().
+ * QueueBase) has: one attempt, which waits for nothing.  Everything else is left to _slow_put(), _slow_get() and
+ * _slow_lease(), with the same arguments: waiting, timeouts, other items, a queue that is closed or damaged, and so every
+ * exception of put().
  */
 #include "python_loan.h"
+
+/* What the methods use. */
+struct use {
+    RingObject *ring; /* NULL: everything goes by the slow methods */
+    PyObject *load;   /* (method, payload) to the item of a record that is not unpacked here */
+    PyObject *ended;  /* see LeaseObject; None: nothing to call */
+};
 
 /* What a queue class inherits from. */
 typedef struct {
     PyObject_HEAD
-    RingObject *ring; /* NULL: everything goes by the slow methods, and there are none of these: */
-    PyObject *load;   /* (method, payload) to the item of a record that is not unpacked here */
-    PyObject *ended;  /* see LeaseObject; None: nothing to call */
+    struct use use;
 } QueueObject;
+
+static void use_clear(struct use *use)
+{
+    Py_CLEAR(use->ring);
+    Py_CLEAR(use->load);
+    Py_CLEAR(use->ended);
+}
 
 /* ---- calls ---- */
 
@@ -24,12 +36,40 @@ static inline bool is_plain(PyObject *const *options, Py_ssize_t given, Py_ssize
                           (given < 2 || options[1] == Py_None));
 }
 
-/* The ring that may be tried, NULL if there is none. */
-static inline RingObject *ring_to_try(const QueueObject *queue)
+/* For one call, until drop_use(): what its queue has, with a ring only if that may be tried.  Without a GIL another thread
+ * may take it from the queue meanwhile, so there are references to it. */
+#ifdef Py_GIL_DISABLED
+
+static struct use use_of(QueueObject *queue)
 {
-    RingObject *ring = queue->ring;
-    return ring != NULL && ring->memory != NULL && !ring->closing ? ring : NULL;
+    struct use use;
+    ALONE_BEGIN(queue);
+    use = queue->use;
+    Py_XINCREF(use.ring);
+    Py_XINCREF(use.load);
+    Py_XINCREF(use.ended);
+    ALONE_END();
+    return use;
 }
+
+static void drop_use(struct use use) { use_clear(&use); }
+
+#else
+
+static inline struct use use_of(const QueueObject *queue)
+{
+    struct use use = queue->use;
+    if (use.ring != NULL && !is_usable(use.ring)) {
+        use.ring = NULL;
+    }
+    return use;
+}
+
+static inline void drop_use(struct use use) { (void)use; }
+
+#endif
+
+static const struct use nothing_to_try = {NULL, NULL, NULL};
 
 static void QueueBase_dealloc(QueueObject *queue);
 
@@ -51,8 +91,10 @@ static inline PyObject *put(QueueObject *queue, PyObject *const *args, Py_ssize_
                             Py_ssize_t options, bool as_pickle)
 {
     if (keywords == NULL && count > 0 && is_plain(args + 1, count - 1, options)) {
-        RingObject *ring = ring_to_try(queue);
-        if (ring != NULL && ring->fast_puts && put_item_at_once(ring, args[0], as_pickle)) {
+        struct use use = use_of(queue);
+        bool is_put = use.ring != NULL && use.ring->fast_puts && put_item_at_once(use.ring, args[0], as_pickle);
+        drop_use(use);
+        if (is_put) {
             Py_RETURN_NONE;
         }
     }
@@ -60,9 +102,9 @@ static inline PyObject *put(QueueObject *queue, PyObject *const *args, Py_ssize_
 }
 
 /* The item of a record, whose reference is stolen. */
-static PyObject *loaded(QueueObject *queue, RingObject *ring, PyObject *record)
+static PyObject *loaded(RingObject *ring, PyObject *load, PyObject *record)
 {
-    PyObject *load = Py_NewRef(queue->load); /* loading may run any code */
+    Py_INCREF(load); /* loading may run any code */
     Py_INCREF(ring);
     PyObject *item = plainly_unpacked(ring, record);
     if (item == NULL) {
@@ -79,21 +121,25 @@ static inline PyObject *get(QueueObject *queue, PyObject *const *args, Py_ssize_
                             Py_ssize_t options)
 {
     PyObject *item;
-    RingObject *ring = keywords == NULL && is_plain(args, count, options) ? ring_to_try(queue) : NULL;
-    if (ring == NULL || !ring->fast_gets || !get_item_at_once(ring, &item)) {
+    struct use use = keywords == NULL && is_plain(args, count, options) ? use_of(queue) : nothing_to_try;
+    if (use.ring == NULL || !use.ring->fast_gets || !get_item_at_once(use.ring, &item)) {
+        drop_use(use);
         return call_slow(queue, SLOW_GET, args, count, keywords);
     }
-    return item == NULL || !is_record(ring, item) ? item : loaded(queue, ring, item);
+    if (item != NULL && is_record(use.ring, item)) {
+        item = loaded(use.ring, use.load, item);
+    }
+    drop_use(use);
+    return item;
 }
 
 static PyObject *lease(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords)
 {
     PyObject *result;
-    RingObject *ring = keywords == NULL && is_plain(args, count, 2) ? ring_to_try(queue) : NULL;
-    if (ring == NULL || !ring->fast_gets || !lease_at_once(ring, queue->load, queue->ended, &result)) {
-        return call_slow(queue, SLOW_LEASE, args, count, keywords);
-    }
-    return result;
+    struct use use = keywords == NULL && is_plain(args, count, 2) ? use_of(queue) : nothing_to_try;
+    bool is_done = use.ring != NULL && use.ring->fast_gets && lease_at_once(use.ring, use.load, use.ended, &result);
+    drop_use(use);
+    return is_done ? result : call_slow(queue, SLOW_LEASE, args, count, keywords);
 }
 
 #define ARGUMENTS QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords
@@ -161,25 +207,26 @@ static PyObject *QueueBase_use(QueueObject *queue, PyTypeObject *type, PyObject 
         return NULL;
     }
     bool is_ring = PyObject_TypeCheck(args[0], state->ring_type);
-    Py_XSETREF(queue->load, Py_NewRef(args[1]));
-    Py_XSETREF(queue->ended, Py_NewRef(args[2]));
-    Py_XSETREF(queue->ring, is_ring ? (RingObject *)Py_NewRef(args[0]) : NULL);
+    struct use before, now = {is_ring ? (RingObject *)Py_NewRef(args[0]) : NULL, Py_NewRef(args[1]), Py_NewRef(args[2])};
+    ALONE_BEGIN(queue);
+    before = queue->use;
+    queue->use = now;
+    ALONE_END();
+    use_clear(&before);
     Py_RETURN_NONE;
 }
 
 static int QueueBase_traverse(QueueObject *queue, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(queue));
-    Py_VISIT(queue->load);
-    Py_VISIT(queue->ended);
+    Py_VISIT(queue->use.load);
+    Py_VISIT(queue->use.ended);
     return 0;
 }
 
 static int QueueBase_clear(QueueObject *queue)
 {
-    Py_CLEAR(queue->ring);
-    Py_CLEAR(queue->load);
-    Py_CLEAR(queue->ended);
+    use_clear(&queue->use);
     return 0;
 }
 

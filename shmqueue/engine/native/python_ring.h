@@ -12,6 +12,12 @@
  *   6. Arguments are converted first, which may run any code, and then is_open() is asked.
  *
  * `users` counts the calls that run without the GIL; close() waits for them before it unmaps.
+ *
+ * A free-threaded build has a critical section on the Ring in place of the GIL: see python_alone.h.  There, too:
+ *
+ *   7. `users` also counts each attempt that makes objects: a call to Python may suspend the critical section.
+ *   8. What another thread may change (a list, a dict, the ring of a queue) is copied, or has a reference, while it is used.
+ *   9. `keys` is used under the get lock only.
  */
 #ifndef SHMQUEUE_PYTHON_RING_H
 #define SHMQUEUE_PYTHON_RING_H
@@ -20,6 +26,7 @@
 #include <Python.h>
 
 #include "leases.h"
+#include "python_alone.h"
 #include "scalar.h"
 
 #define KEYS_BITS 7
@@ -35,7 +42,7 @@ typedef struct {
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
-    PyTypeObject *ring_type, *loan_type, *record_type;
+    PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type;
     PyTypeObject *lease_type; /* NULL until lease_type() was called */
     PyObject *nothing; /* the Record that stands for none */
     PyObject *slow_names[SLOW_METHODS];
@@ -44,7 +51,7 @@ typedef struct {
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
  * or not at all: it is compared before it is relied on. */
 struct foreseen {
-    _Atomic uint32_t length;
+    _Atomic uint64_t length;
     _Atomic uint32_t method;
     _Atomic uint32_t skipped; /* bytes of it that stand before the contents of a bytes object, or 0: a record as such */
 };
@@ -63,10 +70,11 @@ typedef struct {
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
-    Py_ssize_t views;       /* loans at whose bytes somebody looks: the mapping stays while there are any */
+    Py_ssize_t views;       /* loans at whose bytes somebody looks, and reservations: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
     bool fast_puts, fast_gets; /* whether put(), get() of a QueueBase may pass by whatever puts and gets for it */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
+    double lock_patience;      /* seconds that a call which may not block waits for a lock held by a peer */
 } RingObject;
 
 static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
@@ -111,9 +119,11 @@ int ask_while_waiting(RingObject *self, bool is_put, PyObject **end);
 
 void raise_end(PyObject *end);
 
+static inline bool is_usable(const RingObject *self) { return self->memory != NULL && !self->closing; }
+
 static inline bool is_open(RingObject *self)
 {
-    if (self->memory == NULL || self->closing) {
+    if (!is_usable(self)) {
         raise_closed(self);
         return false;
     }
@@ -172,6 +182,48 @@ static inline void leave(RingObject *self)
         leave(self);                 \
     } while (0)
 
+/* An attempt without a wait, in which objects are made.  With a GIL nothing comes in between. */
+#ifdef Py_GIL_DISABLED
+#define ATTEMPT_BEGIN(self) enter(self)
+#define ATTEMPT_END(self) leave(self)
+#else
+#define ATTEMPT_BEGIN(self) ((void)(self))
+#define ATTEMPT_END(self) ((void)(self))
+#endif
+
+/* Whether what was open before objects were made, or released, still is; with a GIL no Python code has run in them. */
+static inline bool is_still_open(RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    return is_open(self);
+#else
+    (void)self;
+    return true;
+#endif
+}
+
+/* For a method of a QueueBase, which has asked is_usable() before; without a GIL that means nothing. */
+static inline bool may_be_tried(const RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    return is_usable(self);
+#else
+    (void)self;
+    return true;
+#endif
+}
+
+/* The keys that came before, for who does not own the get lock; NULL where only its owner may use them. */
+static inline PyObject **keys_without_lock(RingObject *self)
+{
+#ifdef Py_GIL_DISABLED
+    (void)self;
+    return NULL;
+#else
+    return self->keys;
+#endif
+}
+
 /* ---- the methods, by file ---- */
 
 typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_t count);
@@ -180,12 +232,14 @@ fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
 fast_method Ring_lend, Ring_lease, Ring_peek; /* python_lease.c */
+fast_method Ring_reserve; /* python_reserve.c */
 
 /* ---- python_put.c ---- */
 
 static inline bool can_ever_fit(const RingObject *self, size_t length)
 {
-    return length <= RECORD_LENGTH_MAX && length <= self->ring.capacity - RECORD_HEADER_SIZE;
+    uint64_t head = record_head(length);
+    return self->ring.capacity >= head && length <= self->ring.capacity - head;
 }
 
 /* Puts all the records or none: 1 done, 0 no room in time, -1 an exception is set, TOO_MANY as RING_TOO_MANY. */
@@ -222,14 +276,28 @@ PyObject *Ring_lease_figures(RingObject *self, PyObject *ignored);
 
 extern PyType_Spec Loan_spec;
 
+/* Nothing looks at the bytes of a loan, or of a reservation, any more. */
+void let_mapping_go(RingObject *ring);
+
 /* ---- python_lease_type.c ---- */
 
 /* Makes the type of leases, with this base, which documents it. */
 PyObject *core_lease_type(PyObject *module, PyObject *base);
 
+/* ---- python_reserve.c ---- */
+
+extern PyType_Spec Reservation_spec;
+
 /* ---- python_queue.c ---- */
 
 extern PyType_Spec QueueBase_spec;
+
+/* ---- python_wait.c ---- */
+
+PyObject *Ring_moment(RingObject *self, PyObject *kind);
+PyObject *Ring_pass_on(RingObject *self, PyObject *ignored);
+
+extern PyType_Spec Bell_spec;
 
 /* ---- python_anchor.c ---- */
 

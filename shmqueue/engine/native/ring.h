@@ -25,6 +25,7 @@ enum ring_status {
     RING_UNMAPPED,    /* an arena cannot be mapped; ring->map_error says why */
     RING_SHUT,        /* the queue was shut down for all; for a getter also: and nothing is left */
     RING_TOO_MANY,    /* put fewer at once: maxsize has become less than the number of these records */
+    RING_RESERVED,    /* within ring.c: there is a reservation, which is not an item (yet) */
 };
 
 /* One process's handle on a segment. */
@@ -41,11 +42,12 @@ struct ring {
     uint64_t table_start;    /* of the lease table, from the first byte of the file */
     struct lease *_Atomic table; /* NULL: not mapped yet */
     _Atomic bool windows_left;   /* the memory of some was not given back */
+    _Atomic bool held_up;        /* a reservation was met, and there was no entry left for it */
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
     _Atomic int map_error;   /* errno of the last attempt to map or to read that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
     _Atomic bool trim_due;   /* ring_trim() may have something to do */
-    uint64_t arena_start[LAYOUT_ARENAS]; /* from the first byte of data */
+    uint64_t arena_start[LAYOUT_ARENAS]; /* from the header's end */
     uint64_t arena_size[LAYOUT_ARENAS];
     unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
     bool may_spin;           /* there is more than one processor */
@@ -69,9 +71,17 @@ struct part {
 /* A record to put: the payload is its parts, one after the other. */
 struct record_in {
     uint32_t method;
-    uint32_t length; /* of all parts together */
+    uint64_t length; /* of all parts together */
     const struct part *parts;
     size_t part_count;
+    struct reserving *reserving; /* NULL; else see ring_prepare_reservation() */
+};
+
+/* A record whose payload is written later, where it lies. */
+struct reserving {
+    struct reservation who;
+    struct part head;     /* of the payload, written at once */
+    unsigned char *place; /* where the reservation lies, once it is put */
 };
 
 /* Where a leased record lies. */
@@ -86,8 +96,8 @@ struct take {
     struct self *self;
     struct view next; /* what the get ledger becomes on commit; where there are leases, what is handed out next */
     uint32_t arena;   /* where it was before */
-    uint32_t length;  /* of the record at hand, in bytes */
-    uint32_t method;
+    uint32_t method;  /* of the record at hand */
+    uint64_t length;  /* bytes of its payload */
     /* where next.leases says that there are leases: */
     bool taken;              /* the item that was given back is */
     int32_t at;              /* which entry the record at hand is of, NOT_RETURNED if it was never handed out */
@@ -98,6 +108,7 @@ struct take {
     struct place place; /* of that entry's record, checked */
     uint64_t number;    /* which of all items that is */
     uint64_t done_from, done_to; /* bytes of the windows some of whose memory is not needed after the commit */
+    struct reservation reservation; /* which stands before the record, of RING_RESERVED */
 };
 
 #define NOT_RETURNED (-1)
@@ -105,7 +116,8 @@ struct take {
 /* What a call may wait for, and how long. */
 struct patience {
     bool for_lock;    /* false: RING_BUSY when the lock is taken, or memory must be allocated */
-    bool for_room;    /* false: RING_FULL when there is no room (ring_put only) */
+    bool for_room;    /* false: RING_FULL when there is no room (ring_put only); with for_lock others' claims are ignored:
+                         there is room or there is not */
     int64_t deadline; /* monotonic, ns; or WAIT_FOREVER */
 };
 
@@ -117,8 +129,12 @@ struct figures {
     bool putters_waiting, getters_waiting;
 };
 
-/* Takes over a mapping of the file's first `mapped` bytes and checks the header against the file's size.  NULL, or what
- * is wrong.  The caller keeps ring->file open as long as the ring is used. */
+/* Maps the first `first` bytes of a file, and the arena in them once more behind that.  MAP_FAILED: errno says why. */
+void *ring_map(int file, uint64_t first);
+void ring_unmap(void *memory, uint64_t first);
+
+/* Takes over what ring_map() made of the file's first `mapped` bytes and checks the header against the file's size.
+ * NULL, or what is wrong.  The caller keeps ring->file open as long as the ring is used. */
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file);
 
 /* Bytes that ring_open() wants mapped, of a file with this header. */
@@ -140,6 +156,22 @@ uint64_t ring_data_size(uint64_t initial, uint64_t capacity);
  * cannot any more, RING_TOO_MANY. */
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience);
 
+/* Makes `record` one that reserves `length` bytes of payload, which begin with `head`; ring_put() puts it, as the only
+ * one.  Its bytes behind the head, from ring_reserved_bytes() on, are the caller's to write until it is ended, as long
+ * as the ring is not closed. */
+enum ring_status ring_prepare_reservation(struct ring *ring, struct reserving *reserving, struct part head,
+                                          uint32_t length, struct record_in *record, struct patience patience);
+static inline unsigned char *ring_reserved_bytes(const struct reserving *reserving)
+{
+    return reserving->place + sizeof(struct reservation) + RECORD_HEADER_SIZE + reserving->head.length;
+}
+/* Makes it an item like others, or nothing.  RING_SHUT: the queue was shut down meanwhile, so it is nothing.  When it
+ * returns neither this nor RING_OK, nothing has changed: call it again. */
+enum ring_status ring_end_reservation(struct ring *ring, const struct reserving *reserving, bool commit,
+                                      struct patience patience);
+/* For who waits: passes what is not an item, if it is the oldest, and gives back what dead processes have. */
+void ring_clear_the_way(struct ring *ring);
+
 /* Most items that may be in the queue, 0 for as many as fit.  Another one may hold a moment later, unless the caller
  * owns the put lock. */
 uint64_t ring_maxsize(const struct ring *ring);
@@ -154,7 +186,7 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 /* Which of all items that were ever put the one at hand is. */
 uint64_t ring_get_number(const struct take *take);
 /* Copies `length` bytes of the payload at hand, from its byte `from` on; they must be within it. */
-void ring_get_peek(struct ring *ring, const struct take *take, uint32_t from, uint32_t length, void *bytes);
+void ring_get_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes);
 /* Copies all of it, and is done with it. */
 void ring_get_read(struct ring *ring, struct take *take, void *payload);
 /* Copies the queue's bytes from this record on, headers and all, `room` at most, as far as they lie in one arena.  How
@@ -198,18 +230,31 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline);
 /* A snapshot without a lock: both ledgers as they were at one moment.  RING_OK or RING_BROKEN. */
 enum ring_status ring_figures(struct ring *ring, struct figures *figures);
 
-/* For ring.c and arena.c: takes a side's lock; commits, lets the lock go, and wakes up to `most` of the other side. */
+/* For ring.c, arena.c and leases.c: takes a side's lock; commits, releases the lock, and wakes up to `most` getters, or
+ * the putters if they have the room they want. */
 enum ring_status ring_lock_side(struct ring *ring, struct side *side, struct self *self, struct patience patience);
-void ring_commit_and_wake(struct side *side, struct self *self, const struct view *view, int most);
+void ring_commit_put(struct ring *ring, struct self *self, const struct view *view, int most);
+void ring_commit_get(struct ring *ring, struct self *self, const struct view *view);
+/* Wakes the putters, whatever they wait for. */
+void ring_wake_putters(struct ring *ring);
 
-/* For ring.c: sleeps until the ledgers move on from `seen`, which the caller read before it looked and found nothing.
- * *was_soon: they did while it was still spinning. */
-enum ring_status ring_sleep_on(struct ring *ring, struct ledgers *ledgers, uint32_t seen, int64_t deadline,
-                               _Atomic int32_t *spin, bool *was_soon);
+/* What a put waits for: a get ledger that has come so far. */
+struct want {
+    uint64_t position, count;
+    uint32_t bell; /* before the flag was raised */
+    bool is_exact; /* no more than the records need; else enough for some others, too */
+    bool has_asked; /* the flag is up */
+    bool claims; /* others may have gone before us for too long */
+    bool has_claim;
+    bool is_behind; /* what there is no room beside is another putter's claim */
+    int64_t claim_left; /* then: for so long, ns */
+    uint64_t put_count; /* at the first attempt; 0: there was none */
+};
 
-/* A ring that is full stays so for one item at a time: looking at once would make getter and putter fetch each other's
- * lines for every single item.  A moment without looking lets several be taken. */
-void ring_let_some_be_taken(const struct ring *ring);
+/* For ring.c: spins until there is the room that is wanted.  False: it has not come soon. */
+bool ring_spin_for_room(struct ring *ring, const struct want *want, int64_t deadline);
+/* Sleeps for `most` ns at most when the flag is up.  RING_OK: look again. */
+enum ring_status ring_sleep_for_room(struct ring *ring, const struct want *want, int64_t most, int64_t deadline);
 
 /* Marks the handle, for good: bytes in shared memory that lied once are not touched again.  Returns RING_BROKEN. */
 enum ring_status ring_poison(struct ring *ring, const char *why);

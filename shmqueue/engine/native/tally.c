@@ -94,8 +94,22 @@ enum ring_status ring_join(struct ring *ring, int64_t deadline)
             return RING_DEADLINE;
         }
         if (waited != WAIT_WOKEN) {
+            ring_clear_the_way(ring);
             return RING_INTERRUPTED;
         }
+    }
+}
+
+/* The queue was shut down, and what is left is nobody's any more, dropped or not. */
+static void drop_in_figures(struct figures *figures)
+{
+    struct view *get = &figures->get;
+    uint64_t records = figures->put.count - get->count, left = unfinished(figures->done, &figures->put, get);
+    get->dropped += records < left ? records : left;
+    get->count = figures->put.count;
+    if (!get->leases) {
+        get->position = figures->put.position; /* else what is leased still has its bytes */
+        get->arena = figures->put.arena;
     }
 }
 
@@ -118,6 +132,9 @@ enum ring_status ring_figures(struct ring *ring, struct figures *figures)
         return ring_poison(ring, why);
     }
     figures->done = atomic_load(&segment->tally.done);
+    if (figures->put.shut == SHUT_IMMEDIATE) {
+        drop_in_figures(figures); /* whoever has the get lock next does it */
+    }
     uint64_t highest = atomic_load(&segment->put.guard.high_water), queued = figures->put.count - figures->get.count;
     figures->high_water = highest > queued ? highest : queued;
     figures->recoveries = atomic_load(&segment->put.guard.recoveries) + atomic_load(&segment->get.guard.recoveries);

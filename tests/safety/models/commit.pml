@@ -1,5 +1,5 @@
-/* Commit and wake-up: ledger.h, of waiting.c ring_sleep_on() and ring_wait_items(), and of ring.c try_put(),
- * ring_get_begin() and ring_commit_and_wake(), in a queue of fixed size.
+/* Commit and wake-up: ledger.h, of waiting.c ring_wait_items() and ring_sleep_for_room(), and of ring.c try_put(),
+ * ask_for_room(), ring_get_begin(), ring_commit_put() and ring_commit_get(), in a queue of fixed size.
  *
  * An item is one byte of the ring, its value its position and one. Memory is as on x86: loads are in order, and stores
  * become visible in order but late, at the latest with the next locked instruction, or when who stored them died. That
@@ -33,8 +33,10 @@ typedef ledgers {
 ledgers side[2];
 byte owner[2]; /* of each side's lock, and one */
 byte cell[CAPACITY];
+byte bell;     /* what putters sleep on */
+byte room;     /* the get position from which on they are woken */
 chan stores[2] = [2] of { byte }; /* of a side's sequence, not visible yet; RELEASE: of its lock */
-bool asleep[USERS];               /* getters on the put side's sequence, putters on the other */
+bool asleep[USERS];               /* getters on the put side's sequence, putters on the bell */
 bool killed[USERS];
 bool gone[USERS];
 byte deaths_left = DEATHS;
@@ -43,6 +45,7 @@ byte quits_left = QUITS;
 /* For the properties only. */
 bool owes[USERS]; /* was woken and has not looked yet, or has committed and not woken yet */
 bool lost;
+byte asks[PUTTERS]; /* how many items one that sleeps wants to put */
 bool delivered[PUTTERS * ITEMS];
 
 #define SLEEPS_ON(s, who) (asleep[who] && ((who < PUTTERS) == (s == GET)))
@@ -109,7 +112,7 @@ inline ledger_commit(s, moved)
 #endif
 }
 
-inline ring_commit_and_wake(s, moved, most)
+inline ring_commit_put(s, moved, most)
 {
     if
     :: !side[s].waiting
@@ -147,6 +150,27 @@ inline ring_commit_and_wake(s, moved, most)
     fi
 }
 
+/* Rule 18. */
+inline ring_commit_get(moved)
+{
+    ledger_commit(GET, moved);
+    lock_release(GET);
+    if
+    :: atomic { !side[GET].waiting; committed = 0; owes[me] = false; goto delivers }
+    :: atomic { side[GET].waiting; committed = 0 }
+    fi;
+    if
+    :: atomic { moved < room; owes[me] = false; goto delivers }
+    :: moved >= room
+    fi;
+    if
+    :: atomic { !side[GET].waiting; owes[me] = false; goto delivers }
+    :: atomic { side[GET].waiting; side[GET].waiting = false }
+    fi;
+    bell++;
+    atomic { futex_wake(GET, EVERYONE); woken = 0; owes[me] = false }
+}
+
 /* What the kernel does for the dead; the lock is free once their stores are visible. */
 inline kernel_buries(s)
 {
@@ -158,7 +182,7 @@ inline kernel_buries(s)
         fi;
         owes[me] = false;
         mine = 0; known = 0; noted = 0; seen = 0; before = 0; counted = 0; committed = 0; woken = 0; flag = false;
-        left = 0
+        left = 0; want = 0; batch = 0
     };
     if
     :: atomic { owner[s] == me + 1 && empty(stores[s]) -> owner[s] = 0; gone[me] = true }
@@ -169,7 +193,7 @@ inline kernel_buries(s)
 proctype Putter(byte me)
 {
     byte mine, known, noted, seen, before, counted, committed, woken; /* known: get_as_seen */
-    byte left = ITEMS, batch;
+    byte left = ITEMS, batch, want;
     bool flag;
     {
         mine = 0;
@@ -181,18 +205,34 @@ next:   if
 #endif
         fi;
 put:    atomic { owner[PUT] == 0; owner[PUT] = me + 1; mine = CURRENT(PUT) };
-        atomic {
-            noted = side[GET].sequence; /* the code has it from the look below: one of the orders tried here */
-            if
-            :: mine - known + batch <= CAPACITY -> noted = 0; goto write
-            :: else
-            fi
-        };
+        if
+        :: atomic { mine - known + batch <= CAPACITY -> goto write }
+        :: mine - known + batch > CAPACITY
+        fi;
         ledger_read(GET);
         atomic {
             known = seen;
             seen = 0;
             assert(known <= mine && mine - known <= CAPACITY);
+            if
+            :: mine - known + batch <= CAPACITY -> goto write
+            :: else -> want = mine + batch - CAPACITY
+            fi
+        };
+
+        /* ask_for_room() */
+        noted = bell;
+        if
+        :: atomic { side[GET].waiting -> want = (room < want -> room : want) }
+        :: !side[GET].waiting
+        fi;
+        atomic { room = want; want = 0 };
+        side[GET].waiting = true;
+
+        ledger_read(GET);
+        atomic {
+            known = seen;
+            seen = 0;
             if
             :: mine - known + batch <= CAPACITY -> noted = 0; goto write
             :: else -> mine = 0; owes[me] = false
@@ -200,11 +240,10 @@ put:    atomic { owner[PUT] == 0; owner[PUT] = me + 1; mine = CURRENT(PUT) };
         };
         lock_release(PUT);
 
-        /* ring_sleep_on() */
-        side[GET].waiting = true;
+        /* ring_sleep_for_room() */
         atomic {
             if
-            :: side[GET].sequence == noted -> asleep[me] = true
+            :: bell == noted -> asleep[me] = true; asks[me] = batch
             :: else
             fi;
             noted = 0
@@ -226,7 +265,7 @@ write:  atomic {
         };
         atomic { cell[mine % CAPACITY] = mine + 1; mine++; left-- };
 written:
-        ring_commit_and_wake(PUT, mine, batch);
+        ring_commit_put(PUT, mine, batch);
         atomic { mine = 0; batch = 0; goto next };
 ends:   skip
     } unless { killed[me] -> kernel_buries(PUT) }
@@ -235,7 +274,7 @@ ends:   skip
 proctype Getter(byte me)
 {
     byte mine, known, noted, seen, before, counted, committed, woken; /* known: put_as_seen */
-    byte left = TAKES;
+    byte left = TAKES, batch, want; /* the last two are the putters' */
     bool flag;
     {
         mine = 0;
@@ -296,7 +335,8 @@ end_empty:
         atomic { futex_wake(PUT, 1); woken = 0; goto get };
 
 take:   atomic { seen = cell[mine % CAPACITY]; assert(seen == mine + 1); mine++ };
-        ring_commit_and_wake(GET, mine, EVERYONE);
+        ring_commit_get(mine);
+delivers:
         atomic {
             assert(!delivered[mine - 1]);
             delivered[mine - 1] = true;
@@ -382,7 +422,10 @@ proctype Watch()
         timeout;
         for (i : 0 .. USERS - 1) {
             assert(!asleep[i] || i < PUTTERS || CURRENT(PUT) == CURRENT(GET));
-            assert(!asleep[i] || i >= PUTTERS || CURRENT(PUT) + BATCH > CURRENT(GET) + CAPACITY)
+            if
+            :: i < PUTTERS -> assert(!asleep[i] || CURRENT(PUT) + asks[i] > CURRENT(GET) + CAPACITY)
+            :: else
+            fi
         }
         for (i : 0 .. PUTTERS * ITEMS - 1) {
             if

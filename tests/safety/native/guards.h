@@ -31,7 +31,7 @@ static size_t whole_pages(size_t length) { return (length + PAGE - 1) / PAGE * P
 
 void *__wrap_mmap(void *address, size_t length, int protection, int flags, int file, off_t offset)
 {
-    if (file < 0 || length == 0 || length > SIZE_MAX / 2) {
+    if (file < 0 || length == 0 || length > SIZE_MAX / 2 || (flags & MAP_FIXED) != 0) { /* fixed: within another one */
         return __real_mmap(address, length, protection, flags, file, offset);
     }
     size_t pages = whole_pages(length);
@@ -67,7 +67,8 @@ static const struct {
     {offsetof(struct segment, put.ledgers) + sizeof(struct ledgers), offsetof(struct segment, get)},
     {offsetof(struct segment, get) + sizeof(struct guard), offsetof(struct segment, get.ledgers)},
     {offsetof(struct segment, get.next) + sizeof(struct next), offsetof(struct segment, tally)},
-    {offsetof(struct segment, tally) + sizeof(struct tally), offsetof(struct segment, notes)},
+    {offsetof(struct segment, tally) + sizeof(struct tally), offsetof(struct segment, room)},
+    {offsetof(struct segment, room) + sizeof(struct room), offsetof(struct segment, notes)},
     {offsetof(struct segment, notes) + sizeof(struct notes), offsetof(struct segment, arenas)},
     {offsetof(struct segment, arenas) + sizeof(struct arena) * LAYOUT_ARENAS, offsetof(struct segment, leases)},
     {offsetof(struct segment, leases) + sizeof(struct leases), LAYOUT_HEADER_SIZE},

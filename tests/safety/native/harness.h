@@ -57,7 +57,7 @@ static inline void attach(struct ring *ring, int file)
         harness_fail("attaching");
     }
     uint64_t mapped = ring_first_mapping(&header);
-    void *memory = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    void *memory = ring_map(file, mapped);
     const char *why = memory == MAP_FAILED ? "mmap" : ring_open(ring, memory, mapped, (uint64_t)status.st_size, file);
     if (why != NULL) {
         harness_fail(why);
@@ -69,7 +69,7 @@ static inline void detach(struct ring *ring)
     void *segment = ring->segment;
     uint64_t mapped = ring_first_mapping(&ring->segment->header);
     ring_close(ring);
-    munmap(segment, mapped);
+    ring_unmap(segment, mapped);
 }
 
 /* Wait for nothing; wait for a lock and for room until `deadline`. */

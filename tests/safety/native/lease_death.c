@@ -47,6 +47,17 @@ enum operation {
     RETURN_ALL,
     CLEAR,
     SHUT_DOWN_NOW,
+    RESERVE,         /* an item that the victim is going to write */
+    COMMIT,          /* the victim's */
+    COMMIT_PASSED,   /* after a getter has come to it */
+    ABANDON,         /* the victim's */
+    ABANDON_PASSED,
+    PASS,            /* the survivor's, which is being written */
+    PASS_BESIDE,     /* and another one of them is an entry */
+    PASS_ABANDONED,  /* the survivor's */
+    GET_COMMITTED,   /* the survivor's */
+    CLEAR_AROUND,    /* the survivor's, which is being written */
+    TAKE_OVER_WRITER, /* which died when a getter had come to its item */
     OPERATIONS,
 };
 
@@ -70,6 +81,17 @@ static const char *const names[OPERATIONS] = {
     [RETURN_ALL] = "give all back",
     [CLEAR] = "clear",
     [SHUT_DOWN_NOW] = "shut down now",
+    [RESERVE] = "reserve",
+    [COMMIT] = "commit",
+    [COMMIT_PASSED] = "commit what was passed",
+    [ABANDON] = "abandon",
+    [ABANDON_PASSED] = "abandon what was passed",
+    [PASS] = "pass what is being written",
+    [PASS_BESIDE] = "pass what is being written, beside another one",
+    [PASS_ABANDONED] = "pass what was abandoned",
+    [GET_COMMITTED] = "get what was committed in its place",
+    [CLEAR_AROUND] = "clear around what is being written",
+    [TAKE_OVER_WRITER] = "take over from a dead writer",
 };
 
 /* What can be taken once the dead process's items were given back, oldest first, and what is unfinished. */
@@ -87,8 +109,11 @@ struct scene {
     struct loan loans[ITEMS_MAX]; /* the survivor's */
     unsigned loan_count;
     uint32_t next_id;
-    struct contents before, after;
+    struct contents before, between, after; /* between: of what has more than one commit, or nothing */
     bool shut;
+    struct reserving writing[2]; /* the survivor's reservations */
+    uint32_t writing_ids[2];
+    unsigned writing_count;
 };
 
 static struct {
@@ -168,6 +193,26 @@ static enum ring_status get(struct ring *ring, uint32_t *id, bool *whole)
     ring_get_commit(ring, &take);
     return RING_OK;
 }
+
+/* Reserves the next item, and writes it. */
+static void reserve(struct scene *scene, struct reserving *reserving)
+{
+    static unsigned char bytes[64];
+    struct record_in record;
+    uint32_t id = ++scene->next_id, head = id % 5;
+    fill_item(id, bytes);
+    if (ring_prepare_reservation(&scene->ring, reserving, (struct part){bytes, head}, length_of(id), &record,
+                                 until(WAIT_FOREVER)) != RING_OK) {
+        harness_fail("making a state: prepare a reservation");
+    }
+    record.method = id;
+    if (ring_put(&scene->ring, &record, 1, until(WAIT_FOREVER)) != RING_OK) {
+        harness_fail("making a state: reserve");
+    }
+    memcpy(ring_reserved_bytes(reserving), bytes + head, length_of(id) - head);
+}
+
+static bool is_of_writers(enum operation operation) { return operation >= RESERVE; }
 
 /* ---- states ---- */
 
@@ -258,6 +303,107 @@ static struct contents items(const struct scene *scene, uint32_t first, uint32_t
 }
 
 static struct loan victims_loan, victims_second;
+static struct reserving victims_item;
+
+/* Takes all that is there, and so comes to what is being written. */
+static void get_all(struct scene *scene)
+{
+    uint32_t id;
+    bool whole;
+    while (get(&scene->ring, &id, &whole) == RING_OK) {
+    }
+}
+
+static void survivor_reserves(struct scene *scene)
+{
+    reserve(scene, &scene->writing[scene->writing_count]);
+    scene->writing_ids[scene->writing_count++] = scene->next_id;
+}
+
+/* A process that reserves an item, and ends. */
+static void let_a_writer_die(struct scene *scene)
+{
+    pid_t child = fork();
+    int status;
+    if (child == 0) {
+        reserve(scene, &victims_item);
+        _exit(0);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
+        harness_fail("making a state: a dead writer");
+    }
+    scene->next_id++;
+}
+
+static void make_for_writers(struct scene *scene, uint64_t gone, uint32_t first)
+{
+    struct ring *ring = &scene->ring;
+    uint32_t victims = scene->next_id + 1;
+    switch (scene->operation) {
+    case RESERVE:
+    case ABANDON:
+        scene->before = scene->after = items(scene, NONE, first, gone + 4);
+        scene->next_id++; /* the victim's */
+        break;
+    case COMMIT:
+        scene->before = items(scene, NONE, first, gone + 4);
+        scene->next_id++;
+        scene->after = items(scene, NONE, first, gone + 5);
+        break;
+    case COMMIT_PASSED:
+    case ABANDON_PASSED:
+        scene->before = scene->after = (struct contents){.unfinished = gone + 4};
+        scene->next_id++;
+        if (scene->operation == COMMIT_PASSED) {
+            scene->after = items(scene, NONE, victims, gone + 5);
+        }
+        break;
+    case PASS:
+    case PASS_BESIDE:
+    case PASS_ABANDONED:
+    case GET_COMMITTED: {
+        get_all(scene);
+        survivor_reserves(scene);
+        if (scene->operation == PASS_BESIDE) {
+            get_all(scene);
+            survivor_reserves(scene);
+        }
+        put(scene);
+        bool is_put = scene->operation == GET_COMMITTED;
+        scene->before = items(scene, NONE, is_put ? scene->next_id - 1 : scene->next_id, scene->next_id);
+        scene->after = items(scene, NONE, is_put ? scene->next_id : scene->next_id + 1, scene->next_id);
+        if (scene->operation == PASS_ABANDONED || is_put) {
+            scene->writing_count = 0;
+        }
+        if (is_put) {
+            (void)!ring_end_reservation(ring, &scene->writing[0], true, until(WAIT_FOREVER));
+        } else if (scene->operation == PASS_ABANDONED) { /* as one that dies before it clears the way */
+            scene->writing[0].place[offsetof(struct reservation, state)] = RESERVATION_ABANDONED;
+            scene->before.unfinished--;
+            scene->after.unfinished--;
+        }
+        break;
+    }
+    case CLEAR_AROUND:
+        survivor_reserves(scene);
+        put(scene);
+        put(scene);
+        scene->before = items(scene, NONE, first, gone + 7);
+        for (unsigned i = 4; i + 1 < scene->before.count; i++) { /* but what is being written */
+            scene->before.ids[i] = scene->before.ids[i + 1];
+        }
+        scene->before.count--;
+        scene->between = items(scene, NONE, scene->next_id - 1, gone + 3);
+        scene->after = (struct contents){.unfinished = gone + 1};
+        break;
+    default: /* take over */
+        let_a_writer_die(scene);
+        get_all(scene);
+        put(scene);
+        scene->before = scene->after = items(scene, NONE, scene->next_id, gone + 5);
+        break;
+    }
+}
 
 /* What the victim has before the operation. */
 static void victim_prepares(struct scene *scene)
@@ -278,6 +424,13 @@ static void victim_prepares(struct scene *scene)
     }
     if (scene->operation == RETURN_ALL) {
         (void)!lend(&scene->ring, &victims_second);
+    }
+    if (scene->operation >= COMMIT && scene->operation <= ABANDON_PASSED) {
+        scene->next_id--;
+        reserve(scene, &victims_item);
+    }
+    if (scene->operation == COMMIT_PASSED || scene->operation == ABANDON_PASSED) {
+        get_all(scene);
     }
     if (scene->operation == FINISH_OLDEST) { /* a newer one is already the survivor's: see make() */
         return;
@@ -306,6 +459,10 @@ static void make(struct scene *scene, enum operation operation, bool elastic)
     uint32_t first = scene->next_id + 1;
     for (int i = 0; i < 4; i++) {
         put(scene);
+    }
+    if (is_of_writers(operation)) {
+        make_for_writers(scene, gone, first);
+        return;
     }
     switch (operation) {
     case LEND:
@@ -434,12 +591,32 @@ static void operate(struct scene *scene)
         (void)!ring_loan_return(ring, &victims_loan, patience);
         break;
     case TAKE_OVER:
+    case TAKE_OVER_WRITER:
         ring_return_dead(ring, 0);
+        break;
+    case RESERVE:
+        scene->next_id--;
+        reserve(scene, &victims_item);
+        break;
+    case COMMIT:
+    case COMMIT_PASSED:
+    case ABANDON:
+    case ABANDON_PASSED: {
+        bool is_put = scene->operation == COMMIT || scene->operation == COMMIT_PASSED;
+        (void)!ring_end_reservation(ring, &victims_item, is_put, patience);
+        break;
+    }
+    case PASS:
+    case PASS_BESIDE:
+    case PASS_ABANDONED:
+    case GET_COMMITTED:
+        (void)!get(ring, &id, &whole);
         break;
     case RETURN_ALL:
         (void)!ring_return_all(ring, patience);
         break;
     case CLEAR:
+    case CLEAR_AROUND:
         (void)!ring_clear(ring, &dropped, patience);
         break;
     default:
@@ -558,6 +735,33 @@ static const char *put_and_get_all_around(struct scene *scene)
     return NULL;
 }
 
+/* What the survivor writes is still its own, and becomes an item once. */
+static const char *check_writing(struct scene *scene)
+{
+    uint32_t id;
+    bool whole;
+    while (scene->writing_count > 0 && put_within(scene, AT_ONCE) == RING_OK) {
+    }
+    while (scene->writing_count > 0 && get(&scene->ring, &id, &whole) == RING_OK) {
+        if (!whole) {
+            return "an item that lies beside one that is being written is not whole";
+        }
+    }
+    for (unsigned i = scene->writing_count; i-- > 0;) { /* the newest first */
+        const struct reserving *writing = &scene->writing[i];
+        if (ring_end_reservation(&scene->ring, writing, true, until(WAIT_FOREVER)) != RING_OK) {
+            return "a survivor's reservation is over";
+        }
+        if (get(&scene->ring, &id, &whole) != RING_OK || !whole || id != scene->writing_ids[i]) {
+            return "what a survivor has written does not come, or is not whole";
+        }
+        if (get(&scene->ring, &id, &whole) != RING_EMPTY) {
+            return "what a survivor has written comes twice";
+        }
+    }
+    return NULL;
+}
+
 /* The survivor's own leases are still what they were, and end once. */
 static const char *check_loans(struct scene *scene)
 {
@@ -641,7 +845,13 @@ static const char *survive(struct scene *scene, bool finished)
     if (why != NULL) {
         return why;
     }
-    if (scene->operation == FINISH_OLDEST) { /* which item the victim had is known only to itself */
+    if (is_of_writers(scene->operation)) { /* an item counts until a getter has come to it */
+        ring_return_dead(&scene->ring, 0);
+        if (ring_figures(&scene->ring, &figures) != RING_OK) {
+            return "the figures are refused: the queue is broken";
+        }
+        is.unfinished = tally_unfinished(&scene->ring, &figures.put, &figures.get);
+    } else if (scene->operation == FINISH_OLDEST) { /* which item the victim had is known only to itself */
         is.count = 0;
     } else if (available != is.count && !scene->shut) {
         return "qsize is not the number of items";
@@ -650,6 +860,7 @@ static const char *survive(struct scene *scene, bool finished)
         is.unfinished = scene->after.unfinished; /* that get has dropped them, if the dead process had not */
     }
     bool whole = equal(&is, &scene->after), not_at_all = equal(&is, &scene->before);
+    not_at_all |= scene->between.unfinished != 0 && equal(&is, &scene->between);
     counted.whole += whole;
     counted.not_at_all += !whole && not_at_all;
     if (!whole && !not_at_all) {
@@ -658,7 +869,8 @@ static const char *survive(struct scene *scene, bool finished)
     if (finished && !whole) {
         return "the operation came to its end and did not happen";
     }
-    why = put_and_get_all_around(scene);
+    why = check_writing(scene);
+    why = why != NULL ? why : put_and_get_all_around(scene);
     why = why != NULL ? why : check_loans(scene);
     return why != NULL ? why : check_room(scene);
 }
@@ -686,6 +898,7 @@ static unsigned follow(enum operation operation, bool elastic, bool *changed)
 {
     static unsigned char header_was[LAYOUT_HEADER_SIZE];
     static struct lease table_was[8];
+    static unsigned char data_was[CAPACITY];
     struct scene scene;
     struct victim victim;
     unsigned steps = 0;
@@ -693,11 +906,16 @@ static unsigned follow(enum operation operation, bool elastic, bool *changed)
     start(&victim, &scene);
     memcpy(header_was, scene.ring.segment, sizeof header_was);
     memset(table_was, 0, sizeof table_was);
+    memcpy(data_was, scene.ring.arena_memory[0], sizeof data_was);
     while (step(&victim), !victim.finished && steps < STEPS_MAX) {
         const struct lease *table = atomic_load(&scene.ring.table);
         bool has_table = table != NULL && atomic_load(&scene.ring.segment->leases.reserved) != 0;
         changed[steps] = memcmp(header_was, scene.ring.segment, sizeof header_was) != 0 ||
                          (has_table && memcmp(table_was, table, sizeof table_was) != 0);
+        if (is_of_writers(operation) && memcmp(data_was, scene.ring.arena_memory[0], sizeof data_was) != 0) {
+            memcpy(data_was, scene.ring.arena_memory[0], sizeof data_was);
+            changed[steps] = true;
+        }
         if (changed[steps]) {
             memcpy(header_was, scene.ring.segment, sizeof header_was);
             if (has_table) {

@@ -31,8 +31,14 @@ static void play_all_scenes(unsigned round, bool thoroughly)
         if (is_lock(bed)) {
             play(HOLDER, kill_holder);
             play(STOPPED_HOLDER, stop_holder);
+            if (access(LAST_PID, W_OK) == 0) {
+                play(REUSED_OUTSIDE, reuse_id_outside);
+                play(REUSED_INSIDE, reuse_id_inside);
+            }
         } else if (bed == GETTERS) {
             play(STOPPED, stop_sleeper);
+        } else if (bed == PUTTERS) {
+            play(SHUT_BESIDE, shut_down_beside_getter);
         }
     }
     unsigned stride = thoroughly ? 1 : SHORT_STRIDE;
@@ -47,6 +53,9 @@ static void play_all_scenes(unsigned round, bool thoroughly)
 static void print_scenes(void)
 {
     unsigned notable = 0;
+    if (access(LAST_PID, W_OK) != 0) {
+        printf("not played: %s: %s cannot be written\n", scene_names[REUSED_OUTSIDE], LAST_PID);
+    }
     for (unsigned s = 0; s < SCENES; s++) {
         for (unsigned b = 0; b < BEDS; b++) {
             const struct tallied *result = &results[b][s];

@@ -45,6 +45,7 @@ struct board {
 
 static struct ring ring;
 static struct board *board;
+static int bed_file;
 static uint32_t next_item;
 static uint64_t put_set, taken_set; /* bit i: item i was put, was taken */
 
@@ -61,7 +62,7 @@ static inline _Atomic uint32_t *word_of(enum bed bed)
     case GETTERS:
         return &ring.segment->put.ledgers.sequence;
     case PUTTERS:
-        return &ring.segment->get.ledgers.sequence;
+        return &ring.segment->room.bell;
     case JOINERS:
         return &ring.segment->tally.sequence;
     default:
@@ -214,9 +215,9 @@ __attribute__((noreturn)) static inline void be_sleeper(enum bed bed, struct sle
 /* A queue in which a sleeper finds nothing to do. */
 static inline void make_bed(enum bed bed)
 {
-    int file = make_segment(0, CAPACITY, bed == PUTTERS ? 1 : 0);
-    attach(&ring, file);
-    close(file); /* a queue of fixed size does not need it */
+    bool is_of_one = bed == PUTTERS; /* by its bytes and by its items */
+    bed_file = make_segment(0, is_of_one ? RECORD_HEADER_SIZE + sizeof(uint32_t) : CAPACITY, is_of_one ? 1 : 0);
+    attach(&ring, bed_file);
     ring.may_spin = false, ring.spin_for_items = ring.spin_for_room = 0;
     memset(board->sleepers, 0, sizeof board->sleepers);
     atomic_store(&board->due, 0);
@@ -234,6 +235,12 @@ static inline void make_bed(enum bed bed)
         put_one();
         put_one();
     }
+}
+
+static inline void unmake_bed(void)
+{
+    detach(&ring);
+    close(bed_file);
 }
 
 /* Of who is going to wake a sleeper at a lock: to hold it. */

@@ -242,7 +242,7 @@ static inline void kill_groups(void)
         bed = GETTERS;
         begin(GROUP);
         kill_one_group();
-        detach(&ring);
+        unmake_bed();
     }
 }
 

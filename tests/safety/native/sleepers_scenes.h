@@ -5,6 +5,8 @@
 #include "sleepers_watch.h"
 
 #define SHORT_DEADLINE_NS INT64_C(200000000)
+#define LONG_ASLEEP_NS INT64_C(45000000) /* by then a putter sleeps for whole slices */
+#define TOLD_NS INT64_C(20000000)        /* of a shutdown; less than what is left of a slice */
 
 static int64_t overshoot; /* the worst, of a deadline while the lock's owner was stopped */
 
@@ -54,18 +56,25 @@ static inline bool kill_waker(void)
     return true;
 }
 
+static inline uint32_t read_before(void)
+{
+    switch (bed) {
+    case JOINERS:
+        return (uint32_t)atomic_load(&ring.segment->tally.done);
+    case PUTTERS:
+        return atomic_load(&ring.segment->get.ledgers.sequence);
+    default:
+        return atomic_load(word_of(bed));
+    }
+}
+
 /* Whether what a sleeper waits for is there, as the bytes say that `before` was read from. */
 static inline bool is_given(uint32_t before)
 {
-    if (bed == JOINERS) {
-        return atomic_load(&ring.segment->tally.done) != before;
+    if (!is_lock(bed)) {
+        return read_before() != before;
     }
     return (atomic_load(word_of(bed)) & FUTEX_TID_MASK) != (before & FUTEX_TID_MASK);
-}
-
-static inline uint32_t read_before(void)
-{
-    return bed == JOINERS ? (uint32_t)atomic_load(&ring.segment->tally.done) : atomic_load(word_of(bed));
 }
 
 static inline void step_until_given(pid_t waker, uint32_t before)
@@ -162,6 +171,141 @@ static inline bool stop_holder(void)
     await_done(other, false);
     return true;
 }
+
+/* Ends a call by a shutdown: its stall is from `since`. */
+static inline void await_shut(struct sleeper *sleeper, int64_t since)
+{
+    struct tallied *result = &results[bed][scene];
+    while (atomic_load(&sleeper->done) == 0 && monotonic_ns() < since + WEDGED_NS + lateness()) {
+        usleep(200);
+    }
+    int64_t stall = atomic_load(&sleeper->done) - since - atomic_load(&sleeper->queued);
+    int status = atomic_load(&sleeper->done) == 0 ? -1 : reap(sleeper->pid);
+    if (status == -1 || !WIFEXITED(status) || WEXITSTATUS(status) != RING_SHUT) {
+        fault("a call that waited ended with status %#x, if at all", (unsigned)status);
+        return;
+    }
+    if (stall > TOLD_NS + lateness()) {
+        fault("a call that waited was told %d ms after the shutdown", (int)(stall / 1000000));
+    }
+    result->stall = stall > result->stall ? stall : result->stall;
+}
+
+/* Nobody who has the get lock delays it: the items are gone, and the putters that waited for room are told. */
+static inline bool shut_down_beside_getter(void)
+{
+    int status;
+    struct figures figures;
+    pid_t holder = start_child();
+    if (holder == 0) {
+        must(ring_lock_side(&ring, &ring.segment->get, lock_self(), AT_ONCE), "a lock");
+        raise(SIGSTOP);
+        lock_release(&ring.segment->get.guard.lock, lock_self());
+        _exit(0);
+    }
+    if (waitpid(holder, &status, WUNTRACED) != holder || !WIFSTOPPED(status)) {
+        harness_fail("stopping a child");
+    }
+    struct sleeper *sleepers[] = {start_asleep(0), start_asleep(1)};
+    usleep((useconds_t)(LONG_ASLEEP_NS / 1000));
+    is_due();
+    int64_t since = monotonic_ns();
+    enum ring_status done = ring_shut_down(&ring, true, until(since + WAIT_SLICE_NS / 2));
+    if (done != RING_OK || monotonic_ns() - since > WAIT_SLICE_NS / 2 + lateness()) {
+        fault("a shutdown ended with status %d after %d ms", (int)done, (int)((monotonic_ns() - since) / 1000000));
+    }
+    if (ring_figures(&ring, &figures) != RING_OK || figures.put.count != figures.get.count ||
+        figures.put.position != figures.get.position) {
+        fault("items are left after an immediate shutdown");
+    }
+    await_shut(sleepers[0], since);
+    await_shut(sleepers[1], since);
+    kill(holder, SIGCONT);
+    reap(holder);
+    uint32_t item;
+    if (take_item(&item, AT_ONCE) != RING_SHUT || ring_join(&ring, monotonic_ns() + WEDGED_NS) != RING_OK) {
+        fault("after an immediate shutdown something can be taken, or is not done");
+    }
+    return true;
+}
+
+#define LAST_PID "/proc/sys/kernel/ns_last_pid"
+
+/* A child with this process id.  -1: another process was faster. */
+static inline pid_t start_child_as(pid_t wanted)
+{
+    char text[20];
+    int file = open(LAST_PID, O_WRONLY | O_CLOEXEC), length = snprintf(text, sizeof text, "%d", wanted - 1);
+    if (file < 0 || write(file, text, (size_t)length) != length) {
+        harness_fail(LAST_PID);
+    }
+    pid_t child = start_child();
+    close(file);
+    if (child == 0 && getpid() != wanted) {
+        _exit(0);
+    }
+    if (child > 0 && child != wanted) {
+        reap(child);
+        return -1;
+    }
+    return child;
+}
+
+/* The kernel looks at one word of a dead thread, and this one has told it of another queue's. */
+static inline pid_t leave_lock_unmarked(void)
+{
+    static _Atomic uint32_t elsewhere;
+    int status;
+    pid_t holder = start_child();
+    if (holder == 0) {
+        prepare_to_wake(bed);
+        lock_announce(lock_self(), &elsewhere);
+        raise(SIGSTOP);
+        _exit(102);
+    }
+    if (waitpid(holder, &status, WUNTRACED) != holder || !WIFSTOPPED(status)) {
+        harness_fail("stopping a child");
+    }
+    kill_child(holder);
+    if ((atomic_load(word_of(bed)) & FUTEX_TID_MASK) != (uint32_t)holder) {
+        fault("the kernel marked a word that it was not told of");
+    }
+    return holder;
+}
+
+/* False: the id went to somebody else. */
+static inline bool reuse_id(bool has_queue)
+{
+    int gone[2]; /* its end is closed when the child is what it is to be */
+    char nothing;
+    pid_t holder = leave_lock_unmarked();
+    if (pipe2(gone, O_CLOEXEC) != 0) {
+        harness_fail("pipe");
+    }
+    pid_t child = start_child_as(holder);
+    if (child == 0 && has_queue) {
+        struct ring own;
+        attach(&own, bed_file);
+        close(gone[1]);
+        pause();
+    } else if (child == 0) {
+        execlp("sleep", "sleep", "60", (char *)NULL);
+        _exit(103);
+    }
+    close(gone[1]);
+    bool is_reused = child > 0 && read(gone[0], &nothing, 1) == 0;
+    close(gone[0]);
+    struct sleeper *other = start_sleeper(1, false, WAIT_FOREVER);
+    is_due();
+    await_done(other, true);
+    if (child > 0) {
+        kill_child(child);
+    }
+    return is_reused;
+}
+
+static inline bool reuse_id_outside(void) { return reuse_id(false); }
+static inline bool reuse_id_inside(void) { return reuse_id(true); }
 
 static inline bool stop_sleeper(void)
 {

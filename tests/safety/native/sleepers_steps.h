@@ -102,20 +102,25 @@ static inline bool rely_on_each_other(unsigned steps)
     return true;
 }
 
-/* How many instructions a waker does until what it gives is there. */
+/* How many instructions a waker does until what it gives is there: the least of several tries, for where the clock is
+ * read a tick makes it read again. */
 static inline unsigned steps_to_commit(enum scene which)
 {
     int status;
-    unsigned steps = 0;
-    begin(which);
-    pid_t waker = start_waker();
-    uint32_t before = read_before();
-    while (!is_given(before) && resume_traced(waker, true, &status)) {
-        steps++;
+    unsigned least = UINT_MAX;
+    for (unsigned i = 0; i < TRIES; i++) {
+        unsigned steps = 0;
+        begin(which);
+        pid_t waker = start_waker();
+        uint32_t before = read_before();
+        while (!is_given(before) && resume_traced(waker, true, &status)) {
+            steps++;
+        }
+        kill_child(waker);
+        unmake_bed();
+        least = steps < least ? steps : least;
     }
-    kill_child(waker);
-    detach(&ring);
-    return steps;
+    return least;
 }
 
 /* Once, if it tells something.  False: there was nobody in whose middle it could have been. */
@@ -124,7 +129,7 @@ static inline bool play_after(unsigned steps, enum scene which, bool (*how)(unsi
     for (unsigned tries = 0; tries < TRIES && faults < FAULTS_MAX; tries++) {
         begin(which);
         if (!how(steps)) {
-            detach(&ring);
+            unmake_bed();
             return false;
         }
         if (end(true)) {

@@ -18,7 +18,10 @@ enum scene {
     NOBODY,
     HOLDER,
     STOPPED_HOLDER,
+    REUSED_OUTSIDE,
+    REUSED_INSIDE,
     STOPPED,
+    SHUT_BESIDE,
     FALLING,
     TWO_WAKERS,
     RELAYED,
@@ -34,7 +37,10 @@ static const char *const scene_names[SCENES] = {
     "two, nobody killed",
     "the lock's owner killed",
     "the lock's owner stopped",
+    "the lock's owner killed, busy with another queue, its id given to a process elsewhere",
+    "the lock's owner killed, busy with another queue, its id given to a process that has the queue",
     "stopped asleep",
+    "shut down while a getter is stopped under its lock",
     "falling asleep at an instruction of the waker",
     "two, and two wakers, one in the middle of the other",
     "two, asleep before the commit of a waker that saw none, and another waker",
@@ -213,8 +219,10 @@ static inline bool tells(void)
 /* False: on a machine that is this busy, it has told nothing, and is worth another try. */
 static inline bool end(bool hit)
 {
-    check_queue();
-    detach(&ring);
+    if (scene != SHUT_BESIDE) {
+        check_queue();
+    }
+    unmake_bed();
     bool told = hit && tells();
     results[bed][scene].plays++;
     results[bed][scene].missed += !told;

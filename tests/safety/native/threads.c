@@ -3,7 +3,7 @@
  *      threads SEED SECONDS ITEMS
  *
  * Rounds of different shape until the time is over, one of each at least.  In most of them all handles share one
- * mapping of the whole file, for ThreadSanitizer knows a byte by its address; in some all threads share one handle.
+ * mapping of each part of the file, for ThreadSanitizer knows a byte by its address; in some all threads share one handle.
  * Each item is looked at: its bytes, that it comes once, and behind those that its putter put before it.
  *
  * What one thread tells another beside the queue is relaxed, or said by its end: nothing else may order the accesses
@@ -36,39 +36,39 @@ static void open_handles(struct round *round, int file)
     if (fstat(file, &status) != 0) {
         harness_fail("fstat");
     }
-    round->whole_size = (size_t)status.st_size;
+    struct ring *first = &round->rings[0];
+    attach(first, file);
     if (!shape->own_mapping) {
-        round->whole = mmap(NULL, round->whole_size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (round->whole == MAP_FAILED) {
+        round->table = mmap(NULL, LAYOUT_LEASE_TABLE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file,
+                            (off_t)first->table_start);
+        if (round->table == MAP_FAILED) {
             harness_fail("mmap");
         }
+        first->table = round->table;
     }
-    for (int i = 0; i < count; i++) {
+    for (int i = 1; i < count; i++) {
         struct ring *ring = &round->rings[i];
         if (shape->own_mapping) {
             attach(ring, file);
             continue;
         }
-        uint64_t first = ring_first_mapping((const struct header *)round->whole);
-        const char *why = ring_open(ring, round->whole, first, round->whole_size, file);
+        uint64_t mapped = ring_first_mapping(&first->segment->header);
+        const char *why = ring_open(ring, first->segment, mapped, (uint64_t)status.st_size, file);
         if (why != NULL) {
             harness_fail(why);
         }
-        for (uint32_t arena = 0; arena < ring->arenas; arena++) {
-            ring->arena_memory[arena] = round->whole + LAYOUT_HEADER_SIZE + ring->arena_start[arena];
+        for (uint32_t arena = 1; arena < ring->arenas; arena++) {
+            ring->arena_memory[arena] = arena_span(first, arena).bytes;
         }
-        ring->table = (struct lease *)(void *)(round->whole + ring->table_start);
+        ring->table = round->table;
     }
 }
 
 static void close_handles(struct round *round)
 {
     int count = round->shape->one_handle ? 1 : HANDLES;
-    for (int i = 0; round->shape->own_mapping && i < count; i++) {
+    for (int i = 0; i < count && (i == 0 || round->shape->own_mapping); i++) {
         detach(&round->rings[i]);
-    }
-    if (!round->shape->own_mapping) {
-        munmap(round->whole, round->whole_size);
     }
 }
 

@@ -31,8 +31,7 @@ struct shape {
 struct round {
     const struct shape *shape;
     struct ring rings[HANDLES];
-    unsigned char *whole; /* the one mapping */
-    size_t whole_size;
+    struct lease *table; /* in the one mapping */
     uint32_t items; /* of each putter */
     _Atomic unsigned char *seen[PUTTERS];
     _Atomic bool is_over;
@@ -80,6 +79,34 @@ static void note_time(int64_t since)
 
 /* ---- putters ---- */
 
+/* As ring_put() of one record, whose payload is written in the queue. */
+static enum ring_status put_in_place(struct ring *ring, const struct record_in *record, int64_t deadline)
+{
+    const unsigned char *payload = record->parts[0].bytes;
+    struct reserving reserving;
+    struct record_in reserved;
+    enum ring_status status;
+    do {
+        status = ring_prepare_reservation(ring, &reserving, (struct part){payload, ID_SIZE}, record->length, &reserved,
+                                          until(deadline));
+    } while (status == RING_INTERRUPTED);
+    if (status != RING_OK || ring_fitting(ring, &reserved, 1) == 0) {
+        return status == RING_OK ? RING_TOO_MANY : status;
+    }
+    reserved.method = record->method;
+    do {
+        status = ring_put(ring, &reserved, 1, until(deadline));
+    } while (status == RING_INTERRUPTED);
+    if (status == RING_OK) {
+        memcpy(ring_reserved_bytes(&reserving), payload + ID_SIZE, record->length - ID_SIZE);
+        do {
+            status = ring_end_reservation(ring, &reserving, true, until(deadline));
+        } while (status == RING_INTERRUPTED);
+        status = status == RING_SHUT ? RING_OK : status; /* it was put, and dropped */
+    }
+    return status;
+}
+
 static void *put_items(void *argument)
 {
     struct worker *me = argument;
@@ -105,10 +132,13 @@ static void *put_items(void *argument)
             count = me->round->items - me->moved;
         }
         int64_t start = monotonic_ns();
-        enum ring_status status;
-        do {
+        enum ring_status status = RING_TOO_MANY;
+        if (count == 1 && draw(&me->random) % 4 == 0) {
+            status = put_in_place(me->ring, records, start + WEDGED_NS);
+        }
+        while (status == RING_TOO_MANY || status == RING_INTERRUPTED) {
             status = ring_put(me->ring, records, count, until(start + WEDGED_NS));
-        } while (status == RING_INTERRUPTED);
+        }
         if (status == RING_SHUT && shape->ending == SHUT_DOWN_IMMEDIATELY) {
             break;
         }
@@ -216,7 +246,7 @@ struct held {
 
 static void copy_loan(struct worker *me, const struct loan *loan, unsigned char *bytes)
 {
-    const unsigned char *place = ring_loan_place(me->ring, loan, 0, loan->length);
+    const unsigned char *place = ring_loan_place(me->ring, loan, 0);
     if (place != NULL) {
         memcpy(bytes, place, loan->length);
     } else if (!ring_loan_read(me->ring, loan, 0, loan->length, bytes)) {

@@ -1,0 +1,503 @@
+"""``asyncio.Queue``, shared between processes: ``from shmqueue.compat.asyncio import Queue``.
+
+The coroutines wait without a thread for each: one thread of the process waits for all queues. A coroutine that is
+cancelled has taken nothing, and put nothing. It works under asyncio and uvloop, and under trio.
+
+``put_nowait`` and ``get_nowait`` never block the event loop for more than a few milliseconds: while another process has
+the queue's lock, and is stopped, they raise ``QueueFull`` and ``QueueEmpty``. Packing and copying an item takes its
+time. The portable engine is slower, and looks for items up to 50 times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sys
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from types import TracebackType
+from typing import Any, Generic, NoReturn, TypeVar
+
+from shmqueue import clock
+from shmqueue.arguments import require_int
+from shmqueue.dead_letters import DeadLetterQueue
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
+from shmqueue.items import QueueBase, allow_fast_paths, fast_get, fast_put
+from shmqueue.items import Record as _LoadLater
+from shmqueue.leases import Lease
+from shmqueue.readiness import FINISHED, ITEMS, ROOM
+from shmqueue.serialization import unpack_plain
+from shmqueue.threads import WeakRegistry
+
+from . import queue as _synchronous
+from ._absent import ListsWhatIsThere
+from ._event_loops import Line, Refused, current_loop, pause, running_loop
+from ._port import Port, arrive, open_port
+from ._serialization import dump, load
+
+__all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_LOCK_PATIENCE = 0.002
+"""Seconds that the event loop waits for a lock that another process has: a living owner has it for microseconds."""
+
+_TURN = 0.002
+"""Seconds of calls that need not wait before one lets the loop's other tasks run."""
+
+_CALLS = 16
+"""Calls between two looks at the clock."""
+
+
+class QueueEmpty(ShmQueueEmpty, asyncio.QueueEmpty):
+    """``asyncio.QueueEmpty`` and ``queue.Empty``."""
+
+
+class QueueFull(ShmQueueFull, asyncio.QueueFull):
+    """``asyncio.QueueFull`` and ``queue.Full``."""
+
+
+if sys.version_info >= (3, 13):
+
+    class QueueShutDown(ShmQueueShutDown, asyncio.QueueShutDown):
+        """``asyncio.QueueShutDown`` and ``queue.ShutDown``."""
+
+else:
+
+    class QueueShutDown(ShmQueueShutDown):
+        """``queue.ShutDown``; also ``asyncio.QueueShutDown`` from Python 3.13 on."""
+
+
+class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
+    """``asyncio.Queue``, shared between processes.
+
+    It may be made with a running loop or without, and used by several loops in several threads. Pickled, it is the same
+    queue in another process.
+
+    Args:
+        maxsize: most items; 0 or less, as many as there is memory for.
+        name: makes the queue one that any process of this user can open by this name, also as ``ShmQueue(name)`` and
+            ``shmqueue.compat.queue.Queue(name=name)``; its creator's ``maxsize`` and ``max_bytes`` hold. None, it can
+            only be passed on.
+        max_bytes: most bytes of items, at which put waits as if the queue were full; None or 0, all the memory that the
+            file system of the segments has.
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and its creator decides.
+
+    Warns:
+        ShmQueueShapeWarning: the queue called ``name`` exists with another ``maxsize`` or ``max_bytes`` than the limit
+            given.
+    """
+
+    def __init__(
+        self, maxsize: float = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> None:
+        items = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
+        self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
+
+    def _start(self, port: Port) -> None:
+        port.engine.lock_patience = _LOCK_PATIENCE
+        self._port = port
+        self._try_first(port.engine, load, port.look)
+        self._lines: dict[tuple[object, int], Line] = {}
+        self._calls = _CALLS
+        self._paused = clock.monotonic()
+        self._sync_queue: _synchronous.Queue[_T] | None = None
+        _open_queues.add(self)
+
+    # ---- put ----
+
+    async def put(self, item: _T) -> None:
+        """Put an item at the end; wait for room. What is put is a copy of the item as it is when this is called.
+
+        Raises:
+            QueueShutDown: the queue was shut down.
+            Exception: what pickling raises; nothing was put.
+        """
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
+            await pause()
+        if not self._lines:
+            try:
+                self.put_nowait(item)
+            except QueueFull:
+                pass
+            else:
+                return
+        record = dump(item)
+        await self._until(ROOM, lambda: self._put_record(record))
+
+    @fast_put(as_pickle=True)
+    def put_nowait(self, item: _T) -> None:
+        """Put an item at the end if there is room.
+
+        Raises:
+            QueueFull: there is none.
+            QueueShutDown: the queue was shut down.
+            Exception: what pickling raises; nothing was put.
+        """
+        try:
+            put = self._port.put_item(item, False, None, True)
+            if put is None:
+                put = self._port.put(*dump(item), False, None)
+        except ShmQueueFull as full:
+            raise _as_full(full) from None
+        except ShmQueueShutDown as error:
+            raise QueueShutDown(*error.args) from None
+        if not put:
+            raise QueueFull(self._port.handle.why_full(1))
+        if self._lines:
+            self._call(ITEMS)
+
+    async def put_many(self, items: Iterable[_T]) -> None:
+        """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
+
+        Raises:
+            QueueShutDown: the queue was shut down; its ``items_put`` says how many were put before.
+            Exception: as ``put``.
+        """
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
+            await pause()
+        rest = list(items)
+
+        def attempt() -> None:
+            try:
+                self._port.put_many(rest, dump, False, None)
+            except ShmQueueFull as full:
+                del rest[: full.items_put]
+                raise Refused(full.is_busy) from None
+            except ShmQueueShutDown as error:
+                raise QueueShutDown(*error.args) from None
+            self._call(ITEMS)
+
+        await self._until(ROOM, attempt)
+
+    def _put_record(self, record: tuple[int, Any]) -> None:
+        try:
+            put = self._port.put(*record, False, None)
+        except ShmQueueFull as full:
+            raise Refused(full.is_busy) from None
+        except ShmQueueShutDown as error:
+            raise QueueShutDown(*error.args) from None
+        if not put:
+            raise Refused
+        self._call(ITEMS)
+
+    # ---- get ----
+
+    async def get(self) -> _T:
+        """Take the oldest item; wait for one.
+
+        Raises:
+            QueueShutDown: there is none, and the queue was shut down.
+            Exception: what unpickling raises; the item is consumed, and the next one comes next.
+        """
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
+            await pause()
+        if not self._lines:
+            try:
+                return self.get_nowait()
+            except QueueEmpty:
+                pass
+        return await self._until(ITEMS, self._take)
+
+    @fast_get
+    def get_nowait(self) -> _T:
+        """Take the oldest item if there is one.
+
+        Raises:
+            QueueEmpty: there is none.
+            QueueShutDown: there is none, and the queue was shut down.
+            Exception: what unpickling raises; the item is consumed.
+        """
+        try:
+            item = self._port.get_item(False, None, unpack_plain)
+        except ShmQueueEmpty as empty:
+            raise _as_empty(empty) from None
+        except ShmQueueShutDown as error:
+            raise QueueShutDown(*error.args) from None
+        if type(item) is _LoadLater and not item:
+            raise QueueEmpty(f"queue {self._port.name!r} is empty")
+        if self._lines:
+            self._call(ROOM)
+        if type(item) is not _LoadLater:
+            return item  # type: ignore[no-any-return]
+        return load(*item)  # type: ignore[no-any-return]
+
+    async def get_many(self, max_items: int) -> list[_T]:
+        """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
+
+        Args:
+            max_items: most items to take, at least 1.
+
+        Raises:
+            QueueShutDown: as ``get``.
+            ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
+                are consumed.
+        """
+        require_int("max_items", max_items, least=1)
+        self._calls = calls = self._calls - 1
+        if calls <= 0 and self._is_turn_over():
+            await pause()
+
+        def attempt() -> list[_T]:
+            try:
+                items: list[_T] = self._port.get_many(max_items, load, 0)
+            except ShmQueueEmpty as empty:
+                raise Refused(empty.is_busy) from None
+            except ShmQueueShutDown as error:
+                raise QueueShutDown(*error.args) from None
+            self._call(ROOM)
+            return items
+
+        return await self._until(ITEMS, attempt)
+
+    def _take(self) -> _T:
+        try:
+            return self.get_nowait()
+        except QueueEmpty as empty:
+            raise Refused(empty.is_busy) from None
+
+    def __aiter__(self) -> Queue[_T]:
+        """``async for item in queue``: all items, until the queue is shut down and empty."""
+        return self
+
+    async def __anext__(self) -> _T:
+        try:
+            return await self.get()
+        except QueueShutDown:
+            raise StopAsyncIteration from None
+
+    def lease(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Leasing[_T]:
+        """Take the oldest item so that it comes again if this process does not finish it; wait for one.
+
+        ``async with q.lease() as lease:`` acknowledges it at the end, and requeues it if the block raises or is
+        cancelled. ``lease = await q.lease()`` leaves both to the caller. See ``shmqueue.compat.queue.Queue.lease``.
+
+        Args:
+            max_attempts: how often an item is handed out; it then goes to ``dead_letter``. None, without limit.
+            dead_letter: a queue that is not asynchronous, such as ``sync_queue`` of another one. Nothing waits for room
+                in it.
+
+        Raises:
+            ShmQueueFull: the dead-letter queue has no room; the item was given back.
+            QueueShutDown: as ``get``.
+            ShmQueueError: 1,024 items are leased, which is the most for one queue.
+        """
+
+        def attempt() -> Lease[_T]:
+            try:
+                return self.lease_nowait(max_attempts=max_attempts, dead_letter=dead_letter)
+            except QueueEmpty as empty:
+                raise Refused(empty.is_busy) from None
+
+        return Leasing(self._until(ITEMS, attempt))
+
+    def lease_nowait(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Lease[_T]:
+        """``lease``, if there is an item.
+
+        Raises:
+            QueueEmpty: there is none.
+            QueueShutDown, ShmQueueError: as ``lease``.
+        """
+        try:
+            return self._port.lease(load, False, None, max_attempts, dead_letter)
+        except ShmQueueEmpty as empty:
+            raise _as_empty(empty) from None
+        except ShmQueueShutDown as error:
+            raise QueueShutDown(*error.args) from None
+
+    # ---- tasks ----
+
+    def task_done(self) -> None:
+        """Mark one retrieved item as processed.
+
+        Raises:
+            ValueError: more often than items were put.
+        """
+        if not self._port.engine.task_done():
+            raise ValueError("task_done() called too many times")
+        if self._lines:
+            self._call(FINISHED)
+
+    async def join(self) -> None:
+        """Wait until ``task_done`` was called for every item put, in whichever process."""
+
+        def attempt() -> None:
+            if self._port.counters().unfinished:
+                raise Refused
+
+        await self._until(FINISHED, attempt)
+
+    # ---- the queue ----
+
+    @property
+    def maxsize(self) -> int:
+        """Most items, 0 for as many as there is memory for."""
+        return self._port.maxsize
+
+    def qsize(self) -> int:
+        """Items in the queue. Other processes may change it at any time, as with ``empty`` and ``full``."""
+        return self._port.engine.qsize()
+
+    def empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return self._port.engine.qsize() == 0
+
+    def full(self) -> bool:
+        """Whether there are ``maxsize`` items."""
+        return self.qsize() >= self.maxsize > 0
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Shut the queue down for all processes: put raises QueueShutDown from now on, get when nothing is left.
+
+        Args:
+            immediate: also drop the items that are queued; they count as done.
+        """
+        self._port.shut_down(immediate)
+        for kind in (ITEMS, ROOM, FINISHED):
+            self._call(kind)
+
+    @property
+    def sync_queue(self) -> _synchronous.Queue[_T]:
+        """The same queue for code that is not asynchronous, such as other threads; closed with this one."""
+        if self._sync_queue is None:
+            synchronous: _synchronous.Queue[_T] = _synchronous.Queue.__new__(_synchronous.Queue)
+            synchronous._start(arrive(self._port.travel()))
+            self._sync_queue = synchronous
+        return self._sync_queue
+
+    def close(self) -> None:
+        """Close the queue in this process; every other call then raises, coroutines that wait included. Idempotent.
+
+        Closing the last handle of all processes frees the memory.
+        """
+        if self._sync_queue is not None:
+            self._sync_queue.close()
+        self._port.close()
+        for kind in (ITEMS, ROOM, FINISHED):
+            self._call(kind)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue is closed in this process."""
+        return not self._port.handle.is_open
+
+    def __enter__(self) -> Queue[_T]:
+        self._port.require_open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Queue[_T]:
+        return self.__enter__()
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _new, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> Any:
+        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
+        return self._port.travel()
+
+    def __setstate__(self, state: Any) -> None:
+        self._start(arrive(state))
+
+    def __repr__(self) -> str:
+        return self._port.describe(type(self))
+
+    def _is_turn_over(self) -> bool:
+        """Whether the caller has not let other tasks run for long; it is to do so before it takes anything."""
+        self._calls = _CALLS
+        now = clock.monotonic()
+        is_over = now - self._paused > _TURN
+        if is_over:
+            self._paused = now
+        return is_over
+
+    async def _until(self, kind: int, attempt: Callable[[], _R]) -> _R:
+        """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn."""
+        loop = current_loop()
+        key = loop.key, kind
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(loop, self._port.engine, kind)
+        allow_fast_paths(self._port.engine, False, False)  # each put and get has to look for those that wait
+        try:
+            return await line.until(attempt)
+        finally:
+            if not len(line) and self._lines.get(key) is line:
+                del self._lines[key]
+            if not self._lines:
+                allow_fast_paths(self._port.engine, True, True)
+
+    def _call(self, kind: int) -> None:
+        """Have the first coroutine of the caller's loop that waits for this try again, before the thread says so."""
+        line = self._lines.get((running_loop(), kind))
+        if line is not None:
+            line.call_first()
+
+
+class Leasing(Generic[_T]):
+    """What ``Queue.lease`` returns: to be awaited, or for ``async with``."""
+
+    def __init__(self, lease: Coroutine[Any, Any, Lease[_T]]) -> None:
+        self._coroutine = lease
+        self._lease: Lease[_T] | None = None
+
+    def __await__(self) -> Generator[Any, None, Lease[_T]]:
+        return self._coroutine.__await__()
+
+    async def __aenter__(self) -> Lease[_T]:
+        self._lease = await self._coroutine
+        return self._lease.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._lease is not None
+        self._lease.__exit__(kind, error, traceback)
+
+
+def _as_empty(error: ShmQueueEmpty) -> QueueEmpty:
+    empty = QueueEmpty(*error.args)
+    empty.is_busy = error.is_busy
+    return empty
+
+
+def _as_full(error: ShmQueueFull) -> QueueFull:
+    full = QueueFull(*error.args)
+    full.is_busy = error.is_busy
+    return full
+
+
+def _new(queue_type: type[Queue[Any]]) -> Queue[Any]:
+    return queue_type.__new__(queue_type)
+
+
+_open_queues: WeakRegistry[Queue[Any]] = WeakRegistry()
+
+
+def _after_fork_in_child() -> None:
+    """The coroutines that wait stayed with the parent, as its event loops did."""
+    for queue in _open_queues:
+        queue._lines.clear()
+        if not queue.closed:
+            allow_fast_paths(queue._port.engine, True, True)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in ("LifoQueue", "PriorityQueue"):
+        raise ImportError(
+            f"{__name__} does not offer {name}: only queues in which the oldest item comes first are shared"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
