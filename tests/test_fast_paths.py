@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import shmqueue
 from shmqueue import ShmQueue
 from shmqueue.compat import _queues
+from shmqueue.compat import asyncio as compat_asyncio
 from shmqueue.compat import multiprocessing as compat_multiprocessing
 from shmqueue.compat import queue as compat_queue
 
@@ -78,13 +79,24 @@ def test_no_python_function_runs(q: Any, item: Any) -> None:
     assert type(got[0]) is type(item)
 
 
+def test_no_python_function_runs_where_nothing_waits() -> None:
+    got: list[Any] = []
+    with compat_asyncio.Queue[Any]() as q:
+        assert functions_called(lambda: q.put_nowait({"a": [1, "b"]})) == []
+        assert functions_called(lambda: got.append(q.get_nowait())) == []
+        with pytest.raises(compat_asyncio.QueueEmpty):
+            q.get_nowait()
+    assert got == [{"a": [1, "b"]}]
+
+
+LEASE = "(self, /, block=True, timeout=None, *, max_attempts=None, dead_letter=None)"
 SIGNATURES: list[tuple[Any, dict[str, str]]] = [
     (
         ShmQueue,
         {
             "put": "(self, /, data, block=True, timeout=None, serialization_method=0)",
             "get": "(self, /, block=True, timeout=None)",
-            "lease": "(self, /, block=True, timeout=None)",
+            "lease": LEASE,
         },
     ),
     (
@@ -92,7 +104,7 @@ SIGNATURES: list[tuple[Any, dict[str, str]]] = [
         {
             "put": "(self, /, item, block=True, timeout=None)",
             "get": "(self, /, block=True, timeout=None)",
-            "lease": "(self, /, block=True, timeout=None)",
+            "lease": LEASE,
         },
     ),
     (compat_queue.SimpleQueue, {"put": "(self, /, item, block=True, timeout=None)"}),
@@ -101,10 +113,11 @@ SIGNATURES: list[tuple[Any, dict[str, str]]] = [
         {
             "put": "(self, /, obj, block=True, timeout=None)",
             "get": "(self, /, block=True, timeout=None)",
-            "lease": "(self, /, block=True, timeout=None)",
+            "lease": LEASE,
         },
     ),
     (_queues.SimpleQueue, {"put": "(self, /, obj)", "get": "(self, /)"}),
+    (compat_asyncio.Queue, {"put_nowait": "(self, /, item)", "get_nowait": "(self, /)"}),
 ]
 METHODS = [
     pytest.param(queue, method, signature, id=f"{queue.__module__}.{queue.__name__}.{method}")
@@ -113,9 +126,13 @@ METHODS = [
 ]
 
 
+def function_of(queue: Any, method: str) -> Any:
+    return getattr(queue, "_slow_" + method.removesuffix("_nowait"))
+
+
 @pytest.mark.parametrize(("queue", "method", "signature"), METHODS)
 def test_they_are_ordinary_built_in_methods(queue: Any, method: str, signature: str) -> None:
-    found, slow = getattr(queue, method), getattr(queue, f"_slow_{method}")
+    found, slow = getattr(queue, method), function_of(queue, method)
     assert type(found) is types.MethodDescriptorType
     assert found.__name__ == method
     assert found.__qualname__ == slow.__qualname__
@@ -131,7 +148,7 @@ def test_they_are_ordinary_built_in_methods(queue: Any, method: str, signature: 
 @pytest.mark.parametrize(("queue", "method", "signature"), METHODS)
 def test_what_help_says_of_them(queue: Any, method: str, signature: str) -> None:
     found = getattr(queue, method)
-    documented = inspect.getdoc(getattr(queue, f"_slow_{method}"))
+    documented = inspect.getdoc(function_of(queue, method))
     assert documented
     assert inspect.getdoc(found) == documented
     text = pydoc.plaintext.document(found, method)

@@ -45,8 +45,8 @@ MUTANTS = (
     Mutant(
         "a large item is read and stays",
         "shmqueue/engine/native/python_get.c",
-        "    ring_get_pass(&take);\n    ring_get_commit(&self->ring, &take);\n",
-        "    ring_get_commit(&self->ring, &take);\n",
+        " fill);\n    ring_get_pass(&take);\n    ring_get_commit(&self->ring, &take);\n",
+        " fill);\n    ring_get_commit(&self->ring, &take);\n",
     ),
     Mutant(
         "what a dead process had is dropped",
