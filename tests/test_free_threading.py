@@ -319,6 +319,84 @@ q.shutdown()
     )
 
 
+def test_leases_at_once_while_others_take_the_ring_away() -> None:
+    run(
+        """
+q = ShmQueue("at once")
+ring, load = q._engine, q._serializer.load
+ITEMS = [7, "text", {"key": [1, {"key": 2}]}, (1, b"x"), {1, 2}, [{"key": n} for n in range(400)], b"x" * 40_000]
+finished = []
+over = threading.Event()
+
+def put():
+    for n in range(300):
+        q.put((n, ITEMS[n % len(ITEMS)]))
+
+def work():
+    while len(finished) < 300:
+        try:
+            lease = q.lease(False)
+        except ShmQueueEmpty:
+            continue
+        n, item = lease.item
+        if lease.attempt == 1 and n % 5 == 0:
+            continue  # which gives it back
+        assert item == ITEMS[n % len(ITEMS)] and lease.ack(), item
+        finished.append(n)
+
+def swap():
+    while len(finished) < 300:
+        q._try_first(None, None, None)
+        q._try_first(ring, lambda method, payload: load(method, payload), None)
+
+together(put, work, work, swap)
+assert sorted(finished) == list(range(300)), len(finished)
+assert q.statistics().leased == 0
+q.shutdown()
+"""
+    )
+
+
+def test_an_item_is_loaded_by_many_threads() -> None:
+    run(
+        """
+q = ShmQueue("loaded")
+for number in rounds():
+    q.put([{"key": [number] * 50}, number] * 40 if number % 2 else {number, "pickled"})
+    items = []
+    with q.lease() as lease:
+        together(*[lambda: items.append(lease.item)] * 4)
+    assert len(items) == 4 and all(item is items[0] for item in items)
+    assert not lease.is_held
+q.shutdown()
+"""
+    )
+
+
+def test_leases_while_the_queue_is_closed() -> None:
+    run(
+        """
+for number in rounds():
+    q = ShmQueue(f"closed {number}")
+    for n in range(50):
+        q.put({"key": n} if n % 2 else {n})
+
+    def lease():
+        try:
+            while True:
+                with q.lease(False) as lease:
+                    lease.item
+                q.put({"key": 1})
+        except (ShmQueueNotInitializedError, ShmQueueEmpty):
+            pass
+        except ShmQueueError as error:
+            assert "closed" in str(error) or "over" in str(error), error
+
+    together(lease, lease, lease, lambda: (time.sleep(0.01), q.shutdown()))
+"""
+    )
+
+
 def test_one_lease_is_ended_once_by_many_threads() -> None:
     run(
         """
