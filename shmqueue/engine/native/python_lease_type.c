@@ -21,15 +21,21 @@ LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
         PyErr_SetString(PyExc_RuntimeError, "lease_type() was not called");
         return NULL;
     }
+    Py_INCREF(ring); /* before the allocation: the collector may run any code then, which takes them from the queue */
+    Py_INCREF(load);
+    ended = ended != Py_None ? Py_NewRef(ended) : NULL;
     LeaseObject *lease = PyObject_GC_New(LeaseObject, type);
     if (lease == NULL) {
+        Py_DECREF(ring);
+        Py_DECREF(load);
+        Py_XDECREF(ended);
         return NULL;
     }
     memset((char *)lease + sizeof(PyObject), 0, sizeof *lease - sizeof(PyObject));
     lease->loan.hold = OVER;
-    lease->loan.ring = (RingObject *)Py_NewRef(ring);
-    lease->load = Py_NewRef(load);
-    lease->ended = ended != Py_None ? Py_NewRef(ended) : NULL;
+    lease->loan.ring = ring;
+    lease->load = load;
+    lease->ended = ended;
     return lease;
 }
 
