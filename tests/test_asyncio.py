@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from children import answer_in_a_loop
-from support import PATIENCE, python, run_python
+from support import PATIENCE, is_asleep, python, run_python, wait_until
 
 from shmqueue import ShmQueue, ShmQueueNotInitializedError
 from shmqueue.compat import queue as synchronous
@@ -385,6 +385,9 @@ except KeyboardInterrupt:
     with python(code, name) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waits\n"
+        wait_until(
+            lambda: is_asleep(process.pid), "the loop waits"
+        )  # before 3.11 asyncio may miss one that comes earlier
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=PATIENCE)
         assert (output, errors, process.returncode) == ("interrupted\n", "", 0)
