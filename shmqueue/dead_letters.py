@@ -101,7 +101,8 @@ def limit_for(
         raise ShmQueueTypeError(f"dead_letter must be a queue, with put(), not {type(dead_letter).__name__}")
     if inspect.iscoroutinefunction(dead_letter.put):
         raise ShmQueueTypeError(
-            f"dead_letter must be a queue whose put() need not be awaited, not {type(dead_letter).__name__}"
+            f"dead_letter must be a queue whose put() returns when it is done: {type(dead_letter).__name__} "
+            "returns an awaitable; nothing was put"
         )
     other = getattr(dead_letter, "_uuid", None)
     if callable(other) and other() == uuid():

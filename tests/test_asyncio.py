@@ -179,7 +179,7 @@ def test_an_asynchronous_queue_is_refused_as_a_dead_letter_queue(q: Queue[str], 
     with Queue[str](name=f"{name}-dead") as dead:
         q.put_nowait("bad")
         q.lease_nowait().requeue()
-        with pytest.raises(TypeError, match="await"):
+        with pytest.raises(TypeError, match="awaitable"):
             q.lease_nowait(max_attempts=1, dead_letter=dead)
         assert q.get_nowait() == "bad"
 
