@@ -125,7 +125,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
             else:
                 return
         record = dump(item)
-        await self._until(ROOM, lambda: self._put_record(record))
+        await self._until(ROOM, lambda: self._attempt_record(record))
 
     @fast_put(as_pickle=True)
     def put_nowait(self, item: _T) -> None:
@@ -161,19 +161,28 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
             await pause()
         rest = list(items)
 
+        done = 0
+
         def attempt() -> None:
+            nonlocal done
             try:
                 self._port.put_many(rest, dump, False, None)
             except ShmQueueFull as full:
+                done += full.items_put
                 del rest[: full.items_put]
                 raise Refused(full.is_busy) from None
             except ShmQueueShutDown as error:
-                raise QueueShutDown(*error.args) from None
+                shut = QueueShutDown(*error.args)
+                shut.items_put = done + error.items_put
+                raise shut from None
+            except BaseException as error:
+                error.items_put = done + getattr(error, "items_put", 0)  # type: ignore[attr-defined]
+                raise
             self._call(ITEMS)
 
         await self._until(ROOM, attempt)
 
-    def _put_record(self, record: tuple[int, Any]) -> None:
+    def _attempt_record(self, record: tuple[int, Any]) -> None:
         try:
             put = self._port.put(*record, False, None)
         except ShmQueueFull as full:

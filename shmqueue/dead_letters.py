@@ -87,7 +87,8 @@ def limit_for(
     Raises:
         ShmQueueValueError: one is given without the other, ``max_attempts`` is less than 1, or ``dead_letter`` is the
             queue itself.
-        ShmQueueTypeError: ``max_attempts`` is no whole number, or ``dead_letter`` has no ``put``.
+        ShmQueueTypeError: ``max_attempts`` is no whole number, or ``dead_letter`` has no ``put``, or one to be
+            awaited.
     """
     if max_attempts is None and dead_letter is None:
         return None
@@ -98,6 +99,11 @@ def limit_for(
     most = require_int("max_attempts", max_attempts, least=1)
     if not callable(getattr(dead_letter, "put", None)):
         raise ShmQueueTypeError(f"dead_letter must be a queue, with put(), not {type(dead_letter).__name__}")
+    if inspect.iscoroutinefunction(dead_letter.put):
+        raise ShmQueueTypeError(
+            f"dead_letter must be a queue whose put() returns when it is done: {type(dead_letter).__name__} "
+            "returns an awaitable; nothing was put"
+        )
     other = getattr(dead_letter, "_uuid", None)
     if callable(other) and other() == uuid():
         raise ShmQueueValueError(f"dead_letter is queue {name!r} itself: the item would come back with attempt 1")

@@ -118,6 +118,7 @@ class Handle:
         self._close_once = weakref.finalize(self, _give_up, self._closing, self.engine, segment, log_file, logger)
         self._close_once.atexit = False  # see _leave_all
         _open_handles.add(self)
+        _not_given_up[self._closing] = segment, log_file, logger
         segment.used_by, segment.is_in_use = weakref.ref(self), True
         action = reflog.DebugRefLogAction.CREATE if segment.created else reflog.DebugRefLogAction.ATTACH
         if logger is not None:
@@ -207,6 +208,7 @@ class Handle:
             if self._close_once.detach() is not None:
                 _let_go(self.segment, self.log_file, self._logger, at_exit=True)
         finally:  # a daemon thread may be in the middle of closing it, and would not come to the end
+            _not_given_up.pop(self._closing, None)
             self.segment.close()
 
 
@@ -299,6 +301,7 @@ def _give_up(
             _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
         finally:
             closing.thread = None
+            _not_given_up.pop(closing, None)
 
 
 def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None, at_exit: bool) -> None:
@@ -363,6 +366,10 @@ def _tell(what: str, at_exit: bool) -> None:
 
 _open_handles: WeakRegistry[Handle] = WeakRegistry()
 
+_not_given_up: dict[_Closing, tuple[Segment, str | None, logging.Logger | None]] = {}
+"""Of each handle that is open. One that is collected while atexit functions run is not finalized any more: those of
+``weakref`` may be over, and then it finalizes nothing."""
+
 _LAST = -sys.maxsize
 """Priority of a finalizer of ``multiprocessing`` that runs after all others, and after its children have ended."""
 
@@ -377,6 +384,11 @@ def _leave_all() -> None:
             traceback.print_exc()  # as multiprocessing does; the others are to be closed all the same
         except BaseException as error:
             interruption = error
+    while _not_given_up:  # of handles that were collected too late
+        try:
+            _let_go(*_not_given_up.popitem()[1], at_exit=True)
+        except Exception:
+            traceback.print_exc()
     remove_left_to_others()  # multiprocessing has ended the children by now, perhaps with a signal
     if interruption is not None:
         raise interruption

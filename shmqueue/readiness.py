@@ -52,10 +52,18 @@ class Request:
         self.engine, self.kind, self.moment, self.tell = engine, kind, moment, tell
         self._begun = clock.monotonic()
 
+    def is_old(self) -> bool:
+        """Whether another attempt is due whatever has happened.
+
+        Each attempt also looks for what processes that have died had, and not all that makes room or finishes the last
+        task is something that moves a ``moment``.
+        """
+        return clock.monotonic() - self._begun > _SLICE
+
     def is_granted(self) -> bool:
         """Whether it is time for another attempt; for engines whose queues are polled."""
-        if clock.monotonic() - self._begun > _SLICE:
-            return True  # each attempt also looks for items of processes that have died
+        if self.is_old():
+            return True
         try:
             return self.engine.moment(self.kind) != self.moment
         except ShmQueueError:
@@ -109,6 +117,7 @@ class _Thread:
             known = self._added
             granted = self._wait(native, rung, pace if polled else _SLICE)
             granted += [request for request in polled if request.is_granted()]
+            granted += [request for request in native if request.kind != ITEMS and request.is_old()]
             for request in granted:
                 if self._requests.pop(id(request), None) is not None:
                     try:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from children import answer_in_a_loop
-from support import PATIENCE, python, run_python
+from support import PATIENCE, is_asleep, python, run_python, wait_until
 
 from shmqueue import ShmQueue, ShmQueueNotInitializedError
 from shmqueue.compat import queue as synchronous
@@ -143,6 +143,45 @@ def test_put_many_and_get_many(name: str) -> None:
                 await q.get_many(0)
 
     run_asyncio(main)
+
+
+def test_a_put_many_that_the_shut_down_ends_says_how_many_were_put(name: str) -> None:
+    async def main() -> None:
+        with Queue[int](3, name=name) as q:
+            q.put_nowait(0)
+            putting = asyncio.create_task(q.put_many(range(1, 9)))
+            await asyncio.sleep(0.01)
+            for _ in range(3):
+                await q.get()
+                await asyncio.sleep(0.01)
+            before = q.qsize() + 3 - 1
+            q.shutdown()
+            with pytest.raises(QueueShutDown) as ended:
+                await putting
+            assert ended.value.items_put == before
+
+    run_asyncio(main)
+
+
+def test_more_room_by_maxsize_lets_a_put_go_on(run: Callable[..., Any], name: str) -> None:
+    async def main() -> None:
+        with Queue[int](1, name=name) as q:
+            q.put_nowait(0)
+            putting = asyncio.create_task(q.put(1))
+            await asyncio.sleep(0.01)
+            q.sync_queue.maxsize = 5
+            await putting
+
+    run(main)
+
+
+def test_an_asynchronous_queue_is_refused_as_a_dead_letter_queue(q: Queue[str], name: str) -> None:
+    with Queue[str](name=f"{name}-dead") as dead:
+        q.put_nowait("bad")
+        q.lease_nowait().requeue()
+        with pytest.raises(TypeError, match="awaitable"):
+            q.lease_nowait(max_attempts=1, dead_letter=dead)
+        assert q.get_nowait() == "bad"
 
 
 def test_what_is_put_is_the_item_as_it_was_when_put_was_called(name: str) -> None:
@@ -385,6 +424,9 @@ except KeyboardInterrupt:
     with python(code, name) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waits\n"
+        wait_until(
+            lambda: is_asleep(process.pid), "the loop waits"
+        )  # before 3.11 asyncio may miss one that comes earlier
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=PATIENCE)
         assert (output, errors, process.returncode) == ("interrupted\n", "", 0)

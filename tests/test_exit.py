@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, wait_until
+from support import PATIENCE, run_python, wait_until
+
+from shmqueue.segment import path_of
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -244,3 +246,17 @@ def test_a_finalizer_takes_the_portable_lock_from_a_daemon_thread_that_has_stopp
         [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "put and got", "")
+
+
+def test_a_queue_that_is_collected_after_the_finalizers_of_weakref_is_closed(name: str) -> None:
+    code = """
+import atexit, logging, multiprocessing.util, sys
+held = []
+atexit.register(held.clear)  # runs before the finalizers of multiprocessing, and after those of weakref
+from shmqueue import ShmQueue
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+held.append(ShmQueue(sys.argv[1]))
+held[0].put("an item")
+"""
+    assert f"queue {name!r} was closed by its last holder with 1 item in it" in run_python(code, name)
+    assert not os.path.exists(path_of(name))

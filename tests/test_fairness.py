@@ -130,3 +130,17 @@ def test_put_without_waiting_says_full_only_if_it_is(make: Make) -> None:
     assert q.get() == 1
     waiting.result()
     assert q.get() == 2
+
+
+def test_a_claim_ends_when_nothing_is_taken(make: Make) -> None:
+    """Else nobody could put any more, though there is room, and whoever takes may have to put first."""
+    q = make(buffer_size=1 << 16)
+    q.put(bytes(30_000))
+    waiting = asleep(Call(q.put, bytes(40_000), timeout=PATIENCE))
+    for _ in range(200):
+        q.put(b"small", timeout=PATIENCE / 2)
+        time.sleep(0.002)  # so that the other one comes to claim
+    assert q.qsize() == 201
+    while q.qsize():
+        q.get()
+    waiting.result()

@@ -412,3 +412,42 @@ def test_no_death_leaves_half_an_item(make: Make, name: str) -> None:
     q.put(bytes((1 << 14) - 100), timeout=PATIENCE)
     q.get()
     assert q.buffer_occupancy() == 0
+
+
+BEFORE_EXEC = """
+import os, sys
+from shmqueue import ShmQueue
+q = ShmQueue(sys.argv[1], create=False)
+with q.put_view(7) as view:
+    view[:4] = b"HALF"
+    print("writing", flush=True)
+    sys.stdin.readline()
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], sys.argv[1]])
+"""
+
+AFTER_EXEC = """
+import sys
+from shmqueue import ShmQueue
+with ShmQueue(sys.argv[1], create=False) as q:
+    with q.put_view(3) as view:
+        view[:] = b"new"
+print("put", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_another_program_in_the_same_process_ends_no_reservation_of_the_first_one(make: Make, name: str) -> None:
+    q = make(buffer_size=1 << 16)
+    with python(BEFORE_EXEC, name, AFTER_EXEC) as writer:
+        assert writer.stdout is not None
+        assert writer.stdin is not None
+        assert writer.stdout.readline() == "writing\n"
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            q.get(timeout=0)  # comes to what is being written, and passes it
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "put\n"
+        assert q.get(timeout=PATIENCE) == b"new"
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.get(timeout=1)
+    assert q.qsize() == 0

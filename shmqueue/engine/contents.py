@@ -34,7 +34,7 @@ _NEXT, _NEXT_FIELDS = 704, struct.Struct("=2Q2Q2I2I2Q")  # position, count, aren
 _ENTRY = struct.Struct("=II5Q4I")  # state, in_place, position, count, window, started, since, pid, and three more
 _ENTRIES_MAX = 1024
 _PAGE = 4096
-_LENT, _RETURNED, _PINNED = 1, 2, 3
+_LENT, _RETURNED, _PINNED, _WRITING = 1, 2, 3, 4
 _PID = 48  # in an entry: pid and handle
 _STARTED_FIELD, _SINCE_FIELD, _PID_FIELD = 5, 6, 7  # of an entry
 _LOOKED = 3104  # when somebody last looked for leases of the dead
@@ -121,7 +121,11 @@ def _clear_native(fd: int, is_used_by: Callable[[int], bool]) -> bool:
             os.pwrite(fd, _WORD.pack(0), start)
     if is_clear and _current(data, _LEDGERS[1])[3] & _LEASES:
         for at, (state, *_) in _entries(fd, data):
-            if state in {_LENT, _PINNED}:  # by nobody: the id of its holder may belong to another process one day
+            if state in {
+                _LENT,
+                _PINNED,
+                _WRITING,
+            }:  # by nobody: the id of its holder may belong to another process one day
                 os.pwrite(fd, bytes(8), at + _PID)
         os.pwrite(fd, bytes(8), _LOOKED)  # so that the first consumer looks for them, before it takes newer items
     return is_clear

@@ -661,7 +661,7 @@ class PortableEngine:
                 is_free = self._room_for(len(data) + others.size, count + others.records)(state)
             else:
                 is_free = has_room(state)
-            claim.note(state.put_count, has_room(state))
+            claim.note(state.put_count, state.get_position + state.get_count, has_room(state))
             return is_free
 
         def attempt(has_room: Callable[[State], bool], block: bool, timeout: float | None) -> bool:

@@ -47,6 +47,7 @@ class Claim:
         self._put_count: int | None = None  # records ever put, at the first look
         self._is_overtaken = False
         self._is_left = False
+        self._taken = self._claimed_at = -1  # what get has moved in all, at the last look and at the last claim
 
     def of_others(self) -> Claimed | None:
         """What somebody else claims just now, if anybody does."""
@@ -57,15 +58,19 @@ class Claim:
         left = until - int(clock.monotonic() * 1e9)
         return Claimed(length, count) if whose != self._whose and 0 < left <= VALID else None
 
-    def note(self, put_count: int, has_room: bool) -> None:
-        """Tell what a look has found: records ever put, and whether there was room."""
+    def note(self, put_count: int, taken: int, has_room: bool) -> None:
+        """Tell what a look has found: records ever put, what moves with each get, and whether there was room."""
+        self._taken = taken
         if self._put_count is None:
             self._put_count = put_count
         self._is_overtaken = not has_room and put_count != self._put_count
 
     def insist(self, waited: float) -> None:
         """After a look without success: claim, if others put while this one has waited for so many seconds."""
+        if self._taken == self._claimed_at:
+            return  # whoever takes may have to put first
         if self._is_overtaken and waited >= OVERTAKEN and self.of_others() is None:
+            self._claimed_at = self._taken
             until = int(clock.monotonic() * 1e9) + VALID
             self._is_left = True
             self._memory[_PLACE] = _CLAIM.pack(until, self._length, self._count, self._whose)

@@ -161,7 +161,8 @@ MUTANTS = (
     Mutant(
         "a record's length is not checked",
         RING,
-        "if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - RECORD_HEADER_SIZE) {",
+        "if (!read_head(bytes, used, &take->length, &take->method) || "
+        "take->length > span.size - record_head(take->length)) {",
         "if (!read_head(bytes, used, &take->length, &take->method) && take->length == UINT64_MAX) {",
     ),
     Mutant(

@@ -145,9 +145,9 @@ struct header {
  * maxsize:    most items in the queue from now on, and one more; 0: what the header says (put side only).  Written by
  *             the lock's owner, in one store; a death after it leaves putters asleep for the rest of their slice.
  * claimant:   thread id of a putter that others have overtaken while it waited for room; 0: none (put side only, as the
- *             next three).  Written by the lock's owner, and taken back to 0 by the claimant under no lock.
- * claim_*:    how long that counts, on the monotonic clock, ns, never further ahead than a slice, and the bytes and
- *             items that are left free for it.  A hint: a claimant that is killed costs the others what is left of the
+ *             next four).  Written by the lock's owner, and taken back to 0 by the claimant under no lock.
+ * claim_*:    how long that counts, on the monotonic clock, ns, never further ahead than a slice, the bytes and items
+ *             that are left free for it, and get.position + get.count + 1 when it was made.  A hint: a claimant that is killed costs the others what is left of the
  *             slice. */
 struct guard {
     _Atomic uint32_t lock;
@@ -158,6 +158,7 @@ struct guard {
     _Atomic uint64_t claim_until;
     _Atomic uint64_t claim_bytes;
     _Atomic uint64_t claim_items;
+    _Atomic uint64_t claim_taken;
 };
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.

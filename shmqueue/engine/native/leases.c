@@ -807,7 +807,7 @@ enum ring_status leases_prepare(struct ring *ring, struct patience patience)
     if (ring_is_poisoned(ring)) {
         return RING_BROKEN;
     }
-    if (GET(ring->segment->leases.reserved) > 0) {
+    if (GET(ring->segment->leases.reserved) > 0 && table(ring) != NULL) { /* now: later the file may be gone */
         return RING_OK;
     }
     enum ring_status status = ring_get_lock(ring, &take, patience);

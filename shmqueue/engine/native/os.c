@@ -193,6 +193,13 @@ struct process os_this_process(void)
     return process;
 }
 
+uint32_t os_image_number(void)
+{
+    static _Atomic uint32_t number; /* 0: not drawn yet */
+    uint32_t drawn = (uint32_t)((uint64_t)monotonic_ns() * UINT64_C(0x9E3779B97F4A7C15) >> 32) | 1, none = 0;
+    return atomic_compare_exchange_strong(&number, &none, drawn) ? drawn : none;
+}
+
 bool os_is_alive(struct process process)
 {
     struct stat_fields fields;

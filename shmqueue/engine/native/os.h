@@ -118,6 +118,9 @@ struct process {
 /* The calling process; right in a forked child, too. */
 struct process os_this_process(void);
 
+/* A number that another program image of the same process, after exec(), has not got: start time and id stay the same. */
+uint32_t os_image_number(void);
+
 /* False when it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
 bool os_is_alive(struct process process);
 

@@ -97,14 +97,35 @@ static PyObject *Reservation_commit(ReservationObject *self, PyObject *Py_UNUSED
     return status == RING_OK && again == 1 ? Py_NewRef(Py_True) : PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
 }
 
+/* Waits for the get lock as long as it takes: bytes that stay reserved would fill the queue. */
 static PyObject *Reservation_abandon(ReservationObject *self, PyObject *Py_UNUSED(ignored))
 {
-    if (self->stage == OPEN) {
+    RingObject *ring = self->ring;
+    if (self->stage != OPEN) {
+        Py_RETURN_NONE;
+    }
+    if (self->exports > 0) {
         self->stage = LEFT;
-        if (self->exports == 0) {
-            abandon_quietly(self);
+        Py_RETURN_NONE;
+    }
+    if (!is_of_this_process(self) || !is_usable(ring)) {
+        abandon_quietly(self);
+        Py_RETURN_NONE;
+    }
+    self->stage = ENDING;
+    enum ring_status status = ring_end_reservation(&ring->ring, &self->reserving, false, (struct patience){0});
+    int again = 1;
+    while (again == 1 && (status == RING_BUSY || status == RING_INTERRUPTED)) {
+        again = after(ring, status);
+        if (again == 1) {
+            WITHOUT_GIL(ring, status = ring_end_reservation(&ring->ring, &self->reserving, false, HERE));
         }
     }
+    if (again != 1) { /* a signal handler raised */
+        self->stage = OPEN;
+        return NULL;
+    }
+    end(self);
     Py_RETURN_NONE;
 }
 
@@ -224,6 +245,9 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
         }
         return NULL;
     }
+    if ((size_t)length > LONGEST) {
+        return PyErr_Format(state_of(self)->value_error, "put_view() writes %u bytes at most, not %zd", LONGEST, length);
+    }
     ReservationObject *reservation = (ReservationObject *)type->tp_alloc(type, 0);
     if (reservation == NULL) {
         return NULL;
@@ -233,9 +257,6 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
     reservation->length = length;
     reservation->epoch = lock_epoch();
     size_t extra = sizeof(struct reservation) + scalar_of_bin(UINT32_MAX).width + 1;
-    if ((size_t)length > LONGEST) {
-        return PyErr_Format(state_of(self)->value_error, "put_view() writes %u bytes at most, not %zd", LONGEST, length);
-    }
     struct record_in record;
     int done = -1;
     if (!is_open(self)) {

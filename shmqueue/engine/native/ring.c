@@ -259,14 +259,18 @@ static bool is_beside_claim(struct ring *ring, const struct self *self, const st
     return bytes <= ring->capacity - claimed && is_allowed(ring, put, bytes + claimed, items + claimed_items);
 }
 
-/* Under the put lock, when there is no room. One claim at a time: another one's must have ended. */
+/* Under the put lock, when there is no room. One claim at a time: another one's must have ended, and something must have
+ * been taken since: whoever takes may have to put first. */
 static bool claim(struct ring *ring, const struct self *self, uint64_t bytes, uint64_t items)
 {
     struct guard *guard = &ring->segment->put.guard;
     uint64_t other, other_items;
     int64_t left;
-    bool is_free = !is_claimed(ring, self, &other, &other_items, &left);
+    uint64_t taken = ring->get_as_seen.position + ring->get_as_seen.count + 1;
+    bool is_free = !is_claimed(ring, self, &other, &other_items, &left) &&
+                   atomic_load_explicit(&guard->claim_taken, memory_order_relaxed) != taken;
     if (is_free) {
+        atomic_store_explicit(&guard->claim_taken, taken, memory_order_relaxed);
         atomic_store_explicit(&guard->claim_until, (uint64_t)(monotonic_ns() + WAIT_SLICE_NS), memory_order_relaxed);
         atomic_store_explicit(&guard->claim_bytes, bytes, memory_order_relaxed);
         atomic_store_explicit(&guard->claim_items, items, memory_order_relaxed);
@@ -582,7 +586,7 @@ static enum ring_status look_at_record(struct ring *ring, struct take *take)
         bytes += sizeof(struct reservation);
         used -= sizeof(struct reservation);
     }
-    if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - RECORD_HEADER_SIZE) {
+    if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - record_head(take->length)) {
         return ring_poison(ring, "a record is longer than the bytes in the queue");
     }
     return RING_OK;
@@ -930,7 +934,7 @@ enum ring_status ring_prepare_reservation(struct ring *ring, struct reserving *r
                 .pid = me.pid,
                 .handle = ring->handle,
                 .started = me.started,
-                .token = atomic_fetch_add(&tokens, 1)},
+                .token = os_image_number() + atomic_fetch_add(&tokens, 1)},
         .head = head,
     };
     *record = (struct record_in){.length = (uint32_t)sizeof reserving->who + length, .reserving = reserving};
@@ -1067,7 +1071,8 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->first_maxsize = header->maxsize;
     ring->threshold = header->threshold;
     ring->file = file;
-    ring->handle = atomic_fetch_add(&handles, 1) + 1;
+    uint32_t number = os_image_number() + atomic_fetch_add(&handles, 1);
+    ring->handle = number != 0 ? number : UINT32_MAX / 2; /* 0 stands for all handles of a process */
     ring->device = status.st_dev;
     ring->inode = status.st_ino;
     ring->may_spin = !alone;

@@ -63,7 +63,7 @@ static bool is_granted(const struct wish *wish)
     struct view get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
     switch (wish->kind) {
     case WISH_ITEMS:
-        return put.count != get.count || put.shut != SHUT_NOT;
+        return (put.count != get.count && !atomic_load(&ring->held_up)) || put.shut != SHUT_NOT;
     case WISH_ROOM:
         return put.shut != SHUT_NOT;
     default:
@@ -86,10 +86,13 @@ static void tidy(struct wish *wishes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         struct ring *ring = wishes[i].ring;
-        if (wishes[i].kind == WISH_END || ring_is_poisoned(ring)) {
+        if (ring_is_poisoned(ring)) {
             continue;
         }
         ring_clear_the_way(ring);
+        if (wishes[i].kind != WISH_ITEMS) {
+            continue;
+        }
         if (ledger_read(&ring->segment->get.ledgers).leases) {
             ring_return_dead(ring, WAIT_SLICE_NS / 2);
         }
@@ -120,9 +123,9 @@ static bool sleep_on(const struct wish *wishes, size_t count, size_t first, _Ato
         words[i + 1] = (struct futex_word){.word = word_of(wish), .seen = wish->before};
     }
     int woken = futex_wait_any(words, used + 1, end);
-    if (woken > 0) {
-        const struct wish *wish = &wishes[(first + (size_t)woken - 1) % count];
-        if (wish->kind == WISH_ITEMS) {
+    for (size_t i = 0; woken > 0 && i < used; i++) { /* the kernel names one word, and may have woken us on several */
+        const struct wish *wish = &wishes[(first + i) % count];
+        if (wish->kind == WISH_ITEMS && is_granted(wish)) {
             ring_pass_on(wish->ring); /* we take nothing: a getter that takes may have been left asleep for us */
         }
     }
@@ -132,6 +135,7 @@ static bool sleep_on(const struct wish *wishes, size_t count, size_t first, _Ato
 size_t ring_wait_any(struct wish *wishes, size_t count, _Atomic uint32_t *nudge, uint32_t nudge_seen, int64_t deadline)
 {
     static _Atomic bool is_missing; /* futex_waitv */
+    static _Thread_local int64_t tidied; /* when this thread did it last: other wishes may end each wait early */
     int64_t pause = POLL_FIRST_NS, slice = monotonic_ns() + WAIT_SLICE_NS;
     int64_t end = deadline < slice ? deadline : slice;
     size_t granted = 0;
@@ -153,7 +157,9 @@ size_t ring_wait_any(struct wish *wishes, size_t count, _Atomic uint32_t *nudge,
             pause = 2 * pause < POLL_LONGEST_NS ? 2 * pause : POLL_LONGEST_NS;
         }
     }
-    if (granted == 0 && monotonic_ns() >= slice) {
+    int64_t now = monotonic_ns();
+    if (now - tidied >= WAIT_SLICE_NS) {
+        tidied = now;
         tidy(wishes, count);
     }
     return granted;
