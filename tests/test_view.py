@@ -62,6 +62,31 @@ def test_when_the_block_raises_the_item_stays(make: Make) -> None:
     assert q.get() == b"item"
 
 
+def test_what_still_looks_at_an_item_that_was_not_done_keeps_its_bytes(make: Make, engine: str) -> None:
+    if engine == "portable":
+        pytest.skip("there a view is a copy")
+    q = make(buffer_size=4096)
+    q.put(b"a" * 1000)
+    looking: list[memoryview] = []
+
+    def fail() -> None:
+        with q.get_view() as view:
+            looking.append(view[:4])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    for letter in b"bcd":
+        q.put(bytes([letter]) * 1000)
+        assert q.get(block=False) == bytes([letter]) * 1000
+    with pytest.raises(shmqueue.ShmQueueFull):
+        q.put(b"e" * 1000, block=False)
+    assert looking[0] == b"aaaa"
+    looking[0].release()
+    assert q.get(block=False) == b"a" * 1000
+    q.put(b"e" * 1000, block=False)
+
+
 def test_a_view_that_is_dropped_leaves_the_item(make: Make) -> None:
     q = make()
     q.put(b"item")

@@ -86,12 +86,24 @@ static void end_quietly(LoanObject *loan, ending *way)
     } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
 }
 
-/* Those who looked at its bytes may have gone while it was being finished. */
+static void give_back_quietly(LoanObject *loan)
+{
+    loan->hold = OVER;
+    end_quietly(loan, ring_loan_return);
+    if (loan_is_of_this_process(loan) && loan->ring->loans > 0) {
+        loan->ring->loans--;
+    }
+}
+
+/* Those who looked at its bytes may have gone while it was being ended. */
 static void unpin_if_unseen(LoanObject *loan)
 {
     if (loan->hold == PINNED && loan->exports == 0) {
         loan->hold = OVER;
         end_quietly(loan, ring_loan_unpin);
+    }
+    if (loan->hold == LEAVING && loan->exports == 0) {
+        give_back_quietly(loan);
     }
 }
 
@@ -130,7 +142,14 @@ int loan_finish(LoanObject *loan)
     return end_loan(loan, loan->exports > 0 && loan->copy == NULL ? finish_and_pin : finish);
 }
 
-int loan_give_back(LoanObject *loan) { return end_loan(loan, ring_loan_return); }
+int loan_give_back(LoanObject *loan)
+{
+    if (loan_is_held(loan) && loan->exports > 0 && loan->copy == NULL) {
+        loan->hold = LEAVING;
+        return 1;
+    }
+    return end_loan(loan, ring_loan_return);
+}
 
 static PyObject *Loan_finish(LoanObject *loan, PyObject *Py_UNUSED(ignored))
 {
@@ -146,14 +165,11 @@ static PyObject *Loan_give_back(LoanObject *loan, PyObject *Py_UNUSED(ignored))
 
 void loan_drop(LoanObject *loan)
 {
-    if (loan->hold == HELD) {
+    if (loan->hold == HELD || loan->hold == LEAVING) {
         PyObject *type_, *value, *traceback;
         PyErr_Fetch(&type_, &value, &traceback);
         ALONE_BEGIN(loan->ring);
-        end_quietly(loan, ring_loan_return);
-        if (loan_is_of_this_process(loan) && loan->ring->loans > 0) {
-            loan->ring->loans--;
-        }
+        give_back_quietly(loan);
         ALONE_END();
         PyErr_Restore(type_, value, traceback);
     }

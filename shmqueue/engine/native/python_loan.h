@@ -11,6 +11,7 @@ enum hold {
     HELD,
     ENDING, /* by a call that has released the GIL, or whose signal handlers run */
     PINNED,
+    LEAVING, /* to be given back when nothing looks at its bytes any more: another process may free them then */
     OVER,
 };
 
