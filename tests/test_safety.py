@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,11 +27,13 @@ pytestmark = [
 def run(group: str, *arguments: str) -> dict[str, Any]:
     """Run a group in an interpreter of its own, as its command line does."""
     command = [sys.executable, "-m", "safety", group, "--json", *arguments]
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             output, errors = process.communicate(timeout=PATIENCE)
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # a seeded fault may leave children that compute for ever
             raise
     if process.returncode == 3:
         pytest.skip(errors.strip())
