@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -32,9 +33,9 @@ def run(group: str, *arguments: str) -> dict[str, Any]:
     ) as process:
         try:
             output, errors = process.communicate(timeout=PATIENCE)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # a seeded fault may leave children that compute for ever
-            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # a seeded fault may leave children that compute for ever
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode == 3:
         pytest.skip(errors.strip())
     assert process.returncode in {0, 1}, f"exit status {process.returncode}\n{output}\n{errors}"
