@@ -138,5 +138,5 @@ def _put_record_of(dead_letter: Any) -> Callable[[int, bytes, bool, float | None
         return None
     for owner in type(dead_letter).__mro__:
         if "put" in vars(owner):
-            return getattr(dead_letter, "_put_record") if "_put_record" in vars(owner) else None  # noqa: B009
+            return getattr(dead_letter, "_put_record") if "_put_record" in vars(owner) else None  # noqa: B009 - private, of any class
     return None

@@ -18,6 +18,14 @@ from shmqueue import ShmQueue
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Print a failure when it happens: a run that is cut off has then told it."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        what = f"{report.nodeid} failed in {report.when} after {report.duration:.0f} s"
+        print(f"\n{what}\n{report.longreprtext}\n", flush=True)
+
+
 @pytest.fixture(autouse=True)
 def segment_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each test keeps its segments in a directory of its own, which must be empty when it is over."""

@@ -30,6 +30,7 @@ LEFT_OUT = {
     "QueueBasicTests.test_repr": "ours names the queue and not its items",
     "QueueBasicTests.test_str": "as repr",
     "QueueJoinTests.test_format": "as repr",
+    "QueueShutdownTests.test_format": "as repr",
     "QueueBasicTests.test_generic_alias": "asks for the very type of the alias; ours is one of typing",
     "QueueGetTests.test_cancelled_getters_not_being_held_in_self_getters": "looks into the private _getters",
     "QueueGetTests.test_get_with_putters": "puts a future of its own into the private _putters",

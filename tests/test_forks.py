@@ -16,6 +16,7 @@ from support import PATIENCE, Call, asleep, python, run_python, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.segment import holders_of, path_of
+from shmqueue.segment.files import changing
 from shmqueue.threads import Guard, WeakRegistry
 
 Make = Callable[..., ShmQueue]
@@ -306,7 +307,7 @@ class TestDescriptorsForAWhile:
 
     def test_a_fork_waits_while_a_queue_is_mapped(self, make: Make, engine: str) -> None:
         q, inside = make(), [True]
-        with q._segment.descriptor_to_map():
+        with changing(), q._segment.descriptor_to_map():
             forking = asleep(Call(fork_and_tell, lambda: inside[0]))
             inside[0] = False
         assert forking.result() == 0

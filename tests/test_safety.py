@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +28,14 @@ pytestmark = [
 def run(group: str, *arguments: str) -> dict[str, Any]:
     """Run a group in an interpreter of its own, as its command line does."""
     command = [sys.executable, "-m", "safety", group, "--json", *arguments]
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         try:
             output, errors = process.communicate(timeout=PATIENCE)
-        except BaseException:
-            process.kill()
-            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # a seeded fault may leave children that compute for ever
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode == 3:
         pytest.skip(errors.strip())
     assert process.returncode in {0, 1}, f"exit status {process.returncode}\n{output}\n{errors}"

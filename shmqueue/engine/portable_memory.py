@@ -47,7 +47,7 @@ class RingMemory:
         self.room = Room(shape.initial or shape.capacity, shape.capacity)
         self.leases = LeaseArea(shape.capacity)
         self._duplicate: Descriptor | None = None  # until it is mapped, which can fail
-        with segment.descriptor_to_map() as fd:
+        with changing(), segment.descriptor_to_map() as fd:
             self.map, self._duplicate = _map(fd, segment.file_size)
 
     def close(self) -> None:

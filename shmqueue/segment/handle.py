@@ -136,13 +136,13 @@ class Segment:
 
     @contextmanager
     def descriptor_to_map(self) -> Iterator[int]:
-        """A descriptor of the file for ``mmap``, closed at the end. Forks wait until then.
+        """A descriptor of the file for ``mmap``, closed at the end, for a caller that has ``changing``: forks wait.
 
         A mapping keeps its open file description alive, and a forked child inherits mappings: if it were the one with
         the lock, a handle that its process gave up would go on counting as long as the child lives. One that is
         inherited before this process knows of it would keep the memory as long.
         """
-        with changing(), self._descriptor_without_lock() as number:
+        with self._descriptor_without_lock() as number:  # no lock is held over a yield: an exception could leave it
             yield number
 
     @contextmanager

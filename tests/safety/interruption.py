@@ -79,13 +79,6 @@ _MUTANTS = (
         "packer = _idle_packers[-1]",
         engine="portable",
     ),
-    Mutant(
-        "portable lock kept when there is no memory to release it",
-        "shmqueue/engine/portable.py",
-        "owner.let_go(hold)",
-        "pass",
-        engine="portable",
-    ),
 )
 _MUTANTS_OF_OLD_PYTHONS = (
     Mutant(

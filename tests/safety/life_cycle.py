@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from shmqueue import ShmQueue
+from shmqueue import ShmQueue, ShmQueueNotFoundError
 from shmqueue.inspection import look_at, remove_orphans
 from shmqueue.segment import directory, path_of, sweep_orphans
 
@@ -229,7 +229,10 @@ class Storm:
             with ShmQueue("another"):
                 if orphan != os.path.exists(path_of(NAME)):
                     self.outcome.fault("a queue whose holders are all dead was touched by another one")
-            items = look_at(NAME).items if orphan else 0
+            try:
+                items = look_at(NAME).items if orphan else 0
+            except ShmQueueNotFoundError:
+                items = 0  # it was empty, and closing the other one swept it
             sweep_orphans()
             if os.path.exists(path_of(NAME)) != (items != 0):
                 self.outcome.fault(f"a sweep did the wrong thing to an orphan with {items} items")

@@ -263,6 +263,7 @@ class Scenes:
                     self._outcome.fault(f"{what}, {os.strerror(error)}: {DEADLINE} s without an item took {took:.3f} s")
                 if computed > IDLE * took:
                     self._outcome.fault(f"{what}, {os.strerror(error)}: computes for {computed:.3f} s of {took:.3f} s")
+                    return  # it never sleeps
                 late = []
                 for _ in range(5):
                     workers[0].await_sleep()
