@@ -5,6 +5,8 @@
 #include <structmember.h>
 #include <sys/mman.h>
 
+#include "open.h"
+
 #define RETURN_PATIENCE_NS INT64_C(1000000000) /* for the lock, at the end of a handle that has leases */
 
 static PyObject *Ring_clear(RingObject *self, PyObject *Py_UNUSED(ignored))
@@ -32,7 +34,7 @@ static PyObject *Ring_task_done(RingObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     enum ring_status status = ring_task_done(&self->ring);
-    return status == RING_BROKEN ? raise_broken(self) : PyBool_FromLong(status == RING_OK);
+    return status == RING_CORRUPTED ? raise_corrupted(self) : PyBool_FromLong(status == RING_OK);
 }
 
 static PyObject *Ring_join(RingObject *self, PyObject *timeout)
@@ -58,24 +60,24 @@ static PyObject *Ring_join(RingObject *self, PyObject *timeout)
 
 static PyObject *Ring_qsize(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct figures figures;
+    struct statistics figures;
     if (!is_open(self)) {
         return NULL;
     }
-    if (ring_figures(&self->ring, &figures) != RING_OK) {
-        return raise_broken(self);
+    if (ring_statistics(&self->ring, &figures) != RING_OK) {
+        return raise_corrupted(self);
     }
     return PyLong_FromUnsignedLongLong(figures.put.count - figures.get.count);
 }
 
 static PyObject *Ring_counters(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct figures figures;
+    struct statistics figures;
     if (!is_open(self)) {
         return NULL;
     }
-    if (ring_figures(&self->ring, &figures) != RING_OK) {
-        return raise_broken(self);
+    if (ring_statistics(&self->ring, &figures) != RING_OK) {
+        return raise_corrupted(self);
     }
     return Py_BuildValue("KKKKKKKKNNN", (unsigned long long)figures.put.position, (unsigned long long)figures.put.count,
                          (unsigned long long)figures.get.position, (unsigned long long)figures.get.count,
@@ -185,7 +187,7 @@ static bool is_finalizing(void)
 static void give_back_loans(RingObject *self)
 {
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
-    if (self->loans > 0 && self->memory != NULL && !ring_is_poisoned(&self->ring)) {
+    if (self->loans > 0 && self->memory != NULL && !ring_is_corrupted(&self->ring)) {
         self->loans = 0;
         WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
     }
@@ -196,7 +198,7 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
     if (self->memory == NULL) {
         Py_RETURN_NONE;
     }
-    if (!self->closing && !ring_is_poisoned(&self->ring)) {
+    if (!self->closing && !ring_is_corrupted(&self->ring)) {
         WITHOUT_GIL(self, ring_trim(&self->ring, true));
     }
     self->closing = true;
@@ -433,7 +435,7 @@ static int module_exec(PyObject *module)
         state->shut_down_error == NULL || state->error == NULL) {
         return -1;
     }
-    int error = lock_init();
+    int error = os_init();
     if (error != 0) {
         errno = error;
         PyErr_SetFromErrno(PyExc_OSError);

@@ -208,7 +208,7 @@ static enum ring_status take_at_hand(RingObject *self, struct take *take, enum f
     }
     if (*result == NULL) {
         ring_get_abort(&self->ring, take);
-        status = status == RING_BROKEN ? RING_BROKEN : RING_OK;
+        status = status == RING_CORRUPTED ? RING_CORRUPTED : RING_OK;
     } else {
         ring_get_commit(&self->ring, take);
     }

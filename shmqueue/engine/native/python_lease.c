@@ -584,11 +584,11 @@ bool lease_at_once(RingObject *self, PyObject *load, PyObject *ended, PyObject *
 
 PyObject *Ring_lease_figures(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
-    struct lease_figures figures;
+    struct lease_statistics figures;
     if (!is_open(self)) {
         return NULL;
     }
-    ring_lease_figures(&self->ring, &figures);
+    ring_lease_statistics(&self->ring, &figures);
     return Py_BuildValue("kkKKd", (unsigned long)figures.leased, (unsigned long)figures.returned,
                          (unsigned long long)figures.acknowledged, (unsigned long long)figures.redelivered,
                          (double)figures.oldest_ns / 1e9);

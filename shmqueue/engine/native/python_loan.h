@@ -38,7 +38,7 @@ typedef struct {
     PyObject *weak_references;
 } LeaseObject;
 
-static inline bool loan_is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
+static inline bool loan_is_of_this_process(const LoanObject *loan) { return loan->epoch == os_epoch(); }
 
 static inline bool loan_is_held(const LoanObject *loan)
 {

@@ -29,7 +29,7 @@ typedef struct {
     Py_ssize_t exports;
 } ReservationObject;
 
-static bool is_of_this_process(const ReservationObject *self) { return self->epoch == lock_epoch(); }
+static bool is_of_this_process(const ReservationObject *self) { return self->epoch == os_epoch(); }
 
 static void end(ReservationObject *self)
 {
@@ -255,7 +255,7 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
     reservation->ring = (RingObject *)Py_NewRef(self);
     reservation->stage = UNPLACED;
     reservation->length = length;
-    reservation->epoch = lock_epoch();
+    reservation->epoch = os_epoch();
     size_t extra = sizeof(struct reservation) + scalar_of_bin(UINT32_MAX).width + 1;
     struct record_in record;
     int done = -1;

@@ -25,7 +25,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "leases.h"
+#include "queue.h"
 #include "python_alone.h"
 #include "scalar.h"
 
@@ -89,7 +89,7 @@ static inline bool is_record(RingObject *self, PyObject *object)
 
 /* Each sets an exception and returns NULL. */
 PyObject *raise_closed(RingObject *self);
-PyObject *raise_broken(RingObject *self);
+PyObject *raise_corrupted(RingObject *self);
 PyObject *raise_lost(RingObject *self);
 PyObject *raise_never_fits(RingObject *self, size_t length);
 
@@ -158,7 +158,7 @@ static inline void collector_back(int was)
 
 static inline void enter(RingObject *self)
 {
-    uint32_t epoch = lock_epoch();
+    uint32_t epoch = os_epoch();
     if (self->epoch != epoch) {
         self->epoch = epoch;
         atomic_store(&self->users, 0);

@@ -2,9 +2,6 @@
 #define _GNU_SOURCE
 #include "wait_any.h"
 
-#include "arena.h"
-#include "leases.h"
-
 #define TURN_NS INT64_C(2000000) /* where there are more words than fit one call, they take turns of this length */
 #define POLL_FIRST_NS INT64_C(200000) /* between two looks without that call */
 #define POLL_LONGEST_NS INT64_C(10000000)
@@ -57,10 +54,10 @@ static void raise_flag(struct wish *wish)
 static bool is_granted(const struct wish *wish)
 {
     struct ring *ring = wish->ring;
-    if (atomic_load(&ring->closing) || ring_is_poisoned(ring) || ring_moment(ring, wish->kind) != wish->seen) {
+    if (atomic_load(&ring->closing) || ring_is_corrupted(ring) || ring_moment(ring, wish->kind) != wish->seen) {
         return true;
     }
-    struct view get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
+    struct snapshot get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
     switch (wish->kind) {
     case WISH_ITEMS:
         return (put.count != get.count && !atomic_load(&ring->held_up)) || put.shut != SHUT_NOT;
@@ -86,7 +83,7 @@ static void tidy(struct wish *wishes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         struct ring *ring = wishes[i].ring;
-        if (ring_is_poisoned(ring)) {
+        if (ring_is_corrupted(ring)) {
             continue;
         }
         ring_clear_the_way(ring);

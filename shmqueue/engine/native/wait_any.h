@@ -7,7 +7,7 @@
 #ifndef SHMQUEUE_WAIT_ANY_H
 #define SHMQUEUE_WAIT_ANY_H
 
-#include "ring.h"
+#include "queue.h"
 
 enum wish_kind {
     WISH_ITEMS, /* something to take, or a shut-down */
