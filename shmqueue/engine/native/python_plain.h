@@ -14,6 +14,13 @@
 #define PLAIN_MOST 65536 /* bytes that are packed as_pickle: pickle is as fast with more */
 #define PLAIN_ROOM(most) ((most) + SCALAR_HEAD_MAX)
 #define PLAIN_LARGER UINT32_MAX
+#define PLAIN_DEPTH_MAX 1024 /* plain.py */
+#define PLAIN_FRAMES 8       /* kept on the stack; deeper items take memory */
+
+#define INLINE_ALL __attribute__((flatten)) /* the most frequent items are small dicts: a tenth of their time */
+
+/* A tuple is an array that begins with this, an extension of no bytes: see plain.py. */
+static const unsigned char plain_tuple_mark[3] = {0xc7, 0x00, 0xac};
 
 /* serialization.py: methods of the records that this is about. */
 enum plain_method {

@@ -6,7 +6,7 @@
  */
 #include "python_ring.h"
 
-#define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a reservation ends and nothing may be raised */
+#define RESERVATION_END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a reservation ends and nothing may be raised */
 #define LONGEST (UINT32_MAX - 64u) /* bytes of contents: with all that belongs to them their length is one of 32 bits */
 #define HERE ((struct patience){.for_lock = true, .deadline = WAIT_FOREVER})
 
@@ -42,7 +42,7 @@ static void abandon_quietly(ReservationObject *self)
 {
     RingObject *ring = self->ring;
     if (is_of_this_process(self) && ring->memory != NULL) {
-        struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
+        struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RESERVATION_END_PATIENCE_NS};
         enum ring_status status;
         do {
             status = ring_end_reservation(&ring->ring, &self->reserving, false, patience);
@@ -212,7 +212,7 @@ PyType_Spec Reservation_spec = {
 /* ---- making one ---- */
 
 /* False: an exception is set. */
-static bool prepare(RingObject *self, ReservationObject *reservation, struct record_in *record)
+static bool prepare_reservation(RingObject *self, ReservationObject *reservation, struct record_in *record)
 {
     struct scalar_head head = scalar_of_bin((uint32_t)reservation->length);
     struct part part = {reservation->head, scalar_write(head, reservation->head)};
@@ -263,7 +263,7 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
         /* an exception is set */
     } else if (!can_ever_fit(self, (size_t)length + extra)) {
         raise_never_fits(self, (size_t)length + extra);
-    } else if (prepare(self, reservation, &record)) {
+    } else if (prepare_reservation(self, reservation, &record)) {
         self->views++; /* before it is put: nothing may be done after that */
         done = put_records(self, &record, 1, record.length, block, args[2]);
         if (done != 1) {
