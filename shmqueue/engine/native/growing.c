@@ -50,7 +50,7 @@ void arena_start_over(struct ring *ring, const struct snapshot *put, uint64_t by
         return;
     }
     struct snapshot get = ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
-    if (get.position == put->position && get.arena == put->arena && !get.leases) { /* nobody reads anything here */
+    if (get.position == put->position && get.arena == put->arena && !get.leases) { /* nothing here is read any more */
         atomic_store_explicit(&ring->segment->arenas[put->arena].base, put->position, memory_order_relaxed);
     }
 }
@@ -102,7 +102,7 @@ static int reserve_exactly(struct ring *ring, uint32_t arena, uint64_t bytes)
     return error;
 }
 
-/* And some more, if there is. */
+/* The same, and some more if there is memory. */
 static int reserve(struct ring *ring, uint32_t arena, uint64_t bytes)
 {
     if (bytes <= arena_reserved(ring, arena)) {

@@ -70,7 +70,7 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
     struct patience patience = {.for_lock = true, .deadline = (int64_t)now + LOOK_NS};
     struct take take;
     if (GET(leases->changed[0]) != 0 && lending_begin(ring, &take, patience) == RING_OK) {
-        ring_get_abort(ring, &take); /* one of the dead may have left it to us to put an entry back */
+        ring_get_abort(ring, &take); /* a dead owner may have left an entry to be put back */
     }
     uint32_t entries = lease_entries_now(ring);
     const struct lease *table = lease_entries(ring);
@@ -81,7 +81,7 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
             continue;
         }
         if (os_is_alive(holder)) {
-            alive = holder; /* who has several has them in a row, mostly */
+            alive = holder; /* a holder of several has them in a row, mostly */
             continue;
         }
         patience.deadline = monotonic_ns() + LOOK_NS;

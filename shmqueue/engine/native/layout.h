@@ -1,7 +1,7 @@
 /* layout.h: every byte of a native segment.
  *
- * A segment is one file, mapped whole by each process that holds the queue.  This file says what lies where, who
- * writes it, under which lock, and what a process that dies in the middle leaves behind.  Both storeys above it follow
+ * A segment is one file, mapped whole by each process that has the queue open.  This file says what lies where, what
+ * writes it, under which lock, and what a process that dies in the middle leaves behind.  All layers above it follow
  * from these rules; nothing else in the project knows an offset.
  *
  *      offset   bytes  what
@@ -46,7 +46,7 @@
  *      next in the one it leaves, and commits all this with the records' ledger.  The get side follows when it has come
  *      to end.  What lies between get.arena and put.arena along `next` is occupied, all else is free.
  *   8. When little is left in a large arena, or the memory is out, the put side enters arena 0, which always has its
- *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes nobody.  So what is
+ *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes no process.  So what is
  *      occupied is at most one arena from before, then growing numbers.
  *      The put side may also set the base of the arena that both are in to put.position while the queue is empty and
  *      nothing is leased: then no byte of it means anything.
@@ -76,17 +76,17 @@
  *      names.  A death before it did costs nothing but memory, until those bytes are used again.
  *
  *  SLEEP.  Getters sleep on the futex word put.ledgers.sequence until something is put, putters on room.bell until
- *  there is enough room.  `waiting` of the side that they wait for says that somebody may sleep there.  It holds flags
+ *  there is enough room.  `waiting` of the side that they wait for says that a thread may sleep there.  It holds flags
  *  and not a count, so that a killed sleeper leaves nothing to subtract.
  *
  *  17. get.ledgers.waiting: WAITING_FOR_ROOM is set under the put lock, after room.position and room.count; while it is
- *      set these two are only lowered.  Whoever sets a flag looks at the get ledger once more before it sleeps.
+ *      set these two are only lowered.  The putter that sets a flag looks at the get ledger once more before it sleeps.
  *  18. After the commit a getter looks at the flags: at WAITING_FOR_ROOM only if its ledger has reached both room.position
- *      and room.count.  Whoever takes flags down then moves the bell and wakes everybody there.  A position or count
+ *      and room.count.  It clears the flags, then moves the bell and wakes all that sleep there.  A position or count
  *      that is too low costs a wake-up in vain; one that is too high cannot be.
  *
  *  RESERVATIONS.  A record may be put before its payload is written: its process then writes it where it lies, under no
- *  lock.  A struct reservation stands before such a record, in the same commit; they count as one item.
+ *  lock.  A struct reservation lies before such a record, in the same commit; they count as one item.
  *
  *  19. Its `state` is written once more, under the get lock, by the process that it names: to RESERVATION_COMMITTED when
  *      the payload is whole, which is the commit, or to RESERVATION_ABANDONED.  From then on the process does not write
@@ -117,7 +117,7 @@
 
 /* Written before anyone else can see the file; cached at attach and never read again.  segment.py checks uuid, pid
  * namespace, boot and crc, ring_open() what the engine depends on.  Only pid_namespace and boot ever change (and the
- * crc), in one write by a process that holds the file's lock exclusively: nobody has the queue open then. */
+ * crc), in one write by a process that holds the file's lock exclusively: no process has the queue open then. */
 struct header {
     char magic[8];
     char engine[8];
@@ -126,16 +126,16 @@ struct header {
     uint64_t capacity;      /* most bytes of records */
     uint64_t maxsize;       /* most items at first; 0: as many as fit */
     uint64_t initial;       /* bytes of the first arena of an elastic queue; 0: of fixed size */
-    uint64_t threshold;     /* a put waits while so many bytes are in the queue; 0: it need not */
+    uint64_t threshold;     /* a put waits while this many bytes are in the queue; 0: it need not */
     uint64_t data_size;     /* bytes of the file behind this header */
     uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a thread id means nothing in another one */
     uint8_t uuid[16];       /* which incarnation of the name */
     int64_t created;        /* nanoseconds since the epoch */
     uint64_t boot;          /* first half of the boot id: a thread id means nothing after another boot */
-    uint32_t flags;         /* bit 0: keep, the queue outlives its holders; bit 1: private, nobody knows its name */
-    uint32_t limit;         /* who decided the capacity, for messages: header.py */
+    uint32_t flags;         /* bit 0: keep, the queue outlives its holders; bit 1: private, its name is known nowhere */
+    uint32_t limit;         /* what decided the capacity, for messages: header.py */
     uint32_t byte_order;
-    uint32_t crc; /* CRC-32 of all that stands before it */
+    uint32_t crc; /* CRC-32 of all that comes before it */
 };
 
 /* lock:       free when its thread id bits are 0; see lock.h.  After a death the kernel sets FUTEX_OWNER_DIED; there is
@@ -163,10 +163,10 @@ struct guard {
 
 /* One cache line, so that the other side fetches sequence, flag and both slots at once.
  *
- * dropped: get side: items that clear() took, which nobody will call task_done() for.
+ * dropped: get side: items that clear() took: no task_done() will be called for them.
  * shut:    put side: enum shut, whether the queue was shut down for all.
  * arena:   which arena the position lies in, 0 in a ring of fixed size; get side: and LEDGER_LEASES.
- * waiting: put side: raised by sleeping getters under no lock, taken down by a putter that is going to wake them, before
+ * waiting: put side: set by sleeping getters under no lock, cleared by a putter that is going to wake them, before
  *          its commit.  Get side: flags, see rules 17 and 18.  A committer killed between commit and wake leaves the
  *          sleepers asleep for the rest of their slice (os.h), not longer. */
 struct ledgers {
@@ -189,7 +189,7 @@ struct ledgers {
 enum shut {
     SHUT_NOT,
     SHUT_PLAIN,     /* nothing is put any more */
-    SHUT_IMMEDIATE, /* and what was left is dropped by whoever comes across it */
+    SHUT_IMMEDIATE, /* and what was left is dropped by the next owner of the get lock */
 };
 
 /* Get side only, and only while LEDGER_LEASES is set: see rules 11 and 12.  A line that putters never read.
@@ -210,9 +210,9 @@ struct side {
     alignas(64) struct next next;
 };
 
-/* done:     task_done() calls; raised by compare-and-swap, while fewer than what was put and not dropped.
+/* done:     task_done() calls; increased by compare-and-swap, while fewer than what was put and not dropped.
  * sequence: moves whenever unfinished has reached 0; joiners sleep on it.
- * waiting:  somebody may sleep in join().
+ * waiting:  a thread may sleep in join().
  * A death between the count and the wake leaves joiners asleep for the rest of their slice. */
 struct tally {
     _Atomic uint64_t done;
@@ -228,10 +228,10 @@ struct room {
     _Atomic uint64_t count;
 };
 
-/* shut:     raised before the put ledger says that the queue is shut down: a getter looks there only if it is up.
+/* shut:     set before the put ledger says that the queue is shut down: a getter looks there only if it is set.
  * starved:  the memory was out when a queue wanted to grow: getters give back what they can at once.  A hint.
  * lowered:  when a large arena was last left for little being in it, on the monotonic clock, ns.  A hint.
- * reserves: there may be reservations.  Raised before the first one is put, and never taken down. */
+ * reserves: there may be reservations.  Set before the first one is put, and never cleared. */
 struct notes {
     _Atomic uint32_t shut;
     _Atomic uint32_t starved;
@@ -282,7 +282,7 @@ struct lease {
  * reserved:     bytes of the table that have memory, from its start.
  * acknowledged: items finished by their holders; a death may miscount one, as with the next one.
  * redelivered:  items that were handed out again.
- * looked:       when somebody last looked whether the holders live, monotonic clock, ns.  A hint. */
+ * looked:       when it was last checked whether the holders live, monotonic clock, ns.  A hint. */
 struct leases {
     _Atomic uint32_t changed[2]; /* number of the entry in `before`, and 1; 0: there is none */
     _Atomic uint32_t sequence;
@@ -338,7 +338,7 @@ struct reservation {
 };
 
 _Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
-_Static_assert(offsetof(struct header, crc) == 116, "the crc covers all that stands before it");
+_Static_assert(offsetof(struct header, crc) == 116, "the crc covers all that comes before it");
 _Static_assert(sizeof(struct guard) <= 64, "what a putter reads beside the lock lies in the lock's line");
 _Static_assert(sizeof(struct ledgers) == 64, "a ledger read is one line");
 _Static_assert(offsetof(struct segment, put) == 256, "clear of the header's line");

@@ -1,4 +1,4 @@
-/* lock.c: what lock.h needs only now and then: who the thread is, waiting, and finding an owner dead. */
+/* lock.c: what lock.h needs only now and then: learning the thread's id, waiting, and finding an owner dead. */
 #define _GNU_SOURCE
 #include "lock.h"
 
@@ -28,7 +28,7 @@ struct self *lock_self_fill(void)
 /* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered
  * another robust list head behind our back, a kernel without robust futexes, an owner that was busy with another word.
  * The word tells no more than the owner's id, which may have come back: as that of a thread of a process that has
- * nothing to do with this memory, which is told from an owner here, or of one that has, which finds its own id in the
+ * nothing to do with this memory, which is distinguished here, or of one that has, which finds its own id in the
  * word when it opens the queue, waits on it or wants the lock.
  *
  * Not proof against this: between the look at a thread and the mark a new thread of its id comes, opens the queue, takes

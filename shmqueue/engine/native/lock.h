@@ -1,7 +1,7 @@
 /* lock.h: a lock word in shared memory that outlives its owner.
  *
  * The word has the format of the kernel's robust futexes (linux/futex.h; Documentation/locking/robust-futex-ABI):
- * the owner's thread id in the low 30 bits, FUTEX_WAITERS when somebody sleeps on it, FUTEX_OWNER_DIED when the kernel
+ * the owner's thread id in the low 30 bits, FUTEX_WAITERS when a thread sleeps on it, FUTEX_OWNER_DIED when the kernel
  * found its owner dead.  It is free when the thread id is 0.
  *
  * A thread tells the kernel which word it is busy with through `list_op_pending` of its robust list head, set before
@@ -20,7 +20,7 @@
 
 #include "os.h"
 
-/* Who the calling thread is to the kernel.  Filled at a thread's first use, and again after a fork. */
+/* What the kernel knows of the calling thread.  Filled at a thread's first use, and again after a fork. */
 struct self {
     uint32_t tid;
     uint32_t epoch;                  /* os_epoch() when this was filled; 0: never */
@@ -54,7 +54,7 @@ static inline void lock_announce(struct self *self, _Atomic uint32_t *word)
     atomic_signal_fence(memory_order_seq_cst); /* only this thread's own death reads it: program order suffices */
 }
 
-/* Nobody has it, or an earlier thread of the same id that the kernel did not mark. */
+/* It has no owner, or an earlier thread of the same id that the kernel did not mark. */
 static inline bool lock_is_free(uint32_t seen, const struct self *self)
 {
     return (seen & FUTEX_TID_MASK) == 0 || (seen & FUTEX_TID_MASK) == self->tid;

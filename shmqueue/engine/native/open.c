@@ -16,7 +16,7 @@ uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
 const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t size, int file)
 {
     struct segment *segment = memory;
-    struct header copy, *header = &copy; /* once: somebody may be changing the other one */
+    struct header copy, *header = &copy; /* read once: another process may be changing the other one */
     if (mapped < LAYOUT_HEADER_SIZE) {
         return "not a segment of the native engine";
     }

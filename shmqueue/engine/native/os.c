@@ -18,7 +18,7 @@
 
 _Atomic uint32_t *_Atomic os_epoch_word;
 
-static _Atomic uint32_t epochs; /* epochs handed out in this process and its ancestors */
+static _Atomic uint32_t epochs; /* that this process and its ancestors have used */
 
 static void forget_epoch(void) { atomic_store(os_epoch_word, 0); }
 
@@ -32,7 +32,7 @@ int os_init(void)
     if (memory == MAP_FAILED) {
         return errno;
     }
-    /* MADV_WIPEONFORK (Linux 4.14) also catches a raw clone(), of which no handler is told. */
+    /* MADV_WIPEONFORK (Linux 4.14) also covers a raw clone(), after which no handler is called. */
     bool is_wiped = madvise(memory, page, MADV_WIPEONFORK) == 0;
     _Atomic uint32_t *none = NULL; /* no lock guards this: a fork might copy it held */
     if (!atomic_compare_exchange_strong(&os_epoch_word, &none, memory)) {
@@ -177,7 +177,7 @@ struct stat_fields {
 
 static bool is_over(char state) { return state == 'Z' || state == 'X'; }
 
-/* A zombie that has several threads is a process whose first thread has ended, and no other. */
+/* A zombie that has several threads is a process of which only the first thread has ended. */
 static bool has_ended(const struct stat_fields *fields) { return is_over(fields->state) && fields->threads <= 1; }
 
 /* Of a process, or of one thread.  The name, in parentheses, may hold anything, so the fields are counted from its
@@ -265,7 +265,7 @@ struct mapping {
 
 static bool next_mapping(FILE *maps, struct mapping *mapping)
 {
-    char line[128]; /* what is of interest stands before the path, which may be long */
+    char line[128]; /* the fields that count come before the path, which may be long */
     bool is_first_piece = true;
     while (fgets(line, sizeof line, maps) != NULL) {
         bool was_first_piece = is_first_piece;

@@ -6,7 +6,7 @@
 
 #define EXACT_HIGH_WATER 1024 /* items */
 #define OVERTAKEN_NS 20000000 /* after which a put that others overtake claims the room that it needs */
-#define OVERTAKEN_TIMES 8     /* or after so many attempts */
+#define OVERTAKEN_TIMES 8     /* or after this many attempts */
 #define EASY_NS 1000000       /* that a put waits for more room than it needs */
 #define ATTEMPTS 16           /* of a put that is woken and finds no room, before its caller may look at signals */
 
@@ -19,7 +19,7 @@ static void note_high_water(struct ring *ring, uint64_t put_count)
     _Atomic uint64_t *mark = &ring->segment->put.guard.high_water;
     uint64_t highest = atomic_load_explicit(mark, memory_order_relaxed);
     uint64_t margin = highest < EXACT_HIGH_WATER ? 0 : highest / 64;
-    if (put_count - ring->get_as_seen.count > highest + margin) { /* perhaps: our view of the getters may be old */
+    if (put_count - ring->get_as_seen.count > highest + margin) { /* perhaps: our snapshot of the getters may be old */
         ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
         if (put_count - ring->get_as_seen.count > highest && put_count >= ring->get_as_seen.count) {
             atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);

@@ -54,7 +54,7 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
             atomic_fetch_or(&ring->segment->get.ledgers.waiting, WAITING_FOR_ANY);
             store_load_barrier_after_locked();
             want.has_asked = true;
-            continue; /* what was committed before that woke nobody */
+            continue; /* a commit before that did not wake us */
         }
         want.has_asked = false;
         status = records ? ring_wait_items(ring, deadline)
@@ -63,12 +63,12 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
             return status;
         }
         if (records && atomic_load(&ring->segment->put.ledgers.sequence) != put_seen) {
-            futex_wake(&ring->segment->put.ledgers.sequence, 1); /* one who takes may have been left asleep for us */
+            futex_wake(&ring->segment->put.ledgers.sequence, 1); /* a getter that takes may have been left asleep for us */
         }
     }
 }
 
-/* Whoever shut the queue down for all, at once, was killed before he had dropped the items. */
+/* The process that shut the queue down at once was killed before it had dropped the items. */
 static bool is_shut_with_items(struct ring *ring)
 {
     if (atomic_load(&ring->segment->notes.shut) == 0) {
@@ -165,7 +165,7 @@ enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patien
     side_commit_put(ring, self, &put, WAIT_EVERYONE);
     side_wake_putters(ring); /* a putter that asks for room later does so under the lock, and sees the commit */
     if (immediate) {
-        struct patience none = {0}; /* a getter has the lock: whoever has it next drops what is left */
+        struct patience none = {0}; /* a getter has the lock: its next owner drops what is left */
         status = ring_clear(ring, &dropped, none);
     }
     return status == RING_BUSY ? RING_OK : status;

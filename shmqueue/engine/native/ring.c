@@ -12,7 +12,6 @@ enum ring_status ring_mark_corrupted(struct ring *ring, const char *why)
     return RING_CORRUPTED;
 }
 
-/* What cannot be true of two views, when ours is under our lock and the other one was read afterwards. */
 const char *ring_contradiction(const struct ring *ring, const struct snapshot *put, const struct snapshot *get)
 {
     if (put->arena >= ring->arenas || get->arena >= ring->arenas) {

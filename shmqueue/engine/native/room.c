@@ -40,7 +40,6 @@ static bool is_claimed(struct ring *ring, const struct self *self, uint64_t *byt
     return *bytes <= ring->capacity;
 }
 
-/* Under the put lock: a put that is polite goes beside a claim only if there is room for both. */
 bool room_is_beside_other_claim(struct ring *ring, const struct self *self, const struct snapshot *put, uint64_t bytes,
                             uint64_t items, struct want *want)
 {
@@ -62,8 +61,6 @@ bool room_is_beside_other_claim(struct ring *ring, const struct self *self, cons
     return bytes <= ring->capacity - claimed && room_is_allowed(ring, put, bytes + claimed, items + claimed_items);
 }
 
-/* Under the put lock, when there is no room. One claim at a time: another one's must have ended, and something must have
- * been taken since: whoever takes may have to put first. */
 bool room_claim(struct ring *ring, const struct self *self, uint64_t bytes, uint64_t items)
 {
     struct guard *guard = &ring->segment->put.guard;
@@ -84,8 +81,6 @@ bool room_claim(struct ring *ring, const struct self *self, uint64_t bytes, uint
 
 /* ---- what to wait for ---- */
 
-/* How far the get side must come: up to where the records fit, and, unless that is to be exact, up to where an eighth
- * of the queue is free. A putter that is woken for each item that is taken costs both sides more than the item. */
 void room_note_want(const struct ring *ring, const struct snapshot *put, uint64_t bytes, uint64_t items, struct want *want)
 {
     uint64_t maxsize = ring_maxsize(ring), threshold = ring->threshold, share = want->is_exact ? UINT64_MAX : 8;
@@ -107,7 +102,6 @@ void room_note_want(const struct ring *ring, const struct snapshot *put, uint64_
     } /* else it is memory that is missing, which may come with any commit */
 }
 
-/* Under the put lock, rule 17: the getter that comes so far wakes us. */
 void room_ask(struct segment *segment, struct want *want)
 {
     uint64_t position = want->is_behind ? UINT64_MAX : want->position; /* the end of the claim wakes us */

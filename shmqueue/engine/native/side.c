@@ -9,7 +9,7 @@
 #define PAUSES_WHEN_FULL 64  /* a few microseconds */
 #define LULL_NS 4000         /* how long a getter does not look, where several items come meanwhile */
 #define LULL_TRIAL_NS 1000
-#define LULL_TRIAL 256       /* one in so many waits finds out */
+#define LULL_TRIAL 256       /* one wait in this many tries it */
 #define LULL_PAYS 3          /* items */
 
 /* ---- the lock ---- */
@@ -81,7 +81,7 @@ void side_wake_getter(struct ring *ring)
     if (side_lock(ring, side, self, patience) == RING_OK) {
         struct snapshot put = ledger_read(&side->ledgers);
         side_commit_put(ring, self, &put, 1);
-    } else { /* whoever has it moves the sequence, or dies: then the slice ends the wait */
+    } else { /* its owner moves the sequence, or dies: then the slice ends the wait */
         futex_wake(&side->ledgers.sequence, 1);
     }
 }
@@ -99,9 +99,9 @@ static void learn(const struct ring *ring, _Atomic int32_t *spin, bool has_paid)
     }
 }
 
-/* For a getter that was woken. A putter who finds the flag down, because the next one took it down between his commit
- * and his look, relies on that one, who wakes for his own items only. So whoever is woken and sees more than the one
- * that he may take wakes another one. Putters need no such thing: they are all woken at once. */
+/* For a getter that was woken.  A putter that finds the flag clear, because the next putter cleared it between commit and
+ * look, relies on that putter, which wakes for its own items only.  So a getter that is woken and sees more than the one
+ * item that it may take wakes another getter.  Putters need no such thing: they are all woken at once. */
 static void pass_on(struct segment *segment)
 {
     uint64_t taken = ledger_read(&segment->get.ledgers).count;
@@ -118,8 +118,6 @@ static enum ring_status may_wait(struct ring *ring, int64_t deadline)
     return deadline != WAIT_FOREVER && monotonic_ns() >= deadline ? RING_DEADLINE : RING_OK;
 }
 
-/* Sleeps until the put ledger moves on from `seen`, which was read before a look that found nothing.  *was_soon: it did
- * while this was still spinning. */
 enum ring_status side_sleep_for_items(struct ring *ring, uint32_t seen, int64_t deadline, bool *was_soon)
 {
     struct ledgers *ledgers = &ring->segment->put.ledgers;
@@ -190,8 +188,8 @@ enum ring_status side_sleep_for_room(struct ring *ring, const struct want *want,
 }
 
 /* A getter that keeps up with its putters would meet each item when it is put, and they would fetch each other's lines
- * for every single one.  A moment without looking lets several come.  Whether they do is found out now and then: who
- * takes part in a conversation gets one at a time, and should have it at once.  `taken`: so far, by all. */
+ * for every single one.  A moment without looking lets several come.  Whether they do is tried now and then: a process
+ * that answers each item with another one gets one at a time, and should have it at once. */
 void side_let_some_come(struct ring *ring, uint64_t taken)
 {
     uint64_t several = taken - atomic_load_explicit(&ring->taken_before_lull, memory_order_relaxed);

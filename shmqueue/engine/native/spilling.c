@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define CHUNK 4096u /* bytes of a record that are moved at once */
-#define TOO_MUCH 4  /* one in so many bytes of an arena may be held up by a lease */
+#define TOO_MUCH 4  /* one byte in this many of an arena may be held up by a lease */
 #define WINDOWS_PUNCHED_MAX (UINT64_C(16) << 20) /* bytes of the windows that are given back in one hold of the lock */
 
 static uint64_t windows_start(const struct ring *ring) { return ring->table_start + LAYOUT_LEASE_TABLE_SIZE; }
@@ -80,7 +80,7 @@ void spilling_move_if_it_holds_up(struct ring *ring, struct take *take)
     }
     length += record_head(length);
     if (length > held_up || length > span.size) {
-        return; /* it contradicts itself: who takes it will say so */
+        return; /* it contradicts itself: the getter that takes it will say so */
     }
     while (window <= ring->capacity && !is_window_free(ring, take, &window, length)) {
     }

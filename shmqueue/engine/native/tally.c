@@ -22,7 +22,7 @@ uint64_t tally_unfinished_now(struct segment *segment, uint64_t *done)
     return unfinished(*done, &put, &get);
 }
 
-/* The flag goes down before the sequence moves, as in ring_commit_and_wake(). */
+/* The flag is cleared before the sequence moves, as in side_commit_put(). */
 void tally_wake_if_finished(struct ring *ring)
 {
     struct tally *tally = &ring->segment->tally;
@@ -60,7 +60,7 @@ enum ring_status ring_task_done(struct ring *ring)
     return RING_OK;
 }
 
-/* The queue was shut down, and what is left is nobody's any more, dropped or not. */
+/* The queue was shut down at once: what is left counts as dropped, whether it was dropped or not. */
 static void drop_in_statistics(struct statistics *statistics)
 {
     struct snapshot *get = &statistics->get;
@@ -93,7 +93,7 @@ enum ring_status ring_statistics(struct ring *ring, struct statistics *statistic
     }
     statistics->done = atomic_load(&segment->tally.done);
     if (statistics->put.shut == SHUT_IMMEDIATE) {
-        drop_in_statistics(statistics); /* whoever has the get lock next does it */
+        drop_in_statistics(statistics); /* the next owner of the get lock drops it */
     }
     uint64_t highest = atomic_load(&segment->put.guard.high_water), queued = statistics->put.count - statistics->get.count;
     statistics->high_water = highest > queued ? highest : queued;

@@ -5,13 +5,13 @@
 #include <fcntl.h>
 
 #define PUNCH_MAX (UINT64_C(64) << 20)  /* bytes that are given back in one hold of the put lock */
-#define SPARSE 16                       /* an arena is too large when less than one in so many bytes is used */
+#define SPARSE 16                       /* an arena is too large when less than one byte in this many is used */
 #define GETS_BETWEEN_LOOKS 64           /* while records are left in it */
-#define CALM_NS UINT64_C(100000000)     /* how long to leave it at that after the last time, at least */
-#define CALM_NS_PER_BYTE 10             /* and for so long: some twenty times what touching the memory anew costs */
+#define CALM_NS UINT64_C(100000000)     /* how long to wait after the last time, at least */
+#define CALM_NS_PER_BYTE 10             /* and this long: some twenty times what touching the memory anew costs */
 #define TRIM_PATIENCE_NS INT64_C(10000000)
 
-/* Rule 8: is it time to leave a large arena?  Under the put lock by views of one moment; elsewhere it is a guess. */
+/* Rule 8: is it time to leave a large arena?  Under the put lock by snapshots of one moment; elsewhere it is a guess. */
 static bool is_too_large(const struct ring *ring, const struct snapshot *put, const struct snapshot *get, bool at_once)
 {
     struct notes *notes = &ring->segment->notes;
@@ -32,7 +32,7 @@ static bool is_too_large(const struct ring *ring, const struct snapshot *put, co
 bool arena_trim_is_due(struct ring *ring, struct snapshot *get, uint32_t before)
 {
     if (get->arena != 0 && get->position == ring->put_as_seen.position) {
-        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers); /* our view was old, or the queue is empty */
+        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers); /* our snapshot was old, or the queue is empty */
     }
     if (get->arena != 0 && arena_is_left(ring, get, &ring->put_as_seen)) {
         uint32_t next = arena_after(ring, get->arena);
@@ -55,7 +55,7 @@ static bool look_at_both(struct ring *ring, struct snapshot *put, struct snapsho
            ledgers_contradict(put, get, ring->capacity) == NULL;
 }
 
-/* Who has just taken an item does not wait: a putter may be copying a large one. */
+/* A process that has just taken an item does not wait: a putter may be copying a large one. */
 static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self, bool at_once)
 {
     struct patience patience = {.for_lock = at_once, .deadline = monotonic_ns() + TRIM_PATIENCE_NS};
@@ -72,7 +72,7 @@ static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once
     if (look_at_both(ring, &put, &get) && is_too_large(ring, &put, &get, at_once)) {
         arena_enter(ring, &put, 0);
         atomic_store(&ring->segment->notes.lowered, (uint64_t)monotonic_ns());
-        ledger_commit(&side->ledgers, &put); /* nothing was put: nobody needs to be woken, and the flag stays up */
+        ledger_commit(&side->ledgers, &put); /* nothing was put: no getter needs to be woken, and the flag stays set */
     }
     lock_release(&side->guard.lock, self);
     return true;
@@ -88,7 +88,7 @@ static bool follow(struct ring *ring, struct self *self, bool at_once)
     bool is_left = look_at_both(ring, &put, &get) && !get.leases && arena_is_left(ring, &get, &put);
     if (is_left && arena_after(ring, get.arena) < ring->arenas) {
         get.arena = arena_after(ring, get.arena);
-        side_commit_get(ring, self, &get); /* who wants to grow may find memory soon */
+        side_commit_get(ring, self, &get); /* a putter that wants to grow may find memory soon */
     } else {
         lock_release(&side->guard.lock, self);
     }
@@ -110,7 +110,7 @@ static uint32_t find_unused(struct ring *ring)
         arena = arena_after(ring, arena);
     }
     if (arena != put.arena) {
-        return ring->arenas; /* the chain is broken: who follows it will say so */
+        return ring->arenas; /* the chain is corrupted: the getter that follows it will say so */
     }
     arena = 1;
     while (arena < ring->arenas && (occupied[arena] || arena_reserved(ring, arena) == 0)) {
@@ -133,7 +133,7 @@ static bool punch(struct ring *ring, struct self *self, bool at_once)
         uint64_t reserved = arena_reserved(ring, arena);
         uint64_t kept = reserved > PUNCH_MAX ? reserved - PUNCH_MAX : 0;
         off_t start = (off_t)(LAYOUT_HEADER_SIZE + ring->arena_start[arena] + kept);
-        off_t length = (off_t)(ring->arena_size[arena] - kept); /* to its end: what a killed one left goes as well */
+        off_t length = (off_t)(ring->arena_size[arena] - kept); /* to its end: what a killed process left goes as well */
         atomic_store(&ring->segment->arenas[arena].reserved, kept);
         (void)!fallocate(ring->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length);
     }

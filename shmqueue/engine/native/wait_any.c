@@ -33,7 +33,7 @@ static _Atomic uint32_t *word_of(const struct wish *wish)
     }
 }
 
-/* Before the look at whether it is granted: whoever grants it later moves the word, and wakes us. */
+/* Before the look at whether it is granted: the process that grants it later moves the word, and wakes us. */
 static void raise_flag(struct wish *wish)
 {
     struct segment *segment = wish->ring->segment;
