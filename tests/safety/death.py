@@ -64,7 +64,7 @@ LEDGER_COMMIT = """\
 """
 LEDGER_POSITION = "    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_release);\n"
 PUT_COMMIT = """\
-    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
+    write_records(span, arena_offset(ring, put.arena, put.position), put.position, records, count);
     put.position += bytes;
     put.count += count;
 """
@@ -99,11 +99,11 @@ MUTANTS = (
         NATIVE + "put.c",
         PUT_COMMIT,
         """\
-    uint64_t begin = arena_offset(ring, put.arena, put.position);
+    uint64_t begin = arena_offset(ring, put.arena, put.position), position = put.position;
     put.position += bytes;
     put.count += count;
     ledger_commit(&side->ledgers, &put);
-    write_records(span, begin, records, count);
+    write_records(span, begin, position, records, count);
 """,
     ),
     Mutant(

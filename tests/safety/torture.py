@@ -30,17 +30,17 @@ MUTANTS = (
     Mutant(
         "commit before payload",
         NATIVE + "put.c",
-        """    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
+        """    write_records(span, arena_offset(ring, put.arena, put.position), put.position, records, count);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
 """,
-        """    uint64_t offset = arena_offset(ring, put.arena, put.position);
+        """    uint64_t offset = arena_offset(ring, put.arena, put.position), position = put.position;
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
     ledger_commit(&side->ledgers, &put);
-    write_records(span, offset, records, count);
+    write_records(span, offset, position, records, count);
 """,
     ),
     Mutant(

@@ -16,8 +16,9 @@ static bool is_held(const struct lease *entry)
     return state == LEASE_LENT || state == LEASE_PINNED || state == LEASE_WRITING;
 }
 
-/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  RING_EMPTY: there is none. */
-static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle,
+/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  `has_ended`: also what is pinned or being
+ * written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none. */
+static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle, bool has_ended,
                                    struct patience patience)
 {
     struct take take;
@@ -28,8 +29,8 @@ static enum ring_status return_one(struct ring *ring, struct process holder, uin
     const struct lease *entries = lease_entries(ring);
     uint32_t oldest = take.entries;
     for (uint32_t i = 0; i < take.entries; i++) {
-        bool is_theirs = handle == 0 ? is_held(&entries[i]) /* else what is pinned stays, for it is still looked at */
-                                     : GET(entries[i].state) == LEASE_LENT && GET(entries[i].handle) == handle;
+        bool is_theirs = (has_ended ? is_held(&entries[i]) : GET(entries[i].state) == LEASE_LENT) &&
+                         (handle == 0 || GET(entries[i].handle) == handle);
         if (is_theirs && GET(entries[i].pid) == holder.pid && GET(entries[i].started) == holder.started &&
             (oldest == take.entries || GET(entries[i].count) < GET(entries[oldest].count))) {
             oldest = i;
@@ -47,9 +48,32 @@ enum ring_status ring_return_all(struct ring *ring, struct patience patience)
 {
     enum ring_status status;
     do {
-        status = return_one(ring, os_this_process(), ring->handle, patience);
+        status = return_one(ring, os_this_process(), ring->handle, false, patience);
     } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
     return status == RING_EMPTY ? RING_OK : status;
+}
+
+static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
+
+static void return_earlier(struct ring *ring, struct patience patience)
+{
+    uint32_t entries = lease_entries_now(ring);
+    const struct lease *table = lease_entries(ring);
+    struct process me = os_this_process();
+    for (uint32_t i = 0; i < entries; i++) {
+        struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
+        uint32_t handle = GET(table[i].handle);
+        while (is_held(&table[i]) && is_same(holder, me) && !ring_is_of_this_image(handle) &&
+               return_one(ring, me, handle, true, patience) == RING_OK) {
+        }
+    }
+}
+
+void ring_return_earlier(struct ring *ring)
+{
+    if (ledger_read(&ring->segment->get.ledgers).leases) {
+        return_earlier(ring, (struct patience){0});
+    }
 }
 
 bool ring_look_is_due(const struct ring *ring)
@@ -72,12 +96,13 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
     if (GET(leases->changed[0]) != 0 && lending_begin(ring, &take, patience) == RING_OK) {
         ring_get_abort(ring, &take); /* a dead owner may have left an entry to be put back */
     }
+    return_earlier(ring, patience);
     uint32_t entries = lease_entries_now(ring);
     const struct lease *table = lease_entries(ring);
     struct process alive = os_this_process();
     for (uint32_t i = 0; i < entries; i++) {
         struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
-        if (!is_held(&table[i]) || (holder.pid == alive.pid && holder.started == alive.started)) {
+        if (!is_held(&table[i]) || is_same(holder, alive)) {
             continue;
         }
         if (os_is_alive(holder)) {
@@ -85,7 +110,7 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
             continue;
         }
         patience.deadline = monotonic_ns() + LOOK_NS;
-        while (return_one(ring, holder, 0, patience) == RING_OK) {
+        while (return_one(ring, holder, 0, true, patience) == RING_OK) {
         }
     }
 }

@@ -57,8 +57,9 @@
  *      nothing but memory, until the arena is used again.
  *
  *  LEASES.  An item may be handed out and stay in the queue: it is then finished, or given back, by a second call, or
- *  given back for a process that died.  While any entry of the lease table is in use, the flag LEDGER_LEASES is set in
- *  get.ledgers.arena; else rules 11 to 15 have no subject.
+ *  given back for a process that died, or for a program image that exec() has replaced (by the next image of that
+ *  process).  While any entry of the lease table is in use, the flag LEDGER_LEASES is set in get.ledgers.arena; else
+ *  rules 11 to 15 have no subject.
  *
  *  11. get.position and get.arena say up to where the bytes are free, as always.  Which record is handed out next is
  *      get.next[sequence & 1]: it is written before the get ledger's commit and becomes true with it.  A record between
@@ -269,7 +270,7 @@ struct lease {
                                   the generation in which it was returned */
     _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns */
     _Atomic uint32_t pid;      /* the holder's */
-    _Atomic uint32_t handle;   /* which of the holder's handles */
+    _Atomic uint32_t handle;   /* which of the holder's handles; those of another image of the process have other numbers */
     _Atomic uint32_t arena;    /* in which the position lies */
     _Atomic uint32_t attempt;  /* how often it was handed out; of a WRITING one: the token */
 };

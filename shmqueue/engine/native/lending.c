@@ -181,6 +181,10 @@ void lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bo
     } else if (was_writing || is_dropped) {
         tally_count_as_done(ring, &take->next);
     }
+    struct place place;
+    if (!again && lease_find_place(ring, entry, &place)) {
+        spilling_note_done(take, place.position, place.window);
+    }
     SET(entry->in_place, 0);
     SET(entry->state, again ? LEASE_RETURNED : LEASE_FREE);
     ring_get_commit(ring, take);

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "holders.h"
+
 uint64_t ring_data_size(uint64_t initial, uint64_t capacity)
 {
     struct ring ring;
@@ -29,7 +31,6 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
         header->byte_order != LAYOUT_BYTE_ORDER) {
         return "a segment of another version or machine";
     }
-    static _Atomic uint32_t handles;
     uint64_t data_size = ring_data_size(header->initial, header->capacity);
     if (data_size == 0 || data_size != header->data_size || data_size != size - LAYOUT_HEADER_SIZE ||
         mapped != ring_first_mapping(header)) {
@@ -54,14 +55,14 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->first_maxsize = header->maxsize;
     ring->threshold = header->threshold;
     ring->file = file;
-    uint32_t number = os_image_number() + atomic_fetch_add(&handles, 1);
-    ring->handle = number != 0 ? number : UINT32_MAX / 2; /* 0 stands for all handles of a process */
+    ring->handle = ring_new_handle();
     ring->device = status.st_dev;
     ring->inode = status.st_ino;
     ring->may_spin = !alone;
     ring->spin_for_items = ring->spin_for_room = alone ? 0 : SPIN_MOST_NS;
     lock_disown(&segment->put.guard.lock, lock_self());
     lock_disown(&segment->get.guard.lock, lock_self());
+    ring_return_earlier(ring);
     return NULL;
 }
 

@@ -28,12 +28,13 @@ static void note_high_water(struct ring *ring, uint64_t put_count)
 }
 
 /* A reservation, and the header and the first bytes of the record behind it.  Returns where that ends. */
-static unsigned char *write_reservation(unsigned char *to, const struct record_in *record)
+static unsigned char *write_reservation(unsigned char *to, uint64_t position, const struct record_in *record)
 {
     struct reserving *reserving = record->reserving;
     const struct record_header head = {.length = (uint32_t)(record->length - sizeof reserving->who),
                                        .method = record->method};
     reserving->place = to;
+    reserving->position = position;
     memcpy(to, &reserving->who, sizeof reserving->who);
     to += sizeof reserving->who;
     memcpy(to, &head, sizeof head);
@@ -42,13 +43,14 @@ static unsigned char *write_reservation(unsigned char *to, const struct record_i
     return to + head.length;
 }
 
-static void write_records(struct span span, uint64_t offset, const struct record_in *records, size_t count)
+static void write_records(struct span span, uint64_t offset, uint64_t position, const struct record_in *records,
+                          size_t count)
 {
     unsigned char *to = span.bytes + offset;
     for (size_t i = 0; i < count; i++) {
         const struct record_in *record = &records[i];
         if (record->reserving != NULL) {
-            to = write_reservation(to, record);
+            to = write_reservation(to, position, record); /* it is the only one */
             continue;
         }
         bool is_short = record->length <= RECORD_SHORT_MAX;
@@ -125,7 +127,7 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         return patience.for_lock ? RING_FULL : RING_BUSY;
     }
     arena_start_over(ring, &put, bytes);
-    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
+    write_records(span, arena_offset(ring, put.arena, put.position), put.position, records, count);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);

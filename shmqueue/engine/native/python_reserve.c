@@ -86,12 +86,15 @@ static PyObject *Reservation_commit(ReservationObject *self, PyObject *Py_UNUSED
         }
         WITHOUT_GIL(ring, status = ring_end_reservation(&ring->ring, &self->reserving, true, HERE));
     }
-    if (again == 1 && (status == RING_OK || status == RING_SHUT)) {
+    if (again == 1 && (status == RING_OK || status == RING_SHUT || status == RING_MISMATCH)) {
         end(self);
     } else {
         self->stage = OPEN;
     }
-    if (again == 1 && status != RING_OK) {
+    if (again == 1 && status == RING_MISMATCH) {
+        PyErr_Format(state_of(ring)->error,
+                     "a reservation of queue %R is over: another process took this one for dead; nothing was put", ring->name);
+    } else if (again == 1 && status != RING_OK) {
         again = after(ring, status);
     }
     return status == RING_OK && again == 1 ? Py_NewRef(Py_True) : PyErr_Occurred() ? NULL : Py_NewRef(Py_False);

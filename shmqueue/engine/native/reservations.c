@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "reservations.h"
 
+#include <string.h>
+
 #include "holders.h"
 #include "writers.h"
 
@@ -49,6 +51,14 @@ enum ring_status ring_end_reservation(struct ring *ring, const struct reserving 
     status = commit && is_shut ? RING_SHUT : RING_OK;
     if (writers_end(ring, &take, &reserving->who, is_put)) {
         return status;
+    }
+    if (reserving->position < take.next.position) { /* it was passed, and its bytes may be others' by now */
+        ring_get_abort(ring, &take);
+        return RING_MISMATCH;
+    }
+    if (memcmp(reserving->place, &reserving->who, sizeof reserving->who) != 0) {
+        ring_get_abort(ring, &take);
+        return ring_mark_corrupted(ring, "a reservation was overwritten");
     }
     *(volatile uint8_t *)(reserving->place + offsetof(struct reservation, state)) =
         is_put ? RESERVATION_COMMITTED : RESERVATION_ABANDONED;

@@ -26,6 +26,7 @@ struct reserving {
     struct reservation who;
     struct part head;     /* of the payload, written at once */
     unsigned char *place; /* where the reservation lies, once it is put */
+    uint64_t position;    /* the same as a position */
 };
 
 /* Makes `record` one that reserves `length` bytes of payload, which begin with `head`; ring_put() puts it, as the only
@@ -39,8 +40,9 @@ static inline unsigned char *ring_reserved_bytes(const struct reserving *reservi
     return reserving->place + sizeof(struct reservation) + RECORD_HEADER_SIZE + reserving->head.length;
 }
 
-/* Makes it an item like others, or nothing.  RING_SHUT: the queue was shut down meanwhile, so it is nothing.  When it
- * returns neither this nor RING_OK, nothing has changed: call it again. */
+/* Makes it an item like others, or nothing.  RING_SHUT: the queue was shut down meanwhile, so it is nothing.
+ * RING_MISMATCH: it was ended already, by a process that took this one for dead.  When it returns none of these and not
+ * RING_OK, nothing has changed: call it again. */
 enum ring_status ring_end_reservation(struct ring *ring, const struct reserving *reserving, bool commit,
                                       struct patience patience);
 

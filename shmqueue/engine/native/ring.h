@@ -102,6 +102,11 @@ bool ring_owns_file(const struct ring *ring);
 /* ring->file, opened again by its path if it is not that file any more; -1 if that cannot be done. */
 int ring_file(struct ring *ring);
 
+/* Numbers for ring->handle: that of a new handle of this process, and whether a number is one of this program image.  One
+ * that is not, in an entry of this process, was left by an image that exec() has replaced. */
+uint32_t ring_new_handle(void);
+bool ring_is_of_this_image(uint32_t handle);
+
 /* Makes this handle's sleepers return RING_CLOSED. */
 void ring_interrupt_all(struct ring *ring);
 
