@@ -46,8 +46,8 @@
  *      next in the one it leaves, and commits all this with the records' ledger.  The get side follows when it has come
  *      to end.  What lies between get.arena and put.arena along `next` is occupied, all else is free.
  *   8. When little is left in a large arena, or the memory is out, the put side enters arena 0, which always has its
- *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes no process.  So what is
- *      occupied is at most one arena from before, then growing numbers.
+ *      memory.  It does so only when both sides are in the same arena; if nothing is put, it wakes no process.  So what
+ *      is occupied is at most one arena from before, then growing numbers.
  *      The put side may also set the base of the arena that both are in to put.position while the queue is empty and
  *      nothing is leased: then no byte of it means anything.
  *   9. base, end, next and reserved of an arena are written under the put lock; end and next hold for a getter while
@@ -270,7 +270,7 @@ struct lease {
                                   the generation in which it was returned */
     _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns */
     _Atomic uint32_t pid;      /* the holder's */
-    _Atomic uint32_t handle;   /* which of the holder's handles; those of another image of the process have other numbers */
+    _Atomic uint32_t handle;   /* which of the holder's handles; another image of the process has other numbers */
     _Atomic uint32_t arena;    /* in which the position lies */
     _Atomic uint32_t attempt;  /* how often it was handed out; of a WRITING one: the token */
 };

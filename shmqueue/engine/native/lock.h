@@ -83,8 +83,8 @@ static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *sel
  * slice, so that the caller may look around and come back; an owner found dead is marked before. */
 enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t deadline, int64_t spin_ns);
 
-/* A thread that holds no lock finds its id in a word: an earlier thread of that id died with it.  Marks it as the kernel
- * should have. */
+/* A thread that holds no lock finds its id in a word: an earlier thread of that id died with it.  Marks it as the
+ * kernel should have. */
 void lock_disown(_Atomic uint32_t *word, struct self *self);
 
 /* A full barrier on x86; a release elsewhere. */

@@ -78,8 +78,8 @@ struct futex_word {
 #define FUTEX_WORDS_MOST 128
 #define FUTEX_NO_SUCH_CALL (-2)
 
-/* Sleeps while each word is as it was seen, until `end` at most (monotonic, ns), on up to FUTEX_WORDS_MOST of them (Linux
- * 5.16).  Which of them it was woken on, -1 for none, or FUTEX_NO_SUCH_CALL. */
+/* Sleeps while each word is as it was seen, until `end` at most (monotonic, ns), on up to FUTEX_WORDS_MOST of them
+ * (Linux 5.16).  Which of them it was woken on, -1 for none, or FUTEX_NO_SUCH_CALL. */
 int futex_wait_any(const struct futex_word *words, size_t count, int64_t end);
 
 /* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed.  After a few microseconds it lets
@@ -126,7 +126,8 @@ struct process {
 /* The calling process; right in a forked child, too. */
 struct process os_this_process(void);
 
-/* A number that another program image of the same process, after exec(), has not got: start time and id stay the same. */
+/* A number that another program image of the same process, after exec(), has not got: start time and id stay the
+ * same. */
 uint32_t os_image_number(void);
 
 /* False when it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
