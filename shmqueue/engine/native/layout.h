@@ -96,6 +96,7 @@
  *      LEASE_WRITING, which names the same process by the same token, and goes on.  That process finds the entry by these
  *      and makes it RETURNED or FREE, by rule 13; if the process has ended, others make it FREE as they look at the holders.
  *      clear() does the same and drops what lies before and behind.
+ *      A process that finds its reservation before get.next, and no entry, was taken for dead: it writes nothing more.
  *  21. A getter that comes to a committed one goes on to the record behind it; one that comes to an abandoned one passes
  *      both and counts the item as done, in one commit.
  */
