@@ -15,8 +15,11 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.machinery import BuiltinImporter
 from importlib.util import module_from_spec
+from itertools import repeat
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -131,12 +134,20 @@ def forks_wait(guard: Guard) -> None:
 
     It does not wait for longer than 5 s, nor for the thread that forks, which may be within it: in a signal handler.
     """
+    if not hasattr(os, "register_at_fork"):
+        return
+    forks = _real_thread._local()
 
-    def leave() -> None:
-        try:
-            guard().release()
-        except RuntimeError:
-            pass  # it was not to be had in time
+    def enter() -> None:
+        releases: list[Callable[[], object]] = forks.__dict__.setdefault("releases", [])  # the innermost fork's last
+        releases.append(bool)
+        lock = guard()
+        releases[-1] = lock.release  # no call and no jump from here to the next one: no signal handler in between
+        if not lock.acquire(timeout=_FORK_PATIENCE):
+            releases[-1] = bool
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lambda: guard().acquire(timeout=_FORK_PATIENCE), after_in_parent=leave)
+    # A signal that comes during the fork is handled by the first Python code after it, which may raise before it has
+    # done anything. So what leaves the guard is made of C functions, which call no handler.
+    last = map(methodcaller("pop"), map(attrgetter("releases"), repeat(forks)))
+    leave = map(methodcaller("__call__"), last)
+    os.register_at_fork(before=enter, after_in_parent=partial(next, leave), after_in_child=partial(next, last))

@@ -156,8 +156,8 @@ def at_line(
 ) -> bool:
     """Run the action, and ``interrupt`` before its line of that number in the engine. False: it has fewer lines.
 
-    The lines before which CPython calls no signal handlers are left out, unless ``everywhere``: the end of each ``with``
-    is one of them.
+    The lines before which CPython calls no signal handlers are left out, unless ``everywhere``: also the end of each
+    ``with``.
     """
     lines = 0
 
