@@ -155,6 +155,7 @@ class Trial:
             point = through = 0
             step = 1
             while through < _GOES_THROUGH and len(self.outcome.faults) < _ENOUGH:
+                self._has_garbage = True  # a collection empties the free lists, from which tuples need no allocation
                 _, raised = self._inject(call, lambda before, p=point, a=for_a_while: NoMemory(p, a))
                 self.outcome.count("allocations that failed", raised)
                 through = 0 if raised else through + 1
