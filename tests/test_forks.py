@@ -496,6 +496,29 @@ sys.modules["last"].last = AtTheEnd()
         assert run_python(code) == "got it"
 
 
+def test_a_daemon_thread_runs_when_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Python 3.10 one that has not begun at the end of the interpreter crashes it."""
+    begun = []
+
+    def start_late(run: Callable[[], None], arguments: tuple[()]) -> None:
+        def run_late() -> None:
+            while not asleep_or_over(starting):
+                time.sleep(0)
+            begun.append(1)
+            run()
+
+        start(run_late, arguments)
+
+    def asleep_or_over(call: list[Call]) -> bool:
+        return bool(call) and (not call[0].is_alive() or call[0].is_asleep())
+
+    start = threads._real_thread.start_new_thread
+    monkeypatch.setattr(threads._real_thread, "start_new_thread", start_late)
+    starting: list[Call] = []
+    starting.append(Call(lambda: (threads.start_daemon_thread(lambda: None), bool(begun))[1]))
+    assert starting[0].result()
+
+
 def test_a_registry_may_change_while_one_looks_at_it() -> None:
     """Unlike a WeakSet, which raises RuntimeError then."""
 
