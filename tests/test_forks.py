@@ -498,25 +498,13 @@ sys.modules["last"].last = AtTheEnd()
 
 def test_a_daemon_thread_runs_when_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """In Python 3.10 one that has not begun at the end of the interpreter crashes it."""
-    begun = []
-
-    def start_late(run: Callable[[], None], arguments: tuple[()]) -> None:
-        def run_late() -> None:
-            while not asleep_or_over(starting):
-                time.sleep(0)
-            begun.append(1)
-            run()
-
-        start(run_late, arguments)
-
-    def asleep_or_over(call: list[Call]) -> bool:
-        return bool(call) and (not call[0].is_alive() or call[0].is_asleep())
-
-    start = threads._real_thread.start_new_thread
-    monkeypatch.setattr(threads._real_thread, "start_new_thread", start_late)
-    starting: list[Call] = []
-    starting.append(Call(lambda: (threads.start_daemon_thread(lambda: None), bool(begun))[1]))
-    assert starting[0].result()
+    started: list[Callable[[], None]] = []
+    monkeypatch.setattr(threads._real_thread, "start_new_thread", lambda run, arguments: started.append(run))
+    call = Call(threads.start_daemon_thread, bool)
+    call.join(1.0)
+    assert call.is_alive(), "it did not wait for the thread"
+    started[0]()
+    call.result()
 
 
 def test_a_registry_may_change_while_one_looks_at_it() -> None:
