@@ -1,8 +1,9 @@
-"""The tools that interrupt a call at each of its instructions, themselves."""
+"""The tools of the checks in ``safety``, themselves."""
 
 from __future__ import annotations
 
 import pytest
+from safety import busy
 from support import run_python
 
 IN_A_COLLECTION = """
@@ -45,3 +46,11 @@ def test_an_exception_in_a_callback_of_the_collector_is_survived(monkeypatch: py
     """CPython 3.11 uses a trace function that it has just freed, if nobody else refers to it."""
     monkeypatch.setenv("PYTHONMALLOC", "debug")  # which overwrites what is freed
     assert run_python(IN_A_COLLECTION) == "True\n"
+
+
+def test_patience_grows_with_the_load_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(busy, "_CROWD", 1.0)
+    assert busy.at_least(110.0) == 110.0
+    monkeypatch.setattr(busy, "_CROWD", 10.0)
+    assert busy.at_least(3.0) == 30.0
+    assert busy.at_least(110.0) == 410.0
