@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shmqueue.arguments import NUMBER_MOST, require_int
 from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
@@ -21,6 +21,7 @@ from shmqueue.exceptions import (
     ShmQueueShutDown,
     ShmQueueValueError,
 )
+from shmqueue.generics import Self
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import GetItem, PutItem, QueueBase, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.leases import Lease, lease_of, take_lease
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from shmqueue.engine import Loan, Payload
 
 __all__ = ["Port", "Ported", "arrive", "open_port"]
-
-_Queue = TypeVar("_Queue", bound="Ported")
 
 _PACE = 0.01  # seconds between two attempts to put an item back
 _FIRST_SLICE, _LONGEST_SLICE = 0.05, 1.0  # seconds that are waited before a look whether an end was closed
@@ -433,7 +432,7 @@ class Ported(QueueBase, ListsWhatIsThere):
     def _uuid(self) -> bytes:
         return self._port.uuid()
 
-    def __enter__(self: _Queue) -> _Queue:
+    def __enter__(self) -> Self:
         self._port.require_open()
         return self
 

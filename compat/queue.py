@@ -9,7 +9,8 @@
 A queue can be pickled, and with a name it can be opened from anywhere. What differs from the standard module: items are
 copies, so they must be picklable; what is inside (``queue``, ``mutex``, the conditions) cannot be had; there are no
 LifoQueue and PriorityQueue. The classes do not derive from the standard ones, whose methods would find nothing to work
-on: ``isinstance`` tells them apart, and what is patched into ``queue.Queue`` is not called.
+on: ``isinstance`` tells them apart, and what is patched into ``queue.Queue`` is not called. To a type checker they do
+derive, so that ``Queue[int]`` is accepted where ``queue.Queue[int]`` is annotated.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
+from shmqueue.generics import T
 from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
@@ -32,7 +34,17 @@ from ._serialization import dump, load, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from queue import Queue as _StandardQueue
+    from queue import SimpleQueue as _StandardSimpleQueue
+else:
+
+    class _StandardQueue(Generic[T]):
+        """What the classes are to a type checker, so that a queue can be passed where the standard one is annotated."""
+
+        __slots__ = ()
+
+    _StandardSimpleQueue = _StandardQueue
 
 _SHARED = "the queue is shared between processes; "
 
@@ -42,7 +54,7 @@ _HOOKS = dict.fromkeys(
 )
 
 
-class _Shared(Ported, Generic[_T]):
+class _Shared(Ported, Generic[T]):
     """What Queue and SimpleQueue have in common."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -52,7 +64,7 @@ class _Shared(Ported, Generic[_T]):
     _load = staticmethod(load)
 
     @fast_get
-    def get(self, block: bool = True, timeout: float | None = None) -> _T:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item.
 
         Args:
@@ -73,7 +85,7 @@ class _Shared(Ported, Generic[_T]):
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
         return load(*item)  # type: ignore[no-any-return]
 
-    def get_nowait(self) -> _T:
+    def get_nowait(self) -> T:
         """``get(block=False)``."""
         return self.get(False)
 
@@ -120,7 +132,7 @@ class _Shared(Ported, Generic[_T]):
         return self._port.describe(type(self))
 
 
-class Queue(_Shared[_T]):
+class Queue(_Shared[T], _StandardQueue[T]):
     """``queue.Queue``, shared between processes.
 
     Args:
@@ -155,7 +167,7 @@ class Queue(_Shared[_T]):
         self._port.maxsize = _most_items(maxsize)
 
     @fast_put(as_pickle=True)
-    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end.
 
         Args:
@@ -176,11 +188,11 @@ class Queue(_Shared[_T]):
         if not put:
             raise ShmQueueFull(self._port.handle.why_full(1))
 
-    def put_nowait(self, item: _T) -> None:
+    def put_nowait(self, item: T) -> None:
         """``put(item, block=False)``."""
         self.put(item, False)
 
-    def put_many(self, items: Iterable[_T], block: bool = True, timeout: float | None = None) -> None:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
 
         Arguments and exceptions are those of ``put``.
@@ -192,7 +204,7 @@ class Queue(_Shared[_T]):
             timeout = self._seconds_of_put(timeout, block)
         self._port.put_many(tuple(items), dump, block, timeout)
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[_T]:
+    def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
@@ -216,7 +228,7 @@ class Queue(_Shared[_T]):
         *,
         max_attempts: int | None = None,
         dead_letter: DeadLetterQueue | None = None,
-    ) -> Lease[_T]:
+    ) -> Lease[T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -264,7 +276,7 @@ class Queue(_Shared[_T]):
 
     @property
     @absent_when_closed
-    def unfinished_tasks(self) -> int:
+    def unfinished_tasks(self) -> int:  # type: ignore[override]
         """Items put for which ``task_done`` was not called yet."""
         return self._port.counters().unfinished
 
@@ -296,7 +308,13 @@ class Queue(_Shared[_T]):
             raise ValueError("'timeout' must be a non-negative number")
         return timeout
 
-    if not TYPE_CHECKING:  # to a type checker they do not exist
+    if TYPE_CHECKING:  # any use of them is a mistake
+        queue: None
+        mutex: None  # type: ignore[assignment]
+        not_empty: None  # type: ignore[assignment]
+        not_full: None  # type: ignore[assignment]
+        all_tasks_done: None  # type: ignore[assignment]
+    else:
         queue = Absent(_SHARED + "get() and get_many() take items, qsize() counts them")
         mutex = Absent(_SHARED + "each method is atomic; to do several at once, hold a multiprocessing.Lock")
         not_empty = Absent(_SHARED + "get() waits for an item, select() on the queue for one among other things")
@@ -304,7 +322,7 @@ class Queue(_Shared[_T]):
         all_tasks_done = Absent(_SHARED + "join() waits for that")
 
 
-class SimpleQueue(_Shared[_T]):
+class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
     """``queue.SimpleQueue``, shared between processes: unbounded, without tasks.
 
     Args:
@@ -316,7 +334,7 @@ class SimpleQueue(_Shared[_T]):
         self._start(open_port(name, keep=keep))
 
     @fast_put(as_pickle=True)
-    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
         if self._port.put_item(item, True, None, True) is None:
             self._port.put(*dump(item), True, None)
@@ -324,7 +342,7 @@ class SimpleQueue(_Shared[_T]):
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
         return self._port.put_record(method, payload, block, timeout)
 
-    def put_nowait(self, item: _T) -> None:
+    def put_nowait(self, item: T) -> None:
         """The same as ``put(item)``."""
         self.put(item)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from shmqueue import console, engine, reflog
 from shmqueue.arguments import require_int, require_seconds
@@ -21,6 +21,7 @@ from shmqueue.exceptions import (
     ShmQueueTypeError,
     ShmQueueValueError,
 )
+from shmqueue.generics import Self, T
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import QueueBase, Record, fast_get, fast_lease, fast_put, items_of, load_many
 from shmqueue.leases import Lease, View, lease_of, take_lease
@@ -88,7 +89,7 @@ class Statistics:
     """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
 
-class ShmQueue(QueueBase):
+class ShmQueue(QueueBase, Generic[T]):
     """A FIFO queue that any process of this user on this machine can open by its name.
 
     Creates the queue, or attaches to it when it exists. All methods may be called from several threads, and a handle
@@ -175,7 +176,7 @@ class ShmQueue(QueueBase):
     @fast_put(as_pickle=False)
     def put(
         self,
-        data: Any,
+        data: T,
         block: bool = True,
         timeout: float | None = None,
         serialization_method: int = _MSGPACK,
@@ -208,7 +209,7 @@ class ShmQueue(QueueBase):
             raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
 
     @fast_get
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item.
 
         Args:
@@ -224,20 +225,20 @@ class ShmQueue(QueueBase):
             timeout = require_seconds(timeout, block)
         item = self._get_item(block, timeout, unpack_plain)
         if type(item) is not Record:
-            return item
+            return item  # type: ignore[no-any-return]
         if not item:
             raise self._is_empty(block, timeout)
-        return self._serializer.load(*item)
+        return self._serializer.load(*item)  # type: ignore[no-any-return]
 
-    def put_nowait(self, data: Any) -> None:
+    def put_nowait(self, data: T) -> None:
         """``put(data, block=False)``."""
         self.put(data, False)
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """``get(block=False)``."""
         return self.get(False)
 
-    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several items, one after the other and with nothing in between.
 
         Items that fit the buffer together are put all or not at all. More than that are put in pieces, each as large
@@ -263,7 +264,7 @@ class ShmQueue(QueueBase):
             tell_items_put(full, put, count)
             raise full
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+    def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
@@ -361,7 +362,7 @@ class ShmQueue(QueueBase):
         *,
         max_attempts: int | None = None,
         dead_letter: DeadLetterQueue | None = None,
-    ) -> Lease[Any]:
+    ) -> Lease[T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -609,7 +610,7 @@ class ShmQueue(QueueBase):
         self._handle.require_open()
         self._segment.unlink()
 
-    def __enter__(self) -> ShmQueue:
+    def __enter__(self) -> Self:
         self._handle.require_open()
         return self
 
@@ -653,7 +654,9 @@ class ShmQueue(QueueBase):
         return f"<ShmQueue {self._name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"
 
 
-def _arrive(queue_type: type[ShmQueue], travel: Travel, serializer: Serializer, log_file: str | None) -> ShmQueue:
+def _arrive(
+    queue_type: type[ShmQueue[Any]], travel: Travel, serializer: Serializer, log_file: str | None
+) -> ShmQueue[Any]:
     """Attach to the very queue that was pickled."""
     queue = queue_type.__new__(queue_type)
     queue._start(Handle.arrive(travel, log_file), serializer)
