@@ -29,13 +29,12 @@ from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
 from shmqueue.serialization import LOADERS, unpack_plain
-from shmqueue.threads import WeakRegistry, sleep, start_daemon_thread
+from shmqueue.threads import sleep, start_daemon_thread
+from shmqueue.watching import Watcher, watch, watch_no_more
 
 from ._absent import ListsWhatIsThere
 from ._closed_ends import ClosedEnds
 from ._serialization import Record
-from ._waiting import look_in_wait
-from ._watcher import Watcher
 
 if TYPE_CHECKING:
     from shmqueue.engine import Loan, Payload
@@ -107,8 +106,8 @@ class Port:
         ends = self._closed_ends
         allow_fast_paths(
             self.engine,
-            puts=self._watcher is None and (ends is None or ends.puts_may_be_fast),
-            gets=self._watcher is None and (ends is None or ends.gets_may_be_fast),
+            puts=ends is None or ends.puts_may_be_fast,
+            gets=ends is None or ends.gets_may_be_fast,
         )
         if self._watcher is None and ends is None:
             self.put, self.get = self.engine.put, self.engine.get
@@ -351,7 +350,6 @@ class Port:
             self.require_open()
             watcher = self._watcher
             if watcher is None:
-                look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
                 try:
                     self._have_watch_for_end(watcher)
@@ -361,7 +359,7 @@ class Port:
                     raise
                 self._watcher = watcher
                 self._choose_way()
-                _watched.add(self)
+                watch(self)
         watcher.look()
         return watcher.fileno()
 
@@ -379,7 +377,7 @@ class Port:
         self.handle.close()
         if self._watcher is not None:
             self._watcher.close()
-        _watched.discard(self)
+        watch_no_more(self)
 
     def require_open(self) -> None:
         """Raise ``ShmQueueNotInitializedError`` if it is closed, and what is missing if it could never be opened."""
@@ -394,7 +392,7 @@ class Port:
         if self._watcher is not None:
             self._watcher.look()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """The watcher's thread stayed with the parent, and so must its descriptor."""
         watcher, self._watcher = self._watcher, None
         if not isinstance(self.engine, _Closed):
@@ -429,6 +427,13 @@ class Ported(QueueBase, ListsWhatIsThere):
         """Whether the queue is closed in this process."""
         return not self._port.handle.is_open
 
+    def fileno(self) -> int:
+        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down.
+
+        It is made when it is first asked for, another one in each process, and closed with the queue.
+        """
+        return self._port.fileno()
+
     def _uuid(self) -> bytes:
         return self._port.uuid()
 
@@ -455,26 +460,3 @@ class _Closed:
 
 def _closed_error(name: str) -> ShmQueueNotInitializedError:
     return ShmQueueNotInitializedError(f"queue {name!r} is closed")
-
-
-# ---- the descriptors of this process ----
-
-_watched: WeakRegistry[Port] = WeakRegistry()
-
-
-def _look_at(descriptors: Iterable[int]) -> bool:
-    """Make those of the descriptors true that are queues'. Returns whether there is one among them."""
-    ports = [port for port in _watched if port.has_descriptor_in(descriptors)]
-    for port in ports:
-        port.look()
-    return bool(ports)
-
-
-def _after_fork_in_child() -> None:
-    for port in _watched:
-        port._after_fork_in_child()
-    _watched.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -97,13 +97,6 @@ class _Shared(Ported, Generic[T]):
         """Whether there is nothing to take."""
         return self._port.engine.qsize() == 0
 
-    def fileno(self) -> int:
-        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down.
-
-        It is made when it is first asked for, another one in each process, and closed with the queue.
-        """
-        return self._port.fileno()
-
     def _seconds_of_get(self, timeout: float, block: bool) -> float:
         if not block:
             return 0.0

@@ -27,6 +27,7 @@ from shmqueue.items import QueueBase, Record, fast_get, fast_lease, fast_put, it
 from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.reservations import PutView
+from shmqueue.segment.files import changing
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -34,6 +35,7 @@ from shmqueue.serialization import (
     Serializer,
     unpack_plain,
 )
+from shmqueue.watching import QueueDescriptor
 
 __all__ = ["ShmQueue", "ShmRefDataSnapshot", "Statistics"]
 
@@ -134,8 +136,7 @@ class ShmQueue(QueueBase, Generic[T]):
         ShmQueueShapeWarning: the queue exists with another ``buffer_size``, ``max_bytes`` or ``maxsize`` than the one
             given. What its creator chose holds.
 
-    ``for item in iter(q.get, sentinel)`` takes items until one equals the sentinel. There is no ``fileno()``: to wait
-    for a queue with ``select``, open it as ``shmqueue.compat.queue.Queue(name=…)``, which has one.
+    ``for item in iter(q.get, sentinel)`` takes items until one equals the sentinel.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class ShmQueue(QueueBase, Generic[T]):
         self._name, self._engine, self._segment = handle.name, handle.engine, handle.segment
         self._items = items_of(self._engine)
         self._put_item, self._get_item = self._items.put_item, self._items.get_item
+        self._descriptor: QueueDescriptor | None = None
         self._try_first(self._engine, serializer.load, None)
 
     # ---- put and get ----
@@ -388,7 +390,7 @@ class ShmQueue(QueueBase, Generic[T]):
             ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
-        load = self._serializer.load
+        load, look = self._serializer.load, None if self._descriptor is None else self._descriptor.look
         limit = limit_for(self._name, self._uuid, max_attempts, dead_letter)
         if timeout is not None:
             timeout = require_seconds(timeout, block)
@@ -400,8 +402,8 @@ class ShmQueue(QueueBase, Generic[T]):
             return loan
 
         if limit is not None:
-            return lease_of(lend_within(limit, lend, load, block, timeout), load)
-        lease = take_lease(self._engine, block, timeout, load)
+            return lease_of(lend_within(limit, lend, load, block, timeout), load, look)
+        lease = take_lease(self._engine, block, timeout, load, look)
         if lease is None:
             raise self._is_empty(block, timeout)
         return lease
@@ -578,6 +580,8 @@ class ShmQueue(QueueBase, Generic[T]):
         Blocked calls of other threads on this handle end with ``ShmQueueNotInitializedError``, as later ones do.
         """
         self._handle.close()
+        if self._descriptor is not None:
+            self._descriptor.close()
 
     @property
     def closed(self) -> bool:
@@ -586,7 +590,7 @@ class ShmQueue(QueueBase, Generic[T]):
 
     def shutdown(self) -> None:
         """The same as ``close()``. To shut the queue down for all processes there is ``shutdown_all()``."""
-        self._handle.close()
+        self.close()
 
     def shutdown_all(self, immediate: bool = False) -> None:
         """Shut the queue down for all processes, as ``queue.Queue.shutdown`` does since Python 3.13.
@@ -604,6 +608,29 @@ class ShmQueue(QueueBase, Generic[T]):
     def is_shutdown(self) -> bool:
         """Whether the queue was shut down for all processes."""
         return self._handle.counters().is_shut_down
+
+    def fileno(self) -> int:
+        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down for all.
+
+        It is made when it is first asked for, another one in each process, and closed with the queue. What this process
+        puts and takes is seen when the call returns, what others do, and the end of a ``put_view`` or ``get_view``,
+        within milliseconds. Another process may be faster: use ``get(block=False)`` when it is readable.
+
+        Raises:
+            ShmQueueNotInitializedError: the queue is closed.
+        """
+        self._handle.require_open()
+        descriptor = self._descriptor
+        if descriptor is None:
+            with changing():
+                descriptor = self._descriptor
+                if descriptor is None:
+                    descriptor = self._descriptor = QueueDescriptor(self._engine)
+                    self._try_first(self._engine, self._serializer.load, descriptor.look)
+                    self._engine = descriptor.engine
+                    self._items = items_of(self._engine)
+                    self._put_item, self._get_item = self._items.put_item, self._items.get_item
+        return descriptor.fileno()
 
     def unlink(self) -> None:
         """Take the name away now. Those who hold the queue go on; the next one to use the name makes a new one."""

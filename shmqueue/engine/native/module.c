@@ -349,6 +349,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
 
 static PyMemberDef Ring_members[] = {
     {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether put() of a QueueBase may put."},
+    {"descriptor", T_UBYTE, offsetof(RingObject, descriptor), 0, "What the descriptor of the queue says: see shmqueue.watching."},
     {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether get() and lease() of a QueueBase may get."},
     {"lock_patience", T_DOUBLE, offsetof(RingObject, lock_patience), 0, "See shmqueue.engine.Engine."},
     {"while_waiting", T_OBJECT, offsetof(RingObject, while_waiting), 0, "See shmqueue.engine.Engine."},

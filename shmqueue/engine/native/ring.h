@@ -208,6 +208,9 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline);
 /* Sleeps until there are records (true) or none (false), or the queue is shut down. */
 enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline);
 
+/* Whether a ring_wait() for records would return at once, whatever it returns. */
+bool ring_has_something(struct ring *ring);
+
 /* Refuses all puts from now on, wakes everybody, and with `immediate` drops what is in the queue.  When it returns
  * something else than RING_OK, call it again: it goes on where it was. */
 enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience);

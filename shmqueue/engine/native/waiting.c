@@ -164,6 +164,13 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
     return status;
 }
 
+bool ring_has_something(struct ring *ring)
+{
+    struct figures figures;
+    enum ring_status status = ring_figures(ring, &figures);
+    return status != RING_OK || figures.put.shut != SHUT_NOT || figures.put.count != figures.get.count;
+}
+
 enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
 {
     struct want want = {0};
