@@ -625,11 +625,12 @@ class ShmQueue(QueueBase, Generic[T]):
             with changing():
                 descriptor = self._descriptor
                 if descriptor is None:
-                    descriptor = self._descriptor = QueueDescriptor(self._engine)
-                    self._try_first(self._engine, self._serializer.load, descriptor.look)
-                    self._engine = descriptor.engine
+                    descriptor = QueueDescriptor(self._handle.engine)
+                    self._try_first(self._handle.engine, self._serializer.load, descriptor.look)
+                    self._engine = descriptor.looking_engine()
                     self._items = items_of(self._engine)
                     self._put_item, self._get_item = self._items.put_item, self._items.get_item
+                    self._descriptor = descriptor
         return descriptor.fileno()
 
     def unlink(self) -> None:

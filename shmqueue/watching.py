@@ -252,25 +252,30 @@ if hasattr(os, "register_at_fork"):
 
 # ---- for a queue that uses its engine itself ----
 
-_CHANGING = frozenset(
-    ("put", "put_many", "put_item", "put_items", "reserve", "get", "get_many", "get_item", "get_items", "lend", "lease")
-    + ("take", "clear", "shut_down")
-)
+_CHANGING = {
+    *("put", "put_item", "put_items", "put_many", "reserve"),
+    *("get", "get_item", "get_items", "get_many", "lease", "lend", "take"),
+    *("clear", "shut_down"),
+}
 
 
 class QueueDescriptor:
-    """The descriptor of one queue in this process; ``engine`` is to be used from then on."""
+    """The descriptor of one queue in this process."""
 
     def __init__(self, engine: Engine) -> None:
-        self._own_engine = engine
+        self._engine = engine
         self._watcher: Watcher | None = None
-        self.engine: Engine = _Looking(engine, self.look)  # type: ignore[assignment]
+
+    def looking_engine(self) -> Engine:
+        """The engine for all that changes the queue: the descriptor is true whenever a call returns."""
+        engine: Any = _Looking(self._engine, self.look)
+        return engine  # type: ignore[no-any-return]
 
     def fileno(self) -> int:
         """The number; it is made when there is none."""
         with changing():
             if self._watcher is None:
-                watcher = Watcher(self._own_engine)
+                watcher = Watcher(self._engine)
                 try:
                     watcher.start()
                 except BaseException:  # without its thread the descriptor would not be kept true
