@@ -24,25 +24,29 @@ __all__ = ["Queues", "default_context", "makers"]
 class Queues(_BaseContext):
     """The methods of a context that make queues."""
 
-    def Queue(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False) -> _queues.Queue[Any]:
+    def Queue(
+        self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> _queues.Queue[Any]:
         """A queue in shared memory; with a name, any process can open it."""
         from ._queues import Queue
 
-        return Queue(maxsize, name=name, keep=keep)
+        return Queue(maxsize, name=name, max_bytes=max_bytes, keep=keep)
 
     def JoinableQueue(
-        self, maxsize: int = 0, *, name: str | None = None, keep: bool = False
+        self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
     ) -> _queues.JoinableQueue[Any]:
         """A queue in shared memory that knows which items are done; with a name, any process can open it."""
         from ._queues import JoinableQueue
 
-        return JoinableQueue(maxsize, name=name, keep=keep)
+        return JoinableQueue(maxsize, name=name, max_bytes=max_bytes, keep=keep)
 
-    def SimpleQueue(self, *, name: str | None = None, keep: bool = False) -> _queues.SimpleQueue[Any]:
+    def SimpleQueue(
+        self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> _queues.SimpleQueue[Any]:
         """A queue in shared memory as simple as a pipe; with a name, any process can open it."""
         from ._queues import SimpleQueue
 
-        return SimpleQueue(name=name, keep=keep)
+        return SimpleQueue(name=name, max_bytes=max_bytes, keep=keep)
 
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from shmqueue.arguments import NUMBER_MOST, require_int
+from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.engine import Counters, deadline_after, seconds_until
 from shmqueue.exceptions import (
@@ -29,6 +30,7 @@ from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
 from shmqueue.serialization import LOADERS, unpack_plain
+from shmqueue.statistics import Statistics, statistics_of
 from shmqueue.threads import sleep, start_daemon_thread
 from shmqueue.watching import Watcher, watch, watch_no_more
 
@@ -433,6 +435,45 @@ class Ported(QueueBase, ListsWhatIsThere):
         It is made when it is first asked for, another one in each process, and closed with the queue.
         """
         return self._port.fileno()
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Most bytes of items: ``max_bytes``, or what there is memory for; an item takes 8 and its pickled form."""
+        return self._port.handle.shape.capacity
+
+    @property
+    def initial_bytes(self) -> int:
+        """Bytes for items that the queue has at first and always keeps; more are allocated as they are needed."""
+        return self._port.handle.initial_bytes
+
+    @property
+    @absent_when_closed
+    def used_bytes(self) -> int:
+        """Bytes in use: for each item, 8 and its pickled form; after ``close``, what it was then."""
+        return self._port.handle.state().occupancy
+
+    def statistics(self) -> Statistics:
+        """What has gone through the queue since it was made, and what is in it.
+
+        Raises:
+            ShmQueueNotInitializedError: the queue was closed in this process.
+        """
+        return statistics_of(self._port.handle)
+
+    def __iter__(self) -> Iterator[Any]:
+        """``for item in q``: take items, waiting for each, until the queue was shut down and is empty."""
+        while True:
+            try:
+                item = self.get()
+            except ShmQueueShutDown:
+                return
+            yield item
+
+    __contains__: ClassVar[None] = None  # else ``in`` would take items
+
+    if TYPE_CHECKING:
+
+        def get(self) -> Any: ...
 
     def _uuid(self) -> bytes:
         return self._port.uuid()

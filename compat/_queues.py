@@ -7,7 +7,7 @@ thread. This module is imported when the first of them is made, as ``multiproces
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing import queues
 from typing import TYPE_CHECKING
 
@@ -47,17 +47,33 @@ class Queue(Parts, _StdlibQueue[T]):
 
     Args:
         maxsize: most items; 0 or less, as many as there is memory for.
-        name: makes the queue one that any process of this user can open by this name; its creator's ``maxsize`` holds,
-            and ``ShmQueueShapeWarning`` tells of another one given here. None, it can only be passed on.
+        name: makes the queue one that any process of this user can open by this name; its creator's ``maxsize`` and
+            ``max_bytes`` hold, and ``ShmQueueShapeWarning`` tells of another one given here. None, it can only be
+            passed on.
+        max_bytes: most bytes of items, at which put blocks as if the queue were full; None or 0, all the memory that
+            the file system of the segments has.
         keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
             decides.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
-        self._start(open_port(name, maxsize=max(0, operator.index(maxsize)) or None, keep=keep))
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        name: str | None = None,
+        max_bytes: int | None = None,
+        keep: bool = False,
+        ctx: object = None,
+    ) -> None:
+        items = max(0, operator.index(maxsize))
+        self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
 
     _load = staticmethod(load_forking)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[T]: ...
 
     @property
     def _maxsize(self) -> int:
@@ -138,12 +154,13 @@ class Queue(Parts, _StdlibQueue[T]):
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
+    def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
             max_items: most items to take, at least 1.
-            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
+            block: whether to wait for the first one.
 
         Raises:
             queue.Empty: there was none in time.
@@ -152,7 +169,7 @@ class Queue(Parts, _StdlibQueue[T]):
                 are consumed.
         """
         try:
-            return self._port.get_many(max_items, load_forking, _seconds(timeout))
+            return self._port.get_many(max_items, load_forking, _seconds(timeout) if block else 0.0)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -269,14 +286,21 @@ class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
 
     Args:
         name: as for ``Queue``.
+        max_bytes: as for ``Queue``.
         keep: as for ``Queue``.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
-    def __init__(self, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
-        self._start(open_port(name, threshold=_PIPE_CAPACITY, keep=keep))
+    def __init__(
+        self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False, ctx: object = None
+    ) -> None:
+        self._start(open_port(name, max_bytes=max_bytes, threshold=_PIPE_CAPACITY, keep=keep))
 
     _load = staticmethod(load_forking)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[T]: ...
 
     @fast_put(as_pickle=True)
     def put(self, obj: T) -> None:

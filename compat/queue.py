@@ -16,7 +16,7 @@ derive, so that ``Queue[int]`` is accepted where ``queue.Queue[int]`` is annotat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
@@ -62,6 +62,10 @@ class _Shared(Ported, Generic[T]):
         refuse_hooks(cls, _HOOKS, lambda base: False)
 
     _load = staticmethod(load)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[T]: ...
 
     @fast_get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -197,19 +201,22 @@ class Queue(_Shared[T], _StandardQueue[T]):
             timeout = self._seconds_of_put(timeout, block)
         self._port.put_many(tuple(items), dump, block, timeout)
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
+    def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
             max_items: most items to take, at least 1.
-            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
+            block: whether to wait for the first one.
 
         Raises:
             Empty, ShutDown: as ``get``.
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
                 are consumed.
         """
-        if timeout is not None:
+        if not block:
+            timeout = 0.0
+        elif timeout is not None:
             timeout = self._seconds_of_get(timeout, True)
         return self._port.get_many(max_items, load, timeout)
 
@@ -270,8 +277,8 @@ class Queue(_Shared[T], _StandardQueue[T]):
     @property
     @absent_when_closed
     def unfinished_tasks(self) -> int:  # type: ignore[override]
-        """Items put for which ``task_done`` was not called yet."""
-        return self._port.counters().unfinished
+        """Items put for which ``task_done`` was not called yet; after ``close``, what it was then."""
+        return self._port.handle.state().unfinished
 
     def shutdown(self, immediate: bool = False) -> None:
         """Shut the queue down in all processes: put raises ShutDown from now on, get when nothing is left.
@@ -284,8 +291,8 @@ class Queue(_Shared[T], _StandardQueue[T]):
     @property
     @absent_when_closed
     def is_shutdown(self) -> bool:
-        """Whether the queue was shut down."""
-        return self._port.counters().is_shut_down
+        """Whether the queue was shut down; after ``close``, whether it was then."""
+        return self._port.handle.state().is_shut_down
 
     def _seconds_of_put(self, timeout: float, block: bool) -> float | None:
         if not block:
@@ -320,11 +327,12 @@ class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
 
     Args:
         name: as for ``Queue``.
+        max_bytes: as for ``Queue``.
         keep: as for ``Queue``.
     """
 
-    def __init__(self, *, name: str | None = None, keep: bool = False) -> None:
-        self._start(open_port(name, keep=keep))
+    def __init__(self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False) -> None:
+        self._start(open_port(name, max_bytes=max_bytes, keep=keep))
 
     @fast_put(as_pickle=True)
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:

@@ -46,10 +46,11 @@ if TYPE_CHECKING:
     )
     from shmqueue.leases import Lease
     from shmqueue.protocols import AsyncQueue, SyncQueue
-    from shmqueue.queue import ShmQueue, ShmRefDataSnapshot, Statistics
+    from shmqueue.queue import ShmQueue, ShmRefDataSnapshot
     from shmqueue.reflog import DebugRefLogAction
     from shmqueue.segment import SYSTEM_PAGESIZE
     from shmqueue.serialization import SerializationMethods
+    from shmqueue.statistics import Statistics
 
 __version__ = "0.1.0"
 
@@ -97,7 +98,7 @@ _ELSEWHERE = {
     "Lease": "leases",
     "ShmQueue": "queue",
     "ShmRefDataSnapshot": "queue",
-    "Statistics": "queue",
+    "Statistics": "statistics",
     "SyncQueue": "protocols",
 }
 _SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")

@@ -7,9 +7,8 @@ This is the storey where names, serialization, and bytes meet: ``shmqueue.segmen
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Generic, NamedTuple
 
 from shmqueue import console, engine, reflog
 from shmqueue.arguments import require_int, require_seconds
@@ -18,6 +17,7 @@ from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
+    ShmQueueShutDown,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
@@ -35,6 +35,7 @@ from shmqueue.serialization import (
     Serializer,
     unpack_plain,
 )
+from shmqueue.statistics import Statistics, statistics_of
 from shmqueue.watching import QueueDescriptor
 
 __all__ = ["ShmQueue", "ShmRefDataSnapshot", "Statistics"]
@@ -61,34 +62,6 @@ class ShmRefDataSnapshot(_SnapshotFields):
     """
 
     keep: bool = False
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What has gone through a queue since it was made, all processes together."""
-
-    puts: int
-    """Items put."""
-    gets: int
-    """Items taken; those that ``clear()`` dropped are not among them."""
-    bytes: int
-    """Bytes put, record headers included."""
-    high_water: int
-    """Most items that were in the queue at once; of more than 1,000, to within 2 %."""
-    recoveries: int
-    """How often the lock of a process that died was taken over."""
-    waiting: bool
-    """Whether somebody may be asleep in a put or a get."""
-    leased: int = 0
-    """Items that are leased now."""
-    returned: int = 0
-    """Items that were leased and given back, and wait to be taken again."""
-    redelivered: int = 0
-    """How often an item was leased once more."""
-    acknowledged: int = 0
-    """Items that were leased and acknowledged."""
-    oldest_lease: float = 0.0
-    """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
 
 
 class ShmQueue(QueueBase, Generic[T]):
@@ -240,6 +213,17 @@ class ShmQueue(QueueBase, Generic[T]):
         """``get(block=False)``."""
         return self.get(False)
 
+    def __iter__(self) -> Iterator[T]:
+        """``for item in q``: take items, waiting for each, until the queue was shut down for all and is empty."""
+        while True:
+            try:
+                item = self.get()
+            except ShmQueueShutDown:
+                return
+            yield item
+
+    __contains__: ClassVar[None] = None  # else ``in`` would take items
+
     def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several items, one after the other and with nothing in between.
 
@@ -266,12 +250,13 @@ class ShmQueue(QueueBase, Generic[T]):
             tell_items_put(full, put, count)
             raise full
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[T]:
+    def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
             max_items: most items to take, at least 1.
-            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
+            block: whether to wait for the first one.
 
         Raises:
             ShmQueueEmpty: there was none in time.
@@ -280,10 +265,10 @@ class ShmQueue(QueueBase, Generic[T]):
         """
         max_items = require_int("max_items", max_items, least=1)
         if timeout is not None:
-            timeout = require_seconds(timeout, True)
-        items = self._items.get_items(max_items, True, timeout, unpack_plain)
+            timeout = require_seconds(timeout, block)
+        items = self._items.get_items(max_items, block, timeout, unpack_plain)
         if not items:
-            raise self._is_empty(True, timeout)
+            raise self._is_empty(block, timeout)
         return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
     def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> PutView:
@@ -452,8 +437,8 @@ class ShmQueue(QueueBase, Generic[T]):
     @property
     @absent_when_closed
     def unfinished_tasks(self) -> int:
-        """Items put for which ``task_done`` was not called yet."""
-        return self._handle.counters().unfinished
+        """Items put for which ``task_done`` was not called yet; after ``close``, what it was then."""
+        return self._handle.state().unfinished
 
     # ---- how it stands ----
 
@@ -484,13 +469,30 @@ class ShmQueue(QueueBase, Generic[T]):
         return self._handle.shape.capacity
 
     @property
+    def capacity_bytes(self) -> int:
+        """``max_buffer_size()``; also after ``close``."""
+        return self._handle.shape.capacity
+
+    @property
+    def initial_bytes(self) -> int:
+        """Bytes for items that the queue has at first and always keeps; more are allocated as they are needed."""
+        return self._handle.initial_bytes
+
+    @property
+    @absent_when_closed
+    def used_bytes(self) -> int:
+        """``buffer_occupancy()``; after ``close``, what it was then."""
+        return self._handle.state().occupancy
+
+    @property
     @absent_when_closed
     def maxsize(self) -> int:
         """Most items in the queue, 0 for as many as fit. Setting it changes it for all processes.
 
-        Growing wakes blocked puts; when it shrinks, the items that are in the queue stay.
+        Growing wakes blocked puts; when it shrinks, the items that are in the queue stay. After ``close``, what it was
+        then.
         """
-        return self._engine.maxsize()
+        return self._handle.maxsize()
 
     @maxsize.setter
     def maxsize(self, maxsize: int) -> None:
@@ -519,21 +521,8 @@ class ShmQueue(QueueBase, Generic[T]):
         return self.snapshot()
 
     def statistics(self) -> Statistics:
-        """What has gone through the queue since it was made."""
-        counters, leases = self._handle.counters(), engine.LeaseFigures(*self._engine.lease_figures())
-        return Statistics(
-            puts=counters.put_count,
-            gets=counters.get_count - counters.dropped + leases.acknowledged,
-            bytes=counters.put_position,
-            high_water=counters.high_water,
-            recoveries=counters.recoveries,
-            waiting=counters.putters_waiting or counters.getters_waiting,
-            leased=leases.leased,
-            returned=leases.returned,
-            redelivered=leases.redelivered,
-            acknowledged=leases.acknowledged,
-            oldest_lease=leases.oldest,
-        )
+        """What has gone through the queue since it was made, and what is in it."""
+        return statistics_of(self._handle)
 
     @property
     def identifier(self) -> str:
@@ -606,8 +595,8 @@ class ShmQueue(QueueBase, Generic[T]):
     @property
     @absent_when_closed
     def is_shutdown(self) -> bool:
-        """Whether the queue was shut down for all processes."""
-        return self._handle.counters().is_shut_down
+        """Whether the queue was shut down for all processes; after ``close``, whether it was then."""
+        return self._handle.state().is_shut_down
 
     def fileno(self) -> int:
         """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down for all.

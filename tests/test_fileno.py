@@ -324,7 +324,7 @@ def test_every_call_of_a_shm_queue_leaves_it_true(open_queue: Callable[[str], An
         lambda: q.get_many(5),
         lambda: q.lease().ack(),
         lambda: q.lease(timeout=1).ack(),
-        lambda: q.lease(max_attempts=2, dead_letter=q).ack(),
+        lambda: q.lease(max_attempts=2, dead_letter=queue.Queue()).ack(),
         q.clear,
     ]
     puts = [

@@ -21,6 +21,7 @@ def works(method: str) -> None:
     typed.put_many([1, 2])
     assert_type(typed.get(), int)
     assert_type(typed.get_many(2), list[int])
+    assert_type(list(typed), list[int])
     with typed.lease() as lease:
         assert_type(lease.item, int)
     take(typed)

@@ -31,6 +31,10 @@ def works(simple: shared.SimpleQueue[int]) -> None:
     assert_type(q.get_nowait(), int)
     assert_type(q.get_many(3), list[int])
     assert_type(q.maxsize, int)
+    for item in q:
+        assert_type(item, int)
+    for item in simple:
+        assert_type(item, int)
     with q as again:
         assert_type(again, shared.Queue[int])
     with q.lease() as lease:

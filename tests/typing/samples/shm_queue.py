@@ -6,7 +6,7 @@ from typing import Any
 
 from typing_extensions import assert_type
 
-from shmqueue import Lease, ShmQueue
+from shmqueue import Lease, ShmQueue, Statistics
 
 
 class Job:
@@ -26,6 +26,12 @@ def works(q: ShmQueue[int]) -> None:
     assert_type(q.get(), int)
     assert_type(q.get_nowait(), int)
     assert_type(q.get_many(5), list[int])
+    assert_type(q.get_many(5, block=False), list[int])
+    for item in q:
+        assert_type(item, int)
+    assert_type(q.capacity_bytes, int)
+    assert_type(q.used_bytes, int)
+    assert_type(q.statistics(), Statistics)
     assert_type(q.lease(), Lease[int])
     with q.lease(timeout=1) as lease:
         assert_type(lease.item, int)
