@@ -14,6 +14,7 @@ import pytest
 from support import Opener
 
 from shmqueue import ShmQueue
+from shmqueue.segment.files import changing
 
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
@@ -35,6 +36,7 @@ def segment_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield directory
         left = os.listdir(directory)
         assert left == [], f"left in shared memory: {left}"
+        assert not changing()._is_owned(), "this thread has left a lock taken, which every other thread waits for"  # type: ignore[attr-defined]
     finally:
         shutil.rmtree(directory)
 
