@@ -144,7 +144,8 @@ class ShmQueue(QueueBase, Generic[T]):
         self._items = items_of(self._engine)
         self._put_item, self._get_item = self._items.put_item, self._items.get_item
         self._descriptor: QueueDescriptor | None = None
-        self._try_first(self._engine, serializer.load, None)
+        self._load = serializer.load  # one object: a get of another thread uses it without a reference of its own
+        self._try_first(self._engine, self._load, None)
 
     # ---- put and get ----
 
@@ -615,7 +616,7 @@ class ShmQueue(QueueBase, Generic[T]):
                 descriptor = self._descriptor
                 if descriptor is None:
                     descriptor = QueueDescriptor(self._handle.engine)
-                    self._try_first(self._handle.engine, self._serializer.load, descriptor.look)
+                    self._try_first(self._handle.engine, self._load, descriptor.look)
                     self._engine = descriptor.looking_engine()
                     self._items = items_of(self._engine)
                     self._put_item, self._get_item = self._items.put_item, self._items.get_item
