@@ -173,12 +173,13 @@ class Handle:
 
         If an exception interrupts it, most is done all the same, and another call does the rest.
         """
-        if self._last is None and self._close_once.alive:
-            try:
+        try:
+            if self._last is None and self._close_once.alive:
                 self._last = self.counters(), self.engine.maxsize()
-            except (ShmQueueError, OSError):
-                pass  # it is corrupted, or closed meanwhile
-        self._close_once()
+        except Exception:
+            pass  # it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
+        finally:
+            self._close_once()
         if not self.segment.is_released:
             if self._closing.thread is None:  # an exception came before the call above could do anything
                 _give_up(self._closing, self.engine, self.segment, None, None)
