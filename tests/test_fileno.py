@@ -294,8 +294,9 @@ def test_waiting_costs_nothing(open_queue: Callable[[str], Any]) -> None:
 
 def test_an_interpreter_ends_with_its_watchers_running(engine: str) -> None:
     code = """
+from shmqueue import ShmQueue
 from shmqueue.compat import multiprocessing as mp, queue
-queues = [queue.Queue(), mp.Queue(), mp.JoinableQueue(), mp.SimpleQueue()]
+queues = [queue.Queue(), mp.Queue(), mp.JoinableQueue(), mp.SimpleQueue(), ShmQueue("at-the-end")]
 for number, q in enumerate(queues):
     if number % 2:
         q.put(number)
