@@ -6,41 +6,73 @@ standard default context, so that the standard library's own modules agree with 
 
 from __future__ import annotations
 
-from multiprocessing import context
+import multiprocessing.context as context  # as a type checker finds it
+import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from multiprocessing.context import BaseContext as _BaseContext
+    from typing import Any, Literal, overload
 
-    from ._queues import JoinableQueue, Queue, SimpleQueue
-
-    _BaseContext = context.BaseContext
+    from . import _queues
 else:
     _BaseContext = object
 
-__all__ = ["Queues", "default_context"]
+__all__ = ["Queues", "default_context", "makers"]
 
 
 class Queues(_BaseContext):
     """The methods of a context that make queues."""
 
-    def Queue(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False) -> Queue:
+    def Queue(
+        self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> _queues.Queue[Any]:
         """A queue in shared memory; with a name, any process can open it."""
         from ._queues import Queue
 
-        return Queue(maxsize, name=name, keep=keep)
+        return Queue(maxsize, name=name, max_bytes=max_bytes, keep=keep)
 
-    def JoinableQueue(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False) -> JoinableQueue:
+    def JoinableQueue(
+        self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> _queues.JoinableQueue[Any]:
         """A queue in shared memory that knows which items are done; with a name, any process can open it."""
         from ._queues import JoinableQueue
 
-        return JoinableQueue(maxsize, name=name, keep=keep)
+        return JoinableQueue(maxsize, name=name, max_bytes=max_bytes, keep=keep)
 
-    def SimpleQueue(self, *, name: str | None = None, keep: bool = False) -> SimpleQueue:
+    def SimpleQueue(
+        self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
+    ) -> _queues.SimpleQueue[Any]:
         """A queue in shared memory as simple as a pipe; with a name, any process can open it."""
         from ._queues import SimpleQueue
 
-        return SimpleQueue(name=name, keep=keep)
+        return SimpleQueue(name=name, max_bytes=max_bytes, keep=keep)
+
+
+if TYPE_CHECKING:
+
+    class Context(Queues):
+        """What ``get_context`` of each context returns."""
+
+        @overload
+        def get_context(self, method: None = None) -> DefaultContext: ...
+        @overload
+        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+        @overload
+        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+        @overload
+        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+        @overload
+        def get_context(self, method: str) -> Context: ...
+        def get_context(self, method: str | None = None) -> Any: ...
+
+    class DefaultContext(Context, context.DefaultContext): ...
+
+    class SpawnContext(Context, context.SpawnContext): ...
+
+    class ForkContext(Context, context.ForkContext): ...
+
+    class ForkServerContext(Context, context.ForkServerContext): ...
 
 
 class _Concrete(Queues):
@@ -96,4 +128,35 @@ def _for_method(method: str) -> Any:
     return _made[method]
 
 
-default_context = _Default()
+default_context: DefaultContext = _Default()  # type: ignore[assignment]
+
+
+class _Maker:
+    """A method of the default context that makes queues, as a function that can be subscripted as a class can."""
+
+    def __init__(self, method: Any, module: str) -> None:
+        self._method = method
+        self.__module__, self.__doc__ = module, method.__doc__
+        self.__name__: str = method.__name__
+        self.__qualname__ = self.__name__
+        self.__wrapped__ = method
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._method(*arguments, **options)
+
+    def __getitem__(self, item: Any) -> types.GenericAlias:
+        return types.GenericAlias(self, item)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._method, name)
+
+    def __reduce__(self) -> str:
+        return self.__name__
+
+    def __repr__(self) -> str:
+        return f"<function {self.__module__}.{self.__name__}>"
+
+
+def makers(module: str) -> list[Any]:
+    """The functions that make queues, for a module to have under their names."""
+    return [_Maker(getattr(default_context, name), module) for name in ("Queue", "JoinableQueue", "SimpleQueue")]

@@ -81,7 +81,8 @@ class Parts(Ported):
     def __repr__(self) -> str:
         return self._port.describe(type(self))
 
-    __class_getitem__: Any = classmethod(types.GenericAlias)
+    if not TYPE_CHECKING:  # which knows their parameter
+        __class_getitem__ = classmethod(types.GenericAlias)
 
 
 def _new(queue_type: type[Parts]) -> Parts:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from shmqueue.arguments import NUMBER_MOST, require_int
+from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.engine import Counters, deadline_after, seconds_until
 from shmqueue.exceptions import (
@@ -21,6 +22,7 @@ from shmqueue.exceptions import (
     ShmQueueShutDown,
     ShmQueueValueError,
 )
+from shmqueue.generics import Self
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import GetItem, PutItem, QueueBase, allow_fast_paths, as_get_item, as_put_item, items_of, load_many
 from shmqueue.leases import Lease, lease_of, take_lease
@@ -28,20 +30,18 @@ from shmqueue.messages import tell_items_put
 from shmqueue.segment import READER, WRITER
 from shmqueue.segment.files import changing
 from shmqueue.serialization import LOADERS, unpack_plain
-from shmqueue.threads import WeakRegistry, sleep, start_daemon_thread
+from shmqueue.statistics import Statistics, statistics_of
+from shmqueue.threads import sleep, start_daemon_thread
+from shmqueue.watching import Watcher, watch, watch_no_more
 
 from ._absent import ListsWhatIsThere
 from ._closed_ends import ClosedEnds
 from ._serialization import Record
-from ._waiting import look_in_wait
-from ._watcher import Watcher
 
 if TYPE_CHECKING:
     from shmqueue.engine import Loan, Payload
 
 __all__ = ["Port", "Ported", "arrive", "open_port"]
-
-_Queue = TypeVar("_Queue", bound="Ported")
 
 _PACE = 0.01  # seconds between two attempts to put an item back
 _FIRST_SLICE, _LONGEST_SLICE = 0.05, 1.0  # seconds that are waited before a look whether an end was closed
@@ -108,8 +108,8 @@ class Port:
         ends = self._closed_ends
         allow_fast_paths(
             self.engine,
-            puts=self._watcher is None and (ends is None or ends.puts_may_be_fast),
-            gets=self._watcher is None and (ends is None or ends.gets_may_be_fast),
+            puts=ends is None or ends.puts_may_be_fast,
+            gets=ends is None or ends.gets_may_be_fast,
         )
         if self._watcher is None and ends is None:
             self.put, self.get = self.engine.put, self.engine.get
@@ -352,7 +352,6 @@ class Port:
             self.require_open()
             watcher = self._watcher
             if watcher is None:
-                look_in_wait(_look_at)
                 watcher = Watcher(self.engine)
                 try:
                     self._have_watch_for_end(watcher)
@@ -362,7 +361,7 @@ class Port:
                     raise
                 self._watcher = watcher
                 self._choose_way()
-                _watched.add(self)
+                watch(self)
         watcher.look()
         return watcher.fileno()
 
@@ -380,7 +379,7 @@ class Port:
         self.handle.close()
         if self._watcher is not None:
             self._watcher.close()
-        _watched.discard(self)
+        watch_no_more(self)
 
     def require_open(self) -> None:
         """Raise ``ShmQueueNotInitializedError`` if it is closed, and what is missing if it could never be opened."""
@@ -395,7 +394,7 @@ class Port:
         if self._watcher is not None:
             self._watcher.look()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """The watcher's thread stayed with the parent, and so must its descriptor."""
         watcher, self._watcher = self._watcher, None
         if not isinstance(self.engine, _Closed):
@@ -430,10 +429,56 @@ class Ported(QueueBase, ListsWhatIsThere):
         """Whether the queue is closed in this process."""
         return not self._port.handle.is_open
 
+    def fileno(self) -> int:
+        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down.
+
+        It is made when it is first asked for, another one in each process, and closed with the queue.
+        """
+        return self._port.fileno()
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Most bytes of items: ``max_bytes``, or what there is memory for; an item takes 8 and its pickled form."""
+        return self._port.handle.shape.capacity
+
+    @property
+    def initial_bytes(self) -> int:
+        """Bytes for items that the queue has at first and always keeps; more are allocated as they are needed."""
+        return self._port.handle.initial_bytes
+
+    @property
+    @absent_when_closed
+    def used_bytes(self) -> int:
+        """Bytes in use: for each item, 8 and its pickled form; after ``close``, what it was then."""
+        return self._port.handle.state().occupancy
+
+    def statistics(self) -> Statistics:
+        """What has gone through the queue since it was made, and what is in it.
+
+        Raises:
+            ShmQueueNotInitializedError: the queue was closed in this process.
+        """
+        return statistics_of(self._port.handle)
+
+    def __iter__(self) -> Iterator[Any]:
+        """``for item in q``: take items, waiting for each, until the queue was shut down and is empty."""
+        while True:
+            try:
+                item = self.get()
+            except ShmQueueShutDown:
+                return
+            yield item
+
+    __contains__: ClassVar[None] = None  # else ``in`` would take items
+
+    if TYPE_CHECKING:
+
+        def get(self) -> Any: ...
+
     def _uuid(self) -> bytes:
         return self._port.uuid()
 
-    def __enter__(self: _Queue) -> _Queue:
+    def __enter__(self) -> Self:
         self._port.require_open()
         return self
 
@@ -456,26 +501,3 @@ class _Closed:
 
 def _closed_error(name: str) -> ShmQueueNotInitializedError:
     return ShmQueueNotInitializedError(f"queue {name!r} is closed")
-
-
-# ---- the descriptors of this process ----
-
-_watched: WeakRegistry[Port] = WeakRegistry()
-
-
-def _look_at(descriptors: Iterable[int]) -> bool:
-    """Make those of the descriptors true that are queues'. Returns whether there is one among them."""
-    ports = [port for port in _watched if port.has_descriptor_in(descriptors)]
-    for port in ports:
-        port.look()
-    return bool(ports)
-
-
-def _after_fork_in_child() -> None:
-    for port in _watched:
-        port._after_fork_in_child()
-    _watched.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

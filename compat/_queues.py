@@ -7,13 +7,14 @@ thread. This module is imported when the first of them is made, as ``multiproces
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing import queues
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shmqueue.arguments import real_seconds
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.generics import T
 from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
@@ -22,11 +23,13 @@ from ._port import open_port
 from ._serialization import dump_forking, load_forking, unpack_plain
 
 if TYPE_CHECKING:
-    _StdlibQueue = queues.Queue[Any]
-    _StdlibJoinableQueue = queues.JoinableQueue[Any]
-    _StdlibSimpleQueue = queues.SimpleQueue[Any]
-else:
-    _StdlibQueue, _StdlibJoinableQueue, _StdlibSimpleQueue = queues.Queue, queues.JoinableQueue, queues.SimpleQueue
+    from multiprocessing.queues import JoinableQueue as _StdlibJoinableQueue
+    from multiprocessing.queues import Queue as _StdlibQueue
+    from multiprocessing.queues import SimpleQueue as _StdlibSimpleQueue
+else:  # not all of them can be subscripted
+    _StdlibQueue, _StdlibJoinableQueue, _StdlibSimpleQueue = (
+        {T: queue} for queue in (queues.Queue, queues.JoinableQueue, queues.SimpleQueue)
+    )
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -39,22 +42,38 @@ def _seconds(timeout: float | None) -> float | None:
     return None if timeout is None else max(0.0, real_seconds(timeout))
 
 
-class Queue(Parts, _StdlibQueue):
+class Queue(Parts, _StdlibQueue[T]):
     """``multiprocessing.Queue`` in shared memory.
 
     Args:
         maxsize: most items; 0 or less, as many as there is memory for.
-        name: makes the queue one that any process of this user can open by this name; its creator's ``maxsize`` holds,
-            and ``ShmQueueShapeWarning`` tells of another one given here. None, it can only be passed on.
+        name: makes the queue one that any process of this user can open by this name; its creator's ``maxsize`` and
+            ``max_bytes`` hold, and ``ShmQueueShapeWarning`` tells of another one given here. None, it can only be
+            passed on.
+        max_bytes: most bytes of items, at which put blocks as if the queue were full; None or 0, all the memory that
+            the file system of the segments has.
         keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
             decides.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
-    def __init__(self, maxsize: int = 0, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
-        self._start(open_port(name, maxsize=max(0, operator.index(maxsize)) or None, keep=keep))
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        name: str | None = None,
+        max_bytes: int | None = None,
+        keep: bool = False,
+        ctx: object = None,
+    ) -> None:
+        items = max(0, operator.index(maxsize))
+        self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
 
     _load = staticmethod(load_forking)
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[T]: ...
 
     @property
     def _maxsize(self) -> int:
@@ -65,7 +84,7 @@ class Queue(Parts, _StdlibQueue):
         return not self._port.handle.is_open
 
     @fast_put(as_pickle=True)
-    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end. It is in the queue when this returns.
 
         Args:
@@ -90,7 +109,7 @@ class Queue(Parts, _StdlibQueue):
             raise ShmQueueFull(self._port.handle.why_full(1))
 
     @fast_get
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item.
 
         Args:
@@ -109,20 +128,20 @@ class Queue(Parts, _StdlibQueue):
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
         if type(item) is not Record:
-            return item
+            return item  # type: ignore[no-any-return]
         if not item:
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
-        return load_forking(*item)
+        return load_forking(*item)  # type: ignore[no-any-return]
 
-    def put_nowait(self, obj: Any) -> None:
+    def put_nowait(self, obj: T) -> None:
         """``put(obj, False)``."""
         self.put(obj, False)
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """``get(False)``."""
         return self.get(False)
 
-    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
 
         Arguments and exceptions are those of ``put``.
@@ -135,12 +154,13 @@ class Queue(Parts, _StdlibQueue):
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+    def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
             max_items: most items to take, at least 1.
-            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
+            block: whether to wait for the first one.
 
         Raises:
             queue.Empty: there was none in time.
@@ -149,7 +169,7 @@ class Queue(Parts, _StdlibQueue):
                 are consumed.
         """
         try:
-            return self._port.get_many(max_items, load_forking, _seconds(timeout))
+            return self._port.get_many(max_items, load_forking, _seconds(timeout) if block else 0.0)
         except ShmQueueNotInitializedError:
             raise self._is_closed() from None
 
@@ -161,7 +181,7 @@ class Queue(Parts, _StdlibQueue):
         *,
         max_attempts: int | None = None,
         dead_letter: DeadLetterQueue | None = None,
-    ) -> Lease[Any]:
+    ) -> Lease[T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -232,7 +252,7 @@ class Queue(Parts, _StdlibQueue):
         return ValueError(f"Queue {self!r} is closed")
 
 
-class JoinableQueue(Queue, _StdlibJoinableQueue):
+class JoinableQueue(Queue[T], _StdlibJoinableQueue[T]):
     """``multiprocessing.JoinableQueue`` in shared memory."""
 
     def task_done(self) -> None:
@@ -259,24 +279,31 @@ class JoinableQueue(Queue, _StdlibJoinableQueue):
             raise self._is_closed() from None
 
 
-class SimpleQueue(Parts, _StdlibSimpleQueue):
+class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
     """``multiprocessing.SimpleQueue`` in shared memory.
 
     As with the pipe of the standard one, put waits while there are 64 KiB or more in the queue.
 
     Args:
         name: as for ``Queue``.
+        max_bytes: as for ``Queue``.
         keep: as for ``Queue``.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
 
-    def __init__(self, *, name: str | None = None, keep: bool = False, ctx: object = None) -> None:
-        self._start(open_port(name, threshold=_PIPE_CAPACITY, keep=keep))
+    def __init__(
+        self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False, ctx: object = None
+    ) -> None:
+        self._start(open_port(name, max_bytes=max_bytes, threshold=_PIPE_CAPACITY, keep=keep))
 
     _load = staticmethod(load_forking)
 
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[T]: ...
+
     @fast_put(as_pickle=True)
-    def put(self, obj: Any) -> None:
+    def put(self, obj: T) -> None:
         """Put an item at the end; wait for room.
 
         Raises:
@@ -290,7 +317,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             raise OSError("handle is closed") from None
 
     @fast_get
-    def get(self) -> Any:
+    def get(self) -> T:
         """Take the oldest item; wait for one.
 
         Raises:
@@ -301,7 +328,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue):
             item = self._port.get_item(True, None, unpack_plain)
         except ShmQueueNotInitializedError:
             raise OSError("handle is closed") from None
-        return load_forking(*item) if type(item) is Record else item
+        return load_forking(*item) if type(item) is Record else item  # type: ignore[no-any-return]
 
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
         return self._port.put_record(method, payload, block, timeout)

@@ -22,6 +22,7 @@ from shmqueue import clock
 from shmqueue.arguments import require_int
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
+from shmqueue.generics import Self, T
 from shmqueue.items import QueueBase, allow_fast_paths, fast_get, fast_put
 from shmqueue.items import Record as _LoadLater
 from shmqueue.leases import Lease
@@ -37,7 +38,6 @@ from ._serialization import dump, load
 
 __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
 
-_T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _LOCK_PATIENCE = 0.002
@@ -69,7 +69,7 @@ else:
         """``queue.ShutDown``; also ``asyncio.QueueShutDown`` from Python 3.13 on."""
 
 
-class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
+class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
     """``asyncio.Queue``, shared between processes.
 
     It may be made with a running loop or without, and used by several loops in several threads. Pickled, it is the same
@@ -102,12 +102,12 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         self._lines: dict[tuple[object, int], Line] = {}
         self._calls = _CALLS
         self._paused = clock.monotonic()
-        self._sync_queue: _synchronous.Queue[_T] | None = None
+        self._sync_queue: _synchronous.Queue[T] | None = None
         _open_queues.add(self)
 
     # ---- put ----
 
-    async def put(self, item: _T) -> None:
+    async def put(self, item: T) -> None:
         """Put an item at the end; wait for room. What is put is a copy of the item as it is when this is called.
 
         Raises:
@@ -128,7 +128,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         await self._until(ROOM, lambda: self._attempt_record(record))
 
     @fast_put(as_pickle=True)
-    def put_nowait(self, item: _T) -> None:
+    def put_nowait(self, item: T) -> None:
         """Put an item at the end if there is room.
 
         Raises:
@@ -149,7 +149,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         if self._lines:
             self._call(ITEMS)
 
-    async def put_many(self, items: Iterable[_T]) -> None:
+    async def put_many(self, items: Iterable[T]) -> None:
         """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
 
         Raises:
@@ -195,7 +195,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
 
     # ---- get ----
 
-    async def get(self) -> _T:
+    async def get(self) -> T:
         """Take the oldest item; wait for one.
 
         Raises:
@@ -213,7 +213,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         return await self._until(ITEMS, self._take)
 
     @fast_get
-    def get_nowait(self) -> _T:
+    def get_nowait(self) -> T:
         """Take the oldest item if there is one.
 
         Raises:
@@ -235,7 +235,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
             return item  # type: ignore[no-any-return]
         return load(*item)  # type: ignore[no-any-return]
 
-    async def get_many(self, max_items: int) -> list[_T]:
+    async def get_many(self, max_items: int) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
@@ -251,9 +251,9 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         if calls <= 0 and self._is_turn_over():
             await pause()
 
-        def attempt() -> list[_T]:
+        def attempt() -> list[T]:
             try:
-                items: list[_T] = self._port.get_many(max_items, load, 0)
+                items: list[T] = self._port.get_many(max_items, load, 0)
             except ShmQueueEmpty as empty:
                 raise Refused(empty.is_busy) from None
             except ShmQueueShutDown as error:
@@ -263,23 +263,23 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
 
         return await self._until(ITEMS, attempt)
 
-    def _take(self) -> _T:
+    def _take(self) -> T:
         try:
             return self.get_nowait()
         except QueueEmpty as empty:
             raise Refused(empty.is_busy) from None
 
-    def __aiter__(self) -> Queue[_T]:
+    def __aiter__(self) -> Self:
         """``async for item in queue``: all items, until the queue is shut down and empty."""
         return self
 
-    async def __anext__(self) -> _T:
+    async def __anext__(self) -> T:
         try:
             return await self.get()
         except QueueShutDown:
             raise StopAsyncIteration from None
 
-    def lease(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Leasing[_T]:
+    def lease(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Leasing[T]:
         """Take the oldest item so that it comes again if this process does not finish it; wait for one.
 
         ``async with q.lease() as lease:`` acknowledges it at the end, and requeues it if the block raises or is
@@ -296,7 +296,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
 
-        def attempt() -> Lease[_T]:
+        def attempt() -> Lease[T]:
             try:
                 return self.lease_nowait(max_attempts=max_attempts, dead_letter=dead_letter)
             except QueueEmpty as empty:
@@ -304,7 +304,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
 
         return Leasing(self._until(ITEMS, attempt))
 
-    def lease_nowait(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Lease[_T]:
+    def lease_nowait(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Lease[T]:
         """``lease``, if there is an item.
 
         Raises:
@@ -370,10 +370,10 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
             self._call(kind)
 
     @property
-    def sync_queue(self) -> _synchronous.Queue[_T]:
+    def sync_queue(self) -> _synchronous.Queue[T]:
         """The same queue for code that is not asynchronous, such as other threads; closed with this one."""
         if self._sync_queue is None:
-            synchronous: _synchronous.Queue[_T] = _synchronous.Queue.__new__(_synchronous.Queue)
+            synchronous: _synchronous.Queue[T] = _synchronous.Queue.__new__(_synchronous.Queue)
             synchronous._start(arrive(self._port.travel()))
             self._sync_queue = synchronous
         return self._sync_queue
@@ -394,14 +394,14 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         """Whether the queue is closed in this process."""
         return not self._port.handle.is_open
 
-    def __enter__(self) -> Queue[_T]:
+    def __enter__(self) -> Self:
         self._port.require_open()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    async def __aenter__(self) -> Queue[_T]:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(self, *exception: object) -> None:
@@ -452,17 +452,17 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
             line.call_first()
 
 
-class Leasing(Generic[_T]):
+class Leasing(Generic[T]):
     """What ``Queue.lease`` returns: to be awaited, or for ``async with``."""
 
-    def __init__(self, lease: Coroutine[Any, Any, Lease[_T]]) -> None:
+    def __init__(self, lease: Coroutine[Any, Any, Lease[T]]) -> None:
         self._coroutine = lease
-        self._lease: Lease[_T] | None = None
+        self._lease: Lease[T] | None = None
 
-    def __await__(self) -> Generator[Any, None, Lease[_T]]:
+    def __await__(self) -> Generator[Any, None, Lease[T]]:
         return self._coroutine.__await__()
 
-    async def __aenter__(self) -> Lease[_T]:
+    async def __aenter__(self) -> Lease[T]:
         self._lease = await self._coroutine
         return self._lease.__enter__()
 

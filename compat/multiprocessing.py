@@ -19,19 +19,95 @@ import importlib
 import multiprocessing as _standard
 
 from ._contexts import default_context as _default_context
+from ._contexts import makers as _makers
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from multiprocessing import *  # noqa: F403
+if TYPE_CHECKING:  # one by one: what a star brings keeps the types that it has there
+    from multiprocessing import (
+        Array,
+        AuthenticationError,
+        Barrier,
+        BoundedSemaphore,
+        BufferTooShort,
+        Condition,
+        Event,
+        Lock,
+        Manager,
+        Pipe,
+        Pool,
+        Process,
+        ProcessError,
+        RawArray,
+        RawValue,
+        RLock,
+        Semaphore,
+        TimeoutError,
+        Value,
+        active_children,
+        allow_connection_pickling,
+        cpu_count,
+        current_process,
+        freeze_support,
+        get_all_start_methods,
+        get_logger,
+        get_start_method,
+        log_to_stderr,
+        parent_process,
+        reducer,
+        set_executable,
+        set_forkserver_preload,
+        set_start_method,
+    )
     from typing import Any
 
-    from ._queues import JoinableQueue as JoinableQueue
-    from ._queues import Queue as Queue
-    from ._queues import SimpleQueue as SimpleQueue
+    from ._queues import JoinableQueue, Queue, SimpleQueue
 
-__all__ = list(_standard.__all__)
+    get_context = _default_context.get_context
+
+    __all__ = [
+        "Array",
+        "AuthenticationError",
+        "Barrier",
+        "BoundedSemaphore",
+        "BufferTooShort",
+        "Condition",
+        "Event",
+        "JoinableQueue",
+        "Lock",
+        "Manager",
+        "Pipe",
+        "Pool",
+        "Process",
+        "ProcessError",
+        "Queue",
+        "RLock",
+        "RawArray",
+        "RawValue",
+        "Semaphore",
+        "SimpleQueue",
+        "TimeoutError",
+        "Value",
+        "active_children",
+        "allow_connection_pickling",
+        "cpu_count",
+        "current_process",
+        "freeze_support",
+        "get_all_start_methods",
+        "get_context",
+        "get_logger",
+        "get_start_method",
+        "log_to_stderr",
+        "parent_process",
+        "reducer",
+        "set_executable",
+        "set_forkserver_preload",
+        "set_start_method",
+    ]
+else:
+    __all__ = list(_standard.__all__)
 
 globals().update({name: getattr(_default_context, name) for name in __all__})
+globals().update({maker.__name__: maker for maker in _makers(__name__)})
 
 
 def __getattr__(name: str) -> Any:

@@ -9,20 +9,22 @@
 A queue can be pickled, and with a name it can be opened from anywhere. What differs from the standard module: items are
 copies, so they must be picklable; what is inside (``queue``, ``mutex``, the conditions) cannot be had; there are no
 LifoQueue and PriorityQueue. The classes do not derive from the standard ones, whose methods would find nothing to work
-on: ``isinstance`` tells them apart, and what is patched into ``queue.Queue`` is not called.
+on: ``isinstance`` tells them apart, and what is patched into ``queue.Queue`` is not called. To a type checker they do
+derive, so that ``Queue[int]`` is accepted where ``queue.Queue[int]`` is annotated.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from queue import Empty, Full
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
+from shmqueue.generics import T
 from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
@@ -32,7 +34,17 @@ from ._serialization import dump, load, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
-_T = TypeVar("_T")
+if TYPE_CHECKING:
+    from queue import Queue as _StandardQueue
+    from queue import SimpleQueue as _StandardSimpleQueue
+else:
+
+    class _StandardQueue(Generic[T]):
+        """What the classes are to a type checker, so that a queue can be passed where the standard one is annotated."""
+
+        __slots__ = ()
+
+    _StandardSimpleQueue = _StandardQueue
 
 _SHARED = "the queue is shared between processes; "
 
@@ -42,7 +54,7 @@ _HOOKS = dict.fromkeys(
 )
 
 
-class _Shared(Ported, Generic[_T]):
+class _Shared(Ported, Generic[T]):
     """What Queue and SimpleQueue have in common."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -51,8 +63,12 @@ class _Shared(Ported, Generic[_T]):
 
     _load = staticmethod(load)
 
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[T]: ...
+
     @fast_get
-    def get(self, block: bool = True, timeout: float | None = None) -> _T:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item.
 
         Args:
@@ -73,7 +89,7 @@ class _Shared(Ported, Generic[_T]):
             raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
         return load(*item)  # type: ignore[no-any-return]
 
-    def get_nowait(self) -> _T:
+    def get_nowait(self) -> T:
         """``get(block=False)``."""
         return self.get(False)
 
@@ -84,13 +100,6 @@ class _Shared(Ported, Generic[_T]):
     def empty(self) -> bool:
         """Whether there is nothing to take."""
         return self._port.engine.qsize() == 0
-
-    def fileno(self) -> int:
-        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down.
-
-        It is made when it is first asked for, another one in each process, and closed with the queue.
-        """
-        return self._port.fileno()
 
     def _seconds_of_get(self, timeout: float, block: bool) -> float:
         if not block:
@@ -120,7 +129,7 @@ class _Shared(Ported, Generic[_T]):
         return self._port.describe(type(self))
 
 
-class Queue(_Shared[_T]):
+class Queue(_Shared[T], _StandardQueue[T]):
     """``queue.Queue``, shared between processes.
 
     Args:
@@ -155,7 +164,7 @@ class Queue(_Shared[_T]):
         self._port.maxsize = _most_items(maxsize)
 
     @fast_put(as_pickle=True)
-    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end.
 
         Args:
@@ -176,11 +185,11 @@ class Queue(_Shared[_T]):
         if not put:
             raise ShmQueueFull(self._port.handle.why_full(1))
 
-    def put_nowait(self, item: _T) -> None:
+    def put_nowait(self, item: T) -> None:
         """``put(item, block=False)``."""
         self.put(item, False)
 
-    def put_many(self, items: Iterable[_T], block: bool = True, timeout: float | None = None) -> None:
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several items with nothing in between, all or none; more than the queue can ever hold, in pieces.
 
         Arguments and exceptions are those of ``put``.
@@ -192,19 +201,22 @@ class Queue(_Shared[_T]):
             timeout = self._seconds_of_put(timeout, block)
         self._port.put_many(tuple(items), dump, block, timeout)
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[_T]:
+    def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
             max_items: most items to take, at least 1.
-            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
+            block: whether to wait for the first one.
 
         Raises:
             Empty, ShutDown: as ``get``.
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
                 are consumed.
         """
-        if timeout is not None:
+        if not block:
+            timeout = 0.0
+        elif timeout is not None:
             timeout = self._seconds_of_get(timeout, True)
         return self._port.get_many(max_items, load, timeout)
 
@@ -216,7 +228,7 @@ class Queue(_Shared[_T]):
         *,
         max_attempts: int | None = None,
         dead_letter: DeadLetterQueue | None = None,
-    ) -> Lease[_T]:
+    ) -> Lease[T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -264,9 +276,9 @@ class Queue(_Shared[_T]):
 
     @property
     @absent_when_closed
-    def unfinished_tasks(self) -> int:
-        """Items put for which ``task_done`` was not called yet."""
-        return self._port.counters().unfinished
+    def unfinished_tasks(self) -> int:  # type: ignore[override]
+        """Items put for which ``task_done`` was not called yet; after ``close``, what it was then."""
+        return self._port.handle.state().unfinished
 
     def shutdown(self, immediate: bool = False) -> None:
         """Shut the queue down in all processes: put raises ShutDown from now on, get when nothing is left.
@@ -279,8 +291,8 @@ class Queue(_Shared[_T]):
     @property
     @absent_when_closed
     def is_shutdown(self) -> bool:
-        """Whether the queue was shut down."""
-        return self._port.counters().is_shut_down
+        """Whether the queue was shut down; after ``close``, whether it was then."""
+        return self._port.handle.state().is_shut_down
 
     def _seconds_of_put(self, timeout: float, block: bool) -> float | None:
         if not block:
@@ -296,7 +308,13 @@ class Queue(_Shared[_T]):
             raise ValueError("'timeout' must be a non-negative number")
         return timeout
 
-    if not TYPE_CHECKING:  # to a type checker they do not exist
+    if TYPE_CHECKING:  # any use of them is a mistake
+        queue: None
+        mutex: None  # type: ignore[assignment]
+        not_empty: None  # type: ignore[assignment]
+        not_full: None  # type: ignore[assignment]
+        all_tasks_done: None  # type: ignore[assignment]
+    else:
         queue = Absent(_SHARED + "get() and get_many() take items, qsize() counts them")
         mutex = Absent(_SHARED + "each method is atomic; to do several at once, hold a multiprocessing.Lock")
         not_empty = Absent(_SHARED + "get() waits for an item, select() on the queue for one among other things")
@@ -304,19 +322,20 @@ class Queue(_Shared[_T]):
         all_tasks_done = Absent(_SHARED + "join() waits for that")
 
 
-class SimpleQueue(_Shared[_T]):
+class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
     """``queue.SimpleQueue``, shared between processes: unbounded, without tasks.
 
     Args:
         name: as for ``Queue``.
+        max_bytes: as for ``Queue``.
         keep: as for ``Queue``.
     """
 
-    def __init__(self, *, name: str | None = None, keep: bool = False) -> None:
-        self._start(open_port(name, keep=keep))
+    def __init__(self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False) -> None:
+        self._start(open_port(name, max_bytes=max_bytes, keep=keep))
 
     @fast_put(as_pickle=True)
-    def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
         if self._port.put_item(item, True, None, True) is None:
             self._port.put(*dump(item), True, None)
@@ -324,7 +343,7 @@ class SimpleQueue(_Shared[_T]):
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
         return self._port.put_record(method, payload, block, timeout)
 
-    def put_nowait(self, item: _T) -> None:
+    def put_nowait(self, item: T) -> None:
         """The same as ``put(item)``."""
         self.put(item)
 

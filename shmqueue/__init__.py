@@ -45,16 +45,19 @@ if TYPE_CHECKING:
         ShmQueueValueError,
     )
     from shmqueue.leases import Lease
-    from shmqueue.queue import ShmQueue, ShmRefDataSnapshot, Statistics
+    from shmqueue.protocols import AsyncQueue, SyncQueue
+    from shmqueue.queue import ShmQueue, ShmRefDataSnapshot
     from shmqueue.reflog import DebugRefLogAction
     from shmqueue.segment import SYSTEM_PAGESIZE
     from shmqueue.serialization import SerializationMethods
+    from shmqueue.statistics import Statistics
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SIZE_HEADER",
     "SYSTEM_PAGESIZE",
+    "AsyncQueue",
     "DebugRefLogAction",
     "Lease",
     "PortableEngineWarning",
@@ -82,6 +85,7 @@ __all__ = [
     "ShmQueueValueError",
     "ShmRefDataSnapshot",
     "Statistics",
+    "SyncQueue",
     "exceptions",
 ]
 
@@ -90,10 +94,12 @@ _ELSEWHERE = {
     "SIZE_HEADER": "shared_memory_collection",
     "DebugRefLogAction": "reflog",
     "SerializationMethods": "serialization",
+    "AsyncQueue": "protocols",
     "Lease": "leases",
     "ShmQueue": "queue",
     "ShmRefDataSnapshot": "queue",
-    "Statistics": "queue",
+    "Statistics": "statistics",
+    "SyncQueue": "protocols",
 }
 _SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")
 

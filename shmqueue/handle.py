@@ -103,6 +103,8 @@ class Handle:
     missing: Exception | None = None
     """Why the queue could not be opened; None, it could."""
 
+    _last: tuple[Counters, int] | None = None  # figures and maxsize when it was closed
+
     def __init__(self, segment: Segment, logger: logging.Logger | None = None, log_file: str | None = None) -> None:
         try:
             self._growth = _GrowthLog(segment)
@@ -145,6 +147,19 @@ class Handle:
         """The queue's figures."""
         return Counters(*self.engine.counters())
 
+    def state(self) -> Counters:
+        """The queue's figures; after ``close``, what they were then."""
+        return self.counters() if self._last is None else self._last[0]
+
+    def maxsize(self) -> int:
+        """The queue's ``maxsize``; after ``close``, what it was then."""
+        return self.engine.maxsize() if self._last is None else self._last[1]
+
+    @property
+    def initial_bytes(self) -> int:
+        """Bytes that are always there for items."""
+        return self.shape.initial or self.shape.capacity
+
     def why_full(self, items: int) -> str:
         """What to say when ``items`` items found no room."""
         what = "another item" if items == 1 else f"{items} items together"
@@ -158,7 +173,13 @@ class Handle:
 
         If an exception interrupts it, most is done all the same, and another call does the rest.
         """
-        self._close_once()
+        try:
+            if self._last is None and self._close_once.alive:
+                self._last = self.counters(), self.engine.maxsize()
+        except Exception:
+            pass  # it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
+        finally:
+            self._close_once()
         if not self.segment.is_released:
             if self._closing.thread is None:  # an exception came before the call above could do anything
                 _give_up(self._closing, self.engine, self.segment, None, None)

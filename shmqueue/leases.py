@@ -10,6 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from shmqueue.generics import Self
+
 if TYPE_CHECKING:
     from shmqueue.engine import Engine, Loan
 
@@ -71,7 +73,7 @@ class Lease(Generic[_T]):
         """
         raise NotImplementedError
 
-    def __enter__(self) -> Lease[_T]:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

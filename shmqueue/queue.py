@@ -7,9 +7,8 @@ This is the storey where names, serialization, and bytes meet: ``shmqueue.segmen
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Generic, NamedTuple
 
 from shmqueue import console, engine, reflog
 from shmqueue.arguments import require_int, require_seconds
@@ -18,14 +17,17 @@ from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.exceptions import (
     ShmQueueEmpty,
     ShmQueueFull,
+    ShmQueueShutDown,
     ShmQueueTypeError,
     ShmQueueValueError,
 )
+from shmqueue.generics import Self, T
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.items import QueueBase, Record, fast_get, fast_lease, fast_put, items_of, load_many
 from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.reservations import PutView
+from shmqueue.segment.files import changing
 from shmqueue.serialization import (
     CustomDeserialize,
     CustomSerialize,
@@ -33,6 +35,8 @@ from shmqueue.serialization import (
     Serializer,
     unpack_plain,
 )
+from shmqueue.statistics import Statistics, statistics_of
+from shmqueue.watching import QueueDescriptor
 
 __all__ = ["ShmQueue", "ShmRefDataSnapshot", "Statistics"]
 
@@ -60,35 +64,7 @@ class ShmRefDataSnapshot(_SnapshotFields):
     keep: bool = False
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """What has gone through a queue since it was made, all processes together."""
-
-    puts: int
-    """Items put."""
-    gets: int
-    """Items taken; those that ``clear()`` dropped are not among them."""
-    bytes: int
-    """Bytes put, record headers included."""
-    high_water: int
-    """Most items that were in the queue at once; of more than 1,000, to within 2 %."""
-    recoveries: int
-    """How often the lock of a process that died was taken over."""
-    waiting: bool
-    """Whether somebody may be asleep in a put or a get."""
-    leased: int = 0
-    """Items that are leased now."""
-    returned: int = 0
-    """Items that were leased and given back, and wait to be taken again."""
-    redelivered: int = 0
-    """How often an item was leased once more."""
-    acknowledged: int = 0
-    """Items that were leased and acknowledged."""
-    oldest_lease: float = 0.0
-    """Seconds since the oldest item that is leased now was handed out; 0 if there is none."""
-
-
-class ShmQueue(QueueBase):
+class ShmQueue(QueueBase, Generic[T]):
     """A FIFO queue that any process of this user on this machine can open by its name.
 
     Creates the queue, or attaches to it when it exists. All methods may be called from several threads, and a handle
@@ -133,8 +109,7 @@ class ShmQueue(QueueBase):
         ShmQueueShapeWarning: the queue exists with another ``buffer_size``, ``max_bytes`` or ``maxsize`` than the one
             given. What its creator chose holds.
 
-    ``for item in iter(q.get, sentinel)`` takes items until one equals the sentinel. There is no ``fileno()``: to wait
-    for a queue with ``select``, open it as ``shmqueue.compat.queue.Queue(name=…)``, which has one.
+    ``for item in iter(q.get, sentinel)`` takes items until one equals the sentinel.
     """
 
     def __init__(
@@ -168,14 +143,16 @@ class ShmQueue(QueueBase):
         self._name, self._engine, self._segment = handle.name, handle.engine, handle.segment
         self._items = items_of(self._engine)
         self._put_item, self._get_item = self._items.put_item, self._items.get_item
-        self._try_first(self._engine, serializer.load, None)
+        self._descriptor: QueueDescriptor | None = None
+        self._load = serializer.load  # one object: a get of another thread uses it without a reference of its own
+        self._try_first(self._engine, self._load, None)
 
     # ---- put and get ----
 
     @fast_put(as_pickle=False)
     def put(
         self,
-        data: Any,
+        data: T,
         block: bool = True,
         timeout: float | None = None,
         serialization_method: int = _MSGPACK,
@@ -208,7 +185,7 @@ class ShmQueue(QueueBase):
             raise ShmQueueFull(self._handle.why_full(1) + _in_time(block, timeout))
 
     @fast_get
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item.
 
         Args:
@@ -224,20 +201,31 @@ class ShmQueue(QueueBase):
             timeout = require_seconds(timeout, block)
         item = self._get_item(block, timeout, unpack_plain)
         if type(item) is not Record:
-            return item
+            return item  # type: ignore[no-any-return]
         if not item:
             raise self._is_empty(block, timeout)
-        return self._serializer.load(*item)
+        return self._serializer.load(*item)  # type: ignore[no-any-return]
 
-    def put_nowait(self, data: Any) -> None:
+    def put_nowait(self, data: T) -> None:
         """``put(data, block=False)``."""
         self.put(data, False)
 
-    def get_nowait(self) -> Any:
+    def get_nowait(self) -> T:
         """``get(block=False)``."""
         return self.get(False)
 
-    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+    def __iter__(self) -> Iterator[T]:
+        """``for item in q``: take items, waiting for each, until the queue was shut down for all and is empty."""
+        while True:
+            try:
+                item = self.get()
+            except ShmQueueShutDown:
+                return
+            yield item
+
+    __contains__: ClassVar[None] = None  # else ``in`` would take items
+
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
         """Put several items, one after the other and with nothing in between.
 
         Items that fit the buffer together are put all or not at all. More than that are put in pieces, each as large
@@ -263,12 +251,13 @@ class ShmQueue(QueueBase):
             tell_items_put(full, put, count)
             raise full
 
-    def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+    def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
         Args:
             max_items: most items to take, at least 1.
-            timeout: seconds to wait for the first one at most, None for ever, 0 not at all.
+            timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
+            block: whether to wait for the first one.
 
         Raises:
             ShmQueueEmpty: there was none in time.
@@ -277,10 +266,10 @@ class ShmQueue(QueueBase):
         """
         max_items = require_int("max_items", max_items, least=1)
         if timeout is not None:
-            timeout = require_seconds(timeout, True)
-        items = self._items.get_items(max_items, True, timeout, unpack_plain)
+            timeout = require_seconds(timeout, block)
+        items = self._items.get_items(max_items, block, timeout, unpack_plain)
         if not items:
-            raise self._is_empty(True, timeout)
+            raise self._is_empty(block, timeout)
         return load_many(*items, self._serializer.load) if isinstance(items, tuple) else items
 
     def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> PutView:
@@ -361,7 +350,7 @@ class ShmQueue(QueueBase):
         *,
         max_attempts: int | None = None,
         dead_letter: DeadLetterQueue | None = None,
-    ) -> Lease[Any]:
+    ) -> Lease[T]:
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
@@ -387,7 +376,7 @@ class ShmQueue(QueueBase):
             ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
-        load = self._serializer.load
+        load, look = self._serializer.load, None if self._descriptor is None else self._descriptor.look
         limit = limit_for(self._name, self._uuid, max_attempts, dead_letter)
         if timeout is not None:
             timeout = require_seconds(timeout, block)
@@ -399,8 +388,8 @@ class ShmQueue(QueueBase):
             return loan
 
         if limit is not None:
-            return lease_of(lend_within(limit, lend, load, block, timeout), load)
-        lease = take_lease(self._engine, block, timeout, load)
+            return lease_of(lend_within(limit, lend, load, block, timeout), load, look)
+        lease = take_lease(self._engine, block, timeout, load, look)
         if lease is None:
             raise self._is_empty(block, timeout)
         return lease
@@ -449,8 +438,8 @@ class ShmQueue(QueueBase):
     @property
     @absent_when_closed
     def unfinished_tasks(self) -> int:
-        """Items put for which ``task_done`` was not called yet."""
-        return self._handle.counters().unfinished
+        """Items put for which ``task_done`` was not called yet; after ``close``, what it was then."""
+        return self._handle.state().unfinished
 
     # ---- how it stands ----
 
@@ -481,13 +470,30 @@ class ShmQueue(QueueBase):
         return self._handle.shape.capacity
 
     @property
+    def capacity_bytes(self) -> int:
+        """``max_buffer_size()``; also after ``close``."""
+        return self._handle.shape.capacity
+
+    @property
+    def initial_bytes(self) -> int:
+        """Bytes for items that the queue has at first and always keeps; more are allocated as they are needed."""
+        return self._handle.initial_bytes
+
+    @property
+    @absent_when_closed
+    def used_bytes(self) -> int:
+        """``buffer_occupancy()``; after ``close``, what it was then."""
+        return self._handle.state().occupancy
+
+    @property
     @absent_when_closed
     def maxsize(self) -> int:
         """Most items in the queue, 0 for as many as fit. Setting it changes it for all processes.
 
-        Growing wakes blocked puts; when it shrinks, the items that are in the queue stay.
+        Growing wakes blocked puts; when it shrinks, the items that are in the queue stay. After ``close``, what it was
+        then.
         """
-        return self._engine.maxsize()
+        return self._handle.maxsize()
 
     @maxsize.setter
     def maxsize(self, maxsize: int) -> None:
@@ -516,21 +522,8 @@ class ShmQueue(QueueBase):
         return self.snapshot()
 
     def statistics(self) -> Statistics:
-        """What has gone through the queue since it was made."""
-        counters, leases = self._handle.counters(), engine.LeaseFigures(*self._engine.lease_figures())
-        return Statistics(
-            puts=counters.put_count,
-            gets=counters.get_count - counters.dropped + leases.acknowledged,
-            bytes=counters.put_position,
-            high_water=counters.high_water,
-            recoveries=counters.recoveries,
-            waiting=counters.putters_waiting or counters.getters_waiting,
-            leased=leases.leased,
-            returned=leases.returned,
-            redelivered=leases.redelivered,
-            acknowledged=leases.acknowledged,
-            oldest_lease=leases.oldest,
-        )
+        """What has gone through the queue since it was made, and what is in it."""
+        return statistics_of(self._handle)
 
     @property
     def identifier(self) -> str:
@@ -577,6 +570,8 @@ class ShmQueue(QueueBase):
         Blocked calls of other threads on this handle end with ``ShmQueueNotInitializedError``, as later ones do.
         """
         self._handle.close()
+        if self._descriptor is not None:
+            self._descriptor.close()
 
     @property
     def closed(self) -> bool:
@@ -585,7 +580,7 @@ class ShmQueue(QueueBase):
 
     def shutdown(self) -> None:
         """The same as ``close()``. To shut the queue down for all processes there is ``shutdown_all()``."""
-        self._handle.close()
+        self.close()
 
     def shutdown_all(self, immediate: bool = False) -> None:
         """Shut the queue down for all processes, as ``queue.Queue.shutdown`` does since Python 3.13.
@@ -601,15 +596,39 @@ class ShmQueue(QueueBase):
     @property
     @absent_when_closed
     def is_shutdown(self) -> bool:
-        """Whether the queue was shut down for all processes."""
-        return self._handle.counters().is_shut_down
+        """Whether the queue was shut down for all processes; after ``close``, whether it was then."""
+        return self._handle.state().is_shut_down
+
+    def fileno(self) -> int:
+        """A descriptor for ``select`` and its like: readable while the queue is not empty, or was shut down for all.
+
+        It is made when it is first asked for, another one in each process, and closed with the queue. What this process
+        puts and takes is seen when the call returns, what others do, and the end of a ``put_view`` or ``get_view``,
+        within milliseconds. Another process may be faster: use ``get(block=False)`` when it is readable.
+
+        Raises:
+            ShmQueueNotInitializedError: the queue is closed.
+        """
+        self._handle.require_open()
+        descriptor = self._descriptor
+        if descriptor is None:
+            with changing():
+                descriptor = self._descriptor
+                if descriptor is None:
+                    descriptor = QueueDescriptor(self._handle.engine)
+                    self._try_first(self._handle.engine, self._load, descriptor.look)
+                    self._engine = descriptor.looking_engine()
+                    self._items = items_of(self._engine)
+                    self._put_item, self._get_item = self._items.put_item, self._items.get_item
+                    self._descriptor = descriptor
+        return descriptor.fileno()
 
     def unlink(self) -> None:
         """Take the name away now. Those who hold the queue go on; the next one to use the name makes a new one."""
         self._handle.require_open()
         self._segment.unlink()
 
-    def __enter__(self) -> ShmQueue:
+    def __enter__(self) -> Self:
         self._handle.require_open()
         return self
 
@@ -653,7 +672,9 @@ class ShmQueue(QueueBase):
         return f"<ShmQueue {self._name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"
 
 
-def _arrive(queue_type: type[ShmQueue], travel: Travel, serializer: Serializer, log_file: str | None) -> ShmQueue:
+def _arrive(
+    queue_type: type[ShmQueue[Any]], travel: Travel, serializer: Serializer, log_file: str | None
+) -> ShmQueue[Any]:
     """Attach to the very queue that was pickled."""
     queue = queue_type.__new__(queue_type)
     queue._start(Handle.arrive(travel, log_file), serializer)

@@ -55,13 +55,35 @@ def test_asking_a_closed_queue_for_its_state_raises_no_other_error(q: Any) -> No
         assert hasattr(q, name) == (name in listed)
 
 
-def test_the_state_of_a_closed_queue_raises_that_it_is_closed(engine: str) -> None:
-    for kind, names in (("ShmQueue", ["maxsize", "is_shutdown", "unfinished_tasks"]), ("queue.Queue", ["is_shutdown"])):
+STATE = ["maxsize", "is_shutdown", "unfinished_tasks", "used_bytes", "capacity_bytes", "initial_bytes", "closed"]
+
+
+def test_the_state_of_a_closed_queue_is_what_it_was(q: Any) -> None:
+    q.put("item")
+    names = [name for name in STATE if hasattr(q, name)]
+    assert {"used_bytes", "capacity_bytes", "initial_bytes", "closed"} <= {*names}
+    before = {name: getattr(q, name) for name in names}
+    assert before["used_bytes"] > 0
+    q.close()
+    q.close()
+    assert {name: getattr(q, name) for name in names} == {**before, "closed": True}
+
+
+def test_what_only_an_open_queue_can_say_raises_that_it_is_closed(engine: str) -> None:
+    q = KINDS["ShmQueue"]()
+    q.close()
+    for name in ("refs", "debug_ref_data"):
+        with pytest.raises(ShmQueueNotInitializedError, match="is closed"):
+            getattr(q, name)
+
+
+def test_the_state_of_a_queue_that_was_shut_down_is_kept(engine: str) -> None:
+    for kind, shut_down in (("ShmQueue", "shutdown_all"), ("queue.Queue", "shutdown")):
         q = KINDS[kind]()
+        assert not q.is_shutdown
+        getattr(q, shut_down)()
         q.close()
-        for name in names:
-            with pytest.raises(ShmQueueNotInitializedError, match="is closed"):
-                getattr(q, name)
+        assert q.is_shutdown
 
 
 def test_what_is_absent_is_listed_neither_by_the_queue_nor_by_its_class(q: Any) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from children import is_readable
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,24 @@ def test_no_python_function_runs(q: Any, item: Any) -> None:
     assert functions_called(lambda: got.append(q.get())) == []
     assert got == [item]
     assert type(got[0]) is type(item)
+
+
+def test_no_python_function_runs_while_a_descriptor_stays_as_it_is(q: Any) -> None:
+    q.fileno()
+    q.put("first")
+    q.put("second")
+    assert functions_called(lambda: q.put("third")) == []
+    got: list[Any] = []
+    assert functions_called(lambda: got.append(q.get())) == []
+    if hasattr(q, "lease"):
+        assert functions_called(lambda: got.append(q.lease())) == []
+        assert functions_called(got[-1].ack) == []
+    while not q.empty():
+        assert is_readable(q)
+        q.get()
+    assert not is_readable(q)
+    assert "look" in functions_called(lambda: q.put("first again"))
+    assert is_readable(q)
 
 
 def test_no_python_function_runs_where_nothing_waits() -> None:

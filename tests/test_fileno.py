@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -19,15 +20,16 @@ from typing import Any
 import children
 import pytest
 from children import is_readable
+from portable_support import exit_status, in_child
 from support import PATIENCE, Call, asleep, cpu_seconds, run_python, running, succeed, wait_until
 
-from shmqueue.compat import _watcher
+from shmqueue import ShmQueue, watching
 from shmqueue.segment.files import changing
 
 pytestmark = pytest.mark.usefixtures("engine")
 
 METHODS = ["fork", "spawn", "forkserver"]
-KINDS = ["queue.Queue", "mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue"]
+KINDS = ["queue.Queue", "mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue", "ShmQueue"]
 
 
 @pytest.fixture
@@ -44,7 +46,12 @@ def open_queue(engine: str) -> Iterator[Callable[[str], Any]]:
         q.close()
 
 
+_numbers = itertools.count()
+
+
 def maker(kind: str) -> Any:
+    if kind == "ShmQueue":
+        return lambda: ShmQueue(f"with-descriptor-{next(_numbers)}")
     module, name = kind.split(".")
     return getattr(importlib.import_module(f"shmqueue.compat.{'multiprocessing' if module == 'mp' else module}"), name)
 
@@ -327,8 +334,9 @@ def test_an_exception_at_any_call_or_return_leaves_no_lock_taken(name: str, engi
 
 def test_an_interpreter_ends_with_its_watchers_running(engine: str) -> None:
     code = """
+from shmqueue import ShmQueue
 from shmqueue.compat import multiprocessing as mp, queue
-queues = [queue.Queue(), mp.Queue(), mp.JoinableQueue(), mp.SimpleQueue()]
+queues = [queue.Queue(), mp.Queue(), mp.JoinableQueue(), mp.SimpleQueue(), ShmQueue("at-the-end")]
 for number, q in enumerate(queues):
     if number % 2:
         q.put(number)
@@ -337,6 +345,94 @@ print("over")
 """
     for _ in range(3):
         assert run_python(code) == "over\n"
+
+
+@pytest.mark.parametrize("kind", ["mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue"])
+def test_a_queue_has_a_descriptor_as_its_reader_has(open_queue: Callable[[str], Any], kind: str) -> None:
+    q = open_queue(kind)
+    assert q.fileno() == q._reader.fileno()
+    q.put(1)
+    assert multiprocessing.connection.wait([q], PATIENCE) == [q]
+
+
+def test_every_call_of_a_shm_queue_leaves_it_true(open_queue: Callable[[str], Any]) -> None:
+    q = open_queue("ShmQueue")
+    assert not is_readable(q)
+    takes = [
+        q.get,
+        lambda: q.get(timeout=1),
+        lambda: q.get(False),
+        lambda: q.get_many(5),
+        lambda: q.lease().ack(),
+        lambda: q.lease(timeout=1).ack(),
+        lambda: q.lease(max_attempts=2, dead_letter=queue.Queue()).ack(),
+        q.clear,
+    ]
+    puts = [
+        lambda: q.put(b"1"),
+        lambda: q.put(b"1", timeout=1),
+        lambda: q.put(b"1", serialization_method=1),
+        lambda: q.put(b"1" * 40_000),
+        lambda: q.put_many([b"1"]),
+    ]
+    for number, put in enumerate(puts):
+        for take in takes[number:] + takes[:number]:
+            put()
+            assert is_readable(q)
+            take()
+            assert not is_readable(q)
+    q.put(1)
+    for options in ({}, {"timeout": 1}):
+        lease = q.lease(**options)
+        assert not is_readable(q)
+        lease.requeue()
+        assert is_readable(q)
+    q.get()
+    with q.put_view(1) as view:
+        view[0] = 1
+    assert is_readable(q, PATIENCE)
+    view = q.get_view()
+    with view:
+        assert not is_readable(q)
+    q.put(b"1")
+    view = q.get_view()
+    view.__enter__()
+    view.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert is_readable(q, PATIENCE)
+    q.get()
+    q.shutdown_all()
+    assert is_readable(q)
+
+
+def test_many_handles_on_a_queue_each_have_one(open_queue: Callable[[str], Any], name: str) -> None:
+    with ShmQueue(name) as one, ShmQueue(name) as other:
+        assert one.fileno() != other.fileno()
+        one.put(1)
+        assert is_readable(one)
+        assert is_readable(other, PATIENCE)
+        other.get()
+        assert not is_readable(other)
+        wait_until(lambda: not is_readable(one), "it is not readable any more")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_forked_child_without_a_descriptor_puts_and_gets(open_queue: Callable[[str], Any], kind: str) -> None:
+    q = open_queue(kind)
+    q.fileno()
+
+    def use() -> None:
+        q.put(1)
+        q.put(2)
+        assert q.get() == 1
+        assert is_readable(q, PATIENCE)
+        assert q.get() == 2
+        assert not is_readable(q)
+        q.put(3)
+
+    assert exit_status(in_child(use)) == 0
+    assert is_readable(q, PATIENCE)
+    assert q.get() == 3
+    assert not is_readable(q)
 
 
 @pytest.mark.parametrize("kind", ["mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue"])
@@ -357,7 +453,7 @@ def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
     q = open_queue("mp.Queue")
     other = pickle.loads(pickle.dumps(q))
     q._writer.close()
-    left = [_watcher.start_daemon_thread] * started
+    left = [watching.start_daemon_thread] * started
 
     def start(target: Callable[[], object]) -> None:
         if not left:
@@ -365,7 +461,7 @@ def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
         left.pop()(target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_watcher, "start_daemon_thread", start)
+        patched.setattr(watching, "start_daemon_thread", start)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             q._reader.fileno()
     assert not is_readable(q._reader)
@@ -381,7 +477,7 @@ def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
 
 def test_a_descriptor_that_the_program_has_closed_counts_as_set(open_queue: Callable[[str], Any]) -> None:
     """Else the thread would look without a pause."""
-    signal = _watcher._Signal()
+    signal = watching._Signal()
     os.close(signal.number)
     for readable in (True, False):
         signal.set(readable)

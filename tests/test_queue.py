@@ -235,8 +235,8 @@ def test_shutdown_twice_is_harmless_and_everything_else_then_raises(make: Make, 
     for attempt in (
         lambda: q.put(1), q.get, q.get_nowait, q.qsize, q.empty, q.full, q.buffer_occupancy, q.max_buffer_size,
         q.clear, q.snapshot, lambda: q.refs, lambda: q.debug_ref_data, q.task_done, q.join, q.statistics, q.unlink,
-        lambda: q.unfinished_tasks, lambda: q.put_many([1]), lambda: q.get_many(1), q.__reduce__, q.__enter__,
-        lambda: q.maxsize, q.set_console_handlers, lambda: q.add_ref_manually(1), q.reduce_ref_counter,
+        lambda: q.put_many([1]), lambda: q.get_many(1), q.__reduce__, q.__enter__,
+        q.set_console_handlers, lambda: q.add_ref_manually(1), q.reduce_ref_counter,
     ):  # fmt: skip
         with pytest.raises(shmqueue.ShmQueueNotInitializedError, match=f"queue '{name}' is closed"):
             attempt()

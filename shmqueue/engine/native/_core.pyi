@@ -69,6 +69,7 @@ class Ring:
     lock_patience: float
     fast_puts: bool
     fast_gets: bool
+    descriptor: int
     while_waiting: Callable[[bool], Exception | None] | None
 
 class Anchor:

@@ -51,8 +51,10 @@ static inline const char *ledgers_contradict(const struct snapshot *put, const s
         return "the ledgers' counts contradict each other";
     }
     uint64_t bytes = put->position - get->position, records = put->count - get->count;
-    if (get->leases) {
-        return NULL; /* records that are leased have bytes and are not counted, moved ones are counted and have none */
+    if (get->leases) { /* leased records have bytes and are not counted, moved ones are counted and have none */
+        return records <= capacity / RECORD_HEADER_SIZE + LAYOUT_LEASES
+                   ? NULL
+                   : "the ledgers' counts contradict their positions";
     }
     if (records > bytes / RECORD_HEADER_SIZE || (records == 0 && bytes != 0)) {
         return "the ledgers' counts contradict their positions";

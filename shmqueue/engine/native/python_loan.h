@@ -31,7 +31,8 @@ typedef struct {
     PyObject *item;    /* NULL: not loaded yet, from these two: */
     PyObject *payload; /* bytes; NULL once loaded */
     PyObject *load;    /* called with the method and the payload */
-    PyObject *ended;   /* called after a method has ended the lease, if the ring's gets are not fast; or NULL */
+    PyObject *ended;   /* called after a method has ended the lease, if the ring's gets are not fast or its descriptor is
+                          not true; or NULL */
     PyObject *weak_references;
 } LeaseObject;
 

@@ -11,7 +11,7 @@
 struct use {
     RingObject *ring; /* NULL: everything goes by the slow methods */
     PyObject *load;   /* (method, payload) to the item of a record that is not unpacked here */
-    PyObject *ended;  /* see LeaseObject; None: nothing to call */
+    PyObject *ended;  /* see LeaseObject; also called when the descriptor is not true; None: nothing to call */
 };
 
 /* What a queue class inherits from. */
@@ -87,15 +87,30 @@ static PyObject *call_slow(QueueObject *queue, enum slow_method which, PyObject 
     return result;
 }
 
+/* After what has changed the queue.  False: an exception is set. */
+static inline bool make_descriptor_true(struct use use)
+{
+    if (use.ring->descriptor == NO_DESCRIPTOR || use.ended == Py_None || descriptor_is_true(use.ring)) {
+        return true;
+    }
+    PyObject *ended = Py_NewRef(use.ended), *ring = Py_NewRef((PyObject *)use.ring); /* it may run any code */
+    PyObject *result = PyObject_CallNoArgs(ended);
+    Py_DECREF(ended);
+    Py_DECREF(ring);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
 static inline PyObject *put(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
                             Py_ssize_t options, bool as_pickle)
 {
     if (keywords == NULL && count > 0 && is_plain(args + 1, count - 1, options)) {
         struct use use = use_of(queue);
         bool is_put = use.ring != NULL && use.ring->fast_puts && put_item_at_once(use.ring, args[0], as_pickle);
+        PyObject *result = is_put && make_descriptor_true(use) ? Py_NewRef(Py_None) : NULL;
         drop_use(use);
         if (is_put) {
-            Py_RETURN_NONE;
+            return result;
         }
     }
     return call_slow(queue, SLOW_PUT, args, count, keywords);
@@ -117,6 +132,20 @@ static PyObject *loaded(RingObject *ring, PyObject *load, PyObject *record)
     return item;
 }
 
+/* The item that was taken, whose reference is stolen, after its queue's descriptor was made true. */
+static PyObject *loaded_after_look(struct use use, PyObject *item)
+{
+    PyObject *load = Py_NewRef(use.load), *ring = Py_NewRef((PyObject *)use.ring);
+    if (!make_descriptor_true(use)) {
+        Py_CLEAR(item);
+    } else if (is_record(use.ring, item)) {
+        item = loaded(use.ring, load, item);
+    }
+    Py_DECREF(ring);
+    Py_DECREF(load);
+    return item;
+}
+
 static inline PyObject *get(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
                             Py_ssize_t options)
 {
@@ -126,7 +155,9 @@ static inline PyObject *get(QueueObject *queue, PyObject *const *args, Py_ssize_
         drop_use(use);
         return call_slow(queue, SLOW_GET, args, count, keywords);
     }
-    if (item != NULL && is_record(use.ring, item)) {
+    if (item != NULL && use.ring->descriptor != NO_DESCRIPTOR) {
+        item = loaded_after_look(use, item);
+    } else if (item != NULL && is_record(use.ring, item)) {
         item = loaded(use.ring, use.load, item);
     }
     drop_use(use);
@@ -138,6 +169,9 @@ static PyObject *lease(QueueObject *queue, PyObject *const *args, Py_ssize_t cou
     PyObject *result;
     struct use use = keywords == NULL && is_plain(args, count, 2) ? use_of(queue) : nothing_to_try;
     bool is_done = use.ring != NULL && use.ring->fast_gets && lease_at_once(use.ring, use.load, use.ended, &result);
+    if (is_done && result != NULL && !make_descriptor_true(use)) {
+        Py_CLEAR(result); /* which gives the item back */
+    }
     drop_use(use);
     return is_done ? result : call_slow(queue, SLOW_LEASE, args, count, keywords);
 }

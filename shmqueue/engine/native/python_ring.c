@@ -83,6 +83,19 @@ static void unmap(RingObject *self)
     }
 }
 
+bool descriptor_is_true(RingObject *self)
+{
+    bool is_true = true;
+    if (self->descriptor != NO_DESCRIPTOR) {
+        ALONE_BEGIN(self);
+        if (is_usable(self)) {
+            is_true = self->descriptor == (ring_has_something(&self->ring) ? READABLE : NOT_READABLE);
+        }
+        ALONE_END();
+    }
+    return is_true;
+}
+
 void let_mapping_go(RingObject *ring)
 {
     ring->views--;
@@ -216,6 +229,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
 
 static PyMemberDef Ring_members[] = {
     {"fast_puts", T_BOOL, offsetof(RingObject, fast_puts), 0, "Whether put() of a QueueBase may put."},
+    {"descriptor", T_UBYTE, offsetof(RingObject, descriptor), 0, "What the queue's descriptor says: see shmqueue.watching."},
     {"fast_gets", T_BOOL, offsetof(RingObject, fast_gets), 0, "Whether get() and lease() of a QueueBase may get."},
     {"lock_patience", T_DOUBLE, offsetof(RingObject, lock_patience), 0, "See shmqueue.engine.Engine."},
     {"while_waiting", T_OBJECT, offsetof(RingObject, while_waiting), 0, "See shmqueue.engine.Engine."},

@@ -33,6 +33,10 @@
 #define KEYS (1 << KEYS_BITS)
 #define LARGE 32768 /* bytes from which on the GIL is released during the copy */
 
+/* What the descriptor of a queue says, for put(), get() and lease() of a QueueBase: they have it looked at if that is not
+ * so.  shmqueue.watching sets it.  Without a GIL a call may read an older value: a thread then corrects the descriptor. */
+enum descriptor { NO_DESCRIPTOR, NOT_READABLE, READABLE, BEING_CHANGED };
+
 /* What does all that put(), get() and lease() of a queue do not do at once. */
 enum slow_method { SLOW_PUT, SLOW_GET, SLOW_LEASE, SLOW_METHODS };
 
@@ -73,6 +77,7 @@ typedef struct {
     Py_ssize_t views;       /* loans with buffers on their bytes, and reservations: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
     bool fast_puts, fast_gets; /* whether put(), get() of a QueueBase may pass by whatever puts and gets for it */
+    unsigned char descriptor;  /* enum descriptor */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
     double lock_patience;      /* seconds that a call which may not block waits for a lock held by a peer */
 } RingObject;
@@ -281,6 +286,9 @@ bool get_item_at_once(RingObject *self, PyObject **result);
 PyObject *plainly_unpacked(RingObject *self, PyObject *record);
 
 /* ---- python_ring.c ---- */
+
+/* Whether the descriptor, if there is one, says what is so now. */
+bool descriptor_is_true(RingObject *self);
 
 /* A loan or a reservation is over, and its bytes are not looked at any more: unmaps a closed ring whose last one it
  * was. */

@@ -36,6 +36,13 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
     return status;
 }
 
+bool ring_has_something(struct ring *ring)
+{
+    struct statistics statistics;
+    enum ring_status status = ring_statistics(ring, &statistics);
+    return status != RING_OK || statistics.put.shut != SHUT_NOT || statistics.put.count != statistics.get.count;
+}
+
 enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
 {
     struct want want = {0};

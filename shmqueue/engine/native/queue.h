@@ -9,6 +9,9 @@
 enum ring_status ring_wait_items(struct ring *ring, int64_t deadline);
 /* Sleeps until there are records (true) or none (false), or the queue is shut down. */
 enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline);
+
+/* Whether a ring_wait() for records would return at once, whatever it returns. */
+bool ring_has_something(struct ring *ring);
 /* Sleeps until nothing is unfinished. */
 enum ring_status ring_join(struct ring *ring, int64_t deadline);
 

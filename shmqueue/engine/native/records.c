@@ -25,6 +25,9 @@ static enum ring_status look_at_put_side(struct ring *ring, const struct take *t
         return ring_mark_corrupted(ring, why);
     }
     if (ring->put_as_seen.position == take->next.position) {
+        if (ring->put_as_seen.count != take->next.count) {
+            return ring_mark_corrupted(ring, "the ledgers' counts contradict their positions");
+        }
         return ring->put_as_seen.shut != SHUT_NOT ? RING_SHUT : RING_EMPTY;
     }
     return RING_OK;

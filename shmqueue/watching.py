@@ -1,7 +1,9 @@
 """A descriptor that is readable while a queue has something to take, for ``select`` and its like.
 
 A thread waits for what other processes do to the queue. What this process does is seen at once: when there is a watcher
-its puts and gets go through it, so the descriptor is true whenever one of them returns. Nothing in here knows of items.
+its puts and gets go through it, so the descriptor is true whenever one of them returns. The native engine's own puts
+and gets of a ``QueueBase`` go on as without one: they know what the descriptor says, and call ``look`` where it is not
+so any more. Nothing in here knows of items.
 
 The thread is one of the operating system, also where gevent has replaced ``threading``: a ``select`` of gevent waits
 for the descriptor without blocking other greenlets. ``put`` and ``get`` block the whole thread while they wait.
@@ -9,25 +11,35 @@ for the descriptor without blocking other greenlets. ``put`` and ``get`` block t
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
 
+from shmqueue.connection_wait import look_in_wait
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import changing
-from shmqueue.threads import Guard, new_lock, start_daemon_thread
+from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread
 
 if TYPE_CHECKING:
     from shmqueue.engine import Payload
 
-__all__ = ["Watcher"]
+try:
+    from shmqueue.engine.native import Ring
+except ImportError:
+    if not TYPE_CHECKING:
+        Ring = None
+
+__all__ = ["QueueDescriptor", "Watcher", "watch", "watch_no_more"]
 
 _PACE = 0.001  # seconds between looks at a queue that is not empty: to wait for its end would slow down every get
 _SLOWEST_PACE = 0.05
 _END_PACE = 0.2  # seconds between looks whether a process is left that could put
+
+_NO_DESCRIPTOR, _NOT_READABLE, _READABLE, _BEING_CHANGED = range(4)  # python_ring.h: enum descriptor
 
 
 class Watcher:
@@ -105,7 +117,9 @@ class Watcher:
             self._is_looking = True
             while self._look_again:
                 self._look_again = False
+                self._tell_engine(_BEING_CHANGED)  # before the look at the queue
                 self._signal.set(self._is_ready())
+                self._tell_engine(_READABLE if self._signal.is_set else _NOT_READABLE)
         finally:
             self._is_looking = False
             self._close_if_asked()
@@ -150,7 +164,12 @@ class Watcher:
 
     def abandon(self) -> None:
         """Close the descriptor in a forked child, where there is no thread and any lock may be held for ever."""
+        self._tell_engine(_NO_DESCRIPTOR)
         self._signal.close()
+
+    def _tell_engine(self, state: int) -> None:
+        if Ring is not None and isinstance(self._engine, Ring):
+            self._engine.descriptor = state
 
     def _is_ready(self) -> bool:
         try:
@@ -188,6 +207,137 @@ class Watcher:
 def _has(lock: Any) -> bool:
     """Whether this thread has a reentrant lock."""
     return bool(lock._is_owned())
+
+
+# ---- the descriptors of this process ----
+
+
+class Watched(Protocol):
+    """What has a descriptor."""
+
+    def look(self) -> None:
+        """Make the descriptor true."""
+
+    def has_descriptor_in(self, descriptors: Iterable[int]) -> bool:
+        """Whether its descriptor was made and is one of these."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Called in a forked child: the watcher's thread stayed with the parent, and so must its descriptor."""
+
+
+_watched: WeakRegistry[Any] = WeakRegistry()
+
+
+def watch(watched: Watched) -> None:
+    """Have it told of forks and of ``multiprocessing.connection.wait``."""
+    look_in_wait(_look_at)
+    _watched.add(watched)
+
+
+def watch_no_more(watched: Watched) -> None:
+    """Idempotent."""
+    _watched.discard(watched)
+
+
+def _look_at(descriptors: Iterable[int]) -> bool:
+    """Make those of the descriptors true that are queues'. Returns whether there is one among them."""
+    found = [watched for watched in _watched if watched.has_descriptor_in(descriptors)]
+    for watched in found:
+        watched.look()
+    return bool(found)
+
+
+def _after_fork_in_child() -> None:
+    for watched in _watched:
+        watched.after_fork_in_child()
+    _watched.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# ---- for a queue that uses its engine itself ----
+
+_CHANGING = {
+    *("put", "put_item", "put_items", "put_many", "reserve"),
+    *("get", "get_item", "get_items", "get_many", "lease", "lend", "take"),
+    *("clear", "shut_down"),
+}
+
+
+class QueueDescriptor:
+    """The descriptor of one queue in this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._watcher: Watcher | None = None
+
+    def looking_engine(self) -> Engine:
+        """The engine for all that changes the queue: the descriptor is true whenever a call returns."""
+        engine: Any = _Looking(self._engine, self.look)
+        return engine  # type: ignore[no-any-return]
+
+    def fileno(self) -> int:
+        """The number; it is made when there is none."""
+        with changing():
+            if self._watcher is None:
+                watcher = Watcher(self._engine)
+                try:
+                    watcher.start()
+                except BaseException:  # without its thread the descriptor would not be kept true
+                    watcher.close()
+                    raise
+                self._watcher = watcher
+                watch(self)
+        self.look()
+        return self._watcher.fileno()
+
+    def look(self) -> None:
+        """Make the descriptor true, if there is one."""
+        watcher = self._watcher
+        if watcher is not None:
+            watcher.look()
+
+    def close(self) -> None:
+        """Close it; the engine is closed before or after it. Idempotent."""
+        if self._watcher is not None:
+            self._watcher.close()
+        watch_no_more(self)
+
+    def has_descriptor_in(self, descriptors: Iterable[int]) -> bool:
+        """See ``Watched``."""
+        return self._watcher is not None and self._watcher.fileno() in descriptors
+
+    def after_fork_in_child(self) -> None:
+        """See ``Watched``."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.abandon()
+
+
+class _Looking:
+    """An engine whose descriptor is true whenever one of its calls returns."""
+
+    def __init__(self, engine: Engine, look: Callable[[], None]) -> None:
+        self._engine, self._look = engine, look
+
+    def __getattr__(self, name: str) -> Any:
+        value: Any = getattr(self._engine, name)
+        if name not in _CHANGING:
+            return value
+        look = self._look
+
+        @functools.wraps(value)
+        def call_and_look(*arguments: Any) -> Any:
+            try:
+                return value(*arguments)
+            finally:
+                look()
+
+        setattr(self, name, call_and_look)
+        return call_and_look
 
 
 class _Signal:
