@@ -64,6 +64,26 @@ struct self *lock_self_fill(void)
     return self;
 }
 
+static void *end_with_the_word(void *word)
+{
+    struct self *self = lock_self();
+    lock_announce(self, word);
+    atomic_store((_Atomic uint32_t *)word, self->tid);
+    return NULL;
+}
+
+int lock_is_marked(bool *is_marked)
+{
+    _Atomic uint32_t word = 0;
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, end_with_the_word, (void *)&word);
+    if (error == 0) {
+        error = pthread_join(thread, NULL); /* the kernel marks the word before it tells of the thread's end */
+        *is_marked = atomic_load(&word) & FUTEX_OWNER_DIED;
+    }
+    return error;
+}
+
 /* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered
  * another robust list head behind our back, a kernel without robust futexes, an owner that was busy with another word.
  * The word tells no more than the owner's id, which may have come back: as that of a thread of a process that has
