@@ -37,6 +37,9 @@ bits."""
 _MAX_BYTES = min(1 << 46, _ADDRESSES)
 """Where growth ends at the latest: an address space has room for several times as much."""
 
+_MAPPED_MOST = min(_MAX_BYTES, _ADDRESSES // _PARTS)
+"""And that of a queue that nobody limits, on the engine that maps all that a queue may grow to: there may be others."""
+
 _BUFFER_MOST = min(1 << 55, _ADDRESSES)
 """The largest ``buffer_size``, whatever memory there is."""
 
@@ -58,7 +61,7 @@ class Asked(NamedTuple):
         if self.max_bytes:
             capacity, limit = min(_whole_pages(self.max_bytes), _MAX_BYTES), BY_MAX_BYTES
         elif self.max_bytes == 0 or self.buffer_size is None:
-            capacity, limit = _whole_pages(_all_there_is()), BY_MEMORY
+            capacity, limit = _whole_pages(_all_there_is(engine_name)), BY_MEMORY
         else:
             capacity, limit = start, BY_BUFFER_SIZE
         if self.buffer_size is not None:
@@ -116,9 +119,9 @@ def warn_of_another(name: str, asked: Asked, shape: Shape, maxsize: int) -> None
         )
 
 
-def _all_there_is() -> int:
+def _all_there_is(engine_name: str) -> int:
     """Bytes that a queue may grow to when nobody limits it: what the system has, and lets this process have."""
-    most = min(total_bytes(), _MAX_BYTES)
+    most = min(total_bytes(), _MAX_BYTES if engine_name == "native" else _MAPPED_MOST)
     if resource is not None:
         for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS):
             allowed = resource.getrlimit(kind)[0]
