@@ -23,7 +23,7 @@ def _why_not_compiled() -> str:
     """What the compilation lacked, by what is missing here now."""
     import shutil  # here, for it costs a part of each start
 
-    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    compiler, *_ = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "").split() or ["cc"]
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
     if shutil.which(compiler) is None:
         return f"there was no C compiler (here is no {compiler!r})"
