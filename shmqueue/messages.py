@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueError, ShmQueueFull, ShmQueueValueError
 from shmqueue.segment import BY_MAX_BYTES, BY_MEMORY, directory
 
@@ -19,7 +21,9 @@ def never_fits(name: str, length: int, capacity: int, limit: int) -> ShmQueueVal
         capacity: most bytes in the queue.
         limit: who decided that, as in ``Shape``.
     """
-    if limit == BY_MEMORY:
+    if limit == BY_MEMORY and sys.maxsize < 1 << 32:
+        who = f"all that addresses of 32 bits and the memory of {directory()} allow"
+    elif limit == BY_MEMORY:
         who = f"all the memory of {directory()}; a larger item needs more of it (containers: --shm-size)"
     elif limit == BY_MAX_BYTES:
         who = "max_bytes, chosen by its creator"

@@ -30,8 +30,18 @@ _PARTS = 8
 """A queue that nobody limits takes at most one part in so many of the largest file, and of the address space, that this
 process may have: a file is a few times as long as its queue is large, and there may be other queues."""
 
-_MAX_BYTES = 1 << 46
+_ADDRESSES = (sys.maxsize + 1) // _PARTS
+"""Bytes of the largest queue that a process can map, with its windows and mapped twice: 256 MiB where an address has 32
+bits."""
+
+_MAX_BYTES = min(1 << 46, _ADDRESSES)
 """Where growth ends at the latest: an address space has room for several times as much."""
+
+_MAPPED_MOST = min(_MAX_BYTES, _ADDRESSES // _PARTS)
+"""And that of a queue that nobody limits, on the engine that maps all that a queue may grow to: there may be others."""
+
+_BUFFER_MOST = min(1 << 55, _ADDRESSES)
+"""The largest ``buffer_size``, whatever memory there is."""
 
 
 class Asked(NamedTuple):
@@ -51,7 +61,7 @@ class Asked(NamedTuple):
         if self.max_bytes:
             capacity, limit = min(_whole_pages(self.max_bytes), _MAX_BYTES), BY_MAX_BYTES
         elif self.max_bytes == 0 or self.buffer_size is None:
-            capacity, limit = _whole_pages(_all_there_is()), BY_MEMORY
+            capacity, limit = _whole_pages(_all_there_is(engine_name)), BY_MEMORY
         else:
             capacity, limit = start, BY_BUFFER_SIZE
         if self.buffer_size is not None:
@@ -72,6 +82,11 @@ def require_shape(buffer_size: Any, max_bytes: Any, maxsize: Any) -> Asked:
         None if max_bytes is None else require_int("max_bytes", max_bytes, least=0),
         None if maxsize is None else require_int("maxsize", maxsize, least=None),
     )
+    if (asked.buffer_size or 0) > _BUFFER_MOST:
+        raise ShmQueueValueError(
+            f"buffer_size must be at most {_BUFFER_MOST}, for addresses of {sys.maxsize.bit_length() + 1} bits, "
+            f"not {asked.buffer_size}"
+        )
     if asked.max_bytes and asked.max_bytes < (asked.buffer_size or 0):
         raise ShmQueueValueError(
             f"max_bytes must be at least buffer_size, {asked.buffer_size}, or 0, not {asked.max_bytes}"
@@ -104,9 +119,9 @@ def warn_of_another(name: str, asked: Asked, shape: Shape, maxsize: int) -> None
         )
 
 
-def _all_there_is() -> int:
+def _all_there_is(engine_name: str) -> int:
     """Bytes that a queue may grow to when nobody limits it: what the system has, and lets this process have."""
-    most = min(total_bytes(), _MAX_BYTES)
+    most = min(total_bytes(), _MAX_BYTES if engine_name == "native" else _MAPPED_MOST)
     if resource is not None:
         for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_AS):
             allowed = resource.getrlimit(kind)[0]

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import queue as standard_queue
 import shutil
+import signal
 import tempfile
 import threading
 import uuid
@@ -26,6 +27,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         what = f"{report.nodeid} failed in {report.when} after {report.duration:.0f} s"
         print(f"\n{what}\n{report.longreprtext}\n", flush=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard_interrupts() -> Iterator[None]:
+    """SIGINT ends programs that tests start, even if the tests run in the background, where a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

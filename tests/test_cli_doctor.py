@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 
 import pytest
 from cli_support import holder, json_of, leave_orphan, output_of, run, started
+from safety import denied
 from support import PATIENCE, run_python, wait_until
 
 from shmqueue import ShmQueue, segment
@@ -111,6 +113,41 @@ def test_doctor_tries_to_make_a_file_and_leaves_none(monkeypatch: pytest.MonkeyP
     findings = json_of("doctor", status=3)
     assert findings["file_system"] is None
     assert "/proc" in findings["warnings"][0]
+
+
+@pytest.mark.skipif(denied.why_not() is not None, reason=str(denied.why_not()))
+@pytest.mark.parametrize(("is_denied", "found"), [(False, True), (True, False)])
+def test_doctor_says_whether_the_kernel_marks_dead_owners_and_what_that_means(is_denied: bool, found: bool) -> None:
+    code = f"""
+import errno, json, sys
+from safety.denied import deny_robust_lists
+if {is_denied}:
+    deny_robust_lists(errno.ENOSYS)
+from shmqueue.cli import main
+for arguments in (["doctor", "--json"], ["doctor"]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code
+    print("---")
+"""
+    as_json, text, _ = run_python(code).split("---\n")
+    assert json.loads(as_json)["robust_lists"] is found
+    assert json.loads(as_json)["warnings"] == []
+    (line,) = re.findall(r"^robust lists +(.*)$", text, re.MULTILINE)
+    assert line.startswith("yes: " if found else "no: ")
+
+
+def test_doctor_does_not_know_of_robust_lists_without_the_native_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHMQUEUE_ENGINE")
+    code = """
+import sys
+sys.modules["shmqueue.engine.native._core"] = None
+from shmqueue import engine
+print(engine.marks_dead_owners())
+"""
+    assert run_python(code) == "None\n"
 
 
 # ---- top ----

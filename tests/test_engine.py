@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support import run_python
 
 import shmqueue
 from shmqueue import ShmQueue, engine, segment
+from shmqueue.engine import native as native_package
 
 Make = Callable[..., ShmQueue]
 
@@ -62,6 +65,17 @@ print(shmqueue.engine.REASON)
         f"because {reason}"
     )
     assert "does not load" in reason
+
+
+def test_a_module_that_was_not_compiled_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler, header = tmp_path / "no-compiler", tmp_path / "Python.h"
+    monkeypatch.setenv("CC", f"{compiler} -m64")
+    assert native_package._why_not_compiled() == f"there was no C compiler (here is no {str(compiler)!r})"
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr(native_package.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert native_package._why_not_compiled() == f"there was no Python.h (here is no {str(header)!r})"
+    header.touch()
+    assert native_package._why_not_compiled() == "the compilation failed"
 
 
 def test_asking_for_a_missing_native_engine_is_an_error(name: str) -> None:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -370,7 +371,12 @@ while True:
 def other_interpreters() -> list[str]:
     """Python interpreters of other versions on this machine that have shmqueue."""
     candidates = os.environ.get("SHMQUEUE_TEST_PYTHONS", "").split(os.pathsep)
-    candidates += [path for minor in range(10, 15) if (path := shutil.which(f"python3.{minor}"))]
+    commands = sorted({entry for folder in os.get_exec_path() if os.path.isdir(folder) for entry in os.listdir(folder)})
+    candidates += [
+        path
+        for command in commands
+        if re.fullmatch(r"python3\.\d+t?", command) and (path := shutil.which(command)) is not None
+    ]
     found = []
     for candidate in filter(None, candidates):
         probe = "import sys, shmqueue; print(sys.version_info[:2])"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,38 @@ MIB = 1 << 20
 
 
 # ---- how large it is ----
+
+
+def test_a_size_that_no_address_space_has_is_refused_by_its_name(name: str) -> None:
+    most = min(1 << 55, (sys.maxsize + 1) // 8)
+    for size in (most + 1, 1 << 70):
+        with pytest.raises(shmqueue.ShmQueueValueError, match=f"^buffer_size must be at most {most}, .* not "):
+            ShmQueue(name, buffer_size=size)
+
+
+def test_growth_ends_where_a_process_has_addresses(make: Make) -> None:
+    q = make(max_bytes=1 << 61)
+    capacity = q._segment.header.shape.capacity
+    assert 4 * capacity < sys.maxsize
+    assert capacity == min(1 << 46, (sys.maxsize + 1) // 8)
+
+
+def test_addresses_of_32_bits_limit_growth(name: str) -> None:
+    code = """
+import sys
+sys.maxsize = 2**31 - 1
+import shmqueue.shapes
+for engine, most in (("native", 1 << 28), ("portable", 1 << 25)):
+    shape = shmqueue.shapes.require_shape(None, None, None).shape(engine, 0)
+    assert shape.capacity <= most, shape
+assert shmqueue.shapes.require_shape(None, 1 << 40, None).shape("portable", 0).capacity == 1 << 28
+try:
+    shmqueue.ShmQueue(sys.argv[1], buffer_size=1 << 29)
+except shmqueue.ShmQueueValueError as error:
+    print(error)
+"""
+    wanted = "buffer_size must be at most 268435456, for addresses of 32 bits, not 536870912\n"
+    assert run_python(code, name) == wanted
 
 
 def test_without_a_size_a_queue_grows(make: Make) -> None:
@@ -84,7 +117,9 @@ def test_a_process_of_few_resources_can_have_a_queue(engine: str) -> None:
     for limit in ("RLIMIT_FSIZE", "RLIMIT_AS"):
         code = f"""
 import resource, shmqueue
-resource.setrlimit(resource.{limit}, (1 << 30, 1 << 30))
+with open("/proc/self/statm") as file:  # an interpreter without a GIL reserves more than 1 GiB of addresses for itself
+    most = int(file.read().split()[0]) * resource.getpagesize() + (1 << 30)
+resource.setrlimit(resource.{limit}, (most, most))
 with shmqueue.ShmQueue("few") as q:
     q.put(b"x" * 1000000)
     print(len(q.get()))

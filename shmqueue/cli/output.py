@@ -108,6 +108,7 @@ def print_doctor(doctor: Doctor) -> None:
         "directory": shown(doctor.directory),
         "free": "unknown" if doctor.free is None else f"{doctor.free} bytes ({readable_bytes(doctor.free)})",
         "file system": _abilities_text(doctor.file_system),
+        "robust lists": _robust_lists_text(doctor.robust_lists),
         "orphans": ", ".join(map(_described, doctor.orphans)) or "none",
         **doctor.versions,
     }
@@ -121,6 +122,14 @@ def print_doctor(doctor: Doctor) -> None:
     _print_pairs(pairs)
     for warning in doctor.warnings:
         _print_lines(paragraph(f"warning: {warning}", width_of_output(), indent=2))
+
+
+def _robust_lists_text(has: bool | None) -> str:
+    if has is None:
+        return "unknown"
+    if has:
+        return "yes: the lock of a process that is killed is free at once"
+    return "no: the lock of a process that is killed is free after up to 0.1 s, not at once; no item is lost"
 
 
 def _abilities_text(abilities: dict[str, bool] | None) -> str:

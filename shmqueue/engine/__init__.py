@@ -351,6 +351,17 @@ def data_size(name: str, capacity: int, initial: int) -> int:
     return LeaseArea.data_size(capacity)
 
 
+def marks_dead_owners() -> bool | None:
+    """Whether the kernel itself marks a lock of the native engine whose owner ends; None, that engine is not here.
+
+    Where it does not (qemu-user, some sandboxes) a process that waits for the lock finds its owner dead, within 0.1 s.
+
+    Raises:
+        OSError: it cannot be tried, for that takes a thread.
+    """
+    return _native.marks_dead_owners() if _native is not None else None
+
+
 _CANNOT_MAP = frozenset({errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP})
 
 

@@ -6,9 +6,10 @@ import ctypes
 import platform
 import struct
 
-__all__ = ["deny_shared_futexes", "why_not"]
+__all__ = ["deny_robust_lists", "deny_shared_futexes", "why_not"]
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}  # its number
+_ROBUST_LISTS = {"x86_64": (273, 274), "aarch64": (99, 100)}  # set_robust_list, get_robust_list
 _PRIVATE = 128  # FUTEX_PRIVATE_FLAG: libc's own, which the interpreter cannot do without
 _NUMBER, _OPERATION = 0, 24  # offsets in struct seccomp_data; the low half of the second argument
 _LOAD, _IF_EQUAL, _IF_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
@@ -34,17 +35,34 @@ def deny_shared_futexes(error: int) -> None:
     Raises:
         OSError: the system does not take the filter.
     """
-    instructions = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in (
-            (_LOAD, 0, 0, _NUMBER),
-            (_IF_EQUAL, 0, 3, _FUTEX[platform.machine()]),
-            (_LOAD, 0, 0, _OPERATION),
-            (_IF_SET, 1, 0, _PRIVATE),
-            (_RETURN, 0, 0, _FAIL | error),
-            (_RETURN, 0, 0, _ALLOW),
-        )
+    _filter(
+        (_LOAD, 0, 0, _NUMBER),
+        (_IF_EQUAL, 0, 3, _FUTEX[platform.machine()]),
+        (_LOAD, 0, 0, _OPERATION),
+        (_IF_SET, 1, 0, _PRIVATE),
+        (_RETURN, 0, 0, _FAIL | error),
+        (_RETURN, 0, 0, _ALLOW),
     )
+
+
+def deny_robust_lists(error: int) -> None:
+    """From now on robust futex lists can be neither set nor got, in this thread and its children: ``error``.
+
+    Raises:
+        OSError: the system does not take the filter.
+    """
+    first, second = _ROBUST_LISTS[platform.machine()]
+    _filter(
+        (_LOAD, 0, 0, _NUMBER),
+        (_IF_EQUAL, 1, 0, first),
+        (_IF_EQUAL, 0, 1, second),
+        (_RETURN, 0, 0, _FAIL | error),
+        (_RETURN, 0, 0, _ALLOW),
+    )
+
+
+def _filter(*program_instructions: tuple[int, int, int, int]) -> None:
+    instructions = b"".join(struct.pack("=HBBI", *instruction) for instruction in program_instructions)
     buffer = ctypes.create_string_buffer(instructions, len(instructions))
     program = _Program(len(instructions) // 8, ctypes.addressof(buffer))
     libc = ctypes.CDLL(None, use_errno=True)

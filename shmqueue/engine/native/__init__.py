@@ -16,7 +16,20 @@ if TYPE_CHECKING:
     from shmqueue.engine.native._core import Ring
     from shmqueue.segment import Segment
 
-__all__ = ["Anchor", "Bell", "QueueBase", "Record", "Ring", "data_size", "lease_type", "open_ring"]
+__all__ = ["Anchor", "Bell", "QueueBase", "Record", "Ring", "data_size", "lease_type", "marks_dead_owners", "open_ring"]
+
+
+def _why_not_compiled() -> str:
+    """What the compilation lacked, by what is missing here now."""
+    import shutil  # here, for it costs a part of each start
+
+    compiler, *_ = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "").split() or ["cc"]
+    header = os.path.join(sysconfig.get_path("include"), "Python.h")
+    if shutil.which(compiler) is None:
+        return f"there was no C compiler (here is no {compiler!r})"
+    if not os.path.exists(header):
+        return f"there was no Python.h (here is no {header!r})"
+    return "the compilation failed"
 
 
 def _why_missing(error: ImportError) -> str:
@@ -39,15 +52,24 @@ def _why_missing(error: ImportError) -> str:
         )
     if not built:
         return (
-            "its compiled module is not part of this installation: there was no C compiler, no Python.h, or the "
-            "compilation failed when it was installed ('pip install -v' shows the compiler's words)"
+            f"its compiled module is not part of this installation: {_why_not_compiled()} when it was installed "
+            "('pip install -v' shows the compiler's words)"
         )
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     return f"its compiled module does not load ({error}); built are {built}, this Python looks for _core{suffix}"
 
 
 try:
-    from shmqueue.engine.native._core import Anchor, Bell, QueueBase, Record, Ring, data_size, lease_type
+    from shmqueue.engine.native._core import (
+        Anchor,
+        Bell,
+        QueueBase,
+        Record,
+        Ring,
+        data_size,
+        lease_type,
+        marks_dead_owners,
+    )
 except ImportError as error:
     raise ImportError(_why_missing(error)) from error
 

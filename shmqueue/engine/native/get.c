@@ -69,7 +69,7 @@ void ring_get_peek(struct ring *ring, const struct take *take, uint64_t from, ui
     }
     struct span span = arena_span(ring, take->next.arena);
     uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    memcpy(bytes, span.bytes + offset + record_head(take->length) + from, length);
+    memcpy(bytes, span.bytes + offset + record_head(take->length) + from, (size_t)length);
 }
 
 void ring_get_read(struct ring *ring, struct take *take, void *payload)
@@ -91,7 +91,7 @@ uint32_t ring_get_copy(struct ring *ring, const struct take *take, void *bytes, 
     struct span span = arena_span(ring, arena);
     uint64_t length = end - begin < room ? end - begin : room;
     length = length < span.size ? length : span.size;
-    memcpy(bytes, span.bytes + arena_offset(ring, arena, begin), length);
+    memcpy(bytes, span.bytes + arena_offset(ring, arena, begin), (size_t)length);
     return (uint32_t)length;
 }
 

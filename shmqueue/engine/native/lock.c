@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "lock.h"
 
+#include <pthread.h>
+
 _Thread_local struct self lock_thread_self;
 
 static _Thread_local struct robust_list_head own_head;
@@ -23,6 +25,26 @@ struct self *lock_self_fill(void)
     }
     self->offset = self->robust->futex_offset;
     return self;
+}
+
+static void *end_with_the_word(void *word)
+{
+    struct self *self = lock_self();
+    lock_announce(self, word);
+    atomic_store((_Atomic uint32_t *)word, self->tid);
+    return NULL;
+}
+
+int lock_is_marked(bool *is_marked)
+{
+    _Atomic uint32_t word = 0;
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, end_with_the_word, (void *)&word);
+    if (error == 0) {
+        error = pthread_join(thread, NULL); /* the kernel marks the word before it tells of the thread's end */
+        *is_marked = atomic_load(&word) & FUTEX_OWNER_DIED;
+    }
+    return error;
 }
 
 /* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered

@@ -87,6 +87,10 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
  * kernel should have. */
 void lock_disown(_Atomic uint32_t *word, struct self *self);
 
+/* Whether the kernel marks the word of an owner that ends, tried with a thread that does: qemu-user and some sandboxes
+ * have no robust futexes, and seccomp filters may deny the calls.  0, or an errno. */
+int lock_is_marked(bool *is_marked);
+
 /* A full barrier on x86; a release elsewhere. */
 static inline void lock_release(_Atomic uint32_t *word, struct self *self)
 {

@@ -3,7 +3,7 @@
 
 #include "open.h"
 
-static PyObject *core_data_size(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *core_data_size(PyObject *module, PyObject *args)
 {
     unsigned long long initial, capacity;
     if (!PyArg_ParseTuple(args, "KK:data_size", &initial, &capacity)) {
@@ -11,14 +11,30 @@ static PyObject *core_data_size(PyObject *Py_UNUSED(module), PyObject *args)
     }
     uint64_t size = ring_data_size(initial, capacity);
     if (size == 0 || size > (uint64_t)PY_SSIZE_T_MAX - LAYOUT_HEADER_SIZE) {
-        PyErr_Format(PyExc_ValueError, "there is no queue that grows from %llu to %llu bytes", initial, capacity);
+        module_state *state = PyModule_GetState(module);
+        PyErr_Format(state->value_error, "there is no queue that grows from %llu to %llu bytes", initial, capacity);
         return NULL;
     }
     return PyLong_FromUnsignedLongLong(size);
 }
 
+static PyObject *core_marks_dead_owners(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    bool is_marked = false;
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    error = lock_is_marked(&is_marked);
+    Py_END_ALLOW_THREADS
+    if (error != 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyBool_FromLong(is_marked);
+}
+
 static PyMethodDef module_methods[] = {
     {"data_size", core_data_size, METH_VARARGS, "data_size(initial, capacity): see shmqueue.engine.data_size."},
+    {"marks_dead_owners", core_marks_dead_owners, METH_NOARGS, "marks_dead_owners(): see shmqueue.engine."},
     {"lease_type", core_lease_type, METH_O, "lease_type(base): the type of what Ring.lease() returns; see shmqueue.leases.Lease."},
     {NULL, NULL, 0, NULL},
 };

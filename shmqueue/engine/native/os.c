@@ -57,8 +57,13 @@ uint32_t os_epoch(void)
 /* ---- futexes ---- */
 
 /* What the kernel takes for a time, whatever libc calls time_t. */
+#if defined(__x86_64__) && defined(__ILP32__) /* x32 */
+typedef int64_t kernel_long;
+#else
+typedef long kernel_long;
+#endif
 struct kernel_time {
-    __kernel_long_t seconds, nanoseconds;
+    kernel_long seconds, nanoseconds;
 };
 struct kernel_time64 {
     int64_t seconds, nanoseconds;
@@ -76,7 +81,7 @@ static long futex(_Atomic uint32_t *word, int operation, uint32_t value, int64_t
 #endif
 #ifdef SYS_futex
     if (result < 0 && errno == ENOSYS) {
-        struct kernel_time time = {.nanoseconds = (__kernel_long_t)length};
+        struct kernel_time time = {.nanoseconds = (kernel_long)length};
         result = syscall(SYS_futex, word, operation, value, &time, NULL, 0);
     }
 #endif

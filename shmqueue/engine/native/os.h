@@ -9,7 +9,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <linux/futex.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -18,6 +17,25 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#if __has_include(<linux/futex.h>)
+#include <linux/futex.h>
+#else /* a libc without the kernel's headers, like musl alone: the part of that ABI that is used here */
+#define FUTEX_WAIT 0
+#define FUTEX_WAKE 1
+#define FUTEX_PRIVATE_FLAG 128
+#define FUTEX_WAITERS 0x80000000
+#define FUTEX_OWNER_DIED 0x40000000
+#define FUTEX_TID_MASK 0x3fffffff
+struct robust_list {
+    struct robust_list *next;
+};
+struct robust_list_head {
+    struct robust_list list;
+    long futex_offset;
+    struct robust_list *list_op_pending;
+};
+#endif
 
 #define SPIN_ALONE 256 /* rounds, some microseconds, before a spinning thread lets others run in between */
 #define WAIT_SLICE_NS INT64_C(100000000)

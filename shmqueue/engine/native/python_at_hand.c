@@ -109,7 +109,7 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
             return false;
         }
         ring_get_pass(take);
-        *bytes += take->length;
+        *bytes += (size_t)take->length;
         at += RECORD_HEADER_SIZE + (uint32_t)take->length;
     }
     return true;
@@ -128,7 +128,7 @@ enum ring_status read_many(RingObject *self, struct take *take, enum form form, 
             status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
         }
         if (status == RING_OK && bytes + take->length < BATCH_BYTES) {
-            bytes += take->length;
+            bytes += (size_t)take->length;
             if (!append(list, read_one(self, take, form))) {
                 return RING_INTERRUPTED;
             }

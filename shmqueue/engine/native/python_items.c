@@ -124,7 +124,7 @@ static inline bool put_record_at_once(RingObject *self, const struct record_in *
 {
     bool is_put;
     ALONE_BEGIN(self);
-    is_put = may_be_tried(self) && can_ever_fit(self, record->length) &&
+    is_put = may_be_tried(self) && can_ever_fit(self, (size_t)record->length) &&
              ring_put(&self->ring, record, 1, (struct patience){0}) == RING_OK;
     ALONE_END();
     return is_put;
@@ -322,7 +322,7 @@ static Py_ssize_t put_in_pieces(RingObject *self, const struct items *items, int
         }
         size_t fitting = ring_fitting(&self->ring, items->records + put, items->count - put), bytes = 0;
         for (size_t i = put; i < put + fitting; i++) {
-            bytes += items->records[i].length;
+            bytes += (size_t)items->records[i].length;
         }
         PyObject *left = timeout_until(deadline);
         if (left == NULL) {

@@ -60,7 +60,7 @@ static bool load_item(LeaseObject *lease)
     RingObject *ring = lease->loan.ring;
     uint32_t method = lease->loan.loan.method;
     PyObject *payload = Py_NewRef(lease->payload), *load = Py_NewRef(lease->load), *item = NULL;
-    if ((method == PLAIN_MSGPACK || method == PLAIN_TUPLES) && PyBytes_GET_SIZE(payload) <= UINT32_MAX) {
+    if ((method == PLAIN_MSGPACK || method == PLAIN_TUPLES) && (uint64_t)PyBytes_GET_SIZE(payload) <= UINT32_MAX) {
         item = plain_unpack((const unsigned char *)PyBytes_AS_STRING(payload), (uint32_t)PyBytes_GET_SIZE(payload),
                             method, keys_without_lock(ring));
     }

@@ -19,7 +19,7 @@ static enum ring_status copy_oldest(RingObject *self, void *with, struct patienc
     copy->number = ring_get_number(&take);
     copy->method = take.method;
     copy->length = take.length;
-    copy->payload = malloc(take.length > 0 ? take.length : 1);
+    copy->payload = malloc(take.length > 0 ? (size_t)take.length : 1);
     if (copy->payload != NULL) {
         ring_get_peek(&self->ring, &take, 0, take.length, copy->payload);
     }

@@ -259,7 +259,7 @@ PyObject *Ring_put_many(RingObject *self, PyObject *const *args, Py_ssize_t coun
         size_t bytes = 0;
         size_t fitting = ring_fitting(&self->ring, batch.records, batch.count);
         for (size_t i = 0; i < fitting; i++) {
-            bytes += batch.records[i].length;
+            bytes += (size_t)batch.records[i].length;
         }
         Py_XSETREF(all, PyLong_FromSize_t(fitting));
         done = -1;

@@ -268,7 +268,7 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
         raise_never_fits(self, (size_t)length + extra);
     } else if (prepare_reservation(self, reservation, &record)) {
         self->views++; /* before it is put: nothing may be done after that */
-        done = put_records(self, &record, 1, record.length, block, args[2]);
+        done = put_records(self, &record, 1, (size_t)record.length, block, args[2]);
         if (done != 1) {
             let_mapping_go(self);
         }

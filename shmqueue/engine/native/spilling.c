@@ -161,14 +161,14 @@ bool spilling_read(struct ring *ring, const struct place *place, uint64_t from, 
         if (span.bytes == NULL) {
             return false;
         }
-        memcpy(bytes, span.bytes + arena_offset(ring, place->arena, place->position) + from, length);
+        memcpy(bytes, span.bytes + arena_offset(ring, place->arena, place->position) + from, (size_t)length);
         return true;
     }
     for (uint64_t done = 0; done < length;) {
         int file = ring_file(ring);
         errno = EBADF;
         off_t start = (off_t)(windows_start(ring) + place->position + from + done);
-        ssize_t got = file < 0 ? -1 : pread(file, (char *)bytes + done, length - done, start);
+        ssize_t got = file < 0 ? -1 : pread(file, (char *)bytes + done, (size_t)(length - done), start);
         if (got <= 0) {
             atomic_store(&ring->map_error, got < 0 ? errno : EIO);
             return false;

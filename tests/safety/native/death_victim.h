@@ -121,7 +121,7 @@ static inline long next_instruction(const struct victim *victim)
     return ptrace(PTRACE_PEEKUSER, victim->thread, (void *)offsetof(struct user, regs.rip), NULL);
 }
 
-static inline void go_on(struct victim *victim, enum __ptrace_request how)
+static inline void go_on(struct victim *victim, int how)
 {
     if (ptrace(how, victim->thread, NULL, NULL) != 0) {
         harness_fail("stepping");
