@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._absent import Absent, refuse_hooks
 from ._ends import Reader, ReadersLock, Writer, WritersLock
-from ._port import Ported, arrive
+from ._port import Ported
 
 __all__ = ["Parts"]
 
@@ -68,21 +68,4 @@ class Parts(Ported):
         _ignore_epipe = _no_pipe("put(): there is no pipe that breaks")
         _opid = _no_pipe("os.getpid()")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new, (type(self),), self.__getstate__()
-
-    def __getstate__(self) -> Any:
-        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
-        return self._port.travel()
-
-    def __setstate__(self, state: Any) -> None:
-        self._start(arrive(state))
-
-    def __repr__(self) -> str:
-        return self._port.describe(type(self))
-
     __class_getitem__: Any = classmethod(types.GenericAlias)
-
-
-def _new(queue_type: type[Parts]) -> Parts:
-    return queue_type.__new__(queue_type)

@@ -440,6 +440,23 @@ class Ported(QueueBase, ListsWhatIsThere):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _new, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> Any:
+        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
+        return self._port.travel()
+
+    def __setstate__(self, state: Any) -> None:
+        self._start(arrive(state))
+
+    def __repr__(self) -> str:
+        return self._port.describe(type(self))
+
+
+def _new(queue_type: type[Ported]) -> Ported:
+    return queue_type.__new__(queue_type)
+
 
 class _Closed:
     """Stands where the engine was, which may be unmapped, and refuses every call."""

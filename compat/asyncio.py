@@ -22,17 +22,16 @@ from shmqueue import clock
 from shmqueue.arguments import require_int
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
-from shmqueue.items import QueueBase, allow_fast_paths, fast_get, fast_put
 from shmqueue.items import Record as _LoadLater
+from shmqueue.items import allow_fast_paths, fast_get, fast_put
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.serialization import unpack_plain
 from shmqueue.threads import WeakRegistry
 
 from . import queue as _synchronous
-from ._absent import ListsWhatIsThere
 from ._event_loops import Line, Refused, current_loop, pause, running_loop
-from ._port import Port, arrive, open_port
+from ._port import Port, Ported, arrive, open_port
 from ._serialization import dump, load
 
 __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
@@ -69,7 +68,7 @@ else:
         """``queue.ShutDown``; also ``asyncio.QueueShutDown`` from Python 3.13 on."""
 
 
-class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
+class Queue(Ported, Generic[_T]):
     """``asyncio.Queue``, shared between processes.
 
     It may be made with a running loop or without, and used by several loops in several threads. Pickled, it is the same
@@ -95,10 +94,11 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         items = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
         self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
 
+    _load = staticmethod(load)
+
     def _start(self, port: Port) -> None:
         port.engine.lock_patience = _LOCK_PATIENCE
-        self._port = port
-        self._try_first(port.engine, load, port.look)
+        super()._start(port)
         self._lines: dict[tuple[object, int], Line] = {}
         self._calls = _CALLS
         self._paused = clock.monotonic()
@@ -389,36 +389,11 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[_T]):
         for kind in (ITEMS, ROOM, FINISHED):
             self._call(kind)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the queue is closed in this process."""
-        return not self._port.handle.is_open
-
-    def __enter__(self) -> Queue[_T]:
-        self._port.require_open()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     async def __aenter__(self) -> Queue[_T]:
         return self.__enter__()
 
     async def __aexit__(self, *exception: object) -> None:
         self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new, (type(self),), self.__getstate__()
-
-    def __getstate__(self) -> Any:
-        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
-        return self._port.travel()
-
-    def __setstate__(self, state: Any) -> None:
-        self._start(arrive(state))
-
-    def __repr__(self) -> str:
-        return self._port.describe(type(self))
 
     def _is_turn_over(self) -> bool:
         """Whether the caller has not let other tasks run for long; it is to do so before it takes anything."""
@@ -483,10 +458,6 @@ def _as_full(error: ShmQueueFull) -> QueueFull:
     full = QueueFull(*error.args)
     full.is_busy = error.is_busy
     return full
-
-
-def _new(queue_type: type[Queue[Any]]) -> Queue[Any]:
-    return queue_type.__new__(queue_type)
 
 
 _open_queues: WeakRegistry[Queue[Any]] = WeakRegistry()
