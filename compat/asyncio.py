@@ -18,12 +18,11 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from shmqueue import clock
 from shmqueue.arguments import require_int
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
 from shmqueue.items import Record as _LoadLater
-from shmqueue.items import allow_fast_paths, fast_get, fast_put
+from shmqueue.items import allow_fast_paths, fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.serialization import unpack_plain
@@ -41,12 +40,6 @@ _R = TypeVar("_R")
 
 _LOCK_PATIENCE = 0.002
 """Seconds that the event loop waits for a lock that another process has: a living owner has it for microseconds."""
-
-_TURN = 0.002
-"""Seconds of calls that need not wait before one lets the loop's other tasks run."""
-
-_CALLS = 16
-"""Calls between two looks at the clock."""
 
 
 class QueueEmpty(ShmQueueEmpty, asyncio.QueueEmpty):
@@ -100,13 +93,12 @@ class Queue(Ported, Generic[_T]):
         port.engine.lock_patience = _LOCK_PATIENCE
         super()._start(port)
         self._lines: dict[tuple[object, int], Line] = {}
-        self._calls = _CALLS
-        self._paused = clock.monotonic()
         self._sync_queue: _synchronous.Queue[_T] | None = None
         _open_queues.add(self)
 
     # ---- put ----
 
+    @fast_put_coroutine
     async def put(self, item: _T) -> None:
         """Put an item at the end; wait for room. What is put is a copy of the item as it is when this is called.
 
@@ -114,8 +106,7 @@ class Queue(Ported, Generic[_T]):
             QueueShutDown: the queue was shut down.
             Exception: what pickling raises; nothing was put.
         """
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
+        if self._is_turn_over():
             await pause()
         if not self._lines:
             try:
@@ -156,8 +147,7 @@ class Queue(Ported, Generic[_T]):
             QueueShutDown: the queue was shut down; its ``items_put`` says how many were put before.
             Exception: as ``put``.
         """
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
+        if self._is_turn_over():
             await pause()
         rest = list(items)
 
@@ -195,6 +185,7 @@ class Queue(Ported, Generic[_T]):
 
     # ---- get ----
 
+    @fast_get_coroutine
     async def get(self) -> _T:
         """Take the oldest item; wait for one.
 
@@ -202,8 +193,7 @@ class Queue(Ported, Generic[_T]):
             QueueShutDown: there is none, and the queue was shut down.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
+        if self._is_turn_over():
             await pause()
         if not self._lines:
             try:
@@ -247,8 +237,7 @@ class Queue(Ported, Generic[_T]):
                 are consumed.
         """
         require_int("max_items", max_items, least=1)
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
+        if self._is_turn_over():
             await pause()
 
         def attempt() -> list[_T]:
@@ -394,15 +383,6 @@ class Queue(Ported, Generic[_T]):
 
     async def __aexit__(self, *exception: object) -> None:
         self.close()
-
-    def _is_turn_over(self) -> bool:
-        """Whether the caller has not let other tasks run for long; it is to do so before it takes anything."""
-        self._calls = _CALLS
-        now = clock.monotonic()
-        is_over = now - self._paused > _TURN
-        if is_over:
-            self._paused = now
-        return is_over
 
     async def _until(self, kind: int, attempt: Callable[[], _R]) -> _R:
         """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn."""

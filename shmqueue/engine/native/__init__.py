@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shmqueue.engine.native._core import Ring
     from shmqueue.segment import Segment
 
-__all__ = ["Anchor", "Bell", "QueueBase", "Record", "Ring", "data_size", "lease_type", "open_ring"]
+__all__ = ["Anchor", "Bell", "CoroutineMethod", "QueueBase", "Record", "Ring", "data_size", "lease_type", "open_ring"]
 
 
 def _why_missing(error: ImportError) -> str:
@@ -47,7 +47,7 @@ def _why_missing(error: ImportError) -> str:
 
 
 try:
-    from shmqueue.engine.native._core import Anchor, Bell, QueueBase, Record, Ring, data_size, lease_type
+    from shmqueue.engine.native._core import Anchor, Bell, CoroutineMethod, QueueBase, Record, Ring, data_size, lease_type
 except ImportError as error:
     raise ImportError(_why_missing(error)) from error
 

@@ -14,7 +14,6 @@
 #define GETS_BETWEEN_LOOKS 64           /* while records are left in it */
 #define CALM_NS UINT64_C(100000000)     /* how long to leave it at that after the last time, at least */
 #define CALM_NS_PER_BYTE 10             /* and for so long: some twenty times what touching the memory anew costs */
-#define TRIM_PATIENCE_NS INT64_C(10000000)
 #define CAPACITY_MAX (UINT64_C(1) << 55)
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -390,18 +389,17 @@ static bool look(struct ring *ring, struct view *put, struct view *get)
            ledgers_contradict(put, get, ring->capacity) == NULL;
 }
 
-/* Who has just taken an item does not wait: a putter may be copying a large one. */
-static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self, bool at_once)
+/* Never waits: a putter may be copying a large item, and one thread trims many queues. */
+static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self)
 {
-    struct patience patience = {.for_lock = at_once, .deadline = monotonic_ns() + TRIM_PATIENCE_NS};
-    return ring_lock_side(ring, side, self, patience) == RING_OK;
+    return ring_lock_side(ring, side, self, (struct patience){.for_lock = false}) == RING_OK;
 }
 
 static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once)
 {
     struct side *side = &ring->segment->put;
     struct view put, get;
-    if (!lock_to_trim(ring, side, self, at_once)) {
+    if (!lock_to_trim(ring, side, self)) {
         return false;
     }
     if (look(ring, &put, &get) && is_too_large(ring, &put, &get, at_once)) {
@@ -413,11 +411,11 @@ static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once
     return true;
 }
 
-static bool follow(struct ring *ring, struct self *self, bool at_once)
+static bool follow(struct ring *ring, struct self *self)
 {
     struct side *side = &ring->segment->get;
     struct view put, get;
-    if (!lock_to_trim(ring, side, self, at_once)) {
+    if (!lock_to_trim(ring, side, self)) {
         return false;
     }
     bool is_left = look(ring, &put, &get) && !get.leases && arena_is_left(ring, &get, &put);
@@ -455,10 +453,10 @@ static uint32_t find_unused(struct ring *ring)
 }
 
 /* Gives back some of the memory of one free arena.  False: there was none, or the lock was not to be had. */
-static bool punch(struct ring *ring, struct self *self, bool at_once)
+static bool punch(struct ring *ring, struct self *self)
 {
     struct side *side = &ring->segment->put;
-    if (!lock_to_trim(ring, side, self, at_once)) {
+    if (!lock_to_trim(ring, side, self)) {
         atomic_store(&ring->trim_due, true);
         return false;
     }
@@ -496,10 +494,10 @@ void ring_trim(struct ring *ring, bool at_once)
     if (!arena_is_elastic(ring) || !has_grown(ring) || ring_is_poisoned(ring)) {
         return;
     }
-    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self, at_once)) {
+    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self)) {
         atomic_store(&ring->trim_due, true);
         return;
     }
-    while (punch(ring, self, at_once)) {
+    while (punch(ring, self)) {
     }
 }

@@ -64,7 +64,8 @@ enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, st
 
 /* Gives back whatever this handle has; for its end. */
 enum ring_status ring_return_all(struct ring *ring, struct patience patience);
-/* Gives back whatever ended processes had, if nobody has looked for `at_least` ns.  Takes the lock. */
+/* Gives back whatever ended processes had, if nobody has looked for `at_least` ns.  Takes the lock; while another thread
+ * has it, this does nothing, and does not wait. */
 void ring_return_dead(struct ring *ring, int64_t at_least);
 /* Whether nobody has looked for so long that a getter should. */
 bool ring_look_is_due(const struct ring *ring);

@@ -18,6 +18,8 @@ struct use {
 typedef struct {
     PyObject_HEAD
     struct use use;
+    _Atomic uint32_t calls;  /* of coroutines that succeeded at once */
+    _Atomic int64_t paused;  /* when one of them has last let the loop's other tasks run, monotonic clock, ns */
 } QueueObject;
 
 static void use_clear(struct use *use)
@@ -142,6 +144,62 @@ static PyObject *lease(QueueObject *queue, PyObject *const *args, Py_ssize_t cou
     return is_done ? result : call_slow(queue, SLOW_LEASE, args, count, keywords);
 }
 
+/* ---- coroutines ---- */
+
+#define TURN_NS INT64_C(2000000) /* after so long one that need not wait lets the loop's other tasks run */
+#define CALLS 16                 /* between two looks at the clock */
+
+static bool is_turn_over(QueueObject *queue, int64_t now)
+{
+    return now - atomic_load_explicit(&queue->paused, memory_order_relaxed) > TURN_NS;
+}
+
+static bool may_go_on(QueueObject *queue)
+{
+    uint32_t calls = atomic_load_explicit(&queue->calls, memory_order_relaxed) + 1;
+    atomic_store_explicit(&queue->calls, calls, memory_order_relaxed);
+    return calls % CALLS != 0 || !is_turn_over(queue, monotonic_ns());
+}
+
+static PyObject *QueueBase_is_turn_over(QueueObject *queue, PyObject *Py_UNUSED(ignored))
+{
+    int64_t now = monotonic_ns();
+    bool is_over = is_turn_over(queue, now);
+    if (is_over) {
+        atomic_store_explicit(&queue->paused, now, memory_order_relaxed);
+    }
+    return PyBool_FromLong(is_over);
+}
+
+bool queue_put_at_once(PyObject *object, PyObject *item)
+{
+    QueueObject *queue = (QueueObject *)object;
+    if (!may_go_on(queue)) {
+        return false;
+    }
+    struct use use = use_of(queue);
+    bool is_put = use.ring != NULL && use.ring->fast_puts && put_item_at_once(use.ring, item, true);
+    drop_use(use);
+    return is_put;
+}
+
+bool queue_get_at_once(PyObject *object, PyObject **item)
+{
+    QueueObject *queue = (QueueObject *)object;
+    if (!may_go_on(queue)) {
+        return false;
+    }
+    struct use use = use_of(queue);
+    bool is_taken = use.ring != NULL && use.ring->fast_gets && get_item_at_once(use.ring, item);
+    if (is_taken && *item != NULL && is_record(use.ring, *item)) {
+        *item = loaded(use.ring, use.load, *item);
+    }
+    drop_use(use);
+    return is_taken;
+}
+
+/* ---- the methods ---- */
+
 #define ARGUMENTS QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords
 #define GIVEN queue, args, count, keywords
 
@@ -212,6 +270,7 @@ static PyObject *QueueBase_use(QueueObject *queue, PyTypeObject *type, PyObject 
     before = queue->use;
     queue->use = now;
     ALONE_END();
+    atomic_store_explicit(&queue->paused, monotonic_ns(), memory_order_relaxed);
     use_clear(&before);
     Py_RETURN_NONE;
 }
@@ -244,6 +303,8 @@ static PyMethodDef QueueBase_methods[] = {
      "_method(way, name, text): a method for this class; see shmqueue.items."},
     {"_try_first", (PyCFunction)(void (*)(void))QueueBase_use, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "_try_first(engine, load, ended): have the methods try this engine first, if it is native."},
+    {"_is_turn_over", (PyCFunction)QueueBase_is_turn_over, METH_NOARGS,
+     "_is_turn_over(): whether the caller has not let the loop's other tasks run for long, and is to do so now."},
     {NULL, NULL, 0, NULL},
 };
 

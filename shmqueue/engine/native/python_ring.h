@@ -43,6 +43,7 @@ typedef struct {
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
     PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type;
+    PyTypeObject *queue_base_type, *coroutine_type;
     PyTypeObject *lease_type; /* NULL until lease_type() was called */
     PyObject *nothing; /* the Record that stands for none */
     PyObject *slow_names[SLOW_METHODS];
@@ -298,6 +299,17 @@ PyObject *Ring_moment(RingObject *self, PyObject *kind);
 PyObject *Ring_pass_on(RingObject *self, PyObject *ignored);
 
 extern PyType_Spec Bell_spec;
+
+/* ---- python_queue.c ---- */
+
+/* One attempt of a coroutine, on an instance of QueueBase.  False: not done, no exception is set; also where it is time
+ * to let the loop's other tasks run.  *item: the item, or NULL with an exception set. */
+bool queue_put_at_once(PyObject *queue, PyObject *item);
+bool queue_get_at_once(PyObject *queue, PyObject **item);
+
+/* ---- python_coroutine.c ---- */
+
+extern PyType_Spec Coroutine_spec, CoroutineMethod_spec;
 
 /* ---- python_anchor.c ---- */
 

@@ -212,7 +212,8 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline);
  * something else than RING_OK, call it again: it goes on where it was. */
 enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience);
 
-/* Gives memory back that an elastic queue does not need any more; `at_once`: even if it was busy just now. */
+/* Gives memory back that an elastic queue does not need any more; `at_once`: even if it was busy just now.  While another
+ * thread has a lock that this needs, it does nothing, and does not wait: `trim_due` says so. */
 void ring_trim(struct ring *ring, bool at_once);
 
 /* Takes and drops all records at once; they count as done. */
