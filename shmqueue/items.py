@@ -240,8 +240,8 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
 def fast_put_coroutine(put: _Function) -> _Function:
     """``fast_put`` for an ``async def put(self, item)``, with ``as_pickle``.
 
-    In the class is what passes for the function then, and calling it makes what passes for its coroutine. That one makes
-    the attempt when it is awaited. Where it does not succeed, and now and then where it would, the function's coroutine
+    In the class is what passes for the function then. Calling it makes what passes for its coroutine, which makes the
+    attempt when it is awaited. Where that does not succeed, and now and then where it would, the function's coroutine
     does everything: it asks ``self._is_turn_over()`` whether to let the loop's other tasks run.
     """
     return _coroutine_in_place_of(put, True)

@@ -1,13 +1,14 @@
 """One side of a storm of cancellations: ``python cancel_storm.py put|get NAME asyncio|uvloop COUNT``.
 
-Two such processes share a small queue, so that both often wait. Each has tasks that are cancelled after each number of
-steps of the loop, and at random moments. They go on until each has seen ``COUNT`` cancellations. Each then prints a line
-of JSON: how many there were, and the numbers that it has put, or got, for certain.
+Two such processes share a small queue, so that both often wait. Each has tasks that are cancelled after any number of
+steps of the loop, and at random moments. They go on until each has seen ``COUNT`` cancellations. Each then prints JSON:
+how many there were, and the numbers that it has put, or got.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 import sys
@@ -59,7 +60,7 @@ class Side:
         async def produce() -> None:
             while self.cancelled < self.enough or not other_is_done.done():
                 number = next(numbers)
-                was_put, _ = await self.attempt(lambda: self.items.put(number))
+                was_put, _ = await self.attempt(functools.partial(self.items.put, number))
                 if was_put:
                     self.done.append(number)
 

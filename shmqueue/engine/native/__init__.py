@@ -47,7 +47,16 @@ def _why_missing(error: ImportError) -> str:
 
 
 try:
-    from shmqueue.engine.native._core import Anchor, Bell, CoroutineMethod, QueueBase, Record, Ring, data_size, lease_type
+    from shmqueue.engine.native._core import (
+        Anchor,
+        Bell,
+        CoroutineMethod,
+        QueueBase,
+        Record,
+        Ring,
+        data_size,
+        lease_type,
+    )
 except ImportError as error:
     raise ImportError(_why_missing(error)) from error
 
