@@ -147,10 +147,11 @@ def current_loop() -> Loop:
 
 async def pause() -> None:
     """Let the loop's other tasks run."""
-    if asyncio._get_running_loop() is None and "trio" in sys.modules:
-        await sys.modules["trio"].lowlevel.checkpoint()
-    else:
+    loop = running_loop()
+    if loop is None or isinstance(loop, asyncio.AbstractEventLoop):
         await asyncio.sleep(0)
+    else:
+        await sys.modules["trio"].lowlevel.checkpoint()
 
 
 class Line:

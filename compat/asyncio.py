@@ -38,8 +38,11 @@ __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_LOCK_PATIENCE = 0.002
-"""Seconds that the event loop waits for a lock that another process has: a living owner has it for microseconds."""
+_LOCK_PATIENCE = 0.001
+"""Seconds that an attempt waits for a lock that another process has: a living owner has it for microseconds.
+
+A call makes up to two attempts in one step of the event loop.
+"""
 
 
 class QueueEmpty(ShmQueueEmpty, asyncio.QueueEmpty):

@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
@@ -41,19 +42,35 @@ def q(name: str) -> Iterator[Queue[Any]]:
 PUT_LOCK, GET_LOCK = 256, 512  # where layout.h has them
 
 
+@contextmanager
+def stopped_holder(*names: str) -> Iterator[int]:
+    """The id of a process that has these queues open and is stopped."""
+    code = """
+import sys, time
+from shmqueue.compat.queue import Queue
+queues = [Queue(name=name) for name in sys.argv[1:]]
+print("open", flush=True)
+time.sleep(99)
+"""
+    with python(code, *names) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        process.send_signal(signal.SIGSTOP)
+        yield process.pid
+
+
 @pytest.mark.parametrize("lock", [PUT_LOCK, GET_LOCK], ids=["put", "get"])
 def test_the_loop_goes_on_while_a_stopped_process_has_a_lock(name: str, engine: str, lock: int) -> None:
     if engine == "portable":
         pytest.skip("its lock is one of the file system, for both sides")
 
     async def main() -> None:
-        with Queue[int](name=name) as q, python("import time; time.sleep(99)") as owner:
+        with Queue[int](name=name) as q, stopped_holder(name) as owner:
             q.put_nowait(0)
-            owner.send_signal(signal.SIGSTOP)
             with open(path_of(name), "r+b") as file:
-                os.pwrite(file.fileno(), struct.pack("=I", owner.pid), lock)
+                os.pwrite(file.fileno(), struct.pack("=I", owner), lock)
                 call = asyncio.ensure_future(q.put(1) if lock == PUT_LOCK else q.get())
-                for _ in range(100):
+                for _ in range(20):
                     await asyncio.sleep(0.001)
                 assert not call.done()
                 with pytest.raises(QueueFull if lock == PUT_LOCK else QueueEmpty, match="lock was not released"):
@@ -79,13 +96,12 @@ def test_no_step_of_the_loop_waits_for_a_stopped_process_longer_than_5_ms(name: 
 
     async def main() -> None:
         nonlocal longest
-        with Queue[int](name=name) as q, python("import time; time.sleep(99)") as owner:
+        with Queue[int](name=name) as q, stopped_holder(name) as owner:
             q.put_nowait(0)
-            owner.send_signal(signal.SIGSTOP)
             with open(path_of(name), "r+b") as file:
-                os.pwrite(file.fileno(), struct.pack("=I", owner.pid), lock)
+                os.pwrite(file.fileno(), struct.pack("=I", owner), lock)
                 calls = [asyncio.ensure_future(q.put(1) if lock == PUT_LOCK else q.get()) for _ in range(5)]
-                for _ in range(100):
+                for _ in range(20):
                     begin, without = time.monotonic(), milliseconds_not_running()
                     await asyncio.sleep(0)
                     blocked = (time.monotonic() - begin) * 1e3 - (milliseconds_not_running() - without)
@@ -104,17 +120,17 @@ def test_what_is_tidied_in_many_queues_waits_for_no_lock(name: str, engine: str)
         pytest.skip("its queues are polled, and nothing is tidied")
     from shmqueue.engine.native import Bell
 
-    queues = [Queue[bytes](name=f"{name}-{number}") for number in range(40)]
+    names = [f"{name}-{number}" for number in range(40)]
+    queues = [Queue[bytes](name=each) for each in names]
     try:
         for q in queues:  # each gets another arena, whose memory could be given back
             q.put_nowait(bytes(1 << 20))
             q.get_nowait()
-        with python("import time; time.sleep(99)") as owner:
-            owner.send_signal(signal.SIGSTOP)
-            files = [open(path_of(f"{name}-{number}"), "r+b") for number in range(len(queues))]  # noqa: SIM115
+        with stopped_holder(*names) as owner:
+            files = [open(path_of(each), "r+b") for each in names]  # noqa: SIM115
             try:
                 for file in files:
-                    os.pwrite(file.fileno(), struct.pack("=I", owner.pid), PUT_LOCK)
+                    os.pwrite(file.fileno(), struct.pack("=I", owner), PUT_LOCK)
                 wishes = tuple((q._port.engine, ITEMS, q._port.engine.moment(ITEMS)) for q in queues)
                 bell = Bell()
                 waits = []

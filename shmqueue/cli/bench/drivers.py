@@ -6,7 +6,6 @@ A driver imports its package when it is made, not before.
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
 import os
 from collections.abc import Callable, Iterable
@@ -240,10 +239,11 @@ class ToThread(Multiprocessing):
 
     def sender(self, index: int) -> Sender:
         sender = super().sender(index)
-        return Sender(functools.partial(asyncio.to_thread, sender.put), finish=sender.finish)
+        return Sender(lambda item: asyncio.to_thread(sender.put, item), finish=sender.finish)
 
     def receiver(self, index: int) -> Receiver:
-        return Receiver(functools.partial(asyncio.to_thread, self._queue.get))
+        get = self._queue.get
+        return Receiver(lambda: asyncio.to_thread(get))
 
 
 class NoQueue(Driver):
