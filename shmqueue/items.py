@@ -32,10 +32,12 @@ except ImportError:
             """Base of the queue classes; without the native engine they do everything by themselves."""
 
             def _try_first(self, engine: object, load: object, ended: object, /) -> None:
-                self._paused = clock.monotonic()
+                self._calls, self._paused = 0, clock.monotonic()
 
             def _is_turn_over(self) -> bool:
-                now = clock.monotonic()
+                """Whether a coroutine is to let the loop's other tasks run before it takes or puts anything."""
+                self._calls += 1
+                now = clock.monotonic() if self._calls % CALLS == 0 else self._paused
                 is_over = now - self._paused > TURN
                 if is_over:
                     self._paused = now
@@ -66,6 +68,9 @@ Dumped = tuple[int, Any]
 
 TURN = 0.002
 """Seconds of coroutines that need not wait before one lets the loop's other tasks run, as in ``python_queue.c``."""
+
+CALLS = 16
+"""Calls between two looks at the clock."""
 
 
 class PutItem(Protocol):

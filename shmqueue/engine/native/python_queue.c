@@ -18,8 +18,9 @@ struct use {
 typedef struct {
     PyObject_HEAD
     struct use use;
-    _Atomic uint32_t calls;  /* of coroutines that succeeded at once */
-    _Atomic int64_t paused;  /* when one of them has last let the loop's other tasks run, monotonic clock, ns */
+    _Atomic uint32_t calls; /* of coroutines */
+    _Atomic int64_t paused; /* when one of them has last let the loop's other tasks run, monotonic clock, ns */
+    _Atomic bool is_over;   /* one is to do so now, and has not been told yet */
 } QueueObject;
 
 static void use_clear(struct use *use)
@@ -147,28 +148,34 @@ static PyObject *lease(QueueObject *queue, PyObject *const *args, Py_ssize_t cou
 /* ---- coroutines ---- */
 
 #define TURN_NS INT64_C(2000000) /* after so long one that need not wait lets the loop's other tasks run */
-#define CALLS 16                 /* between two looks at the clock */
+#define CALLS 16                 /* between two looks at the clock, and before the first one */
 
-static bool is_turn_over(QueueObject *queue, int64_t now)
-{
-    return now - atomic_load_explicit(&queue->paused, memory_order_relaxed) > TURN_NS;
-}
-
-static bool may_go_on(QueueObject *queue)
+/* Counts a call.  Whether that many were made, and for so long, without a pause. */
+static bool is_turn_over(QueueObject *queue)
 {
     uint32_t calls = atomic_load_explicit(&queue->calls, memory_order_relaxed) + 1;
     atomic_store_explicit(&queue->calls, calls, memory_order_relaxed);
-    return calls % CALLS != 0 || !is_turn_over(queue, monotonic_ns());
+    return calls % CALLS == 0 &&
+           monotonic_ns() - atomic_load_explicit(&queue->paused, memory_order_relaxed) > TURN_NS;
 }
 
 static PyObject *QueueBase_is_turn_over(QueueObject *queue, PyObject *Py_UNUSED(ignored))
 {
-    int64_t now = monotonic_ns();
-    bool is_over = is_turn_over(queue, now);
+    bool is_over = atomic_exchange(&queue->is_over, false) || is_turn_over(queue);
     if (is_over) {
-        atomic_store_explicit(&queue->paused, now, memory_order_relaxed);
+        atomic_store_explicit(&queue->paused, monotonic_ns(), memory_order_relaxed);
     }
     return PyBool_FromLong(is_over);
+}
+
+/* False: the function is to do it, and asks whether the turn is over. */
+static bool may_go_on(QueueObject *queue)
+{
+    bool is_over = is_turn_over(queue);
+    if (is_over) {
+        atomic_store_explicit(&queue->is_over, true, memory_order_relaxed);
+    }
+    return !is_over;
 }
 
 bool queue_put_at_once(PyObject *object, PyObject *item)
@@ -304,7 +311,7 @@ static PyMethodDef QueueBase_methods[] = {
     {"_try_first", (PyCFunction)(void (*)(void))QueueBase_use, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "_try_first(engine, load, ended): have the methods try this engine first, if it is native."},
     {"_is_turn_over", (PyCFunction)QueueBase_is_turn_over, METH_NOARGS,
-     "_is_turn_over(): whether the caller has not let the loop's other tasks run for long, and is to do so now."},
+     "_is_turn_over(): counts a call, and says whether it is to let the loop's other tasks run first."},
     {NULL, NULL, 0, NULL},
 };
 
