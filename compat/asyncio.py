@@ -109,9 +109,8 @@ class Queue(Ported, Generic[_T]):
             QueueShutDown: the queue was shut down.
             Exception: what pickling raises; nothing was put.
         """
-        if self._is_turn_over():
-            await pause()
-        if not self._lines:
+        is_turn_over = self._is_turn_over()
+        if not self._lines and not is_turn_over:
             try:
                 self.put_nowait(item)
             except QueueFull:
@@ -119,6 +118,8 @@ class Queue(Ported, Generic[_T]):
             else:
                 return
         record = dump(item)
+        if is_turn_over:
+            await pause()
         await self._until(ROOM, lambda: self._attempt_record(record))
 
     @fast_put(as_pickle=True)
