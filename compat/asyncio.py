@@ -29,7 +29,7 @@ from shmqueue.serialization import unpack_plain
 from shmqueue.threads import WeakRegistry
 
 from . import queue as _synchronous
-from ._event_loops import Line, Refused, current_loop, pause, running_loop
+from ._event_loops import Line, Refused, current_loop, running_loop
 from ._port import Port, Ported, arrive, open_port
 from ._serialization import dump, load
 
@@ -118,9 +118,7 @@ class Queue(Ported, Generic[_T]):
             else:
                 return
         record = dump(item)
-        if is_turn_over:
-            await pause()
-        await self._until(ROOM, lambda: self._attempt_record(record))
+        await self._until(ROOM, lambda: self._attempt_record(record), is_turn_over)
 
     @fast_put(as_pickle=True)
     def put_nowait(self, item: _T) -> None:
@@ -151,11 +149,7 @@ class Queue(Ported, Generic[_T]):
             QueueShutDown: the queue was shut down; its ``items_put`` says how many were put before.
             Exception: as ``put``.
         """
-        if self._is_turn_over():
-            await pause()
-        rest = list(items)
-
-        done = 0
+        rest, done = list(items), 0
 
         def attempt() -> None:
             nonlocal done
@@ -174,7 +168,7 @@ class Queue(Ported, Generic[_T]):
                 raise
             self._call(ITEMS)
 
-        await self._until(ROOM, attempt)
+        await self._until(ROOM, attempt, self._is_turn_over())
 
     def _attempt_record(self, record: tuple[int, Any]) -> None:
         try:
@@ -197,14 +191,13 @@ class Queue(Ported, Generic[_T]):
             QueueShutDown: there is none, and the queue was shut down.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        if self._is_turn_over():
-            await pause()
-        if not self._lines:
+        is_turn_over = self._is_turn_over()
+        if not self._lines and not is_turn_over:
             try:
                 return self.get_nowait()
             except QueueEmpty:
                 pass
-        return await self._until(ITEMS, self._take)
+        return await self._until(ITEMS, self._take, is_turn_over)
 
     @fast_get
     def get_nowait(self) -> _T:
@@ -241,8 +234,6 @@ class Queue(Ported, Generic[_T]):
                 are consumed.
         """
         require_int("max_items", max_items, least=1)
-        if self._is_turn_over():
-            await pause()
 
         def attempt() -> list[_T]:
             try:
@@ -254,7 +245,7 @@ class Queue(Ported, Generic[_T]):
             self._call(ROOM)
             return items
 
-        return await self._until(ITEMS, attempt)
+        return await self._until(ITEMS, attempt, self._is_turn_over())
 
     def _take(self) -> _T:
         try:
@@ -388,8 +379,12 @@ class Queue(Ported, Generic[_T]):
     async def __aexit__(self, *exception: object) -> None:
         self.close()
 
-    async def _until(self, kind: int, attempt: Callable[[], _R]) -> _R:
-        """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn."""
+    async def _until(self, kind: int, attempt: Callable[[], _R], is_turn_over: bool = False) -> _R:
+        """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn.
+
+        Args:
+            is_turn_over: whether to let the loop's other tasks run first.
+        """
         loop = current_loop()
         key = loop.key, kind
         line = self._lines.get(key)
@@ -397,7 +392,7 @@ class Queue(Ported, Generic[_T]):
             line = self._lines[key] = Line(loop, self._port.engine, kind)
         allow_fast_paths(self._port.engine, False, False)  # each put and get has to look for those that wait
         try:
-            return await line.until(attempt)
+            return await line.until(attempt, is_turn_over)
         finally:
             if not len(line) and self._lines.get(key) is line:
                 del self._lines[key]

@@ -170,6 +170,18 @@ def test_other_tasks_run_beside_a_loop_of_gets_that_need_not_wait(q: Queue[int])
     run_asyncio(main)
 
 
+def test_a_pause_lets_nobody_overtake(q: Queue[int]) -> None:
+    async def main() -> None:
+        for _ in range(100):
+            time.sleep(0.0002)  # now and then one pauses
+            putting = [asyncio.create_task(q.put(number)) for number in range(3)]
+            getting = [asyncio.create_task(q.get()) for _ in range(3)]
+            assert await asyncio.gather(*getting) == [0, 1, 2]
+            await asyncio.gather(*putting)
+
+    run_asyncio(main)
+
+
 def test_two_hundred_queues_wait_in_one_thread(name: str, engine: str) -> None:
     async def main() -> None:
         queues = [Queue[int](name=f"{name}-{number}") for number in range(200)]
