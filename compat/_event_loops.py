@@ -16,7 +16,7 @@ from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.readiness import ITEMS, Request, ask, withdraw
 
-__all__ = ["Line", "Refused", "current_loop", "pause", "running_loop"]
+__all__ = ["Line", "Refused", "current_loop", "running_loop"]
 
 _T = TypeVar("_T")
 
@@ -145,14 +145,6 @@ def current_loop() -> Loop:
     return _TrioLoop(sys.modules["trio"], loop)
 
 
-async def pause() -> None:
-    """Let the loop's other tasks run."""
-    if asyncio._get_running_loop() is None and "trio" in sys.modules:
-        await sys.modules["trio"].lowlevel.checkpoint()
-    else:
-        await asyncio.sleep(0)
-
-
 class Line:
     """The coroutines of one loop that wait for one queue and the same thing, first come, first served.
 
@@ -172,10 +164,17 @@ class Line:
     def __len__(self) -> int:
         return len(self._places) + self._called
 
-    async def until(self, attempt: Callable[[], _T]) -> _T:
-        """What ``attempt`` returns, as soon as it does not raise ``Refused`` and it is the caller's turn."""
+    async def until(self, attempt: Callable[[], _T], is_turn_over: bool) -> _T:
+        """What ``attempt`` returns, as soon as it does not raise ``Refused`` and it is the caller's turn.
+
+        Args:
+            is_turn_over: whether the loop's other tasks are to run first. Those that come meanwhile wait behind the
+                caller.
+        """
         is_in_front = False
-        if not len(self):
+        if not len(self) and is_turn_over:
+            self._loop.call_later(0, self.call_first)
+        elif not len(self):
             moment = self._engine.moment(self._kind)
             try:
                 return attempt()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._absent import Absent, refuse_hooks
 from ._ends import Reader, ReadersLock, Writer, WritersLock
-from ._port import Ported, arrive
+from ._port import Synchronous
 
 __all__ = ["Parts"]
 
@@ -40,7 +40,7 @@ _HOOKS = {
 }
 
 
-class Parts(Ported):
+class Parts(Synchronous):
     """The private parts of the standard queues that programs are known to use, made when they are asked for."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -68,22 +68,5 @@ class Parts(Ported):
         _ignore_epipe = _no_pipe("put(): there is no pipe that breaks")
         _opid = _no_pipe("os.getpid()")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new, (type(self),), self.__getstate__()
-
-    def __getstate__(self) -> Any:
-        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
-        return self._port.travel()
-
-    def __setstate__(self, state: Any) -> None:
-        self._start(arrive(state))
-
-    def __repr__(self) -> str:
-        return self._port.describe(type(self))
-
     if not TYPE_CHECKING:  # which knows their parameter
         __class_getitem__ = classmethod(types.GenericAlias)
-
-
-def _new(queue_type: type[Parts]) -> Parts:
-    return queue_type.__new__(queue_type)

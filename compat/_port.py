@@ -41,7 +41,7 @@ from ._serialization import Record
 if TYPE_CHECKING:
     from shmqueue.engine import Loan, Payload
 
-__all__ = ["Port", "Ported", "arrive", "open_port"]
+__all__ = ["Port", "Ported", "Synchronous", "arrive", "open_port"]
 
 _PACE = 0.01  # seconds between two attempts to put an item back
 _FIRST_SLICE, _LONGEST_SLICE = 0.05, 1.0  # seconds that are waited before a look whether an end was closed
@@ -460,6 +460,33 @@ class Ported(QueueBase, ListsWhatIsThere):
         """
         return statistics_of(self._port.handle)
 
+    def _uuid(self) -> bytes:
+        return self._port.uuid()
+
+    def __enter__(self) -> Self:
+        self._port.require_open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _new, (type(self),), self.__getstate__()
+
+    def __getstate__(self) -> Any:
+        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
+        return self._port.travel()
+
+    def __setstate__(self, state: Any) -> None:
+        self._start(arrive(state))
+
+    def __repr__(self) -> str:
+        return self._port.describe(type(self))
+
+
+class Synchronous(Ported):
+    """What those of them have whose ``get`` blocks its thread."""
+
     def __iter__(self) -> Iterator[Any]:
         """``for item in q``: take items, waiting for each, until the queue was shut down and is empty."""
         while True:
@@ -475,15 +502,9 @@ class Ported(QueueBase, ListsWhatIsThere):
 
         def get(self) -> Any: ...
 
-    def _uuid(self) -> bytes:
-        return self._port.uuid()
 
-    def __enter__(self) -> Self:
-        self._port.require_open()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+def _new(queue_type: type[Ported]) -> Ported:
+    return queue_type.__new__(queue_type)
 
 
 class _Closed:

@@ -18,36 +18,31 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
-from shmqueue import clock
 from shmqueue.arguments import require_int
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
 from shmqueue.generics import Self, T
-from shmqueue.items import QueueBase, allow_fast_paths, fast_get, fast_put
 from shmqueue.items import Record as _LoadLater
+from shmqueue.items import allow_fast_paths, fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.serialization import unpack_plain
 from shmqueue.threads import WeakRegistry
 
 from . import queue as _synchronous
-from ._absent import ListsWhatIsThere
-from ._event_loops import Line, Refused, current_loop, pause, running_loop
-from ._port import Port, arrive, open_port
+from ._event_loops import Line, Refused, current_loop, running_loop
+from ._port import Port, Ported, arrive, open_port
 from ._serialization import dump, load
 
 __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
 
 _R = TypeVar("_R")
 
-_LOCK_PATIENCE = 0.002
-"""Seconds that the event loop waits for a lock that another process has: a living owner has it for microseconds."""
+_LOCK_PATIENCE = 0.001
+"""Seconds that an attempt waits for a lock that another process has: a living owner has it for microseconds.
 
-_TURN = 0.002
-"""Seconds of calls that need not wait before one lets the loop's other tasks run."""
-
-_CALLS = 16
-"""Calls between two looks at the clock."""
+A call makes up to two attempts in one step of the event loop.
+"""
 
 
 class QueueEmpty(ShmQueueEmpty, asyncio.QueueEmpty):
@@ -69,7 +64,7 @@ else:
         """``queue.ShutDown``; also ``asyncio.QueueShutDown`` from Python 3.13 on."""
 
 
-class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
+class Queue(Ported, Generic[T]):
     """``asyncio.Queue``, shared between processes.
 
     It may be made with a running loop or without, and used by several loops in several threads. Pickled, it is the same
@@ -95,18 +90,18 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
         items = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
         self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
 
+    _load = staticmethod(load)
+
     def _start(self, port: Port) -> None:
         port.engine.lock_patience = _LOCK_PATIENCE
-        self._port = port
-        self._try_first(port.engine, load, port.look)
+        super()._start(port)
         self._lines: dict[tuple[object, int], Line] = {}
-        self._calls = _CALLS
-        self._paused = clock.monotonic()
         self._sync_queue: _synchronous.Queue[T] | None = None
         _open_queues.add(self)
 
     # ---- put ----
 
+    @fast_put_coroutine
     async def put(self, item: T) -> None:
         """Put an item at the end; wait for room. What is put is a copy of the item as it is when this is called.
 
@@ -114,10 +109,8 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
             QueueShutDown: the queue was shut down.
             Exception: what pickling raises; nothing was put.
         """
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
-            await pause()
-        if not self._lines:
+        is_turn_over = self._is_turn_over()
+        if not self._lines and not is_turn_over:
             try:
                 self.put_nowait(item)
             except QueueFull:
@@ -125,7 +118,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
             else:
                 return
         record = dump(item)
-        await self._until(ROOM, lambda: self._attempt_record(record))
+        await self._until(ROOM, lambda: self._attempt_record(record), is_turn_over)
 
     @fast_put(as_pickle=True)
     def put_nowait(self, item: T) -> None:
@@ -156,12 +149,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
             QueueShutDown: the queue was shut down; its ``items_put`` says how many were put before.
             Exception: as ``put``.
         """
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
-            await pause()
-        rest = list(items)
-
-        done = 0
+        rest, done = list(items), 0
 
         def attempt() -> None:
             nonlocal done
@@ -180,7 +168,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
                 raise
             self._call(ITEMS)
 
-        await self._until(ROOM, attempt)
+        await self._until(ROOM, attempt, self._is_turn_over())
 
     def _attempt_record(self, record: tuple[int, Any]) -> None:
         try:
@@ -195,6 +183,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
 
     # ---- get ----
 
+    @fast_get_coroutine
     async def get(self) -> T:
         """Take the oldest item; wait for one.
 
@@ -202,15 +191,13 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
             QueueShutDown: there is none, and the queue was shut down.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
-            await pause()
-        if not self._lines:
+        is_turn_over = self._is_turn_over()
+        if not self._lines and not is_turn_over:
             try:
                 return self.get_nowait()
             except QueueEmpty:
                 pass
-        return await self._until(ITEMS, self._take)
+        return await self._until(ITEMS, self._take, is_turn_over)
 
     @fast_get
     def get_nowait(self) -> T:
@@ -247,9 +234,6 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
                 are consumed.
         """
         require_int("max_items", max_items, least=1)
-        self._calls = calls = self._calls - 1
-        if calls <= 0 and self._is_turn_over():
-            await pause()
 
         def attempt() -> list[T]:
             try:
@@ -261,7 +245,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
             self._call(ROOM)
             return items
 
-        return await self._until(ITEMS, attempt)
+        return await self._until(ITEMS, attempt, self._is_turn_over())
 
     def _take(self) -> T:
         try:
@@ -389,48 +373,18 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
         for kind in (ITEMS, ROOM, FINISHED):
             self._call(kind)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the queue is closed in this process."""
-        return not self._port.handle.is_open
-
-    def __enter__(self) -> Self:
-        self._port.require_open()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(self, *exception: object) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new, (type(self),), self.__getstate__()
+    async def _until(self, kind: int, attempt: Callable[[], _R], is_turn_over: bool = False) -> _R:
+        """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn.
 
-    def __getstate__(self) -> Any:
-        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
-        return self._port.travel()
-
-    def __setstate__(self, state: Any) -> None:
-        self._start(arrive(state))
-
-    def __repr__(self) -> str:
-        return self._port.describe(type(self))
-
-    def _is_turn_over(self) -> bool:
-        """Whether the caller has not let other tasks run for long; it is to do so before it takes anything."""
-        self._calls = _CALLS
-        now = clock.monotonic()
-        is_over = now - self._paused > _TURN
-        if is_over:
-            self._paused = now
-        return is_over
-
-    async def _until(self, kind: int, attempt: Callable[[], _R]) -> _R:
-        """What ``attempt`` returns when it does not raise ``Refused``, each coroutine of this loop in its turn."""
+        Args:
+            is_turn_over: whether to let the loop's other tasks run first.
+        """
         loop = current_loop()
         key = loop.key, kind
         line = self._lines.get(key)
@@ -438,7 +392,7 @@ class Queue(QueueBase, ListsWhatIsThere, Generic[T]):
             line = self._lines[key] = Line(loop, self._port.engine, kind)
         allow_fast_paths(self._port.engine, False, False)  # each put and get has to look for those that wait
         try:
-            return await line.until(attempt)
+            return await line.until(attempt, is_turn_over)
         finally:
             if not len(line) and self._lines.get(key) is line:
                 del self._lines[key]
@@ -483,10 +437,6 @@ def _as_full(error: ShmQueueFull) -> QueueFull:
     full = QueueFull(*error.args)
     full.is_busy = error.is_busy
     return full
-
-
-def _new(queue_type: type[Queue[Any]]) -> Queue[Any]:
-    return queue_type.__new__(queue_type)
 
 
 _open_queues: WeakRegistry[Queue[Any]] = WeakRegistry()

@@ -29,7 +29,7 @@ from shmqueue.items import Record, fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
 from ._absent import Absent, refuse_hooks
-from ._port import Ported, arrive, open_port
+from ._port import Synchronous, open_port
 from ._serialization import dump, load, unpack_plain
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
@@ -54,7 +54,7 @@ _HOOKS = dict.fromkeys(
 )
 
 
-class _Shared(Ported, Generic[T]):
+class _Shared(Synchronous, Generic[T]):
     """What Queue and SimpleQueue have in common."""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -114,19 +114,6 @@ class _Shared(Ported, Generic[T]):
     def _refuse_if_shut_down(self) -> None:
         if self._port.counters().is_shut_down:
             raise ShmQueueShutDown(f"queue {self._port.name!r} was shut down for all processes")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _new, (type(self),), self.__getstate__()
-
-    def __getstate__(self) -> Any:
-        """What travels. A subclass may send more along, and takes its own out in ``__setstate__``."""
-        return self._port.travel()
-
-    def __setstate__(self, state: Any) -> None:
-        self._start(arrive(state))
-
-    def __repr__(self) -> str:
-        return self._port.describe(type(self))
 
 
 class Queue(_Shared[T], _StandardQueue[T]):
@@ -351,10 +338,6 @@ class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
 def _most_items(maxsize: float) -> int:
     """Of any number that the standard queue takes; 0, there is no limit."""
     return 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
-
-
-def _new(queue_type: type[_Shared[Any]]) -> _Shared[Any]:
-    return queue_type.__new__(queue_type)
 
 
 def __getattr__(name: str) -> NoReturn:

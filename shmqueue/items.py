@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from shmqueue import engine, plain
+from shmqueue import clock, engine, plain
 from shmqueue.exceptions import ShmQueueDeserializationError
 from shmqueue.messages import tell_items_put
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shmqueue.engine import Engine, Payload
 
 try:
-    from shmqueue.engine.native import QueueBase, Record, Ring
+    from shmqueue.engine.native import CoroutineMethod, QueueBase, Record, Ring
 except ImportError:
     if not TYPE_CHECKING:
         Ring = None
@@ -32,7 +32,16 @@ except ImportError:
             """Base of the queue classes; without the native engine they do everything by themselves."""
 
             def _try_first(self, engine: object, load: object, ended: object, /) -> None:
-                pass
+                self._calls, self._paused = 0, clock.monotonic()
+
+            def _is_turn_over(self) -> bool:
+                """Whether a coroutine is to let the loop's other tasks run before it takes or puts anything."""
+                self._calls += 1
+                now = clock.monotonic() if self._calls % CALLS == 0 else self._paused
+                is_over = now - self._paused > TURN
+                if is_over:
+                    self._paused = now
+                return is_over
 
 
 __all__ = [
@@ -45,8 +54,10 @@ __all__ = [
     "as_get_item",
     "as_put_item",
     "fast_get",
+    "fast_get_coroutine",
     "fast_lease",
     "fast_put",
+    "fast_put_coroutine",
     "items_of",
     "load_many",
 ]
@@ -54,6 +65,12 @@ __all__ = [
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 Unpack = Callable[[bytes], Any]
 Dumped = tuple[int, Any]
+
+TURN = 0.002
+"""Seconds of coroutines that need not wait before one lets the loop's other tasks run, as in ``python_queue.c``."""
+
+CALLS = 16
+"""Calls between two looks at the clock."""
 
 
 class PutItem(Protocol):
@@ -225,6 +242,21 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
 # ---- what needs no Python at all ----
 
 
+def fast_put_coroutine(put: _Function) -> _Function:
+    """``fast_put`` for an ``async def put(self, item)``, with ``as_pickle``.
+
+    In the class is what passes for the function then. Calling it makes what passes for its coroutine, which makes the
+    attempt when it is awaited. Where that does not succeed, and now and then where it would, the function's coroutine
+    does everything: it asks ``self._is_turn_over()`` whether to let the loop's other tasks run.
+    """
+    return _coroutine_in_place_of(put, True)
+
+
+def fast_get_coroutine(get: _Function) -> _Function:
+    """The same for an ``async def get(self)``."""
+    return _coroutine_in_place_of(get, False)
+
+
 def fast_put(as_pickle: bool) -> Callable[[_Function], _Function]:
     """Have a queue's ``put(self, item, block, timeout)``, or ``put(self, item)``, tried by the native engine first.
 
@@ -267,6 +299,11 @@ def _takes_options(function: Callable[..., Any]) -> bool:
 
 def _in_place_of(function: _Function, way: str) -> _Function:
     in_class: Any = function if Ring is None else _BuiltIn(function, way)
+    return in_class  # type: ignore[no-any-return]
+
+
+def _coroutine_in_place_of(function: _Function, is_put: bool) -> _Function:
+    in_class: Any = function if Ring is None else CoroutineMethod(function, is_put)
     return in_class  # type: ignore[no-any-return]
 
 

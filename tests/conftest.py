@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from asyncio_support import run_asyncio, run_uvloop
 from support import PATIENCE, Opener
 
 from shmqueue import ShmQueue
@@ -112,6 +113,13 @@ def make(name: str) -> Iterator[Callable[..., ShmQueue]]:
 
 
 # ---- the adapters, and what they stand in for ----
+
+
+@pytest.fixture(params=[run_asyncio, run_uvloop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Runs a coroutine function without arguments, within some seconds."""
+    runner: Callable[..., Any] = request.param
+    return runner
 
 
 @pytest.fixture(params=["standard", "native", "portable"])

@@ -85,6 +85,13 @@ def test_all_ways_to_use_shmqueue_do_what_compares_them(tmp_path: Path) -> None:
         assert min(medians.values()) > 0
 
 
+def test_two_asyncio_programs_are_measured(tmp_path: Path) -> None:
+    told = figures_of(tmp_path / "figures", *TINY, "--rounds", 1, "--workload", "async-round-trip")
+    medians = {label: each["median"] for label, each in told["figures"]["async-round-trip p50"]["queues"].items()}
+    assert set(medians) == {"compat.asyncio.Queue", f"{YARDSTICK}, to_thread"}
+    assert min(medians.values()) > 0
+
+
 def test_every_workload_is_in_a_table_and_every_column_is_measured() -> None:
     shown = {column.workload for table in TABLES for column in table.columns}
     stand_ins = {workload for table in TABLES for workload in table.floors.values()}

@@ -64,7 +64,7 @@ def run_bench(wish: Wish) -> None:
         _require_writable(path)
     entrants = contestants(wish.peers, wish.pythons)
     if wish.quick and not wish.workloads:
-        entrants = [each for each in entrants if each.role != "family"]
+        entrants = [each for each in entrants if each.role not in ("family", "async")]
     report = new_report(entrants, wish.setting.rounds)
     try:
         with view_for() as view:

@@ -5,6 +5,7 @@ A driver imports its package when it is made, not before.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from collections.abc import Callable, Iterable
@@ -47,9 +48,12 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Sender:
-    """The producer's side. ``finish`` gives it up, when all items have been received."""
+    """The producer's side. ``finish`` gives it up, when all items have been received.
 
-    put: Callable[[Any], object]
+    ``put``, and ``get`` of the other side, return awaitables where coroutines use the queue.
+    """
+
+    put: Callable[[Any], Any]
     put_many: Callable[[list[Any]], object] | None = None
     finish: Callable[[], object] = _nothing
 
@@ -221,6 +225,27 @@ class Multiprocessing(_Inherited):
         self._queue.close()
 
 
+class AdapterAsyncio(_Inherited):
+    """Our stand-in for ``asyncio.Queue``."""
+
+    module = "shmqueue.compat.asyncio"
+
+    def close(self) -> None:
+        self._queue.close()
+
+
+class ToThread(Multiprocessing):
+    """The yardstick, for coroutines: a thread makes each call."""
+
+    def sender(self, index: int) -> Sender:
+        sender = super().sender(index)
+        return Sender(lambda item: asyncio.to_thread(sender.put, item), finish=sender.finish)
+
+    def receiver(self, index: int) -> Receiver:
+        get = self._queue.get
+        return Receiver(lambda: asyncio.to_thread(get))
+
+
 class NoQueue(Driver):
     """msgpack alone: what packing and unpacking cost."""
 
@@ -232,7 +257,9 @@ _OWN: dict[str, type[Driver]] = {
     "shmqueue-portable": Portable,
     "compat.multiprocessing": AdapterMultiprocessing,
     "compat.queue": AdapterQueue,
+    "compat.asyncio": AdapterAsyncio,
     "multiprocessing": Multiprocessing,
+    "to-thread": ToThread,
     "floor": NoQueue,
 }
 

@@ -43,7 +43,7 @@ def _version(contestant: Contestant, module: str) -> str:
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         raise LookupError("not installed")
     if contestant.package is None:
-        return f"Python {platform.python_version()}" if contestant.label == YARDSTICK else shmqueue.__version__
+        return f"Python {platform.python_version()}" if contestant.label.startswith(YARDSTICK) else shmqueue.__version__
     try:
         return importlib.metadata.version(contestant.package)
     except importlib.metadata.PackageNotFoundError:

@@ -81,7 +81,33 @@ class PyPiShmQueue(Driver):
         self._holder.shutdown()
 
 
+class AioProcessing(Driver):
+    """aioprocessing: ``multiprocessing.Queue`` with coroutines, whose calls are made by threads of an executor."""
+
+    module = "aioprocessing"
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self._queue: Any = importlib.import_module("aioprocessing").AioQueue(context=plan.context)
+
+    def sender(self, index: int) -> Sender:
+        queue = self._queue
+
+        def finish() -> None:
+            queue.close()
+            queue.join_thread()
+
+        return Sender(queue.coro_put, finish=finish)
+
+    def receiver(self, index: int) -> Receiver:
+        return Receiver(self._queue.coro_get)
+
+    def close(self) -> None:
+        self._queue.close()
+
+
 PEERS: dict[str, type[Driver]] = {
+    "aioprocessing": AioProcessing,
     "faster-fifo": FasterFifo,
     "cloudtoid-interprocess": Cloudtoid,
     "membridge": Membridge,

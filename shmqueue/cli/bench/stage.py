@@ -114,7 +114,7 @@ def _run(spec: Spec) -> Result:
     if why is not None:
         raise _Stop("cannot", why)
     context = multiprocessing.get_context("fork")
-    lanes = [driver(_plan(spec, job, lane, context)) for lane in range(2 if job.shape == "round-trip" else 1)]
+    lanes = [driver(_plan(spec, job, lane, context)) for lane in range(2 if job.shape.endswith("round-trip") else 1)]
     try:
         return _result(job, _perform(job, lanes, context, spec.deadline))
     finally:
@@ -234,7 +234,7 @@ def _result(job: Job, told: list[Told]) -> Result:
     seconds = max(each.end for each in received) - min(each.begin for each in told)
     cpu = sum(each.cpu for each in told)
     figures = {"rate": job.items / seconds, "cost": seconds / job.items * 1e9, "cpu": cpu / job.items * 1e6}
-    if job.shape == "round-trip":
+    if job.shape.endswith("round-trip"):
         times = sorted(told[0].log)
         figures = {"p50": times[len(times) // 2] / 1e3, "p99": times[len(times) * 99 // 100] / 1e3}
     elif job.shape == "idle":

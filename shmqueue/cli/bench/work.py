@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import time
 from collections.abc import Callable
@@ -26,7 +27,8 @@ class Job:
 
     shape: str
     """stream: items go through. logged: they do between any number of processes. batches: many at once. pair: one
-    process puts and takes in turn. convert: it does so without a queue. round-trip: there and back. idle: one waits."""
+    process puts and takes in turn. convert: it does so without a queue. round-trip: there and back.
+    async-round-trip: the same by coroutines. idle: one waits."""
     kind: Kind
     producers: int
     consumers: int
@@ -64,6 +66,8 @@ def roles_of(job: Job) -> list[Role]:
         return [_pair if job.shape == "pair" else _convert]
     if job.shape == "round-trip":
         return [_ask, _answer]
+    if job.shape == "async-round-trip":
+        return [_ask_in_a_loop, _answer_in_a_loop]
     if job.shape == "idle":
         return [_sleep, _wake]
     produce, consume = {"stream": (_produce, _consume), "logged": (_produce, _log), "batches": (_put_many, _get_many)}[
@@ -201,6 +205,41 @@ def _answer(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
             put(get())
 
     told = _measured(ready, work)
+    sender.finish()
+    receiver.finish()
+    return told
+
+
+def _ask_in_a_loop(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
+    sender, receiver = lanes[0].sender(0), lanes[1].receiver(0)
+    put, get, clock = sender.put, receiver.get, time.perf_counter_ns
+
+    async def work() -> list[int]:
+        times: list[int] = []
+        for number in range(job.items):
+            begin = clock()
+            await put(number)
+            item = await get()
+            times.append(clock() - begin)
+            if item != number:
+                raise Mistake(number, item)
+        return times
+
+    told = _measured(ready, lambda: asyncio.run(work()))
+    sender.finish()
+    receiver.finish()
+    return told
+
+
+def _answer_in_a_loop(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
+    receiver, sender = lanes[0].receiver(0), lanes[1].sender(0)
+    put, get = sender.put, receiver.get
+
+    async def work() -> None:
+        for _ in range(job.items):
+            await put(await get())
+
+    told = _measured(ready, lambda: asyncio.run(work()))
     sender.finish()
     receiver.finish()
     return told

@@ -33,7 +33,8 @@ class Contestant:
     label: str
     driver: str
     role: str
-    """field: one of the queues to choose from. family: another way to use ours. floor: what no queue can be below."""
+    """field: one of the queues to choose from. family: another way to use ours. floor: what no queue can be below.
+    async: a queue that coroutines wait for."""
     package: str | None = None
     """Whose version is told; None, this one's or Python's."""
     python: str | None = None
@@ -47,6 +48,11 @@ _FAMILY = (
     Contestant("compat.queue.Queue", "compat.queue", "family"),
     Contestant("shmqueue, portable engine", "shmqueue-portable", "family"),
 )
+_ASYNC = (
+    Contestant("compat.asyncio.Queue", "compat.asyncio", "async"),
+    Contestant(f"{YARDSTICK}, to_thread", "to-thread", "async"),
+)
+_AIOPROCESSING = Contestant("aioprocessing.AioQueue", "aioprocessing", "async", package="aioprocessing")
 _FLOOR = Contestant("msgpack alone, no queue", "floor", "floor", package="msgpack")
 PEERS = (
     "faster-fifo",
@@ -71,7 +77,8 @@ def contestants(peers: bool, pythons: dict[str, str]) -> list[Contestant]:
     """
     names = [*(PEERS if peers else ()), *(name for name in pythons if not peers or name not in PEERS)]
     others = [Contestant(name, name, "field", name.removeprefix("pypi-"), pythons.get(name)) for name in names]
-    return [_OURS, _STANDARD, *others, *_FAMILY, _FLOOR]
+    coroutines = [*_ASYNC, _AIOPROCESSING] if peers else list(_ASYNC)
+    return [_OURS, _STANDARD, *others, *_FAMILY, *coroutines, _FLOOR]
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class Workload:
     @property
     def most(self) -> int:
         """Most items: so many that their numbers still fit where they are noted."""
-        return 3_000_000 if self.shape == "logged" else 1_000_000 if self.shape == "round-trip" else 100_000_000
+        return 3_000_000 if self.shape == "logged" else 1_000_000 if self.shape.endswith("round-trip") else 100_000_000
 
 
 _ALL = ("field", "family")
@@ -139,6 +146,7 @@ WORKLOADS: dict[str, Workload] = {
         Workload("numpy", "stream", "numpy", 30),
         Workload("2-to-2", "logged", "dict", 2_000, producers=2, consumers=2),
         Workload("round-trip", "round-trip", "int", 200, quick=True),
+        Workload("async-round-trip", "async-round-trip", "int", 200, roles=("async",)),
         Workload("pair-int", "pair", "int", 2_000),
         Workload("pair-dict", "pair", "dict", 2_000),
         Workload("floor-int", "convert", "int", 20_000, roles=("floor",)),
@@ -221,6 +229,15 @@ TABLES: tuple[Table, ...] = (
             Column("list", "rate", "dicts in lists", "/s", 100),
         ),
         notes={"batch-int": "Batches: of items that were made before, as are the lists"},
+    ),
+    Table(
+        "Two asyncio programs",
+        (
+            Column("async-round-trip", "p50", "round trip p50", "us"),
+            Column("async-round-trip", "p99", "round trip p99", "us"),
+        ),
+        roles=("async",),
+        notes={"async-round-trip": f"{YARDSTICK}: each put and each get in a thread, by asyncio.to_thread"},
     ),
     Table(
         "The ways to use shmqueue",

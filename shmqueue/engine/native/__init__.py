@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from shmqueue.engine.native._core import Ring
     from shmqueue.segment import Segment
 
-__all__ = ["Anchor", "Bell", "QueueBase", "Record", "Ring", "data_size", "lease_type", "marks_dead_owners", "open_ring"]
+__all__ = [
+    "Anchor",
+    "Bell",
+    "CoroutineMethod",
+    "QueueBase",
+    "Record",
+    "Ring",
+    "data_size",
+    "lease_type",
+    "marks_dead_owners",
+    "open_ring",
+]
 
 
 def _why_not_compiled() -> str:
@@ -63,6 +74,7 @@ try:
     from shmqueue.engine.native._core import (
         Anchor,
         Bell,
+        CoroutineMethod,
         QueueBase,
         Record,
         Ring,

@@ -91,10 +91,15 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
     if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
         return;
     }
-    struct patience patience = {.for_lock = true, .deadline = (int64_t)now + LOOK_NS};
+    struct patience patience = {.for_lock = false}; /* one thread does this for many queues, perhaps an event loop */
+    bool is_busy = false;
     struct take take;
-    if (GET(leases->changed[0]) != 0 && lending_begin(ring, &take, patience) == RING_OK) {
-        ring_get_abort(ring, &take); /* a dead owner may have left an entry to be put back */
+    if (GET(leases->changed[0]) != 0) {
+        enum ring_status status = lending_begin(ring, &take, patience);
+        if (status == RING_OK) {
+            ring_get_abort(ring, &take); /* a dead owner may have left an entry to be put back */
+        }
+        is_busy = status == RING_BUSY;
     }
     return_earlier(ring, patience);
     uint32_t entries = lease_entries_now(ring);
@@ -109,9 +114,14 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
             alive = holder; /* a holder of several has them in a row, mostly */
             continue;
         }
-        patience.deadline = monotonic_ns() + LOOK_NS;
-        while (return_one(ring, holder, 0, true, patience) == RING_OK) {
+        enum ring_status status = RING_OK;
+        while (status == RING_OK) {
+            status = return_one(ring, holder, 0, true, patience);
         }
+        is_busy = is_busy || status == RING_BUSY;
+    }
+    if (is_busy) { /* the next look is due at once */
+        atomic_compare_exchange_strong(&leases->looked, &now, looked);
     }
 }
 

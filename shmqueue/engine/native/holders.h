@@ -7,7 +7,8 @@
 /* Gives back all that this handle has; for its end. */
 enum ring_status ring_return_all(struct ring *ring, struct patience patience);
 
-/* Gives back all that ended processes had, if no process has checked for `at_least` ns.  Takes the lock. */
+/* Gives back all that ended processes had, if no process has checked for `at_least` ns.  Takes the lock.
+ * While another thread has it, this does nothing, and does not wait. */
 void ring_return_dead(struct ring *ring, int64_t at_least);
 /* Gives back what an earlier program image of this process had, which exec() has replaced, as far as the lock is
  * free. */

@@ -102,7 +102,7 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
         if (waited == WAIT_WOKEN) {
             continue;
         }
-        if (waited == WAIT_SLICE_OVER) {
+        if (waited != WAIT_INTERRUPTED) { /* at the deadline too: an event loop's is always shorter than a slice */
             mark_if_dead(word, marked);
         }
         result = waited == WAIT_DEADLINE ? LOCK_DEADLINE : LOCK_INTERRUPTED;

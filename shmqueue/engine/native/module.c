@@ -85,15 +85,20 @@ static int module_exec(PyObject *module)
         return -1;
     }
     state->ring_type = public_type(module, &Ring_spec, NULL);
-    PyTypeObject *queue_base_type = public_type(module, &QueueBase_spec, NULL);
-    Py_XDECREF(queue_base_type); /* the module has it */
+    state->queue_base_type = public_type(module, &QueueBase_spec, NULL);
+    state->coroutine_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &Coroutine_spec, NULL);
+    if (state->queue_base_type == NULL || state->coroutine_type == NULL) {
+        return -1;
+    }
+    PyTypeObject *method_type = public_type(module, &CoroutineMethod_spec, NULL);
+    Py_XDECREF(method_type); /* the module has it */
     PyTypeObject *anchor_type = public_type(module, &Anchor_spec, NULL);
     Py_XDECREF(anchor_type); /* the module has it */
     PyTypeObject *bell_type = public_type(module, &Bell_spec, NULL);
     Py_XDECREF(bell_type); /* the module has it */
     state->record_type = public_type(module, &Record_spec, &PyTuple_Type);
     state->nothing = state->record_type != NULL ? PyObject_CallNoArgs((PyObject *)state->record_type) : NULL;
-    return state->ring_type != NULL && queue_base_type != NULL && anchor_type != NULL && bell_type != NULL &&
+    return state->ring_type != NULL && method_type != NULL && anchor_type != NULL && bell_type != NULL &&
                    state->nothing != NULL
                ? 0
                : -1;
@@ -111,6 +116,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->loan_type);
     Py_VISIT(state->reservation_type);
     Py_VISIT(state->record_type);
+    Py_VISIT(state->queue_base_type);
+    Py_VISIT(state->coroutine_type);
     Py_VISIT(state->lease_type);
     Py_VISIT(state->nothing);
     return 0;
@@ -128,6 +135,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->loan_type);
     Py_CLEAR(state->reservation_type);
     Py_CLEAR(state->record_type);
+    Py_CLEAR(state->queue_base_type);
+    Py_CLEAR(state->coroutine_type);
     Py_CLEAR(state->lease_type);
     for (size_t i = 0; i < SLOW_METHODS; i++) {
         Py_CLEAR(state->slow_names[i]);

@@ -18,6 +18,9 @@ struct use {
 typedef struct {
     PyObject_HEAD
     struct use use;
+    _Atomic uint32_t calls; /* of coroutines */
+    _Atomic int64_t paused; /* when one of them has last let the loop's other tasks run, monotonic clock, ns */
+    _Atomic bool is_over;   /* one is to do so now, and has not been told yet */
 } QueueObject;
 
 static void use_clear(struct use *use)
@@ -176,6 +179,71 @@ static PyObject *lease(QueueObject *queue, PyObject *const *args, Py_ssize_t cou
     return is_done ? result : call_slow(queue, SLOW_LEASE, args, count, keywords);
 }
 
+/* ---- coroutines ---- */
+
+#define TURN_NS INT64_C(2000000) /* after so long one that need not wait lets the loop's other tasks run */
+#define CALLS 16                 /* between two looks at the clock, and before the first one */
+
+/* Counts a call.  Whether that many were made, and for so long, without a pause. */
+static bool is_turn_over(QueueObject *queue)
+{
+    uint32_t calls = atomic_load_explicit(&queue->calls, memory_order_relaxed) + 1;
+    atomic_store_explicit(&queue->calls, calls, memory_order_relaxed);
+    return calls % CALLS == 0 &&
+           monotonic_ns() - atomic_load_explicit(&queue->paused, memory_order_relaxed) > TURN_NS;
+}
+
+static PyObject *QueueBase_is_turn_over(QueueObject *queue, PyObject *Py_UNUSED(ignored))
+{
+    bool is_over = atomic_exchange(&queue->is_over, false) || is_turn_over(queue);
+    if (is_over) {
+        atomic_store_explicit(&queue->paused, monotonic_ns(), memory_order_relaxed);
+    }
+    return PyBool_FromLong(is_over);
+}
+
+/* False: the function is to do it, and asks whether the turn is over. */
+static bool may_go_on(QueueObject *queue)
+{
+    bool is_over = is_turn_over(queue);
+    if (is_over) {
+        atomic_store_explicit(&queue->is_over, true, memory_order_relaxed);
+    }
+    return !is_over;
+}
+
+bool queue_put_at_once(PyObject *object, PyObject *item, PyObject **result)
+{
+    QueueObject *queue = (QueueObject *)object;
+    if (!may_go_on(queue)) {
+        return false;
+    }
+    struct use use = use_of(queue);
+    bool is_put = use.ring != NULL && use.ring->fast_puts && put_item_at_once(use.ring, item, true);
+    if (is_put) {
+        *result = make_descriptor_true(use) ? Py_NewRef(Py_None) : NULL;
+    }
+    drop_use(use);
+    return is_put;
+}
+
+bool queue_get_at_once(PyObject *object, PyObject **result)
+{
+    QueueObject *queue = (QueueObject *)object;
+    if (!may_go_on(queue)) {
+        return false;
+    }
+    struct use use = use_of(queue);
+    bool is_taken = use.ring != NULL && use.ring->fast_gets && get_item_at_once(use.ring, result);
+    if (is_taken && *result != NULL) {
+        *result = loaded_after_look(use, *result);
+    }
+    drop_use(use);
+    return is_taken;
+}
+
+/* ---- the methods ---- */
+
 #define ARGUMENTS QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords
 #define GIVEN queue, args, count, keywords
 
@@ -246,6 +314,7 @@ static PyObject *QueueBase_use(QueueObject *queue, PyTypeObject *type, PyObject 
     before = queue->use;
     queue->use = now;
     ALONE_END();
+    atomic_store_explicit(&queue->paused, monotonic_ns(), memory_order_relaxed);
     use_clear(&before);
     Py_RETURN_NONE;
 }
@@ -278,6 +347,8 @@ static PyMethodDef QueueBase_methods[] = {
      "_method(way, name, text): a method for this class; see shmqueue.items."},
     {"_try_first", (PyCFunction)(void (*)(void))QueueBase_use, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "_try_first(engine, load, ended): have the methods try this engine first, if it is native."},
+    {"_is_turn_over", (PyCFunction)QueueBase_is_turn_over, METH_NOARGS,
+     "_is_turn_over(): counts a call, and says whether it is to let the loop's other tasks run first."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -47,6 +47,7 @@ typedef struct {
     PyObject *shut_down_error;
     PyObject *error;      /* what they all are */
     PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type;
+    PyTypeObject *queue_base_type, *coroutine_type;
     PyTypeObject *lease_type; /* NULL until lease_type() was called */
     PyObject *nothing; /* the Record that stands for none */
     PyObject *slow_names[SLOW_METHODS];
@@ -294,9 +295,17 @@ bool descriptor_is_true(RingObject *self);
  * was. */
 void let_mapping_go(RingObject *ring);
 
+/* ---- python_queue.c ---- */
+
+/* One attempt of a coroutine, on an instance of QueueBase.  False: not done, and no exception is set; also where it is
+ * time to let the loop's other tasks run.  *result: None, or the item; NULL with an exception set. */
+bool queue_put_at_once(PyObject *queue, PyObject *item, PyObject **result);
+bool queue_get_at_once(PyObject *queue, PyObject **result);
+
 /* ---- the types: each python_*.c has the one of its name, and python_at_hand.c the type Record ---- */
 
-extern PyType_Spec Anchor_spec, Bell_spec, Loan_spec, QueueBase_spec, Record_spec, Reservation_spec, Ring_spec;
+extern PyType_Spec Anchor_spec, Bell_spec, Coroutine_spec, CoroutineMethod_spec, Loan_spec, QueueBase_spec, Record_spec,
+    Reservation_spec, Ring_spec;
 
 /* Makes the type of leases, with this base, which documents it: python_lease.c. */
 PyObject *core_lease_type(PyObject *module, PyObject *base);

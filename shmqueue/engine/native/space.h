@@ -107,7 +107,8 @@ void arena_enter(struct ring *ring, struct snapshot *put, uint32_t arena);
  * it.  Leaves an arena that is done. */
 bool arena_trim_is_due(struct ring *ring, struct snapshot *get, uint32_t before);
 
-/* Gives memory back that an elastic queue does not need any more; `at_once`: even if it was busy just now. */
+/* Gives memory back that an elastic queue does not need any more; `at_once`: even if it was busy just now.
+ * While another thread has a lock that this needs, it does nothing, and does not wait: `trim_due` says so. */
 void ring_trim(struct ring *ring, bool at_once);
 
 #endif

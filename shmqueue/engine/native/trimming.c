@@ -9,7 +9,6 @@
 #define GETS_BETWEEN_LOOKS 64           /* while records are left in it */
 #define CALM_NS UINT64_C(100000000)     /* how long to wait after the last time, at least */
 #define CALM_NS_PER_BYTE 10             /* and this long: some twenty times what touching the memory anew costs */
-#define TRIM_PATIENCE_NS INT64_C(10000000)
 
 /* Rule 8: is it time to leave a large arena?  Under the put lock by snapshots of one moment; elsewhere it is a
  * guess. */
@@ -56,18 +55,17 @@ static bool look_at_both(struct ring *ring, struct snapshot *put, struct snapsho
            ledgers_contradict(put, get, ring->capacity) == NULL;
 }
 
-/* A process that has just taken an item does not wait: a putter may be copying a large one. */
-static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self, bool at_once)
+/* Never waits: a putter may be copying a large item, and one thread trims many queues. */
+static bool lock_to_trim(struct ring *ring, struct side *side, struct self *self)
 {
-    struct patience patience = {.for_lock = at_once, .deadline = monotonic_ns() + TRIM_PATIENCE_NS};
-    return side_lock(ring, side, self, patience) == RING_OK;
+    return side_lock(ring, side, self, (struct patience){.for_lock = false}) == RING_OK;
 }
 
 static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once)
 {
     struct side *side = &ring->segment->put;
     struct snapshot put, get;
-    if (!lock_to_trim(ring, side, self, at_once)) {
+    if (!lock_to_trim(ring, side, self)) {
         return false;
     }
     if (look_at_both(ring, &put, &get) && is_too_large(ring, &put, &get, at_once)) {
@@ -79,11 +77,11 @@ static bool leave_large_arena(struct ring *ring, struct self *self, bool at_once
     return true;
 }
 
-static bool follow(struct ring *ring, struct self *self, bool at_once)
+static bool follow(struct ring *ring, struct self *self)
 {
     struct side *side = &ring->segment->get;
     struct snapshot put, get;
-    if (!lock_to_trim(ring, side, self, at_once)) {
+    if (!lock_to_trim(ring, side, self)) {
         return false;
     }
     bool is_left = look_at_both(ring, &put, &get) && !get.leases && arena_is_left(ring, &get, &put);
@@ -121,10 +119,10 @@ static uint32_t find_unused(struct ring *ring)
 }
 
 /* Gives back some of the memory of one free arena.  False: there was none, or the lock was not to be had. */
-static bool punch(struct ring *ring, struct self *self, bool at_once)
+static bool punch(struct ring *ring, struct self *self)
 {
     struct side *side = &ring->segment->put;
-    if (!lock_to_trim(ring, side, self, at_once)) {
+    if (!lock_to_trim(ring, side, self)) {
         atomic_store(&ring->trim_due, true);
         return false;
     }
@@ -162,10 +160,10 @@ void ring_trim(struct ring *ring, bool at_once)
     if (!arena_is_elastic(ring) || !has_grown(ring) || ring_is_corrupted(ring)) {
         return;
     }
-    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self, at_once)) {
+    if (!leave_large_arena(ring, self, at_once) || !follow(ring, self)) {
         atomic_store(&ring->trim_due, true);
         return;
     }
-    while (punch(ring, self, at_once)) {
+    while (punch(ring, self)) {
     }
 }
