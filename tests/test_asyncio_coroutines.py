@@ -29,7 +29,7 @@ def test_the_methods_pass_for_coroutine_functions(q: Queue[Any]) -> None:
         assert inspect.iscoroutinefunction(method)
         assert method.__doc__
         assert method.__module__ == "shmqueue.compat.asyncio"
-    assert str(inspect.signature(q.put)) == "(item: '_T') -> 'None'"
+    assert str(inspect.signature(q.put)) == "(item: 'T') -> 'None'"
     assert list(inspect.signature(Queue.get).parameters) == ["self"]
     assert (q.put.__name__, q.get.__qualname__) == ("put", "Queue.get")
 

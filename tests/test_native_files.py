@@ -6,9 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import shmqueue.engine.native
-
-NATIVE = Path(shmqueue.engine.native.__file__).parent
+NATIVE = Path(__file__).parents[1] / "shmqueue/engine/native"
 SOURCES = sorted(path for path in NATIVE.iterdir() if path.suffix in {".c", ".h"})
 LAYERS = (  # from the bottom, as ring.h lists them; those in a row may not include each other
     "layout",

@@ -27,6 +27,7 @@ def this_process() -> Process:
     return pid, known
 
 
+_LARGEST_ID = 2**31 - 1  # of pid_t
 _known: dict[int, int] = {}  # by id, because a forked child inherits its parent's
 
 
@@ -36,7 +37,7 @@ def is_alive(process: Process) -> bool:
     Where there is no /proc a process with the same id counts as the same one; on Windows every process counts as alive.
     """
     pid, started = process
-    if pid == 0:
+    if not 0 < pid <= _LARGEST_ID:  # no process has it: the bytes are corrupted
         return False
     if os.name == "nt":
         return True

@@ -257,7 +257,7 @@ bool os_is_alive(struct process process)
     case GONE:
         return false;
     default:
-        return process.pid != 0 && (kill((pid_t)process.pid, 0) == 0 || errno != ESRCH);
+        return process.pid != 0 && process.pid <= INT32_MAX && (kill((pid_t)process.pid, 0) == 0 || errno != ESRCH);
     }
 }
 
