@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmqueue import exceptions
+    from shmqueue.broker import connect
     from shmqueue.engine import RECORD_HEADER_SIZE as SIZE_HEADER
     from shmqueue.exceptions import (
         PortableEngineWarning,
+        ShmQueueBrokerError,
         ShmQueueBufferOverflow,
         ShmQueueCorruptedError,
         ShmQueueDeserializationError,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         ShmQueueShapeWarning,
         ShmQueueShutDown,
         ShmQueueTypeError,
+        ShmQueueUnsupportedError,
         ShmQueueValueError,
     )
     from shmqueue.leases import Lease
@@ -60,6 +63,7 @@ __all__ = [
     "PortableEngineWarning",
     "SerializationMethods",
     "ShmQueue",
+    "ShmQueueBrokerError",
     "ShmQueueBufferOverflow",
     "ShmQueueCorruptedError",
     "ShmQueueDeserializationError",
@@ -79,9 +83,11 @@ __all__ = [
     "ShmQueueShapeWarning",
     "ShmQueueShutDown",
     "ShmQueueTypeError",
+    "ShmQueueUnsupportedError",
     "ShmQueueValueError",
     "ShmRefDataSnapshot",
     "Statistics",
+    "connect",
     "exceptions",
 ]
 
@@ -91,11 +97,12 @@ _ELSEWHERE = {
     "DebugRefLogAction": "reflog",
     "SerializationMethods": "serialization",
     "Lease": "leases",
+    "connect": "broker",
     "ShmQueue": "queue",
     "ShmRefDataSnapshot": "queue",
     "Statistics": "queue",
 }
-_SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")
+_SUBMODULES = ("broker", "compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")
 
 
 def __getattr__(name: str) -> Any:
