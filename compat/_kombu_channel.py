@@ -12,6 +12,7 @@ from typing import Any
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
+from kombu.transport.base import to_rabbitmq_queue_arguments
 from kombu.transport.virtual.base import NOT_EQUIVALENT_FMT, NotEquivalentError
 from kombu.utils.uuid import uuid
 
@@ -208,6 +209,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self.qos.append(message, message.delivery_tag)
 
     # ---- queues ----
+
+    def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
+        return to_rabbitmq_queue_arguments(arguments, **kwargs)
 
     def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> Any:
         queue = queue or f"amq.gen-{uuid()}"

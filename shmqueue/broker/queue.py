@@ -371,9 +371,7 @@ class BrokerQueue:
                 most, is_final = policy["max_retries"], isinstance(error, self._final_errors)
                 is_over = deadline is not None and clock.monotonic() + pause > deadline
                 if not block or is_over or is_final or (most is not None and failures > most):
-                    raise ShmQueueBrokerError(
-                        f"queue {self._where()} failed {failures} times: {error!r}"
-                    ) from error
+                    raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
             threads.sleep(pause)
 
     def _publish(self, link: Link, body: bytes) -> None:
