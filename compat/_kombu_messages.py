@@ -8,7 +8,7 @@ This module knows nothing of kombu's classes, except how kombu writes as JSON wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from kombu.utils.json import dumps as dump_json

@@ -17,7 +17,7 @@ Options (``transport_options``):
 
 from __future__ import annotations
 
-import socket
+from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, base, virtual
@@ -95,13 +95,13 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """Deliver what there is, at most a few messages, waiting for the first.
 
         Raises:
-            socket.timeout: there was none in time.
+            TimeoutError: there was none in time.
         """
         deadline = None if timeout is None else clock.monotonic() + timeout
         while not self._deliver_some():
             left = None if deadline is None else deadline - clock.monotonic()
             if not self.doorbell.wait(None if left is None else max(0.0, left)):
-                raise socket.timeout
+                raise TimeoutError
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Deliver messages from an event loop of kombu."""
@@ -135,7 +135,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         for channel in list(self.channels):
             try:
                 channel.drain_events()
-            except virtual.base.Empty:
+            except Empty:
                 continue
             return True
         return False

@@ -102,7 +102,16 @@ _ELSEWHERE = {
     "ShmRefDataSnapshot": "queue",
     "Statistics": "queue",
 }
-_SUBMODULES = ("broker", "compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")
+_SUBMODULES = (
+    "broker",
+    "compat",
+    "engine",
+    "exceptions",
+    "queue",
+    "segment",
+    "serialization",
+    "shared_memory_collection",
+)
 
 
 def __getattr__(name: str) -> Any:
