@@ -17,12 +17,12 @@ Options (``transport_options``):
 
 from __future__ import annotations
 
+import importlib.metadata
 from queue import Empty
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, base, virtual
 
-import shmqueue
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueError, ShmQueueNotInitializedError
 
@@ -75,7 +75,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         return self._doorbell
 
     def driver_version(self) -> str:
-        return shmqueue.__version__
+        return importlib.metadata.version("shmqueue")
 
     def establish_connection(self) -> Any:
         self.messages.topology.current()  # raises if it cannot be had
