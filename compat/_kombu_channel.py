@@ -84,6 +84,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     supports_fanout = True
     body_encoding = None
     do_restore = False
+    closed: bool
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)

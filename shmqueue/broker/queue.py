@@ -77,7 +77,10 @@ class BrokerLease(Lease[Any]):
         return self._end(self._message.ack)
 
     def requeue(self) -> bool:
-        """Give the item back. False: the lease was over, and so it is if the connection was lost."""
+        """Give the item back: the next one that is delivered at RabbitMQ, behind all others at Redis.
+
+        False: the lease was over, or the connection was lost, with which it ends.
+        """
         return self._end(self._message.requeue)
 
     def _end(self, how: Callable[[], object]) -> bool:
