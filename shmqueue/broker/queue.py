@@ -371,7 +371,7 @@ class BrokerQueue:
                 self._require_open()
                 pause = min(policy["interval_start"] + failures * policy["interval_step"], policy["interval_max"])
                 failures += 1
-                most, is_final = policy["max_retries"], isinstance(error, self._final_errors)
+                most, is_final = policy["max_retries"], isinstance(error.__cause__ or error, self._final_errors)
                 is_over = deadline is not None and clock.monotonic() + pause > deadline
                 if not block or is_over or is_final or (most is not None and failures > most):
                     raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
@@ -404,7 +404,8 @@ class BrokerQueue:
     def _take(self, link: Link, no_ack: bool) -> tuple[Link, Any] | None:
         message = link.channel.basic_get(self._name, no_ack=no_ack)
         if message is not None:
-            return link, message
+            # What the transport for RabbitMQ returns is not a message of kombu's yet.
+            return link, getattr(link.channel, "message_to_python", _as_it_is)(message)
         self._restore(link)
         return None
 
@@ -433,6 +434,10 @@ class BrokerQueue:
             raise ShmQueueDeserializationError(
                 f"cannot load an item of content type {message.content_type!r}: {error!r}"
             ) from error
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
 
 
 def _taken_apart(url: str) -> tuple[str, str, dict[str, Any]]:
