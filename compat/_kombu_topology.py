@@ -215,8 +215,9 @@ class Topology:
 
     def remove(self) -> None:
         """Remove the state, and all queues with what is in them. Who uses them must have ended."""
-        for name, queue in self.current().queues.items():
-            self._free(name, queue.levels)
+        state = self.current()
+        for name, levels in [*state.doomed, *((name, queue.levels) for name, queue in state.queues.items())]:
+            self._free(name, levels)
         self._handle.close()
         inspection.remove_queue(self._name)
 

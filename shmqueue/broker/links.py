@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kombu
@@ -55,8 +55,8 @@ class _ThreadsEnd:
     def __init__(self, link: Link, links: dict[int, Link]) -> None:
         self.link, self._links = link, links
 
-    def __del__(self) -> None:
-        if self.link.pid == os.getpid() and self._links.pop(id(self.link), None) is not None:
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the end the names in this module are gone
+        if self.link.pid == getpid() and self._links.pop(id(self.link), None) is not None:
             self.link.close()
 
 
