@@ -114,8 +114,8 @@ class BrokerQueue:
     twice then.
 
     ``get`` acknowledges on receipt: each item is delivered at most once, unless the broker itself is killed before it
-    has written that down. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers the item again as soon as it sees the connection closed, Redis when the
-    ``visibility_timeout`` is over.
+    has written that down. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers the
+    item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over.
 
     A call that waits for an item asks the broker again and again, up to 20 times a second.
 
