@@ -191,11 +191,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             return
         raise Empty
 
-    def moments(self) -> list[tuple[Any, int]]:
+    def moments(self) -> list[tuple[Any, int, int]]:
         """What to wait for before ``drain_events`` is tried again."""
         if not self._consumers or not self.qos.can_consume():
             return []
-        moments: list[tuple[Any, int]] = self._messages.moments(self._turns)
+        moments: list[tuple[Any, int, int]] = self._messages.moments(self._turns)
         return moments
 
     def wake(self) -> None:

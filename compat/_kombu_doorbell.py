@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shmqueue import threads
-from shmqueue.readiness import ITEMS, Request, ask, withdraw
+from shmqueue.readiness import Request, ask, withdraw
 
 __all__ = ["Doorbell"]
 
@@ -64,12 +64,12 @@ class Doorbell:
         poll.register(self._read, select.POLLIN)
         return bool(poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))))
 
-    def ring_for(self, engines: Iterable[tuple[Any, int]]) -> None:
-        """Ring when one of the engines has something to take; each with its ``moment`` from before the last attempt."""
-        for engine, moment in engines:
+    def ring_for(self, wishes: Iterable[tuple[Any, int, int]]) -> None:
+        """Ring when one of the wishes is granted: engine, kind, and ``moment`` from before the last attempt."""
+        for engine, kind, moment in wishes:
             key = id(engine)
             if key not in self._requests:  # else it rings for what came after an older moment
-                request = Request(engine, ITEMS, moment, _teller(weakref.ref(self), key))
+                request = Request(engine, kind, moment, _teller(weakref.ref(self), key))
                 self._requests[key] = request
                 ask(request)
 

@@ -25,7 +25,7 @@ from shmqueue.exceptions import (
 from shmqueue.handle import Handle
 from shmqueue.items import items_of
 from shmqueue.leases import Lease, take_lease
-from shmqueue.readiness import ITEMS
+from shmqueue.readiness import ITEMS, ROOM
 from shmqueue.serialization import Serializer
 
 from ._kombu_topology import LEVELS, Owner, Queue, Topology
@@ -164,17 +164,20 @@ class Messages:
             self.topology.change(lambda state: state.drop_queue(name))
         self._forget(name)
 
-    def moments(self, names: Iterable[str]) -> list[tuple[Any, int]]:
-        """The engines that get something when one of the queues does or the state changes, and their moments."""
-        engines = [self.topology.engine]
+    def moments(self, names: Iterable[str]) -> list[tuple[Any, int, int]]:
+        """What to wait for: that one of the queues gets something, or that the state changes.
+
+        The state is one record that is always there, so its queue is waited for as one from which something is taken.
+        """
+        wishes = [(self.topology.engine, ROOM)]
         for name in names:
             opened = self._opened(name)
             if opened is not None:
-                engines += [level.engine for level in opened.levels.values()]
+                wishes += [(level.engine, ITEMS) for level in opened.levels.values()]
         moments = []
-        for engine in engines:
+        for engine, kind in wishes:
             try:
-                moments.append((engine, engine.moment(ITEMS)))
+                moments.append((engine, kind, engine.moment(kind)))
             except ShmQueueNotInitializedError:
                 continue  # it was closed because its queue was deleted just now
         return moments

@@ -136,7 +136,7 @@ class Topology:
 
     @property
     def engine(self) -> Any:
-        """What changes its ``moment`` when the state changes."""
+        """Its ``moment`` for ``ROOM`` moves when the state changes."""
         return self._handle.engine
 
     def current(self) -> State:
@@ -243,7 +243,12 @@ class Topology:
 
     def _write(self, state: State) -> None:
         engine = self._handle.engine
-        engine.put(*state.pack(), True, None)
+        record = state.pack()
+        if engine.qsize() == 0:
+            engine.put(
+                *record, True, None
+            )  # a first one, to be taken: taking is what wakes those who wait for a change
+        engine.put(*record, True, None)
         self._settle()
 
     @contextmanager
