@@ -414,3 +414,21 @@ for number in range(20):
     wanted = {f"{letter}.{number}" for letter in "ab" for number in range(20)}
     assert {queue for queue, _, _ in channel.list_bindings()} == wanted
     wait_until(lambda: len(inspection.list_queues()) == 41, "every queue has its memory")
+
+
+@pytest.mark.parametrize("has_leased", [False, True])
+def test_a_consumer_that_waits_uses_no_processor_to_speak_of(
+    connect: Callable[..., kombu.Connection], has_leased: bool
+) -> None:
+    connection = connect()
+    channel = connection.channel()
+    publish(channel, "kept")
+    message = JOBS(channel).get()
+    assert message is not None
+    if not has_leased:
+        message.ack()
+    with kombu.Consumer(channel, [JOBS], callbacks=[print]):
+        began = time.process_time()
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=1)
+        assert time.process_time() - began < 0.2
