@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shmqueue import exceptions
+    from shmqueue.broker import connect
     from shmqueue.engine import RECORD_HEADER_SIZE as SIZE_HEADER
     from shmqueue.exceptions import (
         PortableEngineWarning,
+        ShmQueueBrokerError,
         ShmQueueBufferOverflow,
         ShmQueueCorruptedError,
         ShmQueueDeserializationError,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         ShmQueueShapeWarning,
         ShmQueueShutDown,
         ShmQueueTypeError,
+        ShmQueueUnsupportedError,
         ShmQueueValueError,
     )
     from shmqueue.leases import Lease
@@ -63,6 +66,7 @@ __all__ = [
     "PortableEngineWarning",
     "SerializationMethods",
     "ShmQueue",
+    "ShmQueueBrokerError",
     "ShmQueueBufferOverflow",
     "ShmQueueCorruptedError",
     "ShmQueueDeserializationError",
@@ -82,10 +86,12 @@ __all__ = [
     "ShmQueueShapeWarning",
     "ShmQueueShutDown",
     "ShmQueueTypeError",
+    "ShmQueueUnsupportedError",
     "ShmQueueValueError",
     "ShmRefDataSnapshot",
     "Statistics",
     "SyncQueue",
+    "connect",
     "exceptions",
 ]
 
@@ -96,12 +102,22 @@ _ELSEWHERE = {
     "SerializationMethods": "serialization",
     "AsyncQueue": "protocols",
     "Lease": "leases",
+    "connect": "broker",
     "ShmQueue": "queue",
     "ShmRefDataSnapshot": "queue",
     "Statistics": "statistics",
     "SyncQueue": "protocols",
 }
-_SUBMODULES = ("compat", "engine", "exceptions", "queue", "segment", "serialization", "shared_memory_collection")
+_SUBMODULES = (
+    "broker",
+    "compat",
+    "engine",
+    "exceptions",
+    "queue",
+    "segment",
+    "serialization",
+    "shared_memory_collection",
+)
 
 
 def __getattr__(name: str) -> Any:

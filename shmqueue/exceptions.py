@@ -14,6 +14,7 @@ from typing import Any
 
 __all__ = [
     "PortableEngineWarning",
+    "ShmQueueBrokerError",
     "ShmQueueBufferOverflow",
     "ShmQueueCorruptedError",
     "ShmQueueDeserializationError",
@@ -33,6 +34,7 @@ __all__ = [
     "ShmQueueShapeWarning",
     "ShmQueueShutDown",
     "ShmQueueTypeError",
+    "ShmQueueUnsupportedError",
     "ShmQueueValueError",
     "ShutDown",
 ]
@@ -92,6 +94,14 @@ class ShmQueueTypeError(ShmQueueError, TypeError):
 
 class ShmQueueNotInitializedError(ShmQueueError, RuntimeError):
     """The handle was closed before the call, with ``close()`` or ``shutdown()``."""
+
+
+class ShmQueueBrokerError(ShmQueueError, ConnectionError):
+    """The broker could not be reached, or refused; see ``shmqueue.connect``."""
+
+
+class ShmQueueUnsupportedError(ShmQueueError, NotImplementedError):
+    """A broker cannot do this; ``ShmQueue`` can."""
 
 
 class ShmQueueSerializationError(ShmQueueError, pickle.PicklingError):

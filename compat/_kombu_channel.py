@@ -1,0 +1,416 @@
+"""Channels of the transport shm://: AMQP's exchanges, queues and acknowledgements, on leases and a shared state."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from amqp.protocol import queue_declare_ok_t
+from kombu.exceptions import ChannelError
+from kombu.transport import virtual
+from kombu.transport.base import to_rabbitmq_queue_arguments
+from kombu.transport.virtual.base import NOT_EQUIVALENT_FMT, NotEquivalentError
+from kombu.utils.uuid import uuid
+
+from shmqueue import clock
+from shmqueue.exceptions import ShmQueueError
+from shmqueue.leases import Lease
+
+from ._kombu_messages import level_of
+from ._kombu_topology import State, has_ownerless, this_owner
+
+__all__ = ["Channel"]
+
+_LOOK_AT_OWNERS = 1.0  # seconds between two looks whether the owners of automatically deleted queues live
+_tags = itertools.count(1)
+
+Callback = Callable[[Any], Any]
+
+
+class QoS(virtual.QoS):  # type: ignore[misc]
+    """The messages of a channel that were not acknowledged yet. Any thread may acknowledge one."""
+
+    def __init__(self, channel: Channel, prefetch_count: int = 0) -> None:
+        # Without super(): the base restores messages by putting them once more when the process ends. Ours are leases.
+        self.channel = channel
+        self.prefetch_count = prefetch_count or 0
+        self._taken: dict[Any, tuple[Lease[Any], Any]] = {}
+
+    def can_consume(self) -> bool:
+        return not self.prefetch_count or len(self._taken) < self.prefetch_count
+
+    def can_consume_max_estimate(self) -> int | None:
+        return max(self.prefetch_count - len(self._taken), 0) if self.prefetch_count else None
+
+    def append(self, message: Any, delivery_tag: Any) -> None:
+        lease = self.channel.leases.pop(delivery_tag, None)
+        if lease is not None:
+            self._taken[delivery_tag] = lease, message
+
+    def get(self, delivery_tag: Any) -> Any:
+        return self._taken[delivery_tag][1]
+
+    def ack(self, delivery_tag: Any) -> None:
+        self._end(delivery_tag, requeue=False)
+
+    def reject(self, delivery_tag: Any, requeue: bool = False) -> None:
+        self._end(delivery_tag, requeue)
+
+    def restore_unacked(self) -> list[Any]:
+        for tag in list(self._taken):
+            self._end(tag, requeue=True)
+        return []
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        self.restore_unacked()
+
+    def _end(self, delivery_tag: Any, requeue: bool) -> None:
+        was_full = not self.can_consume()
+        lease, _ = self._taken.pop(delivery_tag, (None, None))
+        if lease is not None:
+            (lease.requeue if requeue else lease.ack)()
+        if was_full:
+            self.channel.wake()
+
+
+class Channel(virtual.Channel):  # type: ignore[misc]
+    """A channel. Everything that was declared is what all processes of the namespace have declared."""
+
+    QoS = QoS
+    supports_fanout = True
+    body_encoding = None
+    do_restore = False
+    closed: bool
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(connection, **kwargs)
+        self._pid = os.getpid()
+        self._token = uuid()
+        self._owned: set[str] = set()
+        self._callbacks: dict[str, dict[str, Callback]] = {}
+        self._turns: deque[str] = deque()
+        self._looked_at_owners = 0.0
+        self.leases: dict[Any, Lease[Any]] = {}
+        """Of messages that are on their way to a callback."""
+
+    # ---- messages ----
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        properties = message["properties"]
+        expiration = properties.get("expiration")
+        seconds = None if expiration is None else int(expiration) / 1000
+        self._messages.put(queue, message, level_of(properties.get("priority")), seconds)
+
+    def _put_fanout(self, exchange: str, message: Any, routing_key: str, **kwargs: Any) -> None:
+        for _, _, queue in self.get_table(exchange):
+            self._put(queue, message)
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        found = self._messages.lease(queue)
+        if found is None:
+            raise Empty
+        lease, message = found
+        tag = next(_tags)
+        properties = message["properties"]
+        properties["delivery_tag"] = tag
+        if lease.attempt > 1:
+            properties["delivery_info"]["redelivered"] = True
+            message["headers"]["redelivered"] = True
+        self.leases[tag] = lease
+        return message
+
+    def _next_delivery_tag(self) -> int:
+        return 0  # a message gets one when it is delivered
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
+        try:
+            message = self.Message(self._get(queue), channel=self)
+        except Empty:
+            return None
+        self._hand_out(message, no_ack)
+        return message
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Callback, consumer_tag: str, **kwargs: Any) -> None:
+        def deliver(raw_message: Any) -> Any:
+            message = self.Message(raw_message, channel=self)
+            self._hand_out(message, no_ack)
+            return callback(message)
+
+        self._tag_to_queue[consumer_tag] = queue
+        self._consumers.add(consumer_tag)
+        self._callbacks.setdefault(queue, {})[consumer_tag] = deliver
+        if queue not in self._turns:
+            self._turns.append(queue)
+        self._active_queues.append(queue)
+        self.connection._callbacks[queue] = deliver
+        self._own(queue)
+        self.wake()
+
+    def basic_cancel(self, consumer_tag: str) -> None:
+        if consumer_tag not in self._consumers:
+            return
+        self._consumers.remove(consumer_tag)
+        queue = self._tag_to_queue.pop(consumer_tag)
+        self._active_queues.remove(queue)
+        callbacks = self._callbacks[queue]
+        del callbacks[consumer_tag]
+        if callbacks:
+            self.connection._callbacks[queue] = next(iter(callbacks.values()))
+        else:
+            del self._callbacks[queue]
+            self._turns.remove(queue)
+            self.connection._callbacks.pop(queue, None)
+
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
+        self.qos.prefetch_count = prefetch_count
+        self.wake()
+
+    def drain_events(self, timeout: float | None = None, callback: Any = None) -> None:
+        """Deliver one message, of the queues in turn.
+
+        Raises:
+            queue.Empty: there is none, or as many as may be are not acknowledged.
+        """
+        if not self._consumers or not self.qos.can_consume():
+            raise Empty
+        turns = self._turns
+        for queue in list(turns):
+            turns.rotate(-1)
+            try:
+                raw_message = self._get(queue)
+            except Empty:
+                continue
+            callbacks = self._callbacks[queue]
+            tag = next(iter(callbacks))
+            deliver = callbacks[tag] = callbacks.pop(tag)  # several consumers of one queue take turns
+            deliver(raw_message)
+            return
+        raise Empty
+
+    def moments(self) -> list[tuple[Any, int, int]]:
+        """What to wait for before ``drain_events`` is tried again."""
+        if not self._consumers or not self.qos.can_consume():
+            return []
+        moments: list[tuple[Any, int, int]] = self._messages.moments(self._turns)
+        return moments
+
+    def wake(self) -> None:
+        """Have messages looked for once more; from any thread."""
+        if self.connection is not None:
+            self.connection.doorbell.ring()
+
+    def _hand_out(self, message: Any, no_ack: bool) -> None:
+        if no_ack:
+            self.leases.pop(message.delivery_tag).ack()
+        else:
+            self.qos.append(message, message.delivery_tag)
+
+    # ---- queues ----
+
+    def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
+        return to_rabbitmq_queue_arguments(arguments, **kwargs)
+
+    def queue_declare(self, queue: str | None = None, passive: bool = False, **kwargs: Any) -> Any:
+        queue = queue or f"amq.gen-{uuid()}"
+        if not passive:
+            is_temporary = kwargs.get("auto_delete") or kwargs.get("exclusive")
+            owner = this_owner(self._token) if is_temporary else None
+            self._messages.declare(queue, _plain(kwargs.get("arguments")), owner)
+            if owner is not None:
+                self._owned.add(queue)
+        elif not self._messages.exists(queue):
+            raise self._not_found("queue", queue, "Channel.queue_declare")
+        return queue_declare_ok_t(queue, self._size(queue), 0)
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> None:
+        if if_empty and self._size(queue):
+            return
+        self._owned.discard(queue)
+        self._messages.delete(queue)
+
+    def _size(self, queue: str) -> int:
+        size: int = self._messages.size(queue)
+        return size
+
+    def _purge(self, queue: str) -> int:
+        dropped: int = self._messages.clear(queue)
+        return dropped
+
+    def _new_queue(self, queue: str, **kwargs: Any) -> None:
+        self._messages.declare(queue, {}, None)
+
+    def _has_queue(self, queue: str, **kwargs: Any) -> bool:
+        exists: bool = self._messages.exists(queue)
+        return exists
+
+    def _own(self, queue: str) -> None:
+        """Keep an automatically deleted queue while this channel is open."""
+        described = self._state.queues.get(queue)
+        if described is not None and described.owners is not None and queue not in self._owned:
+            self._messages.declare(queue, {}, this_owner(self._token))
+            self._owned.add(queue)
+
+    def _disown(self) -> None:
+        mine, owned = this_owner(self._token), self._owned
+
+        def change(state: State) -> bool:
+            changed = False
+            for name in owned:
+                queue = state.queues.get(name)
+                if queue is not None and queue.owners is not None and mine in queue.owners:
+                    queue.owners.remove(mine)
+                    changed = True
+                    if not queue.owners:
+                        state.drop_queue(name)
+            return changed
+
+        if owned:
+            self._messages.topology.change(change)
+            self._owned = set()
+
+    # ---- exchanges ----
+
+    def exchange_declare(
+        self,
+        exchange: str | None = None,
+        type: str = "direct",
+        durable: bool = False,
+        auto_delete: bool = False,
+        arguments: dict[str, Any] | None = None,
+        nowait: bool = False,
+        passive: bool = False,
+    ) -> None:
+        type = type or "direct"
+        name = exchange or f"amq.{type}"
+        if self._is_declared(self._state, name, type, durable, auto_delete, arguments):
+            return
+        if passive:
+            raise self._not_found("exchange", name, "Channel.exchange_declare")
+
+        def change(state: State) -> bool:
+            if self._is_declared(state, name, type, durable, auto_delete, arguments):
+                return False
+            state.exchanges[name] = type, bool(durable), bool(auto_delete), _plain(arguments)
+            return True
+
+        self._messages.topology.change(change)
+
+    def _is_declared(
+        self, state: State, name: str, type: str, durable: bool, auto_delete: bool, arguments: dict[str, Any] | None
+    ) -> bool:
+        found = state.exchanges.get(name)
+        if found is None:
+            return False
+        if found != (type, bool(durable), bool(auto_delete), _plain(arguments)):
+            raise NotEquivalentError(NOT_EQUIVALENT_FMT.format(name, self.connection.client.virtual_host or "/"))
+        return True
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
+        def change(state: State) -> bool:
+            state.bindings.pop(exchange, None)
+            return state.exchanges.pop(exchange, None) is not None
+
+        self._messages.topology.change(change)
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = "",
+        arguments: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        source, binding = exchange or "amq.direct", (routing_key or "", queue, _plain(arguments))
+        if binding in self._state.bindings.get(source, ()):
+            return
+
+        def change(state: State) -> bool:
+            if queue not in state.queues or binding in state.bindings.get(source, ()):
+                return False
+            state.bindings.setdefault(source, []).append(binding)
+            return True
+
+        self._messages.topology.change(change)
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        routing_key: str = "",
+        arguments: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        source = exchange or "amq.direct"
+
+        def change(state: State) -> bool:
+            bindings = state.bindings.get(source, [])
+            left = [found for found in bindings if found[:2] != (routing_key or "", queue)]
+            state.bindings[source] = left
+            return len(left) != len(bindings)
+
+        self._messages.topology.change(change)
+
+    def get_exchanges(self) -> list[str]:
+        return list(self._state.exchanges)
+
+    def get_table(self, exchange: str) -> list[tuple[str, str | None, str]]:
+        prepare = self.typeof(exchange).prepare_bind
+        return [prepare(queue, exchange, key, arguments) for key, queue, arguments in self._bindings(exchange)]
+
+    def _bindings(self, exchange: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """The bindings of an exchange. Queues whose processes were killed are removed before they get more messages."""
+        bindings: list[tuple[str, str, dict[str, Any]]] = self._state.bindings.get(exchange, [])
+        now = clock.monotonic()
+        if bindings and now - self._looked_at_owners > _LOOK_AT_OWNERS:
+            self._looked_at_owners = now
+            if has_ownerless(self._state, [queue for _, queue, _ in bindings]):
+                self._messages.topology.change(lambda state: False)
+                bindings = self._state.bindings.get(exchange, [])
+        return bindings
+
+    def typeof(self, exchange: str, default: str = "direct") -> Any:
+        found = self._state.exchanges.get(exchange)
+        return self.exchange_types[default if found is None else found[0]]
+
+    def list_bindings(self) -> list[tuple[str, str, str]]:
+        found = self._state.bindings
+        return [(queue, exchange, key) for exchange in found for key, queue, _ in found[exchange]]
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Close the channel: cancel its consumers, and give back what was not acknowledged."""
+        if self.closed:
+            return
+        if os.getpid() != self._pid:  # what it has belongs to the parent
+            self.closed = True
+            return
+        for lease in list(self.leases.values()):
+            lease.requeue()
+        self.leases.clear()
+        try:
+            self._disown()
+        except ShmQueueError:
+            pass  # of what was removed or closed already: those who come next see that this process has none of it
+        super().close()
+
+    @property
+    def _messages(self) -> Any:
+        return self.connection.messages
+
+    @property
+    def _state(self) -> State:
+        state: State = self.connection.messages.topology.current()
+        return state
+
+    def _not_found(self, what: str, name: str, method: str) -> ChannelError:
+        host = self.connection.client.virtual_host or "/"
+        return ChannelError(f"NOT_FOUND - no {what} {name!r} in vhost {host!r}", (50, 10), method, "404")
+
+
+def _plain(arguments: dict[str, Any] | None) -> dict[str, Any]:
+    return dict(arguments or {})

@@ -1,0 +1,108 @@
+"""A descriptor that an event loop waits for, readable when it is time to look for messages.
+
+It rings when one of several queues gets something, when a consumer has room again, and for whatever else a transport
+has to look at. Ringing once too often is harmless.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from shmqueue import threads
+from shmqueue.readiness import Request, ask, withdraw
+
+__all__ = ["Doorbell"]
+
+_READ_MOST = 4096  # bytes
+
+
+class Doorbell:
+    """The descriptor, and what has been asked of ``shmqueue.readiness`` for it."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._lock = threads.new_lock()  # so that nobody writes to a descriptor that is another one by then
+        self._requests: dict[int, Request] = {}
+
+    def fileno(self) -> int:
+        """The descriptor; -1 when closed."""
+        return self._read
+
+    def ring(self) -> None:
+        """Make it readable; from any thread."""
+        with self._lock:
+            if self._write >= 0:
+                try:
+                    os.write(self._write, b"!")
+                except BlockingIOError:
+                    pass  # it is readable enough
+
+    def quiet(self) -> None:
+        """Make it not readable."""
+        try:
+            os.read(self._read, _READ_MOST)
+        except BlockingIOError:
+            pass
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until it is readable.
+
+        Args:
+            timeout: seconds, None for ever.
+
+        Returns:
+            False, it is not.
+        """
+        if not hasattr(select, "poll"):  # eventlet takes it away
+            return bool(select.select([self._read], [], [], timeout)[0])
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))))
+
+    def ring_for(self, wishes: Iterable[tuple[Any, int, int]]) -> None:
+        """Ring when one of the wishes is granted: engine, kind, and ``moment`` from before the last attempt."""
+        for engine, kind, moment in wishes:
+            key = id(engine)
+            if key not in self._requests:  # else it rings for what came after an older moment
+                request = Request(engine, kind, moment, _teller(weakref.ref(self), key))
+                self._requests[key] = request
+                ask(request)
+
+    def forget(self) -> None:
+        """Ring for no engine any more."""
+        while self._requests:
+            withdraw(self._requests.popitem()[1])
+
+    def close(self) -> None:
+        """Close the descriptor. Idempotent."""
+        self.forget()
+        with self._lock:
+            ends, self._read, self._write = (self._read, self._write), -1, -1
+        for end in ends:
+            if end >= 0:
+                os.close(end)
+
+    def _granted(self, key: int) -> None:
+        self._requests.pop(key, None)
+        self.ring()
+
+    def __del__(self) -> None:
+        for end in (self._read, self._write):
+            if end >= 0:
+                os.close(end)
+
+
+def _teller(bell: weakref.ref[Doorbell], key: int) -> Callable[[], object]:
+    """What tells the doorbell, and does not keep it."""
+
+    def tell() -> None:
+        rung = bell()
+        if rung is not None:
+            rung._granted(key)
+
+    return tell

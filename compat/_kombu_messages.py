@@ -1,0 +1,244 @@
+"""The messages of one process's transport: put, lease, count and clear them, by the names of kombu's queues.
+
+A message that was handed out and not acknowledged is a lease. So it comes again, before newer ones, at once when its
+consumer gives it back or closes the connection, and within a slice of the waiting when the consumer is killed.
+
+This module knows nothing of kombu's classes, except how kombu writes as JSON what msgpack cannot keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from kombu.utils.json import dumps as dump_json
+from kombu.utils.json import loads as load_json
+
+from shmqueue import clock
+from shmqueue.exceptions import (
+    ShmQueueError,
+    ShmQueueFull,
+    ShmQueueNotFoundError,
+    ShmQueueNotInitializedError,
+    ShmQueueSerializationError,
+)
+from shmqueue.handle import Handle
+from shmqueue.items import items_of
+from shmqueue.leases import Lease, take_lease
+from shmqueue.readiness import ITEMS, ROOM
+from shmqueue.serialization import Serializer
+
+from ._kombu_topology import LEVELS, Owner, Queue, Topology
+
+__all__ = ["Messages"]
+
+_NO_LIMIT = 0.0
+_serializer = Serializer(allow_pickle=False)
+
+
+class _Level:
+    """The messages of one priority."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle, self.engine = handle, handle.engine
+        self._put_item = items_of(handle.engine).put_item
+
+    def put(self, message: Any, deadline: float, timeout: float | None) -> None:
+        put = self._put_item((deadline, message), True, timeout, False)
+        if put is None:
+            put = self.engine.put(*_dump((deadline, message)), True, timeout)
+        if not put:
+            raise ShmQueueFull(self.handle.why_full(1) + f" after {timeout} s")
+
+    def lease(self) -> tuple[Lease[Any], Any] | None:
+        """The oldest message that is not too old, and its lease."""
+        while True:
+            lease = take_lease(self.engine, False, None, _serializer.load)
+            if lease is None:
+                return None
+            item = lease.item
+            if isinstance(item, str):
+                item = load_json(item)
+            deadline, message = item
+            if deadline == _NO_LIMIT or clock.monotonic() < deadline:
+                return lease, message
+            lease.ack()
+
+
+class _Open:
+    """A queue that this process has opened."""
+
+    def __init__(self, topology: Topology, name: str, queue: Queue) -> None:
+        self.id, self.numbers = queue.id, list(queue.levels)
+        self.levels: dict[int, _Level] = {}
+        try:
+            for number in self.numbers:  # the most urgent first
+                self.levels[number] = _Level(topology.open(name, number))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for level in self.levels.values():
+            level.handle.close()
+
+
+class Messages:
+    """All queues of a namespace, each opened when it is first used.
+
+    Args:
+        topology: what queues there are.
+        put_timeout: seconds that a put waits for room, None for ever.
+    """
+
+    def __init__(self, topology: Topology, put_timeout: float | None = None) -> None:
+        self.topology = topology
+        self._put_timeout = put_timeout
+        self._open: dict[str, _Open] = {}
+
+    def exists(self, name: str) -> bool:
+        """Whether the queue was declared."""
+        return name in self.topology.current().queues
+
+    def declare(self, name: str, arguments: dict[str, Any], owner: Owner | None) -> None:
+        """Make the queue if it is not there yet; with an owner, one that ends with its last one."""
+        queue = self.topology.current().queues.get(name)
+        if queue is None or (owner is not None and queue.owners is not None and owner not in queue.owners):
+            self.topology.change(lambda state: self.topology.declare(state, name, arguments, owner))
+
+    def put(self, name: str, message: Any, level: int, seconds: float | None) -> None:
+        """Put a message; into a queue that was deleted with its last owner it is dropped.
+
+        Args:
+            level: its priority, 0 to 9.
+            seconds: how long it is worth something at most; None, for ever.
+
+        Raises:
+            ShmQueueFull: there was no room in time.
+        """
+        while True:
+            opened = self._opened(name)
+            if opened is None:
+                if name in self.topology.current().gone:
+                    return
+                self.declare(name, {}, None)
+            elif level not in opened.levels:
+                self.topology.change(lambda state: self.topology.add_level(state, name, level))
+            else:
+                break
+        ages = self.topology.current().queues[name].arguments.get("x-message-ttl")
+        if ages is not None:
+            seconds = ages / 1000 if seconds is None else min(seconds, ages / 1000)
+        deadline = _NO_LIMIT if seconds is None else clock.monotonic() + seconds
+        opened.levels[level].put(message, deadline, self._put_timeout)
+
+    def lease(self, name: str) -> tuple[Lease[Any], Any] | None:
+        """The next message and its lease, by priority and age; None, there is none, or 1,024 are leased."""
+        opened = self._opened(name)
+        if opened is None:
+            return None
+        for level in opened.levels.values():
+            try:
+                found = level.lease()
+            except ShmQueueError as error:
+                if type(error) is not ShmQueueError:
+                    raise
+                continue  # as many as can be are leased: acknowledging one makes room
+            if found is not None:
+                return found
+        return None
+
+    def size(self, name: str) -> int:
+        """How many messages can be taken."""
+        opened = self._opened(name)
+        return 0 if opened is None else sum(level.engine.qsize() for level in opened.levels.values())
+
+    def clear(self, name: str) -> int:
+        """Drop the messages that are not leased, and return how many there were."""
+        opened = self._opened(name)
+        return 0 if opened is None else sum(level.engine.clear() for level in opened.levels.values())
+
+    def delete(self, name: str) -> None:
+        """Delete the queue with its messages and bindings."""
+        if self.exists(name):
+            self.topology.change(lambda state: state.drop_queue(name))
+        self._forget(name)
+
+    def moments(self, names: Iterable[str]) -> list[tuple[Any, int, int]]:
+        """What to wait for: that one of the queues gets something, or that the state changes.
+
+        The state is one record that is always there, so its queue is waited for as one from which something is taken.
+        """
+        wishes = [(self.topology.engine, ROOM)]
+        for name in names:
+            opened = self._opened(name)
+            if opened is not None:
+                wishes += [(level.engine, ITEMS) for level in opened.levels.values()]
+        moments = []
+        for engine, kind in wishes:
+            try:
+                moments.append((engine, kind, engine.moment(kind)))
+            except ShmQueueNotInitializedError:
+                continue  # it was closed because its queue was deleted just now
+        return moments
+
+    def close(self) -> None:
+        """Close everything; what is leased is given back."""
+        for name in list(self._open):
+            self._forget(name)
+        self.topology.close()
+
+    def _opened(self, name: str) -> _Open | None:
+        """The queue as it is now; None, there is none."""
+        while True:
+            queue = self.topology.current().queues.get(name)
+            opened = self._open.get(name)
+            if queue is None:
+                if opened is not None:
+                    self._forget(name)
+                return None
+            if opened is not None and opened.id == queue.id:
+                if len(opened.levels) != len(queue.levels):
+                    self._add_levels(opened, name, queue)
+                return opened
+            self._forget(name)
+            try:
+                self._open[name] = _Open(self.topology, name, queue)
+            except ShmQueueNotFoundError:
+                self._renew(name, queue.id)
+
+    def _add_levels(self, opened: _Open, name: str, queue: Queue) -> None:
+        for number in queue.levels:
+            if number not in opened.levels:
+                opened.levels[number] = _Level(self.topology.open(name, number))
+        opened.levels = {number: opened.levels[number] for number in sorted(opened.levels, reverse=True)}
+
+    def _renew(self, name: str, id: int) -> None:
+        """Make anew what somebody has removed by hand, unless somebody else has done so, or deleted it, meanwhile."""
+
+        def change(state: Any) -> bool:
+            queue = state.queues.get(name)
+            return queue is not None and queue.id == id and self.topology.renew(state, name)
+
+        self.topology.change(change)
+
+    def _forget(self, name: str) -> None:
+        opened = self._open.pop(name, None)
+        if opened is not None:
+            opened.close()
+
+
+def _dump(item: Any) -> tuple[int, Any]:
+    """A message that is more than msgpack keeps, as a record; kombu has its own ways for dates and the like."""
+    try:
+        return _serializer.dump_rest(item)
+    except ShmQueueSerializationError:
+        return _serializer.dump(dump_json(item))
+
+
+def level_of(priority: Any) -> int:
+    """The priority that messages with this one have, 0 to 9, the most urgent."""
+    try:
+        return max(0, min(int(priority), LEVELS - 1))
+    except (TypeError, ValueError):
+        return 0

@@ -1,0 +1,306 @@
+"""What exchanges, queues and bindings there are, as all processes of one namespace see them.
+
+A broker keeps that in its own memory. Here it is one record in a named queue, and a process that is killed at any
+instruction has changed all of it or nothing. Whoever changes it locks the file of that queue, puts the new state behind
+the old one and then takes the old one away: that is the moment at which the change is made. Reading takes no lock, and
+costs one comparison unless something has changed.
+
+This module knows nothing of kombu and of messages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from shmqueue import inspection, plain
+from shmqueue.engine.portable_processes import is_alive, this_process
+from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotFoundError, ShmQueueValueError
+from shmqueue.handle import Handle, open_handle
+from shmqueue.readiness import ITEMS
+
+__all__ = ["LEVELS", "Owner", "Queue", "State", "Topology", "namespace_of", "segment_name"]
+
+LEVELS = 10
+"""Priorities, each of which is a queue of its own once a message has it."""
+
+Owner = tuple[int, int, str]
+"""A process, by its id and start time, and what in it wants an automatically deleted queue."""
+
+_GONE_MOST = 1000  # names of deleted queues that are remembered
+
+_SAFE = re.compile(r"[A-Za-z0-9_-]+\Z")
+
+
+def namespace_of(text: str) -> str:
+    """The namespace that a URL's virtual host or host name means.
+
+    Raises:
+        ShmQueueValueError: it has characters other than letters, digits, ``_`` and ``-``.
+    """
+    text = text.strip("/")
+    if text and not _SAFE.match(text):
+        raise ShmQueueValueError(f"the namespace of a shm:// URL has letters, digits, '_' and '-' only, not {text!r}")
+    return text
+
+
+def segment_name(namespace: str, queue: str, level: int) -> str:
+    """The name of the queue that holds the messages of ``queue`` with the priority ``level``."""
+    return f"kombu{level or ''}{'-' if namespace else ''}{namespace}.{queue}"
+
+
+@dataclass
+class Queue:
+    """A queue as it was declared."""
+
+    id: int
+    """Another one each time that a queue of this name is declared anew."""
+    levels: list[int]
+    """Priorities of which there has been a message."""
+    arguments: dict[str, Any]
+    owners: list[Owner] | None
+    """Of an automatically deleted queue: while one of them lives, the queue does; None, it stays."""
+
+
+@dataclass
+class State:
+    """Everything that was declared."""
+
+    serial: int = 0
+    exchanges: dict[str, tuple[str, bool, bool, dict[str, Any]]] = field(default_factory=dict)
+    """By name: type, durable, auto_delete, arguments."""
+    bindings: dict[str, list[tuple[str, str, dict[str, Any]]]] = field(default_factory=dict)
+    """By exchange: routing key, queue, arguments."""
+    queues: dict[str, Queue] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+    """Automatically deleted queues, newest last: what is sent to them is dropped."""
+    doomed: list[tuple[str, list[int]]] = field(default_factory=list)
+    """Queues that were deleted and whose memory is being freed: name and levels."""
+
+    def pack(self) -> tuple[int, Any]:
+        """The state as a record."""
+        queues = {name: (q.id, q.levels, q.arguments, q.owners) for name, q in self.queues.items()}
+        return plain.pack_copies((self.serial, self.exchanges, self.bindings, queues, self.gone, self.doomed))
+
+    @classmethod
+    def unpack(cls, method: int, payload: bytes) -> State:
+        """The state of a record.
+
+        Raises:
+            ShmQueueCorruptedError: it is none.
+        """
+        try:
+            serial, exchanges, bindings, queues, gone, doomed = plain.UNPACKERS[method](payload)
+            described = {name: Queue(*fields) for name, fields in queues.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ShmQueueCorruptedError(
+                f"what was declared on shm:// cannot be read ({error!r}): end the programs that use it, and remove "
+                "it with shmqueue.compat.kombu.remove()"
+            ) from error
+        return cls(serial, exchanges, bindings, described, gone, doomed)
+
+    def drop_queue(self, name: str) -> bool:
+        """Delete a queue and its bindings; its memory is freed at the end of the change. False: there is none."""
+        queue = self.queues.pop(name, None)
+        if queue is None:
+            return False
+        for exchange, bindings in self.bindings.items():
+            self.bindings[exchange] = [binding for binding in bindings if binding[1] != name]
+        if queue.owners is not None:
+            self.gone = [*self.gone[1 - _GONE_MOST :], name]
+        self.doomed.append((name, queue.levels))
+        return True
+
+
+class Topology:
+    """One process's handle on the state of a namespace.
+
+    Args:
+        namespace: see ``namespace_of``.
+        max_bytes: most bytes of each queue that is declared here; None, as much as there is memory.
+    """
+
+    def __init__(self, namespace: str, max_bytes: int | None = None) -> None:
+        self.namespace = namespace
+        self._name = "kombu" + "-" * bool(namespace) + namespace
+        self._max_bytes = max_bytes
+        self._handle = open_handle(self._name, keep=True)
+        self._state = State()
+        self._moment: int | None = None
+
+    @property
+    def engine(self) -> Any:
+        """Its ``moment`` for ``ROOM`` moves when the state changes."""
+        return self._handle.engine
+
+    def current(self) -> State:
+        """The state as it is now, not to be changed."""
+        moment = self._handle.engine.moment(ITEMS)
+        if moment != self._moment:
+            if self._handle.engine.qsize() > 1:
+                with self._locked():
+                    self._settle()
+            self._state, self._moment = self._read(), moment
+        return self._state
+
+    def change(self, how: Callable[[State], bool]) -> None:
+        """Change the state: ``how`` changes what it is given and returns whether it has.
+
+        No other process does so meanwhile. It may be called again, with a newer state, and must not wait for anything.
+        """
+        with self._locked():
+            self._settle()
+            state = self._read()
+            changed = _drop_ownerless(state)
+            if how(state) or changed:
+                self._write(state)
+            if state.doomed:
+                for name, levels in state.doomed:
+                    self._free(name, levels)
+                state.doomed = []
+                self._write(state)
+
+    def declare(self, state: State, name: str, arguments: dict[str, Any], owner: Owner | None) -> bool:
+        """Within a change: make a queue if it is not there yet, or have one more owner own it."""
+        queue = state.queues.get(name)
+        if queue is None:
+            state.serial += 1
+            self._make(name, 0)
+            state.queues[name] = Queue(state.serial, [0], arguments, None if owner is None else [owner])
+            if name in state.gone:
+                state.gone.remove(name)
+            return True
+        if owner is None or queue.owners is None or owner in queue.owners:
+            return False
+        queue.owners.append(owner)
+        return True
+
+    def add_level(self, state: State, name: str, level: int) -> bool:
+        """Within a change: let a queue have messages of one more priority."""
+        queue = state.queues.get(name)
+        if queue is None or level in queue.levels:
+            return False
+        self._make(name, level)
+        queue.levels = sorted([*queue.levels, level], reverse=True)
+        return True
+
+    def renew(self, state: State, name: str) -> bool:
+        """Within a change: make a queue anew whose memory somebody has removed."""
+        queue = state.queues.get(name)
+        if queue is None:
+            return False
+        state.serial += 1
+        queue.id = state.serial
+        for level in queue.levels:
+            self._make(name, level)
+        return True
+
+    def open(self, name: str, level: int) -> Handle:
+        """A handle on the messages of a queue.
+
+        Raises:
+            ShmQueueNotFoundError: there is none.
+        """
+        return open_handle(segment_name(self.namespace, name, level), create=False)
+
+    def close(self) -> None:
+        """Close this handle."""
+        self._handle.close()
+
+    def remove(self) -> None:
+        """Remove the state, and all queues with what is in them. Who uses them must have ended."""
+        state = self.current()
+        for name, levels in [*state.doomed, *((name, queue.levels) for name, queue in state.queues.items())]:
+            self._free(name, levels)
+        self._handle.close()
+        inspection.remove_queue(self._name)
+
+    def _make(self, name: str, level: int) -> None:
+        open_handle(segment_name(self.namespace, name, level), keep=True, max_bytes=self._max_bytes).close()
+
+    def _free(self, name: str, levels: list[int]) -> None:
+        for level in levels:
+            try:
+                inspection.remove_queue(segment_name(self.namespace, name, level))
+            except ShmQueueNotFoundError:
+                pass
+
+    def _read(self) -> State:
+        found = self._handle.engine.peek(False, None)
+        return State() if found is None else State.unpack(*found[1:])
+
+    def _settle(self) -> None:
+        """Finish the change of a process that was killed after it had put the new state; with the lock held."""
+        engine = self._handle.engine
+        while engine.qsize() > 1:
+            engine.get(False, None)
+
+    def _write(self, state: State) -> None:
+        engine = self._handle.engine
+        record = state.pack()
+        if engine.qsize() == 0:
+            engine.put(
+                *record, True, None
+            )  # a first one, to be taken: taking is what wakes those who wait for a change
+        engine.put(*record, True, None)
+        self._settle()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes and threads from changing the state. The kernel ends it with the process."""
+        while True:
+            try:
+                fd = os.open(self._handle.segment.path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:  # it was removed: begin a new one
+                self._handle.close()
+                self._handle, self._moment = open_handle(self._name, keep=True), None
+                continue
+            break
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_bytes(fcntl.F_WRLCK))
+            try:
+                yield
+            finally:  # explicitly: a child that was forked meanwhile has the descriptor, too
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_bytes(fcntl.F_UNLCK))
+        finally:
+            os.close(fd)
+
+
+def this_owner(token: str) -> Owner:
+    """An owner in this process."""
+    return (*this_process(), token)
+
+
+def _drop_ownerless(state: State) -> bool:
+    """Delete the automatically deleted queues all of whose owners have ended."""
+    changed = False
+    for name, queue in list(state.queues.items()):
+        if queue.owners is None:
+            continue
+        alive = [owner for owner in queue.owners if is_alive(owner[:2])]
+        if len(alive) != len(queue.owners):
+            queue.owners = alive
+            changed = True
+        if not alive:
+            changed = state.drop_queue(name)
+    return changed
+
+
+def has_ownerless(state: State, names: list[str]) -> bool:
+    """Whether one of these queues has no owner left that lives."""
+    for name in names:
+        queue = state.queues.get(name)
+        if queue is not None and queue.owners is not None and not any(is_alive(owner[:2]) for owner in queue.owners):
+            return True
+    return False
+
+
+def _lock_bytes(kind: int) -> bytes:
+    """``struct flock`` for the whole file."""
+    return struct.pack("@hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)

@@ -1,0 +1,481 @@
+"""A queue at a broker, with the interface of ``ShmQueue``, through kombu."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, TypeVar
+
+try:
+    import kombu
+except ImportError as missing:
+    raise ImportError("a queue at a broker needs kombu: install shmqueue[broker]") from missing
+from kombu.exceptions import OperationalError
+from kombu.transport import get_transport_cls
+from kombu.utils.url import maybe_sanitize_url
+
+from shmqueue import clock, threads
+from shmqueue.arguments import require_int, require_seconds
+from shmqueue.broker.links import Link, Links
+from shmqueue.exceptions import (
+    ShmQueueBrokerError,
+    ShmQueueDeserializationError,
+    ShmQueueEmpty,
+    ShmQueueNotInitializedError,
+    ShmQueueUnsupportedError,
+    ShmQueueValueError,
+)
+from shmqueue.leases import Lease
+from shmqueue.messages import tell_items_put
+from shmqueue.serialization import Serializer
+
+__all__ = ["BrokerLease", "BrokerQueue"]
+
+_T = TypeVar("_T")
+
+_CONTENT_TYPE = "application/x-shmqueue"
+_METHOD_BYTES = 4
+_FOREIGN = ["json", "msgpack", "text/plain"]
+"""Content types that other programs may put, none of which can run anything."""
+
+_FIRST_PACE, _LONGEST_PACE = 0.001, 0.05  # seconds between two questions to the broker whether there is an item
+_RESTORE_PACE = 1.0  # seconds between two looks for messages whose visibility timeout is over
+_RETRY_POLICY = {"max_retries": 10, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
+
+
+class BrokerLease(Lease[Any]):
+    """An item that the broker keeps until it is acknowledged, or until the connection or this process ends."""
+
+    __slots__ = ("__weakref__", "_item", "_link", "_message", "_queue")
+
+    def __init__(self, queue: BrokerQueue, link: Link, message: Any) -> None:
+        self._queue, self._link, self._message = queue, link, message
+        self._item: Any = _UNLOADED
+
+    @property
+    def item(self) -> Any:
+        if self._item is _UNLOADED:
+            self._item = self._queue._load(self._message)
+        return self._item
+
+    @property
+    def attempt(self) -> int:
+        """1, or 2 and more if it was delivered before. Only RabbitMQ's quorum queues count; others say just that."""
+        headers, info = self._message.headers or {}, self._message.delivery_info or {}
+        counted = headers.get("x-delivery-count")
+        if counted is not None:
+            return 1 + int(counted)
+        return 2 if info.get("redelivered") or headers.get("redelivered") else 1
+
+    @property
+    def is_held(self) -> bool:
+        return not self._message.acknowledged and self._link.is_alive
+
+    def ack(self) -> bool:
+        """Acknowledge. False: the lease was over, or the connection was lost: then the item comes again."""
+        return self._end(self._message.ack)
+
+    def requeue(self) -> bool:
+        """Give the item back: the next one that is delivered at RabbitMQ, behind all others at Redis.
+
+        False: the lease was over, or the connection was lost, with which it ends.
+        """
+        return self._end(self._message.requeue)
+
+    def _end(self, how: Callable[[], object]) -> bool:
+        with self._link.lock:
+            if not self.is_held:
+                return False
+            try:
+                how()
+            except self._queue._errors:
+                self._link.close()
+                return False
+            return True
+
+    def __del__(self) -> None:
+        message = getattr(self, "_message", None)
+        if message is not None and not message.acknowledged:
+            try:
+                self.requeue()
+            except Exception:
+                pass  # the broker has it again when the connection ends
+
+
+_UNLOADED: Any = object()
+
+
+class BrokerQueue:
+    """A queue at a broker, from ``connect(url)``: the interface of ``ShmQueue`` as far as brokers have it.
+
+    All methods may be called from several threads and after a fork; each process and thread has a connection of its
+    own. An operation that finds the broker gone is tried again, see ``connect``. A put whose answer was lost is done
+    twice then.
+
+    ``get`` acknowledges on receipt: each item is delivered at most once, unless the broker itself is killed before it
+    has written that down. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers the
+    item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over.
+
+    A call that waits for an item asks the broker again and again, up to 20 times a second.
+
+    Args:
+        url, allow_pickle, retry_policy, transport_options: as for ``connect``.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        allow_pickle: bool = False,
+        retry_policy: Mapping[str, Any] | None = None,
+        transport_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._options = (url, allow_pickle, retry_policy, transport_options)
+        self._broker, self._name, options = _taken_apart(url)
+        options.update(transport_options or {})
+        self._policy = {**_RETRY_POLICY, **(retry_policy or {})}
+        unknown = set(self._policy) - set(_RETRY_POLICY)
+        if unknown:
+            raise ShmQueueValueError(f"retry_policy has {', '.join(sorted(unknown))}, which means nothing")
+        transport: Any = get_transport_cls(urllib.parse.urlsplit(self._broker).scheme)
+        self._errors: tuple[type[BaseException], ...] = (
+            *transport.connection_errors,
+            *transport.channel_errors,
+            OperationalError,
+            OSError,
+        )
+        self._final_errors = tuple(
+            error for error in self._errors if "Irrecoverable" in error.__name__ or error.__name__ == "AccessRefused"
+        )
+        self._serializer = Serializer(allow_pickle)
+        self._links = Links(self._broker, self._name, options)
+        self._is_closed = False
+        self._restored = clock.monotonic()
+
+    # ---- put and get ----
+
+    def put(self, data: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an item at the end. Returns when the broker has it.
+
+        Args:
+            data: the item.
+            block: whether to try again if the broker cannot be reached.
+            timeout: seconds to try for at most, None as the retry policy says; ignored unless ``block``.
+
+        Raises:
+            ShmQueueBrokerError: the broker could not be reached.
+            ShmQueueSerializationError: the item cannot be serialized.
+        """
+        body = self._dump(data)
+        self._run(lambda link: self._publish(link, body), block, _deadline(block, timeout))
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the oldest item.
+
+        Args:
+            block: whether to wait for one.
+            timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
+
+        Raises:
+            ShmQueueEmpty: there was none in time.
+            ShmQueueBrokerError: the broker could not be reached.
+            ShmQueueDeserializationError: the item could not be loaded; it is consumed.
+        """
+        return self._load(self._wait(True, block, timeout)[1])
+
+    def put_nowait(self, data: Any) -> None:
+        """``put(data, block=False)``."""
+        self.put(data, False)
+
+    def get_nowait(self) -> Any:
+        """``get(block=False)``."""
+        return self.get(False)
+
+    def put_many(self, items: Iterable[Any], block: bool = True, timeout: float | None = None) -> None:
+        """Put several items one after the other. Other processes may put theirs in between.
+
+        Raises:
+            ShmQueueBrokerError, ShmQueueSerializationError: as ``put``. The first one has ``items_put``, how many were
+                put; with the second it is none.
+        """
+        bodies = [self._dump(item) for item in items]
+        deadline, put = _deadline(block, timeout), 0
+        try:
+            for body in bodies:
+                self._run(lambda link, body=body: self._publish(link, body), block, deadline)  # type: ignore[misc]
+                put += 1
+        except BaseException as error:
+            tell_items_put(error, put, len(bodies))
+            raise
+
+    def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:
+        """Take up to ``max_items`` of the oldest items: what is there, waiting only for the first.
+
+        Raises:
+            ShmQueueEmpty, ShmQueueBrokerError: as ``get``, for the first.
+            ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could.
+        """
+        max_items = require_int("max_items", max_items, least=1)
+        messages = [self._wait(True, True, timeout)[1]]
+        while len(messages) < max_items:
+            try:
+                messages.append(self._wait(True, False, None)[1])
+            except (ShmQueueEmpty, ShmQueueBrokerError):
+                break
+        items, failed = [], None
+        for message in messages:
+            try:
+                items.append(self._load(message))
+            except ShmQueueDeserializationError as error:
+                failed = failed or error
+        if failed is not None:
+            failed.items = items
+            raise failed
+        return items
+
+    def lease(
+        self,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        max_attempts: int | None = None,
+        dead_letter: Any = None,
+    ) -> BrokerLease:
+        """Take the oldest item so that it comes again if this process does not finish it, see ``ShmQueue.lease``.
+
+        Raises:
+            ShmQueueEmpty, ShmQueueBrokerError: as ``get``.
+            ShmQueueUnsupportedError: ``max_attempts`` or ``dead_letter`` is given: brokers do not count in one way.
+        """
+        if max_attempts is not None or dead_letter is not None:
+            self._refuse("max_attempts", "brokers do not count deliveries; configure a dead-letter exchange there")
+        return BrokerLease(self, *self._wait(False, block, timeout))
+
+    # ---- how it stands ----
+
+    def qsize(self) -> int:
+        """Items in the queue that are not leased, as the broker tells."""
+
+        def ask(link: Link) -> int:
+            # Not passively: to some transports a queue that is empty does not exist.
+            declared = link.channel.queue_declare(queue=self._name, durable=True, exclusive=False, auto_delete=False)
+            return int(declared.message_count)
+
+        return self._run(ask, True, None)
+
+    def empty(self) -> bool:
+        """Whether there is nothing to take."""
+        return self.qsize() == 0
+
+    def clear(self) -> None:
+        """Drop all items that are not leased."""
+        self._run(lambda link: link.channel.queue_purge(self._name), True, None)
+
+    @property
+    def identifier(self) -> str:
+        """The queue's name."""
+        return self._name
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Close the connections of this process. Idempotent; every other call then raises. Leases are given back."""
+        self._is_closed = True
+        self._links.close()
+
+    shutdown = close
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._is_closed
+
+    def __enter__(self) -> BrokerQueue:
+        self._require_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- what brokers do not have ----
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Not to be had: no broker counts what is finished, exactly, whoever dies."""
+        self._refuse("join()", "no broker counts what is unfinished")
+
+    def task_done(self) -> None:
+        """Not to be had, see ``join``."""
+        self._refuse("task_done()", "no broker counts what is unfinished; lease() acknowledges")
+
+    def full(self) -> bool:
+        """Not to be had."""
+        self._refuse("full()", "the broker's limits are its own")
+
+    def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> Any:
+        """Not to be had: there is no shared memory."""
+        self._refuse("put_view()", "there is no shared memory")
+
+    def get_view(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Not to be had: there is no shared memory."""
+        self._refuse("get_view()", "there is no shared memory")
+
+    def shutdown_all(self, immediate: bool = False) -> None:
+        """Not to be had."""
+        self._refuse("shutdown_all()", "a broker cannot refuse puts to one queue")
+
+    @property
+    def maxsize(self) -> int:
+        """Not to be had."""
+        self._refuse("maxsize", "the broker's limits are its own")
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """Not to be had, see ``join``."""
+        self._refuse("unfinished_tasks", "no broker counts what is unfinished")
+
+    def _refuse(self, what: str, why: str) -> NoReturn:
+        raise ShmQueueUnsupportedError(f"{what} cannot be had of queue {self._where()}: {why}")
+
+    # ---- travelling ----
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self._options)
+
+    def __repr__(self) -> str:
+        return f"<BrokerQueue {self._where()}{', closed' if self._is_closed else ''}>"
+
+    # ---- inside ----
+
+    def _where(self) -> str:
+        """What to call the queue; without the password."""
+        return f"{self._name!r} at {maybe_sanitize_url(self._broker)}"
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ShmQueueNotInitializedError(f"queue {self._name!r} is closed")
+
+    def _run(self, how: Callable[[Link], _T], block: bool, deadline: float | None) -> _T:
+        """Do something with this thread's link; after a failure with a new one, as the retry policy says."""
+        failures, policy = 0, self._policy
+        while True:
+            self._require_open()
+            try:
+                link = self._links.current()
+                with link.lock:
+                    return how(link)
+            except self._errors as error:
+                self._links.drop()
+                self._require_open()
+                pause = min(policy["interval_start"] + failures * policy["interval_step"], policy["interval_max"])
+                failures += 1
+                most, is_final = policy["max_retries"], isinstance(error.__cause__ or error, self._final_errors)
+                is_over = deadline is not None and clock.monotonic() + pause > deadline
+                if not block or is_over or is_final or (most is not None and failures > most):
+                    raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
+            threads.sleep(pause)
+
+    def _publish(self, link: Link, body: bytes) -> None:
+        link.producer.publish(
+            body,
+            exchange="",
+            routing_key=self._name,
+            content_type=_CONTENT_TYPE,
+            content_encoding="binary",
+            delivery_mode=2,
+            retry=False,
+        )
+
+    def _wait(self, no_ack: bool, block: bool, timeout: float | None) -> tuple[Link, Any]:
+        deadline, pace = _deadline(block, timeout), _FIRST_PACE
+        while True:
+            found = self._run(lambda link: self._take(link, no_ack), block, deadline)
+            if found is not None:
+                return found
+            left = 0.0 if not block else _LONGEST_PACE if deadline is None else deadline - clock.monotonic()
+            if left <= 0:
+                when = f" after {timeout} s" if block and timeout is not None else ""
+                raise ShmQueueEmpty(f"queue {self._name!r} is empty{when}")
+            threads.sleep(min(pace, left))
+            pace = min(2 * pace, _LONGEST_PACE)
+
+    def _take(self, link: Link, no_ack: bool) -> tuple[Link, Any] | None:
+        message = link.channel.basic_get(self._name, no_ack=no_ack)
+        if message is not None:
+            # What the transport for RabbitMQ returns is not a message of kombu's yet.
+            return link, getattr(link.channel, "message_to_python", _as_it_is)(message)
+        self._restore(link)
+        return None
+
+    def _restore(self, link: Link) -> None:
+        """Have the transports whose clients must do it look for messages that were not acknowledged in time."""
+        now = clock.monotonic()
+        if now - self._restored >= _RESTORE_PACE:
+            self._restored = now
+            restore = getattr(getattr(link.channel, "qos", None), "restore_visible", None)
+            if restore is not None:
+                restore(interval=1)
+
+    def _dump(self, item: Any) -> bytes:
+        method, payload = self._serializer.dump(item)
+        parts = payload if isinstance(payload, tuple) else (payload,)
+        return b"".join((method.to_bytes(_METHOD_BYTES, "little"), *parts))
+
+    def _load(self, message: Any) -> Any:
+        if message.content_type == _CONTENT_TYPE:
+            body = bytes(message.body)
+            return self._serializer.load(int.from_bytes(body[:_METHOD_BYTES], "little"), body[_METHOD_BYTES:])
+        try:
+            message.accept = kombu.serialization.prepare_accept_content(_FOREIGN)
+            return message.decode()
+        except Exception as error:
+            raise ShmQueueDeserializationError(
+                f"cannot load an item of content type {message.content_type!r}: {error!r}"
+            ) from error
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
+
+
+def _taken_apart(url: str) -> tuple[str, str, dict[str, Any]]:
+    """What a URL means: the URL for kombu, the queue's name, options of the transport.
+
+    Raises:
+        ShmQueueValueError: it names no queue, or kombu has no transport for it.
+    """
+    parts = urllib.parse.urlsplit(url)
+    query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+    name = query.pop("queue", "")
+    if not name:
+        raise ShmQueueValueError(f"{maybe_sanitize_url(url)!r} names no queue: add ?queue=NAME")
+    options: dict[str, Any] = {}
+    if parts.scheme.startswith(("amqp", "pyamqp")):
+        options["confirm_publish"] = True  # or else a put could be lost that has returned
+    if "visibility_timeout" in query:
+        text = query.pop("visibility_timeout")
+        try:
+            options["visibility_timeout"] = float(text)
+        except ValueError:
+            raise ShmQueueValueError(f"visibility_timeout must be a number of seconds, not {text!r}") from None
+    if "." in parts.scheme or ":" in parts.scheme or not parts.scheme:
+        raise ShmQueueValueError(f"{maybe_sanitize_url(url)!r} has no scheme that kombu knows")
+    try:
+        get_transport_cls(parts.scheme)
+    except KeyError as error:
+        raise ShmQueueValueError(f"kombu has no transport for {maybe_sanitize_url(url)!r}: {error}") from None
+    return urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(query))), name, options
+
+
+def _deadline(block: bool, timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    seconds = require_seconds(timeout, block)
+    return None if not block or seconds is None else clock.monotonic() + seconds
+
+
+def _reopen(queue_type: type[BrokerQueue], options: tuple[Any, ...]) -> BrokerQueue:
+    url, allow_pickle, retry_policy, transport_options = options
+    return queue_type(url, allow_pickle=allow_pickle, retry_policy=retry_policy, transport_options=transport_options)

@@ -1,0 +1,346 @@
+"""``connect(url)``: the same program on shared memory and on a broker, and what a death or a cut connection leaves."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PATIENCE, python, run_python, wait_until
+
+pytest.importorskip("kombu", reason="kombu is not installed")
+pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
+
+import broker_servers
+import kombu
+
+import shmqueue
+from shmqueue.broker.queue import BrokerQueue
+
+BROKERS = ["redis", pytest.param("amqp", marks=pytest.mark.thorough)]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Starts servers when they are first needed; they live as long as the module's tests."""
+    with pytest.MonkeyPatch.context(), _Servers(tmp_path_factory) as found:
+        yield found
+
+
+class _Servers:
+    def __init__(self, paths: pytest.TempPathFactory) -> None:
+        self._paths = paths
+        self._running: dict[str, Any] = {}
+
+    def of(self, kind: str) -> broker_servers.Server:
+        if kind not in self._running:
+            context = broker_servers.running(kind, self._paths.mktemp(kind))
+            self._running[kind] = context, context.__enter__()
+        server: broker_servers.Server = self._running[kind][1]
+        return server
+
+    def __enter__(self) -> _Servers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for context, _ in self._running.values():
+            context.__exit__(None, None, None)
+
+
+@pytest.fixture(params=["shm", *BROKERS])
+def url(request: pytest.FixtureRequest, servers: _Servers, name: str) -> str:
+    """The URL of a queue of which nobody else knows."""
+    return f"shm://{name}" if request.param == "shm" else servers.of(request.param).url(name)
+
+
+@pytest.fixture(params=BROKERS)
+def server(request: pytest.FixtureRequest, servers: _Servers) -> broker_servers.Server:
+    """A broker."""
+    return servers.of(request.param)
+
+
+@pytest.fixture
+def q(url: str) -> Iterator[Any]:
+    """A queue that was just opened, and is closed at the end."""
+    with shmqueue.connect(url) as queue:
+        yield queue
+
+
+# ---- the same on all ----
+
+
+def test_items_come_in_order_and_with_their_types(q: Any) -> None:
+    items = [1, "text", b"bytes", (1, [2, {"three": (4,)}]), None, True, 1.5, {1: 2}]
+    for item in items:
+        q.put(item)
+    assert q.qsize() == len(items)
+    assert [q.get(timeout=PATIENCE) for _ in items] == items
+    assert q.empty()
+
+
+def test_several_are_put_and_taken_at_once(q: Any) -> None:
+    q.put_many(range(5))
+    assert q.get_many(3, timeout=PATIENCE) == [0, 1, 2]
+    assert q.get_many(3, timeout=PATIENCE) == [3, 4]
+    q.put_many("ab")
+    q.clear()
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.get_nowait()
+
+
+def test_a_get_waits_until_its_timeout_or_an_item(q: Any) -> None:
+    with pytest.raises(shmqueue.ShmQueueEmpty, match=r"after 0\.01 s"):
+        q.get(timeout=0.01)
+    putter = threading.Timer(0.05, q.put, ["late"])
+    putter.start()
+    assert q.get(timeout=PATIENCE) == "late"
+    putter.join()
+
+
+def test_a_lease_ends_once_and_what_is_requeued_comes_again(q: Any) -> None:
+    q.put("item")
+    lease = q.lease(timeout=PATIENCE)
+    assert (lease.item, lease.attempt, lease.is_held) == ("item", 1, True)
+    assert (lease.requeue(), lease.requeue(), lease.is_held) == (True, False, False)
+    lease = q.lease(timeout=PATIENCE)
+    assert (lease.item, lease.attempt) == ("item", 2)
+    with pytest.raises(ZeroDivisionError), lease:
+        1 / 0  # noqa: B018 - that it raises is the point
+    with q.lease(timeout=PATIENCE) as lease:
+        assert lease.item == "item"
+    assert (lease.is_held, lease.ack()) == (False, False)
+    assert q.empty()
+
+
+def test_pickle_is_refused_unless_it_is_allowed(url: str) -> None:
+    with shmqueue.connect(url) as q, shmqueue.connect(url, allow_pickle=True) as lax:
+        with pytest.raises(shmqueue.ShmQueueSerializationError):
+            q.put({1, 2})
+        lax.put({1, 2})
+        assert lax.get(timeout=PATIENCE) == {1, 2}
+        lax.put({1, 2})
+        with pytest.raises(shmqueue.ShmQueueDeserializationError):
+            q.get(timeout=PATIENCE)
+        assert q.empty()
+
+
+def test_it_works_in_other_threads_and_processes(q: Any) -> None:
+    travelled = pickle.loads(pickle.dumps(q))
+    threads = [threading.Thread(target=travelled.put, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    code = """
+import os, pickle, sys
+q = pickle.loads(bytes.fromhex(sys.argv[1]))
+q.put("spawned")
+if os.fork() == 0:
+    q.put("forked")
+    os._exit(0)
+os.wait()
+q.put("spawned again")
+q.close()
+"""
+    run_python(code, pickle.dumps(q).hex())
+    items = [q.get(timeout=PATIENCE) for _ in range(7)]
+    assert sorted(items[:4]) == [0, 1, 2, 3]
+    assert items[4:] == ["spawned", "forked", "spawned again"]
+    travelled.close()
+
+
+def test_a_closed_queue_refuses_everything(url: str) -> None:
+    q: Any = shmqueue.connect(url)
+    q.put(1)
+    q.clear()
+    q.close()
+    q.close()
+    assert q.closed
+    for call in (q.get, q.qsize, q.lease, lambda: q.put(1)):
+        with pytest.raises(shmqueue.ShmQueueNotInitializedError):
+            call()
+
+
+# ---- what is different ----
+
+
+def test_a_shared_queue_has_the_shape_of_the_urls_query(name: str) -> None:
+    with shmqueue.connect(f"shm://{name}?max_bytes=65536&maxsize=3&keep=yes") as q:
+        assert isinstance(q, shmqueue.ShmQueue)
+        assert (q.identifier, q.max_buffer_size(), q.maxsize, q.keep) == (name, 65536, 3, True)
+        q.unlink()
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("shm://", "shm://NAME"),
+        ("shm://jobs/other", "shm://NAME"),
+        ("shm://jobs?size=1", "size=1 means nothing"),
+        ("shm://jobs?maxsize=many", "whole number"),
+        ("redis://localhost/0", "names no queue"),
+        ("nonsense://localhost/?queue=jobs", "no transport"),
+        ("os.path://localhost/?queue=jobs", "no scheme"),
+        ("redis://:secret@localhost/?queue=jobs&visibility_timeout=x", "number of seconds"),
+    ],
+)
+def test_a_url_that_means_nothing_is_refused(url: str, why: str) -> None:
+    with pytest.raises(shmqueue.ShmQueueValueError, match=why) as caught:
+        shmqueue.connect(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_a_broker_does_not_have_says_so() -> None:
+    q: Any = shmqueue.connect("redis://:secret@localhost/0?queue=jobs")
+    for call in (
+        q.join,
+        q.task_done,
+        q.full,
+        q.get_view,
+        q.shutdown_all,
+        lambda: q.put_view(1),
+        lambda: q.maxsize,
+        lambda: q.unfinished_tasks,
+        lambda: q.lease(max_attempts=1, dead_letter=q),
+    ):
+        with pytest.raises(
+            shmqueue.ShmQueueUnsupportedError, match="cannot be had of queue 'jobs' at redis:"
+        ) as caught:
+            call()
+        assert "secret" not in str(caught.value)
+    assert "secret" not in repr(q)
+    q.close()
+
+
+def test_a_broker_that_is_not_there_is_tried_as_often_as_the_policy_says() -> None:
+    policy = {"max_retries": 2, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+    url = f"redis://127.0.0.1:{broker_servers.free_port()}/0?queue=jobs"
+    with shmqueue.connect(url, retry_policy=policy) as q, pytest.raises(shmqueue.ShmQueueBrokerError, match="3 times"):
+        q.put(1)
+    with pytest.raises(shmqueue.ShmQueueValueError, match="tries"):
+        shmqueue.connect(url, retry_policy={"tries": 1})
+
+
+def test_what_other_programs_put_as_json_arrives_and_their_pickles_do_not(
+    server: broker_servers.Server, name: str
+) -> None:
+    with shmqueue.connect(server.url(name)) as q:
+        q.clear()
+        with kombu.Connection(server.url(name).split("?")[0]) as connection:
+            producer = kombu.Producer(connection.channel())
+            producer.publish({"a": [1]}, routing_key=name)
+            producer.publish({"a": [1]}, routing_key=name, serializer="pickle")
+        assert q.get(timeout=PATIENCE) == {"a": [1]}
+        with pytest.raises(shmqueue.ShmQueueDeserializationError, match="python-serialize"):
+            q.get(timeout=PATIENCE)
+
+
+# ---- death, and cut connections ----
+
+HOLDER = """
+import sys, shmqueue
+q = shmqueue.connect(sys.argv[1])
+lease = q.lease(timeout=30)
+print(lease.item, lease.attempt, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_killed_holder_had_leased_comes_again_and_what_it_acknowledged_does_not(url: str) -> None:
+    with shmqueue.connect(url) as q:
+        q.put_many(["done", "held"])
+        with q.lease(timeout=PATIENCE) as lease:
+            assert lease.item == "done"
+        with python(HOLDER, url) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held 1\n"
+            with pytest.raises(shmqueue.ShmQueueEmpty):
+                q.get_nowait()
+            holder.send_signal(signal.SIGKILL)
+            with q.lease(timeout=PATIENCE) as lease:
+                assert (lease.item, lease.attempt) == ("held", 2)
+        assert q.empty()
+
+
+def test_a_killed_redis_has_lost_nothing_that_a_put_has_returned_for(servers: _Servers, name: str) -> None:
+    server = servers.of("redis")  # RabbitMQ writes new queues, and what was taken, some time later
+    with shmqueue.connect(server.url(name), retry_policy={"max_retries": None}) as q:
+        q.put_many(["first", "second", "third"])
+        assert q.get(timeout=PATIENCE) == "first"
+        lease = q.lease(timeout=PATIENCE)
+        assert lease.item == "second"
+        server.kill()
+        restart = threading.Thread(target=server.start)
+        restart.start()
+        q.put("fourth")  # waits for the server
+        restart.join()
+        found = set()
+        while "second" not in found:  # Redis hands it out when the visibility timeout is over
+            with q.lease(timeout=PATIENCE) as lease:
+                found.add(lease.item)
+        while not q.empty():
+            found.add(q.get(timeout=PATIENCE))
+        assert found == {"second", "third", "fourth"}
+
+
+def test_a_cut_connection_is_made_anew_and_loses_nothing(server: broker_servers.Server, name: str) -> None:
+    proxy = broker_servers.Proxy(server.port)
+    try:
+        with shmqueue.connect(server.url(name, proxy.port)) as q:
+            q.put_many(["first", "second"])
+            lease = q.lease(timeout=PATIENCE)
+            assert lease.item == "first"
+            assert proxy.cut() > 0
+            q.put("third")
+            was_acknowledged = lease.ack()  # not at RabbitMQ, where a lease ends with its connection
+            proxy.cut()
+            wanted = {"second", "third"} | ({"first"} if not was_acknowledged else set())
+            assert {q.get(timeout=PATIENCE) for _ in wanted} == wanted
+            assert q.empty()
+    finally:
+        proxy.close()
+
+
+def test_puts_during_which_the_connection_is_cut_are_all_there(server: broker_servers.Server, name: str) -> None:
+    proxy = broker_servers.Proxy(server.port)
+    policy = {"max_retries": None, "interval_start": 0.01, "interval_step": 0.01, "interval_max": 0.05}
+    try:
+        with shmqueue.connect(server.url(name, proxy.port), retry_policy=policy) as q:
+            for number in range(60):
+                cutter = threading.Thread(target=proxy.cut if number % 6 == 0 else bool)
+                cutter.start()
+                q.put(number)
+                cutter.join()
+        found = []
+        with shmqueue.connect(server.url(name)) as q:
+            while not q.empty():
+                found.append(q.get(timeout=PATIENCE))
+        assert set(found) == set(range(60))
+        assert list(dict.fromkeys(found)) == list(range(60))  # in order, some perhaps twice
+    finally:
+        proxy.close()
+
+
+def test_a_thread_that_ends_closes_its_connection(servers: _Servers, name: str) -> None:
+    with shmqueue.connect(servers.of("redis").url(name)) as q:
+        assert isinstance(q, BrokerQueue)
+        thread = threading.Thread(target=q.put, args=(1,))
+        thread.start()
+        thread.join()
+        wait_until(lambda: not q._links._all, "the link of the thread is gone")
+        assert q.get(timeout=PATIENCE) == 1
+
+
+# ---- the README's recipe ----
+
+
+def test_the_same_program_runs_on_every_url(url: str, tmp_path: Path) -> None:
+    program = Path(__file__).parent / "programs" / "broker_recipe.py"
+    code = "import runpy, sys; sys.argv[:] = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    with shmqueue.connect(url):  # or else the queue of shm:// ends with the first of the processes
+        run_python(code, program, url, "put", "5")
+        assert run_python(code, program, url, "work") == "".join(f"{n} squared is {n * n}\n" for n in range(5))
