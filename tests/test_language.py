@@ -1,14 +1,16 @@
 """The language of the project: standard technical English, and one word for one thing.
 
-``CONTRIBUTING.md`` has the words. This finds those that are not used here, in every text file: documents, docstrings,
-comments, messages, and names in code.
+``CONTRIBUTING.md`` has the words. This finds those that are not used here: in documents, and in the comments,
+docstrings, messages and other strings of code.
 
 Fails if: one of them is used.
 """
 
 from __future__ import annotations
 
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -27,31 +29,33 @@ FILES = sorted(
     if path.is_file() and (path.suffix in TEXTS or path.name == "run") and path != Path(__file__)
 )
 
+_GIVE = "give|gives|gave|given|giving"
+
 INSTEAD = {
     "he|his|him": "it, its: the process, the thread",
     "Who": 'a sentence with a subject: "a process that ..."',
-    "whoever|whosoever": "a process that, the caller",
-    "again is harmless": "idempotent",
+    "[Ww]hoever": "a process that, the caller",
+    "[Aa]gain is harmless": "idempotent",
     "nothing or everything|everything or nothing": "is atomic",
-    "so (?:many|much) (?:bytes|items|seconds|records|pages|integers|handles|lines|steps|columns|times)": "the number of",
-    "stands (?:in|at|for|where|there|here|beside|behind|twice|on)": "is",
+    "so (?:many|much) (?:bytes|items|seconds|records|pages|integers|handles|lines|steps|columns|times)": "n, the number of",
+    "stands (?:there|here|beside|behind|twice|at)": "is",
     "goes by": "is decided by, uses",
     "on (?:its|their|the) way (?:in|out)": "while it is put, got",
-    "(?:is|are|was|be) told": "receives, gets an error that says",
-    "with a word why|a word why": "says why",
+    "(?:is|are|was) told": "receives, gets an error that says",
+    "a word why": "says why",
     "to be had": "available",
     "storeys?": "layer",
     "keepers?": "holder",
     "held by nobody": "orphan",
-    "poison\\w*": "corrupted",
-    "damaged?": "corrupted",
+    "[Pp]oison\\w*": "corrupted",
+    "damaged?(?!!)": "corrupted",
     "let(?:s|ting)? go": "release",
-    "(?:give|gives|gave|given|giving) up": "close a handle; stop trying",
-    "(?:give|gives|gave|given|giving) back": "requeue an item; return memory",
-    "lends?|lending": "lease",
+    f"(?:{_GIVE}|Giving|Given|Give) up(?! (?:waiting|by itself))": "close a handle; stop trying",
+    f"(?:items?|records?|leases?|one|it|what) (?:that )?(?:is|are|was|were) (?:{_GIVE}) back": "requeue",
+    "lends|lending": "lease",
     "stirs?|stirred": "wake",
 }
-"""What is not used, and what is written instead. Spaces stand for any space, also for one at which a comment is wrapped."""
+"""What is not used, and what is written instead. A space stands for any white space, also where a comment is wrapped."""
 
 
 def pattern(words: str) -> re.Pattern[str]:
@@ -63,6 +67,34 @@ PATTERNS = {pattern(words): instead for words, instead in INSTEAD.items()}
 
 def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+def prose(path: Path) -> str:
+    """The text of a file in which all that is code, and neither a comment nor a string, is replaced by spaces."""
+    text = path.read_text()
+    if path.suffix in {".c", ".h"}:
+        return only(text, [match.span() for match in re.finditer(r'/\*.*?\*/|"(?:\\.|[^"\\\n])*"', text, re.DOTALL)])
+    if path.suffix in {".py", ".pyi"}:
+        starts = [0]
+        for line in text.splitlines(keepends=True):
+            starts.append(starts[-1] + len(line))
+        kinds = {"COMMENT", "STRING", "FSTRING_MIDDLE"}
+        return only(
+            text,
+            [
+                (starts[token.start[0] - 1] + token.start[1], starts[token.end[0] - 1] + token.end[1])
+                for token in tokenize.generate_tokens(io.StringIO(text).readline)
+                if tokenize.tok_name[token.type] in kinds
+            ],
+        )
+    return text
+
+
+def only(text: str, spans: list[tuple[int, int]]) -> str:
+    kept = list(re.sub(r"[^\n]", " ", text))
+    for start, end in spans:
+        kept[start:end] = text[start:end]
+    return "".join(kept)
 
 
 def findings(text: str) -> list[tuple[int, str, str]]:
@@ -89,6 +121,13 @@ def test_the_words_are_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["the queue", "a process who", "This is what it told."])
 def test_other_words_are_not(text: str) -> None:
     assert findings(text) == []
+
+
+def test_names_in_code_are_no_prose(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text('keeper = "a keeper"  # keeper\n')
+    assert [line for line, _, _ in findings(prose(tmp_path / "a.py"))] == [1, 1]
+    (tmp_path / "a.c").write_text('int keeper; /* a\n * keeper */\nchar *text = "keeper";\n')
+    assert [line for line, _, _ in findings(prose(tmp_path / "a.c"))] == [2, 3]
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
