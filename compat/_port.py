@@ -158,8 +158,9 @@ class Port:
     def put_back(self) -> None:
         """Put the reserved record at the queue's end, whether this process still puts or not.
 
-        Without room a thread does it as soon as there is some: whoever makes it may be waiting for the caller. After
-        the queue was shut down nothing can be put: the record stays reserved, for the next ``recv`` of this process.
+        Without room a thread does it as soon as there is some: the process that makes it may be waiting for the
+        caller. After the queue was shut down nothing can be put: the record stays reserved, for the next ``recv`` of
+        this process.
         """
         record = self.take_reserved()
         if record is not None and not self._has_put_back(record):

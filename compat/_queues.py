@@ -181,7 +181,7 @@ class Queue(Parts, _StdlibQueue):
         Raises:
             queue.Empty: there was none in time.
             ValueError: the queue was closed in this process.
-            queue.Full: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            queue.Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
         if timeout is not None:

@@ -213,7 +213,7 @@ class _Signal:
             return
         number = (self._to_write if readable else self._to_read).number
         if number < 0:
-            self.is_set = readable  # as if it were there: whoever waits for a change must not look without a pause
+            self.is_set = readable  # as if it were there: a loop that waits for a change must not spin
             return
         self.is_set = None  # neither: should a signal handler raise half-way, the next call puts it right
         if readable:

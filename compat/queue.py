@@ -235,7 +235,7 @@ class Queue(_Shared[_T]):
 
         Raises:
             Empty, ShutDown: as ``get``.
-            Full: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
         if timeout is not None:

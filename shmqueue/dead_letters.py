@@ -54,7 +54,7 @@ class Limit:
             loan.give_back()
             raise ShmQueueFull(
                 f"the dead-letter queue has no room for an item of queue {self._name!r} that was handed out "
-                f"{loan.attempt} times ({str(error) or type(error).__name__}); the item was given back: "
+                f"{loan.attempt} times ({str(error) or type(error).__name__}); the item was requeued: "
                 "take items from the dead-letter queue"
             ) from error
         except BaseException:

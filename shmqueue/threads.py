@@ -136,7 +136,7 @@ def forks_wait(guard: Guard) -> None:
         try:
             guard().release()
         except RuntimeError:
-            pass  # it was not to be had in time
+            pass  # it was not available in time
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lambda: guard().acquire(timeout=_FORK_PATIENCE), after_in_parent=leave)

@@ -37,7 +37,7 @@ INSTEAD = {
     "[Ww]hoever": "a process that, the caller",
     "[Aa]gain is harmless": "idempotent",
     "nothing or everything|everything or nothing": "is atomic",
-    "so (?:many|much) (?:bytes|items|seconds|records|pages|integers|handles|lines|steps|columns|times)": "n, the number of",
+    "so (?:many|much) (?:bytes|items|seconds|records|pages|integers|handles|lines|steps|columns)": "n, the number of",
     "stands (?:there|here|beside|behind|twice|at)": "is",
     "goes by": "is decided by, uses",
     "on (?:its|their|the) way (?:in|out)": "while it is put, got",
@@ -55,7 +55,7 @@ INSTEAD = {
     "lends|lending": "lease",
     "stirs?|stirred": "wake",
 }
-"""What is not used, and what is written instead. A space stands for any white space, also where a comment is wrapped."""
+"""What is not used, and what is written instead. A space stands for any white space, also where a line is wrapped."""
 
 
 def pattern(words: str) -> re.Pattern[str]:

@@ -318,7 +318,7 @@ class TestReplacing:
 
 
 class TestAdopting:
-    """Whoever opens an orphan finds its items, wherever its holders lived."""
+    """A process that opens an orphan finds its items, wherever its holders lived."""
 
     @pytest.mark.parametrize("create", [None, False])
     def test_from_another_pid_namespace(self, engine: str, name: str, make: Make, create: bool | None) -> None:

@@ -167,7 +167,7 @@ q.put(1)
             try:
                 os.close(write_end)
                 q.put("from the child")
-                os.read(read_end, 1)  # until the parent lets go
+                os.read(read_end, 1)  # until the parent closes its handle
                 q.put("again")
             finally:
                 os._exit(0)

@@ -1,4 +1,4 @@
-"""How large a queue is, who decides it, and what whoever asks for something else is told; on both engines."""
+"""How large a queue is, what decides it, and the warning for a process that asks for another size; on both engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who holds a segment, as the kernel counts them."""
+"""The holders of a segment, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def _locks_in(table: str, file: str) -> list[tuple[str, int, str]]:
 
 
 def _device_of_mount(where: str) -> tuple[int, int] | None:
-    """The device number of the file system that is mounted at or above a directory; None where that cannot be told.
+    """The device number of the file system that is mounted at or above a directory; None where the system does not say.
 
-    The kernel's table goes by it. Files of an overlayfs or btrfs have device numbers of their own instead.
+    The kernel's table uses it. Files of an overlayfs or btrfs have device numbers of their own instead.
     """
     try:
         fd = os.open(where, os.O_PATH | os.O_CLOEXEC)

@@ -177,7 +177,7 @@ def total_bytes(within: str | None = None) -> int:
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
     except (AttributeError, OSError):
-        pass  # whoever makes a segment there is told what is wrong with the directory
+        pass  # making a segment there raises an error that says what is wrong with the directory
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

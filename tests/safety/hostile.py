@@ -132,9 +132,9 @@ def _look(notes: Notes, queue: ShmQueue) -> None:
     before = queue.qsize()
     try:
         with queue.get_view(False):
-            notes.fault("get_view() lends what is not bytes")
+            notes.fault("get_view() gives a view of what is not bytes")
     except ShmQueueTypeError:
-        notes.require(queue.qsize() == before, "get_view() took what it does not lend")
+        notes.require(queue.qsize() == before, "get_view() took what it cannot view")
     except ShmQueueError as error:
         notes.require("needs the native engine" in str(error), f"unclear: {error}")
 

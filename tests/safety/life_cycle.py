@@ -223,7 +223,7 @@ class Storm:
             self.outcome.count("stopped and continued")
 
     def _adopt_or_sweep(self) -> None:
-        """All are dead. Who uses the name next adopts what they left, who uses another one leaves it alone."""
+        """All are dead. The next user of the name adopts what they left, a user of another name does not."""
         orphan = os.path.exists(path_of(NAME))
         if self.number % 2:
             with ShmQueue("another"):

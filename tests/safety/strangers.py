@@ -1,4 +1,4 @@
-"""Those who are not this user, or do not see his processes: nobody else can attach."""
+"""Processes of another user, or that do not see this user's processes, cannot attach."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["another_pid_namespace", "another_user", "linked_directory"]
 
 
 def another_user(notes: Notes) -> None:
-    """In a directory like /dev/shm, where everybody may make files and remove only his own."""
+    """In a directory like /dev/shm, where any user may make files and remove only files of that user."""
     directory = segment.directory()
     os.chmod(os.path.dirname(directory), 0o711)
     os.chmod(directory, 0o1777)

@@ -45,5 +45,5 @@ def name_of(item: Any, largest: int) -> tuple[int, int]:
     except Exception as error:
         raise ValueError(f"no item of ours came out: {item!r:.200}") from error
     if type(item) is not type(wanted) or item != wanted:
-        raise ValueError(f"item {number} of producer {producer} is damaged: {item!r:.200}")
+        raise ValueError(f"item {number} of producer {producer} is corrupted: {item!r:.200}")
     return producer, number

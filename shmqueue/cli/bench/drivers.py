@@ -91,7 +91,7 @@ class Driver:
         if batches and not cls.batches:
             return "no batches"
         if cls.most_queued is not None and queued >= cls.most_queued:
-            return f"not made for so many items at once (more than {cls.most_queued:,})"
+            return f"not made for that many items at once (more than {cls.most_queued:,})"
         return None
 
     def __init__(self, plan: Plan) -> None:
@@ -106,7 +106,7 @@ class Driver:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give up what was made in the stage."""
+        """Close what was made in the stage."""
 
 
 class _Own(Driver):

@@ -12,8 +12,8 @@
  * TIRED: the getters have found nothing already, and are about to sleep: a part of the orders, with more processes.
  * DEATHS: how many are killed; QUITS: how many getters stop waiting, at a deadline or because of a signal.
  * SLICE: when a slice may end: `true`; `false`, there are none; `lost`, only after one of the losses that are known:
- *     - a committer died after it took the flag down or committed, before it had woken whom it should,
- *     - one who was woken died, or had no more time for the lock, before he looked.
+ *     - a committer died after it took the flag down or committed, before it had woken the sleepers that it should,
+ *     - one that was woken died, or had no more time for the lock, before it looked.
  */
 #define PUT 0
 #define GET 1

@@ -9,7 +9,7 @@
  *
  * Whatever the bytes are: nothing outside of the mappings is touched (guards.h), nor the bytes of the header page that
  * mean nothing; each call comes back by its deadline and with a status that it may have; no lock is kept; RING_BROKEN
- * means that the handle is poisoned, which then writes nothing any more; and figures are possible ones.  Where bytes
+ * means that the handle is unusable, and writes nothing any more; and figures are possible ones.  Where bytes
  * went wrong that nobody may mind, the items are exactly those that were put. */
 #define _GNU_SOURCE
 #include "fuzz_calls.h"
@@ -223,7 +223,7 @@ int main(int count, char **arguments)
     if (lock_init() != 0 || pthread_create(&watcher, NULL, watch, NULL) != 0) {
         harness_fail("starting");
     }
-    signal(SIGABRT, die); /* which is what the sanitizers are told to end with */
+    signal(SIGABRT, die); /* with which the sanitizers end the program */
 #ifndef GUARDS_KNOW_ASAN
     signal(SIGSEGV, die);
     signal(SIGBUS, die);
