@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
 
 
 def killed_at(line: int, action: Callable[[], object]) -> bool:
-    """Run the action in a forked child and kill that at line number ``line`` run of ``shmqueue.segment``. False: it ended."""
+    """Run the action in a forked child and kill it at that line of ``shmqueue.segment``. False: it ended before."""
     pid = os.fork()
     if pid == 0:
         left = line

@@ -10,8 +10,8 @@ segment's uuid in its name.
      before it did.
 
 Two processes never own the lock at once: for that the first one's file would have to get a byte or lose its name while
-the first one owns the lock, which rule 2 forbids. So a sidecar may be removed at any time, even that of a queue that has
-lost its name to unlink() and is still used: its users make another one.
+the first one owns the lock, which rule 2 forbids. So a sidecar may be removed at any time, even that of a queue that
+has lost its name to unlink() and is still used: its users make another one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The processes that are tortured: producers, consumers, leasers, and openers, which only have the queue open.
+"""The processes that are tortured: producers, consumers, leasers, openers and anchors, which only have the queue open.
 
 They open the queue by its name, close it and open it again now and then, and write down in their journals what they do.
 Whatever is not allowed to happen ends a worker with a ``.fault`` beside its journal that says what it was.
@@ -74,7 +74,7 @@ def work(job: Job) -> None:
             "leaser": lease,
             "holder": hold,
             "opener": keep,
-            "keeper": keep,
+            "anchor": keep,
         }
         roles[job.role](worker)
         worker.close()
@@ -96,7 +96,7 @@ class Worker:
         self.open(create=job.role == "opener")
 
     def open(self, create: bool = False) -> None:
-        """There is always an opener that has the queue open: so it must be there."""
+        """There is always an anchor that has the queue open: so it must be there."""
         self.journal.write(What.BEGIN_OPEN)
         self.queue = self.job.shape.open(self.job.queue, create)
         self.journal.write(What.OPENED)
