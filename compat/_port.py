@@ -62,7 +62,7 @@ def open_port(
     """
     is_private = name is None
     if is_private and keep:
-        raise ShmQueueValueError("keep=True needs a name: nobody could ever open a queue without one again")
+        raise ShmQueueValueError("keep=True needs a name: a queue without one can never be opened again")
     name = f"unnamed-{os.getpid()}-{os.urandom(8).hex()}" if name is None else name
     return Port(
         open_handle(
@@ -186,7 +186,7 @@ class Port:
         try:
             if not self.engine.put(*record, False, None):
                 return False
-            self.engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
+            self.engine.task_done()  # it counts as a new item, and the one that was taken as processed
         except ShmQueueFull:
             return False  # another process has the lock
         except ShmQueueShutDown:

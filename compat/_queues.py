@@ -46,7 +46,7 @@ class Queue(Parts, _StdlibQueue):
         maxsize: most items; 0 or less, as many as there is memory for.
         name: makes the queue one that any process of this user can open by this name; its creator's ``maxsize`` holds,
             and ``ShmQueueShapeWarning`` tells of another one given here. None, it can only be passed on.
-        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and its creator
             decides.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
@@ -236,7 +236,7 @@ class JoinableQueue(Queue, _StdlibJoinableQueue):
     """``multiprocessing.JoinableQueue`` in shared memory."""
 
     def task_done(self) -> None:
-        """Say that an item taken is dealt with, in whichever process.
+        """Mark one retrieved item as processed, in whichever process it was taken.
 
         Raises:
             ValueError: more often than items were put, or the queue was closed in this process.

@@ -129,7 +129,7 @@ class Queue(_Shared[_T]):
             creator's ``maxsize`` and ``max_bytes`` hold. None, it can only be passed on.
         max_bytes: most bytes of items, at which put blocks as if the queue were full; None or 0, all the memory that
             the file system of the segments has.
-        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and its creator
             decides.
 
     Warns:
@@ -250,7 +250,7 @@ class Queue(_Shared[_T]):
         return self.qsize() >= self.maxsize > 0
 
     def task_done(self) -> None:
-        """Say that an item taken is dealt with, in whichever process.
+        """Mark one retrieved item as processed, in whichever process it was taken.
 
         Raises:
             ValueError: more often than items were put.
@@ -317,7 +317,7 @@ class SimpleQueue(_Shared[_T]):
 
     @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
-        """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
+        """Put an item at the end; ``block`` and ``timeout`` are accepted as ``Queue.put`` does, and do nothing."""
         if self._port.put_item(item, True, None, True) is None:
             self._port.put(*dump(item), True, None)
 

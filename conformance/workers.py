@@ -165,7 +165,7 @@ class _ThreadLink:
 
 
 class Worker:
-    """One worker, seen from the one who directs it."""
+    """One worker, as its director sees it."""
 
     def __init__(self, queues: Sequence[Any], context: Any | None) -> None:
         self._process: Any = None

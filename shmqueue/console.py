@@ -36,7 +36,7 @@ def close_on_signals(queue: _Closable) -> None:
     """
     for number in _SIGNALS:
         current = signal.getsignal(number)
-        if current not in (_on_signal, signal.SIG_IGN):  # who ignores a signal (nohup) goes on, with its queues
+        if current not in (_on_signal, signal.SIG_IGN):  # an ignored signal (nohup) ends nothing
             signal.signal(number, _on_signal)
             _earlier[number] = current
     if os.name == "nt":

@@ -133,7 +133,7 @@ def lend_within(
 
 
 def _put_record_of(dead_letter: Any) -> Callable[[int, bytes, bool, float | None], bool] | None:
-    """What puts a record, of a queue of this package whose ``put`` nobody has replaced."""
+    """The function that puts a record, for a queue of this package whose ``put`` is not replaced."""
     if "put" in getattr(dead_letter, "__dict__", ()):
         return None
     for owner in type(dead_letter).__mro__:

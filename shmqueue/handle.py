@@ -266,7 +266,7 @@ class _GrowthLog:
             return
         logging.getLogger("shmqueue").warning(
             "queue %r cannot grow (%s): %s; puts block until items are taken or memory is freed "
-            "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
+            "(containers often have 64 MiB, which --shm-size changes)",
             self._name,
             os.strerror(error),
             _memory_left(self._path),

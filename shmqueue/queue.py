@@ -98,7 +98,7 @@ class ShmQueue(QueueBase):
     user who called sudo, or the real user of this process, and has that queue open, creating one logs a warning on the
     logger ``shmqueue``; of further users only now and then. Whose a queue is, and where, is decided when it is opened:
     a process that becomes another user goes on using it. What is not possible then raises ``ShmQueueRefusedError``,
-    which says whose the queue is: to open it anew, and with the portable engine to use it in a child that is started
+    which names the queue's owner: to open it anew, and with the portable engine to use it in a child that is started
     afterwards.
 
     Args:
@@ -117,7 +117,7 @@ class ShmQueue(QueueBase):
             the interpreter's end, a ``ResourceWarning``. The items that killed processes leave are there for the next
             process that opens the queue. The process that creates the queue decides for all.
         allow_pickle: False refuses pickle in both directions, for queues whose users do not all trust each other.
-        track_resources: accepted for compatibility and without effect: the kernel counts who holds a segment, so the
+        track_resources: accepted for compatibility and without effect: the kernel counts a segment's holders, so the
             resource tracker of ``multiprocessing``, which would free it under its users, is never told of it.
         logger: where to report what is not an error, at debug level.
         debug_ref_to_file_log: True appends a line of JSON for each create, attach and shutdown to a file in the
@@ -427,7 +427,7 @@ class ShmQueue(QueueBase):
     # ---- what is finished ----
 
     def task_done(self) -> None:
-        """Say that an item taken is dealt with.
+        """Mark one retrieved item as processed.
 
         Raises:
             ShmQueueValueError: more often than items were put.
@@ -605,7 +605,7 @@ class ShmQueue(QueueBase):
         return self._handle.counters().is_shut_down
 
     def unlink(self) -> None:
-        """Take the name away now. Those who hold the queue go on; the next one to use the name makes a new one."""
+        """Remove the name now. Its holders go on using the queue; the next process that uses the name makes a new one."""
         self._handle.require_open()
         self._segment.unlink()
 

@@ -34,6 +34,7 @@ _GIVE = "give|gives|gave|given|giving"
 INSTEAD = {
     "he|his|him": "it, its: the process, the thread",
     "Who": 'a sentence with a subject: "a process that ..."',
+    "(?:the one|those|one|for|wake|by|all|nobody|somebody) who": "a process that, processes that",
     "[Ww]hoever": "a process that, the caller",
     "[Aa]gain is harmless": "idempotent",
     "nothing or everything|everything or nothing": "is atomic",
@@ -43,6 +44,7 @@ INSTEAD = {
     "on (?:its|their|the) way (?:in|out)": "while it is put, got",
     "(?:is|are|was) told": "receives, gets an error that says",
     "a word why": "says why",
+    "deal with|dealt with": "process, processed",
     "to be had": "available",
     "storeys?": "layer",
     "keepers?": "holder",
@@ -118,7 +120,7 @@ def test_the_words_are_found(text: str) -> None:
     assert len(findings(text)) == 1
 
 
-@pytest.mark.parametrize("text", ["the queue", "a process who", "This is what it told."])
+@pytest.mark.parametrize("text", ["the queue", "a process whose item", "This is what it told."])
 def test_other_words_are_not(text: str) -> None:
     assert findings(text) == []
 

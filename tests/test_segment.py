@@ -1,4 +1,4 @@
-"""A segment's life: names, who may attach, who holds it, and that it is freed."""
+"""A segment's life: names, attaching, holders, and that it is freed."""
 
 from __future__ import annotations
 

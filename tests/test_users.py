@@ -1,4 +1,4 @@
-"""Queues and users: whose a queue is is decided when it is opened, and another user's queue is another one."""
+"""Queues and users: the owner of a queue is decided when it is opened, and another user's queue is another one."""
 
 from __future__ import annotations
 

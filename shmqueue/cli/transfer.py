@@ -220,7 +220,7 @@ class _Consumer:
             try:
                 back = self._engine.put(record.method, record.payload, False, None)
                 if back:
-                    self._engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
+                    self._engine.task_done()  # it counts as a new item, and the one that was taken as processed
             except ShmQueueError:
                 back = False
         if back:

@@ -283,9 +283,9 @@ class Engine(Protocol):
         """Wake a blocked get of any process, for a caller that was woken for a record and does not take it."""
 
     def shut_down(self, immediate: bool, /) -> None:
-        """Refuse all puts from now on, in all processes, and wake who waits; with ``immediate`` drop the records too.
+        """Refuse all puts from now on, in all processes, and wake blocked calls; ``immediate`` drops the records too.
 
-        Dropped records count as done. Again is allowed, also from plain to immediate.
+        Dropped records count as done. It may be called again, also with ``immediate`` after a call without.
         """
 
     def maxsize(self, /) -> int:

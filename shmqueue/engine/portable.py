@@ -93,7 +93,7 @@ LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
 LOOK_FOR_DEAD = 0.1
-"""Seconds between two looks whether those who have loans still live."""
+"""Seconds between two checks whether the holders of leases still live."""
 
 _SELECTOR, _PUTTERS, _GETTERS = 128, 129, 130
 _WAITERS = slice(_PUTTERS, _GETTERS + 1)
@@ -107,7 +107,7 @@ _WRITE_NOTHING = (
     b"",
     NOWHERE,
     NOTHING,
-)  # the plan of who was overtaken, see _commit
+)  # the plan of an overtaken call, see _commit
 _SLOTS = slice(192, 192 + SLOT_SIZE), slice(448, 448 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
@@ -314,7 +314,7 @@ class PortableEngine:
 
     def _in_the_end(self, me: int, act: Callable[[], object]) -> None:
         try:
-            self._calls[me] = 1  # so that nobody who also closes unmaps meanwhile
+            self._calls[me] = 1  # so that no other thread that closes unmaps meanwhile
             act()
         except Exception:
             pass  # closing is more important, and the memory goes back with the queue at the latest
@@ -991,7 +991,7 @@ class PortableEngine:
 
 
 def _do_nothing(waited: float) -> None:
-    """What who waits for room does beside that."""
+    """What a call that waits for room does beside that."""
 
 
 def _oldest(entries: list[Entry]) -> Entry:

@@ -316,7 +316,7 @@ class Owner:
             if self._spare is not None:
                 raise ShmQueueRefusedError(hold.segment.why_not_as_this_user("its lock file was removed"))
             self._file = None
-            if not overtaking:  # else the one who was interrupted may be about to use it
+            if not overtaking:  # else the interrupted call may be about to use it
                 self._close()
 
     def _borrow(self, hold: Hold, refusal: ShmQueueRefusedError) -> bool:
@@ -400,7 +400,7 @@ _numbers = itertools.count()
 class _Spare:
     """A description of a sidecar that is opened as long as the process may do that.
 
-    For the threads of a process that runs as another user by now. It serves one of them at a time: who has ``claim``.
+    For the threads of a process that runs as another user by now. One of them uses it at a time: the owner of ``claim``.
     """
 
     def __init__(self, sidecar: str) -> None:

@@ -1,4 +1,4 @@
-"""A named segment's life: create, attach, who holds it, free, sweep orphans.
+"""A named segment's life: create, attach, holders, free, sweep orphans.
 
 A segment is one file that every holder maps. The kernel counts the holders, so that SIGKILL cannot leak a reference:
 each handle keeps ``flock(LOCK_SH)`` on an open file description of its own, and a process that gets ``LOCK_EX`` knows

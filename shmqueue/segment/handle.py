@@ -156,7 +156,7 @@ class Segment:
         number = (self._descriptor if fresh is None else fresh).number
         try:
             if number < 0:
-                raise OSError(errno.EBADF, "somebody closed the queue's descriptor, and its name is gone", self.path)
+                raise OSError(errno.EBADF, "the program closed the queue's descriptor, and its name is gone", self.path)
             yield number
         finally:
             if fresh is not None:
@@ -189,7 +189,7 @@ class Segment:
 
     @patiently
     def unlink(self) -> None:
-        """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one.
+        """Remove the name now. Its holders go on using it; the next process that uses the name makes a new one.
 
         Raises:
             ShmQueueRefusedError: this process may not.

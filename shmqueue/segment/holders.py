@@ -77,7 +77,7 @@ def _locks_on(major: int, minor: int, inode: int) -> list[tuple[str, int, str]]:
 def _locks_in(table: str, file: str) -> list[tuple[str, int, str]]:
     locks = []
     for line in table.splitlines():
-        fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; who still waits has "->" after the 1:
+        fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; "->" after the 1: is one that waits
         if len(fields) >= 7 and fields[3] == "READ" and fields[5] == file:
             locks.append((fields[1], int(fields[4]), fields[6]))
     return locks

@@ -131,7 +131,7 @@ def unlock_sidecar(fd: int) -> None:
 
 
 def remove_lock_files(fd: int, parent: str) -> None:
-    """For who has the segment behind ``fd`` for himself: nobody is left to use its lock."""
+    """For a process that is alone on the segment behind ``fd``: no process is left to use its lock."""
     data = os.pread(fd, FIELDS.size, 0)
     if len(data) < FIELDS.size or not data.startswith(MAGIC + b"portable"):
         return

@@ -250,11 +250,11 @@ class Storm:
             self.outcome.count("orphans adopted", int(orphan))
         left = os.listdir(directory())
         if left:
-            self.outcome.fault(f"left by those who were killed: {left}")
+            self.outcome.fault(f"left by killed processes: {left}")
         for uuid in self.history.incarnations:
             block = Path("/dev/shm") / f"shmqueue-block-{uuid}"
             if block.exists():
-                self.outcome.fault(f"left by those who were killed: {block}")
+                self.outcome.fault(f"left by killed processes: {block}")
                 block.unlink()
 
     def _check(self) -> None:

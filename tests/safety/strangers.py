@@ -67,7 +67,7 @@ def _be_another_user(notes: Notes, path: str, descriptor: str, image: bytes, squ
 
 
 def another_pid_namespace(notes: Notes) -> None:
-    """A process there sees the file and cannot see who dies here."""
+    """A process there sees the file and cannot see which process dies here."""
     with ShmQueue("target") as queue:
         queue.put("kept")
 
@@ -100,7 +100,7 @@ def _leave_there(name: str) -> None:
 
 
 def linked_directory(notes: Notes) -> None:
-    """A directory that is reached through a symbolic link is the same directory: who chooses it trusts it."""
+    """A directory that is reached through a symbolic link is the same directory: a user that chooses it trusts it."""
     directory = segment.directory()
     os.mkdir(f"{directory}/real", 0o700)
     os.symlink("real", f"{directory}/link")

@@ -1,4 +1,4 @@
-"""What goes through a tortured queue: items that say whose they are, and of which each byte is known beforehand."""
+"""What goes through a tortured queue: items that name their producer, and of which each byte is known beforehand."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Round:
             worker.go_on()
 
     def _look_after_anchors(self) -> None:
-        """The one who holds the queue, at first its maker, is killed as soon as another one holds it."""
+        """The process that has the queue open, at first its maker, is killed as soon as another one has it open."""
         if self.next_anchor is None:
             if self.random.random() < 0.1:
                 self.next_anchor = self._start("anchor")

@@ -23,7 +23,7 @@ from .torture_items import make_item, name_of
 from .torture_journal import Journal, What
 
 STALL = at_least(5.0)
-"""Seconds: what is not impossible never waits so long while there are others who put and get."""
+"""Seconds: what is not impossible never waits so long while there are others that put and get."""
 BRIEF = 0.002  # seconds: a timeout that may well be over before there is anything
 SENTINEL = 0
 """The producer whose items tell consumers to leave."""

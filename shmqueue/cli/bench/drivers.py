@@ -67,7 +67,7 @@ class Receiver:
 class Driver:
     """A queue. Made in the stage; ``sender`` and ``receiver`` are called in the worker that uses them.
 
-    A sender may wait for its receivers: who needs both in one process asks for the receiver first.
+    A sender may wait for its receivers: a process that needs both asks for the receiver first.
     """
 
     module: ClassVar[str | None] = None

@@ -63,7 +63,7 @@ PYPI = "pypi-shmqueue"
 
 
 def contestants(peers: bool, pythons: dict[str, str]) -> list[Contestant]:
-    """All who take part.
+    """All contestants.
 
     Args:
         peers: whether other packages' queues do.

@@ -2,7 +2,7 @@
  * ask_for_room(), ring_get_begin(), ring_commit_put() and ring_commit_get(), in a queue of fixed size.
  *
  * An item is one byte of the ring, its value its position and one. Memory is as on x86: loads are in order, and stores
- * become visible in order but late, at the latest with the next locked instruction, or when who stored them died. That
+ * become visible in order but late, at the latest with the next locked instruction, or when the process that stored them died. That
  * makes a difference only to a store with a load behind it, so only the sequence's is kept back (`stores`). What other
  * processors reorder is not shown here. The locks are those that lock.pml shows to work.
  *
@@ -465,6 +465,6 @@ init
 }
 
 #ifdef LIVENESS
-/* Unless all who could put or take are dead. */
+/* Unless all that could put or take are dead. */
 ltl nothing_stays { <> [] (CURRENT(PUT) == CURRENT(GET)) }
 #endif

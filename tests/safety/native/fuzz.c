@@ -21,7 +21,7 @@ static uint64_t trials, corruptions, poisoned, refused, exact_trials, raced_tria
 
 /* ---- a trial ---- */
 
-/* Whatever ring_open() would accept: who writes a header can do that as well. */
+/* Whatever ring_open() would accept: a process that writes a header can do that as well. */
 static void draw_shape(struct trial *trial)
 {
     static const uint64_t sizes[] = {9, 10, 31, 100, 1000, 4096, 5000, 8192, 16384};
