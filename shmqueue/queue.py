@@ -605,7 +605,7 @@ class ShmQueue(QueueBase):
         return self._handle.counters().is_shut_down
 
     def unlink(self) -> None:
-        """Remove the name now. Its holders go on using the queue; the next process that uses the name makes a new one."""
+        """Remove the name now. Its holders go on using the queue; the next one to use the name makes a new queue."""
         self._handle.require_open()
         self._segment.unlink()
 

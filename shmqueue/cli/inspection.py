@@ -1,6 +1,7 @@
 """What the commands tell about queues, as plain data.
 
-Looking at a queue maps it for a moment, whichever engine it belongs to, without becoming a holder: so the calleris not among the holders, and nothing is removed when the look is over.
+Looking at a queue maps it for a moment, whichever engine it belongs to, without becoming a holder: so the caller is
+not among the holders, and nothing is removed afterwards.
 """
 
 from __future__ import annotations

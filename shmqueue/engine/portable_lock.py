@@ -400,7 +400,7 @@ _numbers = itertools.count()
 class _Spare:
     """A description of a sidecar that is opened as long as the process may do that.
 
-    For the threads of a process that runs as another user by now. One of them uses it at a time: the owner of ``claim``.
+    For the threads of a process that runs as another user by now. One at a time uses it: the owner of ``claim``.
     """
 
     def __init__(self, sidecar: str) -> None:
