@@ -1,15 +1,14 @@
-/* arena.h: where the records of an elastic ring are, how it grows, and how it returns memory.
+/* arena.h: where the records of an elastic ring lie, how it grows, and how it gives memory back.
  *
- * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means to continue in a larger arena.  A ring of fixed size
+ * Rules 7 to 10 in layout.h.  Nothing is ever moved: growing means going on in a larger arena.  A ring of fixed size
  * has one arena, whose base is 0 unless it is large (arena_start_over()).
  *
  * An arena is mapped twice in a row: it takes twice its size in addresses, and no more memory.  There is no other way
- * to map one: where addresses are exhausted, as in a 32-bit process, it cannot be mapped.
+ * to map one: where addresses are out, as in a process of 32 bits, it cannot be mapped.
  *
  * Why there is always room while the limit of `capacity` bytes is not reached: arenas are entered upwards, and the last
- * two have `capacity` bytes each.  A side that is in one of these has room, because all bytes in it are in the queue.
- * A side that has to enter one finds one of the two free, because at most one large arena is occupied from before
- * (rule 8).
+ * two hold `capacity` bytes each.  Whoever is in one of these fits, for everything that lies in it is in the queue; and
+ * whoever wants to enter one finds one of the two free, for at most one large arena is occupied from before (rule 8).
  */
 #ifndef SHMQUEUE_ARENA_H
 #define SHMQUEUE_ARENA_H
@@ -26,8 +25,8 @@ static inline bool arena_is_elastic(const struct ring *ring) { return ring->aren
 /* Maps an arena, twice in a row.  NULL: ring->map_error says why that cannot be done. */
 unsigned char *arena_map(struct ring *ring, uint32_t arena);
 
-/* An arena in this process's memory, mapped when it is first asked for; its bytes are NULL if that fails.  One
- * mapping for all of them would cost only addresses, but a program may have many queues and a limit of addresses. */
+/* An arena in this process's memory, mapped when it is first asked for; its bytes are NULL if that fails.  A large
+ * mapping for all of them would cost nothing but addresses, but a program may have many queues, and a limit. */
 static inline struct span arena_span(struct ring *ring, uint32_t arena)
 {
     unsigned char *bytes = atomic_load_explicit(&ring->arena_memory[arena], memory_order_acquire);
@@ -43,15 +42,15 @@ static inline uint64_t arena_base(const struct ring *ring, uint32_t arena)
                : 0;
 }
 
-/* The offset of a position in its arena; always inside of it, whatever the bytes in shared memory say. */
+/* Where a position lies in its arena; always inside of it, whatever the bytes in shared memory say. */
 static inline uint64_t arena_offset(const struct ring *ring, uint32_t arena, uint64_t position)
 {
     uint64_t distance = position - arena_base(ring, arena);
     return distance < ring->arena_size[arena] ? distance : distance % ring->arena_size[arena];
 }
 
-/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a snapshot of the put
- * side, old or new, that is not behind it. */
+/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a view of the put side,
+ * old or new, that is not behind it. */
 static inline bool arena_is_left(const struct ring *ring, const struct view *get, const struct view *put)
 {
     return get->arena != put->arena &&
@@ -63,24 +62,24 @@ static inline uint32_t arena_after(const struct ring *ring, uint32_t arena)
     return atomic_load_explicit(&ring->segment->arenas[arena].next, memory_order_relaxed);
 }
 
-/* Under the put lock, before `bytes` bytes are put: in an empty queue large records go to the arena's beginning again,
- * whose bytes the processors still have in their caches. */
+/* Under the put lock, before `bytes` bytes are put: in an empty queue large records go to the arena's beginning again, whose
+ * bytes the processors still have in their caches. */
 void arena_start_over(struct ring *ring, const struct view *put, uint64_t bytes);
 
-/* Where the data begin in the file: at the first page that may be mapped twice. */
+/* Where the data begin in the file: where a page does that may be mapped twice. */
 uint64_t arena_data_start(void);
 
-/* Divides the data of a queue into arenas; false if such a queue is impossible. */
+/* Cuts the data of a queue; false if there can be no such queue. */
 bool arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity);
 
-/* Under the put lock: whether `bytes` fit behind put->position now, by ring->get_as_seen. */
+/* Under the put lock: whether `bytes` fit behind put->position as things are, by ring->get_as_seen. */
 bool arena_has_room(const struct ring *ring, const struct view *put, uint64_t bytes);
 
 /* Under the put lock, when they do not fit, with a fresh ring->get_as_seen: allocates memory, enters another arena.
- * RING_OK: now they fit, where `put` says.  RING_FULL: no memory is available, ring->grow_error says why. */
+ * RING_OK: now they fit, where `put` says.  RING_FULL: the memory is out, ring->grow_error says why. */
 enum ring_status arena_grow(struct ring *ring, struct view *put, uint64_t bytes);
 
-/* Under the get lock, before the commit: whether memory could be returned after it.  Leaves an arena that is done. */
+/* Under the get lock, before the commit: whether memory could be given back after it.  Leaves an arena that is done. */
 bool arena_trim_is_due(struct ring *ring, struct take *take);
 
 #endif

@@ -6,8 +6,8 @@
 
 #include "layout.h"
 
-/* A snapshot: one consistent read of a ledger.  Positions and counts only grow, so an old snapshot of the other side is
- * safe: it shows less room, or fewer records, than there are. */
+/* What was seen of a ledger at one moment.  Positions and counts only grow, so an old view of the other side is a safe
+ * one: it shows less room, or fewer records, than there are. */
 struct view {
     uint64_t position;
     uint64_t count;
@@ -17,11 +17,11 @@ struct view {
     };
     uint32_t arena;
     bool leases; /* of a get ledger: some item is leased, see rules 11 to 15 */
-    uint32_t sequence; /* of the ledger when it was read: what to sleep on until it changes */
+    uint32_t sequence; /* of the ledger when it was read: what to sleep on until it moves */
 };
 
-/* Rule 3: without the lock. The slots are stored with release and read with acquire, so that a reader that sees a value
- * that is being prepared also sees that the sequence has changed, and starts over. */
+/* Rule 3: without the lock. The slots are stored with release and read with acquire, so that whoever sees a value
+ * that is being prepared also sees that the sequence has moved, and starts over. */
 static inline struct view ledger_read(struct ledgers *ledgers)
 {
     struct view view;
@@ -40,8 +40,8 @@ static inline struct view ledger_read(struct ledgers *ledgers)
     return view;
 }
 
-/* Rules 4 and 5, for a caller that owns one side's lock and read the other side afterwards, or that read both at one
- * moment.  NULL: they hold. */
+/* Rules 4 and 5, for who owns one side's lock and read the other side afterwards, or saw both at one moment.  NULL: it
+ * holds. */
 static inline const char *ledgers_contradict(const struct view *put, const struct view *get, uint64_t capacity)
 {
     if (put->position < get->position || put->position - get->position > capacity) {

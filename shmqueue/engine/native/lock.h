@@ -24,8 +24,8 @@
 struct self {
     uint32_t tid;
     uint32_t epoch;                  /* lock_epoch() when this was filled; 0: never */
-    struct robust_list_head *robust; /* what the kernel reads when this thread ends */
-    long offset;                     /* from the address that the kernel receives to the word */
+    struct robust_list_head *robust; /* where the kernel looks when this thread ends */
+    long offset;                     /* from the address the kernel is given to the word */
 };
 
 enum lock_result {
@@ -37,7 +37,7 @@ enum lock_result {
 };
 
 extern _Thread_local struct self lock_thread_self;
-extern _Atomic uint32_t *_Atomic lock_epoch_word; /* in a page that the kernel fills with zeros in a forked child */
+extern _Atomic uint32_t *_Atomic lock_epoch_word; /* in a page that the kernel wipes in a forked child */
 
 struct self *lock_self_fill(void);
 

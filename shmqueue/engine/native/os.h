@@ -1,4 +1,4 @@
-/* os.h: what the engine needs of the operating system: clocks, futexes, spinning, and whether a process still lives.
+/* os.h: what the operating system is asked for: clocks, futexes, spinning, and whether a process still lives.
  *
  * Every sleep is divided into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit
  * and its wake, or the woken thread is killed, is interrupted, reaches its deadline or closes its handle before it
@@ -110,7 +110,7 @@ static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64
     }
 }
 
-/* A process, distinguished from a later one that has the same id. */
+/* A process, told apart from a later one that has got its id. */
 struct process {
     uint32_t pid;
     uint64_t started; /* field 22 of /proc/<pid>/stat: clock ticks since boot; 0 where there is no /proc */

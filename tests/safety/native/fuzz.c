@@ -9,7 +9,7 @@
  *
  * Whatever the bytes are: nothing outside of the mappings is touched (guards.h), nor the bytes of the header page that
  * mean nothing; each call comes back by its deadline and with a status that it may have; no lock is kept; RING_BROKEN
- * means that the handle is unusable, and writes nothing any more; and figures are possible ones.  Where bytes
+ * means that the handle is poisoned, which then writes nothing any more; and figures are possible ones.  Where bytes
  * went wrong that nobody may mind, the items are exactly those that were put. */
 #define _GNU_SOURCE
 #include "fuzz_calls.h"

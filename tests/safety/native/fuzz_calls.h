@@ -303,7 +303,7 @@ static enum ring_status call_clear(struct handle *handle, struct patience patien
     return status;
 }
 
-/* Whatever the bytes are: at most one record for each 8 bytes. */
+/* Whatever the bytes are: so many records of 8 bytes at least, in so much room. */
 static bool are_possible(const struct figures *figures, uint64_t capacity)
 {
     uint64_t used = figures->put.position - figures->get.position, records = figures->put.count - figures->get.count;
@@ -546,16 +546,16 @@ static void call(struct handle *handle)
         fault("a call had status %d", (int)status);
     }
     if (status == RING_BROKEN && !ring_is_poisoned(&handle->ring)) {
-        fault("a call reported corruption, and the handle is still usable");
+        fault("a handle was called broken and is not poisoned");
     }
     if (trial->model.is_exact && ring_is_poisoned(&handle->ring)) {
-        fault("a handle is unusable without corruption: %s", atomic_load(&handle->ring.broken));
+        fault("poisoned for nothing: %s", atomic_load(&handle->ring.broken));
     }
     if (keeps_a_lock(trial, &handle->ring)) {
         fault("a lock was kept");
     }
     if (is_compared && memcmp(before, trial->whole, trial->size) != 0) {
-        fault("an unusable handle wrote to the segment");
+        fault("a poisoned handle wrote to the segment");
     }
 }
 
