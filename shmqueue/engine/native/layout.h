@@ -1,8 +1,8 @@
 /* layout.h: every byte of a native segment.
  *
  * A segment is one file, mapped whole by each process that has the queue open.  This file says where each field is,
- * which process writes it, under which lock, and what a process that dies in the middle leaves behind.  The engine
- * (ring.c, arena.c, leases.c) and the Python code that inspects files follow these rules; no other code uses an offset.
+ * which process writes it, under which lock, and what a process that dies in the middle leaves behind.  The engine and
+ * the Python code that inspects files follow these rules; no other code uses an offset.
  *
  *      offset   bytes  what
  *           0     120  struct header        written by segment.py, before the file has a name
