@@ -150,7 +150,7 @@ def test_the_parts_of_a_command_line_exist(document: str, line: str, tmp_path: P
 
 def assert_parsed(command: list[str], where: Path) -> None:
     """The command accepts its arguments: with ``--help`` beside them it prints its help, and no error."""
-    ran = subprocess.run([*command, "--help"], cwd=where, capture_output=True, text=True, timeout=PATIENCE)
+    ran = subprocess.run([*command, "--help"], cwd=where, capture_output=True, text=True, timeout=3 * PATIENCE)
     assert (ran.returncode, ran.stderr) == (0, ""), command
     assert "usage" in ran.stdout.lower()
 
