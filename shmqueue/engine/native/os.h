@@ -20,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SPIN_ALONE 256 /* rounds, some microseconds, before a spinning thread yields the processor */
+#define SPIN_ALONE 256 /* rounds, some microseconds, before a spinning thread lets others run in between */
 #define WAIT_SLICE_NS INT64_C(100000000)
 #define WAIT_FOREVER INT64_MAX /* a deadline that never comes */
 #define WAIT_EVERYONE INT_MAX  /* for futex_wake() */
