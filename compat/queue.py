@@ -317,7 +317,7 @@ class SimpleQueue(_Shared[_T]):
 
     @fast_put(as_pickle=True)
     def put(self, item: _T, block: bool = True, timeout: float | None = None) -> None:
-        """Put an item at the end; ``block`` and ``timeout`` are accepted as ``Queue.put`` does, and do nothing."""
+        """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
         if self._port.put_item(item, True, None, True) is None:
             self._port.put(*dump(item), True, None)
 

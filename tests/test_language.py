@@ -34,7 +34,7 @@ _GIVE = "give|gives|gave|given|giving"
 INSTEAD = {
     "he|his|him": "it, its: the process, the thread",
     "Who": 'a sentence with a subject: "a process that ..."',
-    "(?:the one|those|one|for|wake|by|all|nobody|somebody) who": "a process that, processes that",
+    "(?:the one|one|for|wake|by|all|nobody|somebody) who": "a process that, processes that",
     "[Ww]hoever": "a process that, the caller",
     "[Aa]gain is harmless": "idempotent",
     "nothing or everything|everything or nothing": "is atomic",
