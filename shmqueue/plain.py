@@ -40,7 +40,7 @@ _LEAVES = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
 TYPES = SCALARS | _CONTAINERS | _LEAVES
 """Types of which exact instances may be plain items; nothing else is."""
 
-DEPTH_MAX = 1024  # containers inside of each other, as many as msgpack unpacks; see python_plain.c
+DEPTH_MAX = 1024  # containers inside of each other, as many as msgpack unpacks; see python_plain.h
 _PACKER_DEPTH = 32  # msgpack's packer recurses, and takes about half a KiB of the C stack for each level
 
 _MSGPACK, _MSGPACK_TUPLES = 0, 2  # methods of records; see serialization.py

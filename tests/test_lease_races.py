@@ -68,6 +68,17 @@ def test_the_memory_of_a_moved_item_is_given_back_when_it_is_taken(make: Make, n
     assert memory_of(name) <= before - LARGE // 2
 
 
+def test_the_memory_of_a_moved_item_is_given_back_when_it_is_dropped(make: Make, name: str, native: None) -> None:
+    q = make(buffer_size=1 << 17)
+    q.put(b"x" * LARGE)
+    lease = q.lease()
+    move_what_is_leased(q)
+    before = memory_of(name)
+    q.shutdown(immediate=True)
+    lease.requeue()
+    assert memory_of(name) <= before - LARGE // 2
+
+
 @pytest.mark.parametrize("how", ["clear", "get", "ack"])
 def test_moved_items_stay_whole_when_the_memory_of_others_is_given_back(q: ShmQueue, how: str) -> None:
     items = [bytes([65 + number]) * 9_001 for number in range(5)]

@@ -186,6 +186,48 @@ def test_a_handle_that_is_closed_gives_its_items_back(make: Make) -> None:
     assert [other.get(block=False) for _ in range(3)] == [0, 1, 2]
 
 
+BEFORE_EXEC = """
+import os, sys
+from shmqueue import ShmQueue
+q = ShmQueue(sys.argv[1], create=False)
+lease = q.lease()
+print(lease.item, flush=True)
+sys.stdin.readline()
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], sys.argv[1]])
+"""
+
+AFTER_EXEC = """
+import sys
+from shmqueue import ShmQueue
+with ShmQueue(sys.argv[1], create=False) as q:
+    lease = q.lease()
+    print(lease.item, lease.attempt, flush=True)
+    sys.stdin.readline()
+    lease.ack()
+"""
+
+
+def test_a_program_gives_back_what_the_one_before_it_in_its_process_had(make: Make, name: str) -> None:
+    q = make()
+    q.put("first")
+    q.put("second")
+    with python(BEFORE_EXEC, name, AFTER_EXEC) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "first\n"
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "first 2\n"
+        assert q.get(timeout=PATIENCE) == "second"
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            q.get(timeout=0.5)  # what the living program has stays in its hands
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert holder.wait(PATIENCE) == 0
+    assert q.qsize() == 0
+    assert q.statistics().redelivered == 1
+
+
 def test_qsize_counts_what_can_be_taken(q: ShmQueue) -> None:
     for number in range(4):
         q.put(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import struct
 import threading
 import time
 import zlib
@@ -15,6 +16,7 @@ from support import PATIENCE, python
 
 import shmqueue
 from shmqueue import ShmQueue
+from shmqueue.segment import path_of
 
 Make = Callable[..., ShmQueue]
 
@@ -373,6 +375,31 @@ def test_a_writer_that_is_killed_blocks_nobody(make: Make, name: str) -> None:
     assert q.buffer_occupancy() == 0
 
 
+def take_for_dead(name: str) -> None:
+    """Let others take the process for dead that writes the only item of a queue: a later one seems to have its id."""
+    with open(path_of(name), "r+b", buffering=0) as file:
+        at = file.read().index(struct.pack("=IB3xI", (1 << 32) - 2, 1, os.getpid()))
+        (started,) = struct.unpack("=Q", os.pread(file.fileno(), 8, at + 16))
+        os.pwrite(file.fileno(), struct.pack("=Q", started + 1), at + 16)
+
+
+def test_bytes_that_others_have_by_now_are_not_written(make: Make, name: str, native: None) -> None:
+    q, other = make(buffer_size=4096), make()
+    view = q.put_view(100)
+    view.__enter__()
+    take_for_dead(name)
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        other.get(timeout=0.5)
+    assert other.buffer_occupancy() == 0
+    other.put(bytes(3800))
+    other.get()
+    other.put(bytes(1000))  # lies where the other item was to be written
+    with pytest.raises(shmqueue.ShmQueueError, match="is over"):
+        view.__exit__(None, None, None)
+    assert other.get(timeout=PATIENCE) == bytes(1000)
+    assert q.qsize() == 0
+
+
 LOOP = """
 import sys, zlib, os, random, shmqueue
 draw = random.Random(int(sys.argv[2]))
@@ -448,6 +475,7 @@ def test_another_program_in_the_same_process_ends_no_reservation_of_the_first_on
         writer.stdin.flush()
         assert writer.stdout.readline() == "put\n"
         assert q.get(timeout=PATIENCE) == b"new"
+        assert q.buffer_occupancy() == 0  # what the program before had reserved is free
     with pytest.raises(shmqueue.ShmQueueEmpty):
         q.get(timeout=1)
     assert q.qsize() == 0

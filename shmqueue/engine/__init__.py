@@ -167,6 +167,7 @@ class Reservation(Protocol):
 
         Raises:
             BufferError: something still refers to the bytes (a memoryview, an array). The reservation is not over.
+            ShmQueueError: another process took this one for dead, and ended the reservation.
             ShmQueueShutDown: the queue was shut down meanwhile.
         """
 

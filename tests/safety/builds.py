@@ -17,7 +17,8 @@ from .outcome import Mutant
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "shmqueue/engine/native"
 PROGRAMS = Path(__file__).resolve().parent / "native"
-CORE = ("ring.c", "waiting.c", "arena.c", "tally.c", "leases.c", "lock.c", "os.c")
+CORE = sorted(source.name for source in NATIVE.glob("*.c") if not source.name.startswith(("module", "python_")))
+"""What needs no Python."""
 STRICT = ("-std=c11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", f"-I{PROGRAMS}")
 
 

@@ -56,15 +56,15 @@ def _add(outcome: Outcome, output: str) -> None:
 
 
 LEDGER_COMMIT = """\
-    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release); /* or shut */
-    uint32_t arena = view->arena | (view->leases ? LEDGER_LEASES : 0);
+    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_release); /* or shut */
+    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
 """
-LEDGER_POSITION = "    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);\n"
+LEDGER_POSITION = "    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_release);\n"
 PUT_COMMIT = """\
-    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
+    write_records(span, arena_offset(ring, put.arena, put.position), put.position, records, count);
     put.position += bytes;
     put.count += count;
 """
@@ -85,8 +85,8 @@ MUTANTS = (
         "count-published-apart",
         NATIVE + "ledger.h",
         LEDGER_COMMIT,
-        LEDGER_COMMIT.replace("count[slot], view->count", "count[slot], ledgers->count[slot ^ 1]")
-        + "    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);\n",
+        LEDGER_COMMIT.replace("count[slot], snapshot->count", "count[slot], ledgers->count[slot ^ 1]")
+        + "    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);\n",
     ),
     Mutant(
         "position-in-the-current-slot",
@@ -96,14 +96,14 @@ MUTANTS = (
     ),
     Mutant(
         "commit-before-payload",
-        NATIVE + "ring.c",
+        NATIVE + "put.c",
         PUT_COMMIT,
         """\
-    uint64_t begin = arena_offset(ring, put.arena, put.position);
+    uint64_t begin = arena_offset(ring, put.arena, put.position), position = put.position;
     put.position += bytes;
     put.count += count;
     ledger_commit(&side->ledgers, &put);
-    write_records(span, begin, records, count);
+    write_records(span, begin, position, records, count);
 """,
     ),
     Mutant(
@@ -121,25 +121,25 @@ MUTANTS = (
     ),
     Mutant(
         "arena-entered-before-its-end-is-known",
-        NATIVE + "arena.c",
+        NATIVE + "growing.c",
         ENTER,
         """\
     struct arena *arenas = ring->segment->arenas;
-    struct view early = *put;
+    struct snapshot early = *put;
     early.arena = arena;
     ledger_commit(&ring->segment->put.ledgers, &early);
     atomic_store_explicit(&arenas[put->arena].end,""",
     ),
     Mutant(
         "reserved-before-allocated",
-        NATIVE + "arena.c",
+        NATIVE + "growing.c",
         RESERVE,
         "        atomic_store(&ring->segment->arenas[arena].reserved, next);\n" + RESERVE,
     ),
-    Mutant("punched-before-lowered", NATIVE + "arena.c", PUNCH_LOWER + PUNCH, PUNCH + PUNCH_LOWER),
+    Mutant("punched-before-lowered", NATIVE + "trimming.c", PUNCH_LOWER + PUNCH, PUNCH + PUNCH_LOWER),
     Mutant(
         "shutdown-not-finished",
-        NATIVE + "ring.c",
+        NATIVE + "dropping.c",
         "    if (put.shut != SHUT_IMMEDIATE || is_empty) {\n        return RING_OK;\n",
         "    if (put.shut != SHUT_IMMEDIATE || is_empty || put.count >= take->next.count) {\n        return RING_OK;\n",
     ),

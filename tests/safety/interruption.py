@@ -32,7 +32,7 @@ from .outcome import Mutant, Options, Outcome
 
 TITLE = "interruption"
 
-_GET, _ITEMS = "shmqueue/engine/native/python_get.c", "shmqueue/engine/native/python_items.c"
+_AT_HAND, _GET, _ITEMS = (f"shmqueue/engine/native/python_{name}.c" for name in ("at_hand", "get", "items"))
 
 _MUTANTS = (
     Mutant(
@@ -50,7 +50,7 @@ _MUTANTS = (
     ),
     Mutant(
         "reference to what a get_many returns kept",
-        _GET,
+        _AT_HAND,
         "    bool done = one != NULL && PyList_Append(list, one) == 0;\n    Py_XDECREF(one);\n",
         "    bool done = one != NULL && PyList_Append(list, one) == 0;\n",
     ),

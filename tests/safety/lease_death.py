@@ -52,39 +52,39 @@ CHANGE = """\
         atomic_signal_fence(memory_order_seq_cst);
 """
 COPY = "        !copy_to_window(ring, arena, position, window, length)) {\n"
-OLDEST = "    if (oldest != NULL) {\n        view.position = GET(oldest->position);\n"
-FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    count_as_done(ring, &take);\n"
+OLDEST = "    if (oldest != NULL) {\n        snapshot.position = GET(oldest->position);\n"
+FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    tally_count_as_done(ring, &take.next);\n"
 
 IS_IN_C = True
 MUTANTS = (
-    Mutant("entry-changed-without-undo", NATIVE + "leases.c", CHANGE, ""),
+    Mutant("entry-changed-without-undo", NATIVE + "lease_table.c", CHANGE, ""),
     Mutant(
         "undo-not-compared-with-the-sequence",
-        NATIVE + "leases.c",
+        NATIVE + "lease_table.c",
         "GET(leases->sequence) == take->next.sequence) {",
         "GET(leases->sequence) + 1 == take->next.sequence) {",
     ),
     Mutant(
         "undo-saved-after-the-change",
-        NATIVE + "leases.c",
+        NATIVE + "lease_table.c",
         "        copy_entry(&leases->before[slot], entry);\n        atomic_store",
         "        atomic_store",
     ),
     Mutant(
         "finished-before-the-commit",
-        NATIVE + "leases.c",
+        NATIVE + "lending.c",
         FINISH,
         FINISH + "    ledger_commit(&ring->segment->get.ledgers, &take.next);\n",
     ),
     Mutant(
         "moved-before-the-copy-is-whole",
-        NATIVE + "leases.c",
+        NATIVE + "spilling.c",
         COPY,
         "        !copy_to_window(ring, arena, position, window, length / 2)) {\n",
     ),
     Mutant(
         "moved-over-what-is-not-finished-yet",
-        NATIVE + "leases.c",
+        NATIVE + "spilling.c",
         "    if (take->done_from != take->done_to) {\n",
         "    if (take->done_from > take->done_to) {\n",
     ),
@@ -93,7 +93,7 @@ MUTANTS = (
     ),
     Mutant(
         "the-dead-not-looked-for",
-        NATIVE + "leases.c",
+        NATIVE + "holders.c",
         "        if (os_is_alive(holder)) {\n",
         "        if (os_is_alive(holder) || true) {\n",
     ),
@@ -105,44 +105,44 @@ MUTANTS = (
     ),
     Mutant(
         "writers-that-died-not-looked-for",
-        NATIVE + "leases.c",
+        NATIVE + "holders.c",
         "state == LEASE_PINNED || state == LEASE_WRITING;",
         "state == LEASE_PINNED;",
     ),
     Mutant(
         "what-is-being-written-passed-without-an-entry",
-        NATIVE + "leases.c",
+        NATIVE + "writers.c",
         "        make_writing(ring, take, number);\n",
         "        make_writing(ring, take, number);\n        take->entries = take->entries_before;\n",
     ),
     Mutant(
         "any-of-the-writers-items-ended",
-        NATIVE + "leases.c",
+        NATIVE + "writers.c",
         "            GET(entries[i].attempt) == reservation->token) {",
         "            true) {",
     ),
     Mutant(
         "what-was-abandoned-stays-unfinished",
-        NATIVE + "leases.c",
-        "    } else {\n        count_as_done(ring, take);\n    }\n    take->next.position",
+        NATIVE + "writers.c",
+        "    } else {\n        tally_count_as_done(ring, &take->next);\n    }\n    take->next.position",
         "    }\n    take->next.position",
     ),
     Mutant(
         "clear-drops-what-is-being-written",
-        NATIVE + "ring.c",
+        NATIVE + "dropping.c",
         "        end = status == RING_OK ? open : *put;\n",
         "        status = status == RING_OK ? RING_EMPTY : status;\n        (void)open;\n",
     ),
     Mutant(
         "what-is-being-written-is-taken",
-        NATIVE + "ring.c",
+        NATIVE + "records.c",
         "    case RESERVATION_OPEN:\n    case RESERVATION_ABANDONED:\n        return RING_RESERVED;\n",
         "    case RESERVATION_OPEN:\n        take->next.position += sizeof *reservation;\n        return RING_OK;\n"
         "    case RESERVATION_ABANDONED:\n        return RING_RESERVED;\n",
     ),
     Mutant(
         "lease-ends-for-anybody",
-        NATIVE + "leases.c",
+        NATIVE + "lending.c",
         "GET(entry->attempt) == loan->attempt && ",
         "",
     ),

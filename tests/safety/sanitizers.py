@@ -154,99 +154,97 @@ def _gist(errors: str) -> str:
     return " | ".join(telling[:8] or lines[-8:])
 
 
-RING, ARENA, LEDGER, LOCK, LEASES = (
-    f"shmqueue/engine/native/{name}" for name in ("ring.c", "arena.c", "ledger.h", "lock.h", "leases.c")
-)
+NATIVE = "shmqueue/engine/native/"
 MUTANTS = (
     Mutant(
         "a record's length is not checked",
-        RING,
+        NATIVE + "records.c",
         "if (!read_head(bytes, used, &take->length, &take->method) || "
         "take->length > span.size - record_head(take->length)) {",
         "if (!read_head(bytes, used, &take->length, &take->method) && take->length == UINT64_MAX) {",
     ),
     Mutant(
         "the bytes in the queue are not checked against its capacity",
-        LEDGER,
+        NATIVE + "ledger.h",
         "if (put->position < get->position || put->position - get->position > capacity) {",
         "if (put->position < get->position && capacity == 0) {",
     ),
     Mutant(
         "a get ledger's arena is not checked",
-        RING,
+        NATIVE + "get.c",
         "    if (take->arena >= ring->arenas) {",
         "    if (take->arena == UINT32_MAX) {",
     ),
     Mutant(
         "the second mapping of an arena begins one page late",
-        ARENA,
+        NATIVE + "space.c",
         "start + (off_t)before);",
         "start + (off_t)(before + (size > whole_pages(1) ? whole_pages(1) : 0)));",
     ),
     Mutant(
         "counts are not checked against positions",
-        LEDGER,
+        NATIVE + "ledger.h",
         "if (records > bytes / RECORD_HEADER_SIZE || (records == 0 && bytes != 0)) {",
         "if (records == UINT64_MAX && bytes == 0) {",
     ),
     Mutant(
         "a commit is published without release",
-        LEDGER,
-        """    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_release);
-    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_release); /* or shut */
-    uint32_t arena = view->arena | (view->leases ? LEDGER_LEASES : 0);
+        NATIVE + "ledger.h",
+        """    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_release); /* or shut */
+    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
 """,
-        """    atomic_store_explicit(&ledgers->position[slot], view->position, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->count[slot], view->count, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->dropped[slot], view->dropped, memory_order_relaxed);
-    uint32_t arena = view->arena | (view->leases ? LEDGER_LEASES : 0);
+        """    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_relaxed);
+    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_relaxed);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_relaxed);
 """,
     ),
     Mutant(
         "a mark is stored without an atomic",
-        RING,
+        NATIVE + "put.c",
         "atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);",
         "*(volatile uint64_t *)mark = put_count - ring->get_as_seen.count;",
     ),
     Mutant(
         "where a leased record lies is not checked",
-        LEASES,
+        NATIVE + "lease_table.c",
         "    return place->arena < ring->arenas;\n}",
         "    return true;\n}",
     ),
     Mutant(
         "the number of leases is not checked",
-        LEASES,
+        NATIVE + "lease_table.c",
         "take->entries > LAYOUT_LEASES ||\n"
         "        take->entries * sizeof(struct lease) > GET(ring->segment->leases.reserved)",
         "take->entries == UINT32_MAX",
     ),
     Mutant(
         "the number of an entry to put back is not checked",
-        LEASES,
+        NATIVE + "lease_table.c",
         "if (changed != 0 && changed <= LAYOUT_LEASES && ",
         "if (changed != 0 && ",
     ),
     Mutant(
         "a leased record's length is not checked",
-        LEASES,
+        NATIVE + "leases.c",
         "    if (record_head(length) > room || length > room - record_head(length) ||\n",
         "    if (record_head(length) > room ||\n",
     ),
     Mutant(
         "a record is moved while its holder looks at it",
-        LEASES,
+        NATIVE + "spilling.c",
         "atomic_load_explicit(&oldest->in_place, memory_order_acquire) != 0)",
         "atomic_load_explicit(&oldest->in_place, memory_order_acquire) > 1)",
     ),
     Mutant(
         "a lock is released without release",
-        LOCK,
+        NATIVE + "lock.h",
         "uint32_t was = atomic_exchange_explicit(word, 0, memory_order_release);",
         "uint32_t was = atomic_exchange_explicit(word, 0, memory_order_relaxed);",
     ),

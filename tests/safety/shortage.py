@@ -31,10 +31,11 @@ DENSE = 300  # degrees, pages for the most part, up to which a long run tries ea
 AT_ONCE = 50  # degrees in one process
 PUTS = 30  # of large items: more than there is room for
 
+NATIVE = "shmqueue/engine/native/"
 MUTANTS = (
     Mutant(
         "growth without its memory",
-        "shmqueue/engine/native/arena.c",
+        NATIVE + "growing.c",
         "if (fallocate(ring->file, 0, start, (off_t)(to - from)) == 0) {",
         "if (start >= 0 && to >= from) {",
     ),
@@ -46,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "why it cannot grow is not told",
-        "shmqueue/engine/native/arena.c",
+        NATIVE + "growing.c",
         "    atomic_store(&ring->grow_error, error);\n",
         "    atomic_store(&ring->grow_error, 0);\n",
     ),

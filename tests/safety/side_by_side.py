@@ -36,9 +36,9 @@ MUTANTS = (
     ),
     Mutant(
         "a get takes nothing away",
-        "shmqueue/engine/native/ring.c",
-        "    commit_taken(ring, take);\n}\n\nvoid",
-        "    ring_get_abort(ring, take);\n}\n\nvoid",
+        "shmqueue/engine/native/leases.h",
+        "    leases_commit(ring, take);\n}\n\n#endif",
+        "    ring_get_abort(ring, take);\n}\n\n#endif",
     ),
 )
 

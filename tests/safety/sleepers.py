@@ -22,131 +22,126 @@ TITLE = "Death of sleepers and wakers"
 SLICE = 100.0  # milliseconds, WAIT_SLICE_NS
 PATIENCE = at_least(90.0)  # seconds, for the program to end after its time
 
-_RING = "shmqueue/engine/native/ring.c"
-_WAITING = "shmqueue/engine/native/waiting.c"
-_TALLY = "shmqueue/engine/native/tally.c"
-_LOCK_C = "shmqueue/engine/native/lock.c"
-_LOCK_H = "shmqueue/engine/native/lock.h"
-_OS = "shmqueue/engine/native/os.c"
+NATIVE = "shmqueue/engine/native/"
 
 MUTANTS = (
     Mutant(
         "a sleep has no slices",
-        _OS,
+        NATIVE + "os.c",
         "value, &time, NULL, 0);",
         "value, length == WAIT_SLICE_NS ? NULL : &time, NULL, 0);",
     ),
     Mutant(
         "a sleep that the system denies is none",
-        _OS,
+        NATIVE + "os.c",
         "    if (errno != ETIMEDOUT) {",
         "    if (errno == ENOMEM) {",
     ),
     Mutant(
         "a sleep that the system denies is over when its slice is",
-        _OS,
+        NATIVE + "os.c",
         "        if (atomic_load(word) != seen) {\n            return WAIT_WOKEN;",
         "        if (atomic_load(word) != seen && left <= 0) {\n            return WAIT_WOKEN;",
     ),
     Mutant(
         "no flag is raised before a sleep",
-        _WAITING,
+        NATIVE + "side.c",
         "    atomic_exchange(&ledgers->waiting, 1);\n    enum wait_result",
         "    enum wait_result",
     ),
     Mutant(
         "a putter raises no flag",
-        _RING,
+        NATIVE + "room.c",
         "    atomic_fetch_or(&segment->get.ledgers.waiting, WAITING_FOR_ROOM);\n",
         "",
     ),
     Mutant(
         "putters are woken for more room than they need",
-        _RING,
+        NATIVE + "room.c",
         "want->position = put->position + room > ring->capacity ? put->position + room - ring->capacity : 0;",
         "want->position = put->position + room > ring->capacity ? put->position + room : 0;",
     ),
     Mutant(
         "putters are woken for more items than they put",
-        _RING,
+        NATIVE + "room.c",
         "want->count = put->count + room > maxsize ? put->count + room - maxsize : 0;",
         "want->count = put->count + room > maxsize ? put->count + room + 1 - maxsize : 0;",
     ),
     Mutant(
         "a shutdown waits for the get lock",
-        _RING,
+        NATIVE + "queue.c",
         "        struct patience none = {0};",
         "        struct patience none = patience;",
     ),
     Mutant(
         "a shutdown leaves putters asleep",
-        _RING,
-        "    ring_wake_putters(ring); /* a putter that asks",
+        NATIVE + "queue.c",
+        "    side_wake_putters(ring); /* a putter that asks",
         "    /* a putter that asks",
     ),
     Mutant(
         "what is left of a queue that was shut down is counted",
-        "shmqueue/engine/native/tally.c",
-        "    if (figures->put.shut == SHUT_IMMEDIATE) {",
-        "    if (figures->put.shut == SHUT_IMMEDIATE && figures->done == UINT64_MAX) {",
+        NATIVE + "tally.c",
+        "    if (statistics->put.shut == SHUT_IMMEDIATE) {",
+        "    if (statistics->put.shut == SHUT_IMMEDIATE && statistics->done == UINT64_MAX) {",
     ),
     Mutant(
         "the flag is not raised again when more may sleep",
-        _RING,
+        NATIVE + "side.c",
         "        atomic_exchange(&ledgers->waiting, 1);\n        if (atomic_load(&ledgers->sequence)",
         "        if (atomic_load(&ledgers->sequence)",
     ),
     Mutant(
         "nobody looks whether something was committed while the flag was down",
-        _RING,
+        NATIVE + "side.c",
         "        if (atomic_load(&ledgers->sequence) != committed) {",
         "        if (false && committed != 0) {",
     ),
     Mutant(
         "the flag is taken down after the commit",
-        _RING,
+        NATIVE + "side.h",
         "    store_load_barrier_after_locked();\n    if (!asleep",
         "    store_load_barrier_after_locked();\n    atomic_exchange(&ledgers->waiting, 0);\n    if (!asleep",
     ),
     Mutant(
         "a consumer that was woken passes nothing on",
-        _WAITING,
+        NATIVE + "side.c",
         "        pass_on(ring->segment);",
         "        (void)pass_on;",
     ),
     Mutant(
         "a joiner raises no flag",
-        _TALLY,
+        NATIVE + "queue.c",
         "        atomic_exchange(&tally->waiting, 1);\n",
         "",
     ),
     Mutant(
         "who has slept at a lock forgets that others may",
-        _LOCK_C,
+        NATIVE + "lock.c",
         "        waiters = FUTEX_WAITERS;\n",
         "",
     ),
     Mutant(
         "the kernel is not told of the lock",
-        _LOCK_H,
+        NATIVE + "lock.h",
         "*(void *volatile *)&self->robust->list_op_pending = word ? (char *)word - self->offset : NULL;",
         "*(void *volatile *)&self->robust->list_op_pending = word && !word ? (char *)word - self->offset : NULL;",
     ),
     Mutant(
         "an owner that is stopped is taken for dead",
-        _OS,
+        NATIVE + "os.c",
         "return state == 'Z' || state == 'X';",
         "return state == 'Z' || state == 'X' || state == 'T';",
     ),
     Mutant(
         "an owner is known by its id alone",
-        _OS,
+        NATIVE + "os.c",
         "(!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE)",
         "(!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE || tid != 0)",
     ),
     Mutant(
         "a process does not look for its own id when it opens a queue",
-        _RING,
+        NATIVE + "open.c",
         "    lock_disown(&segment->put.guard.lock, lock_self());\n"
         "    lock_disown(&segment->get.guard.lock, lock_self());\n",
         "",

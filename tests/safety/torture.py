@@ -25,46 +25,47 @@ SHAPES = (
 )
 LONGEST_ROUND = 5.0  # seconds; the journals of a round are kept that long
 
+NATIVE = "shmqueue/engine/native/"
 MUTANTS = (
     Mutant(
         "commit before payload",
-        "shmqueue/engine/native/ring.c",
-        """    write_records(span, arena_offset(ring, put.arena, put.position), records, count);
+        NATIVE + "put.c",
+        """    write_records(span, arena_offset(ring, put.arena, put.position), put.position, records, count);
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
 """,
-        """    uint64_t offset = arena_offset(ring, put.arena, put.position);
+        """    uint64_t offset = arena_offset(ring, put.arena, put.position), position = put.position;
     put.position += bytes;
     put.count += count;
     note_high_water(ring, put.count);
     ledger_commit(&side->ledgers, &put);
-    write_records(span, offset, records, count);
+    write_records(span, offset, position, records, count);
 """,
     ),
     Mutant(
         "a large item is read and stays",
-        "shmqueue/engine/native/python_get.c",
+        NATIVE + "python_get.c",
         " fill);\n    ring_get_pass(&take);\n    ring_get_commit(&self->ring, &take);\n",
         " fill);\n    ring_get_commit(&self->ring, &take);\n",
     ),
     Mutant(
         "what a dead process had is dropped",
-        "shmqueue/engine/native/leases.c",
-        "    end_entry(ring, take, number, GET(atomic_load(&ring->table)[number].state) == LEASE_LENT);\n",
-        "    const struct lease *entry = &atomic_load(&ring->table)[number];\n"
-        "    end_entry(ring, take, number,\n"
-        "              GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
+        NATIVE + "holders.c",
+        "    lending_end_entry(ring, take, number, GET(lease_entries(ring)[number].state) == LEASE_LENT);\n",
+        "    const struct lease *entry = &lease_entries(ring)[number];\n"
+        "    lending_end_entry(ring, take, number,\n"
+        "                      GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
     ),
     Mutant(
         "a lease that is finished stays in the table",
-        "shmqueue/engine/native/leases.c",
+        NATIVE + "lending.c",
         "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n",
         "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_LENT);\n",
     ),
     Mutant(
         "a stopped process counts as dead",
-        "shmqueue/engine/native/os.c",
+        NATIVE + "os.c",
         "{ return is_over(fields->state) && fields->threads <= 1; }",
         "{ return is_over(fields->state) || fields->state == 'T' || fields->threads < 1; }",
     ),

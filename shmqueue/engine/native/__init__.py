@@ -1,8 +1,8 @@
 """The native engine: a two-lock ring in C11 on Linux futexes.
 
-Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``os.h`` (futexes, spinning,
-processes), ``lock.h`` (a lock word that outlives its owner), ``ring.h``, ``ring.c``. ``arena.c`` is about queues that
-grow, ``waiting.c`` about when to sleep. Only ``module.c`` and the ``python_*.c`` know Python.
+Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``ring.h``, which names the layers
+of the C files in their order; each includes only what stands before it. Only ``module.c`` and the ``python_*.c`` know
+Python, and ``python_ring.h`` says by which rules.
 """
 
 from __future__ import annotations

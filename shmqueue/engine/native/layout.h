@@ -57,8 +57,9 @@
  *      wastes memory until the arena is used again, and has no other effect.
  *
  *  LEASES.  A leased item is handed out and stays in the queue.  A second call acknowledges or requeues it; it is
- *  requeued for a process that died.  While any entry of the lease table is in use, the flag LEDGER_LEASES is set in
- *  get.ledgers.arena; otherwise rules 11 to 15 do not apply.
+ *  requeued for a process that died, or for a program image that exec() has replaced (by the next image of that
+ *  process).  While any entry of the lease table is in use, the flag LEDGER_LEASES is set in get.ledgers.arena;
+ *  otherwise rules 11 to 15 do not apply.
  *
  *  11. As always, the bytes before get.position, in get.arena, are free.  get.next[sequence & 1] says which record is
  *      handed out next: it is written before the get ledger's commit, and becomes valid with that commit.  A record
@@ -269,7 +270,7 @@ struct lease {
                                   the generation in which it was requeued */
     _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns */
     _Atomic uint32_t pid;      /* the holder's */
-    _Atomic uint32_t handle;   /* which of the holder's handles */
+    _Atomic uint32_t handle;   /* which of the holder's handles; another image of the process has other numbers */
     _Atomic uint32_t arena;    /* the arena that contains the position */
     _Atomic uint32_t attempt;  /* how often it was handed out; of a WRITING one: the token */
 };
@@ -338,7 +339,7 @@ struct reservation {
 };
 
 _Static_assert(sizeof(struct header) == 120, "header.py packs the same 120 bytes");
-_Static_assert(offsetof(struct header, crc) == 116, "the crc covers all that stands before it");
+_Static_assert(offsetof(struct header, crc) == 116, "the crc covers all that comes before it");
 _Static_assert(sizeof(struct guard) <= 64, "what a putter reads beside the lock lies in the lock's line");
 _Static_assert(sizeof(struct ledgers) == 64, "a ledger read is one line");
 _Static_assert(offsetof(struct segment, put) == 256, "clear of the header's line");

@@ -1,55 +1,16 @@
-/* lock.c: what lock.h needs only now and then: learning who we are, waiting, and finding an owner dead. */
+/* lock.c: what lock.h needs only now and then: learning the thread's id, waiting, and finding an owner dead. */
 #define _GNU_SOURCE
 #include "lock.h"
 
-#include <pthread.h>
-#include <sys/mman.h>
-
 _Thread_local struct self lock_thread_self;
-_Atomic uint32_t *_Atomic lock_epoch_word;
 
-static _Atomic uint32_t epochs; /* epochs handed out in this process and its ancestors */
 static _Thread_local struct robust_list_head own_head;
-
-static void forget_epoch(void) { atomic_store(lock_epoch_word, 0); }
-
-int lock_init(void)
-{
-    if (atomic_load(&lock_epoch_word) != NULL) {
-        return 0;
-    }
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) {
-        return errno;
-    }
-    /* MADV_WIPEONFORK (Linux 4.14) also catches a raw clone(), of which no handler is told. */
-    bool is_wiped = madvise(memory, page, MADV_WIPEONFORK) == 0;
-    _Atomic uint32_t *none = NULL; /* no lock guards this: a fork might copy it held */
-    if (!atomic_compare_exchange_strong(&lock_epoch_word, &none, memory)) {
-        munmap(memory, page);
-        return 0;
-    }
-    return is_wiped ? 0 : pthread_atfork(NULL, NULL, forget_epoch);
-}
-
-uint32_t lock_epoch(void)
-{
-    uint32_t epoch = atomic_load(lock_epoch_word);
-    while (epoch == 0) {
-        uint32_t fresh = atomic_fetch_add(&epochs, 1) + 1;
-        if (fresh != 0 && atomic_compare_exchange_strong(lock_epoch_word, &epoch, fresh)) {
-            epoch = fresh;
-        }
-    }
-    return epoch;
-}
 
 struct self *lock_self_fill(void)
 {
     struct self *self = &lock_thread_self;
     size_t length = 0;
-    self->epoch = lock_epoch();
+    self->epoch = os_epoch();
     self->tid = (uint32_t)syscall(SYS_gettid);
     self->robust = NULL;
     if (syscall(SYS_get_robust_list, 0, &self->robust, &length) != 0 || self->robust == NULL) {
@@ -67,7 +28,7 @@ struct self *lock_self_fill(void)
 /* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered
  * another robust list head behind our back, a kernel without robust futexes, an owner that was busy with another word.
  * The word tells no more than the owner's id, which may have come back: as that of a thread of a process that has
- * nothing to do with this memory, which is told from an owner here, or of one that has, which finds its own id in the
+ * nothing to do with this memory, which is distinguished here, or of one that has, which finds its own id in the
  * word when it opens the queue, waits on it or wants the lock.
  *
  * Not proof against this: between the look at a thread and the mark a new thread of its id comes, opens the queue, takes

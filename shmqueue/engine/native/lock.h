@@ -23,7 +23,7 @@
 /* The calling thread, as the kernel knows it.  Filled at a thread's first use, and again after a fork. */
 struct self {
     uint32_t tid;
-    uint32_t epoch;                  /* lock_epoch() when this was filled; 0: never */
+    uint32_t epoch;                  /* os_epoch() when this was filled; 0: never */
     struct robust_list_head *robust; /* where the kernel looks when this thread ends */
     long offset;                     /* from the address the kernel is given to the word */
 };
@@ -37,20 +37,13 @@ enum lock_result {
 };
 
 extern _Thread_local struct self lock_thread_self;
-extern _Atomic uint32_t *_Atomic lock_epoch_word; /* in a page that the kernel wipes in a forked child */
 
 struct self *lock_self_fill(void);
-
-/* Once per process, before anything else here. 0, or an errno. */
-int lock_init(void);
-
-/* A number that differs in a forked child from what its parent had. */
-uint32_t lock_epoch(void);
 
 static inline struct self *lock_self(void)
 {
     struct self *self = &lock_thread_self;
-    _Atomic uint32_t *word = atomic_load_explicit(&lock_epoch_word, memory_order_relaxed);
+    _Atomic uint32_t *word = atomic_load_explicit(&os_epoch_word, memory_order_relaxed);
     uint32_t epoch = atomic_load_explicit(word, memory_order_relaxed);
     return epoch != 0 && self->epoch == epoch ? self : lock_self_fill();
 }

@@ -1,19 +1,60 @@
-/* os.c: futexes of each platform, and processes as /proc and kill() tell of them; see os.h. */
+/* os.c: forks, futexes of each platform, and processes as /proc and kill() tell of them; see os.h. */
 #define _GNU_SOURCE
 #include "os.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "lock.h"
+#include <sys/mman.h>
 
 #define FIRST_STEP_NS INT64_C(50000) /* between two looks at a word where the futex call is denied */
 #define LAST_STEP_NS INT64_C(5000000)
+
+/* ---- forks ---- */
+
+_Atomic uint32_t *_Atomic os_epoch_word;
+
+static _Atomic uint32_t epochs; /* that this process and its ancestors have used */
+
+static void forget_epoch(void) { atomic_store(os_epoch_word, 0); }
+
+int os_init(void)
+{
+    if (atomic_load(&os_epoch_word) != NULL) {
+        return 0;
+    }
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) {
+        return errno;
+    }
+    /* MADV_WIPEONFORK (Linux 4.14) also covers a raw clone(), after which no handler is called. */
+    bool is_wiped = madvise(memory, page, MADV_WIPEONFORK) == 0;
+    _Atomic uint32_t *none = NULL; /* no lock guards this: a fork might copy it held */
+    if (!atomic_compare_exchange_strong(&os_epoch_word, &none, memory)) {
+        munmap(memory, page);
+        return 0;
+    }
+    return is_wiped ? 0 : pthread_atfork(NULL, NULL, forget_epoch);
+}
+
+uint32_t os_epoch(void)
+{
+    uint32_t epoch = atomic_load(os_epoch_word);
+    while (epoch == 0) {
+        uint32_t fresh = atomic_fetch_add(&epochs, 1) + 1;
+        if (fresh != 0 && atomic_compare_exchange_strong(os_epoch_word, &epoch, fresh)) {
+            epoch = fresh;
+        }
+    }
+    return epoch;
+}
+
+/* ---- futexes ---- */
 
 /* What the kernel takes for a time, whatever libc calls time_t. */
 struct kernel_time {
@@ -124,6 +165,8 @@ int futex_wait_any(const struct futex_word *words, size_t count, int64_t end)
     return errno == EAGAIN || errno == ETIMEDOUT || errno == EINTR ? -1 : FUTEX_NO_SUCH_CALL;
 }
 
+/* ---- processes ---- */
+
 enum found { FOUND, GONE, UNKNOWN };
 
 struct stat_fields {
@@ -134,7 +177,7 @@ struct stat_fields {
 
 static bool is_over(char state) { return state == 'Z' || state == 'X'; }
 
-/* A zombie that has several threads is a process whose first thread has ended, and no other. */
+/* A zombie that has several threads is a process of which only the first thread has ended. */
 static bool has_ended(const struct stat_fields *fields) { return is_over(fields->state) && fields->threads <= 1; }
 
 /* Of a process, or of one thread.  The name, in parentheses, may hold anything, so the fields are counted from its
@@ -178,7 +221,7 @@ struct process os_this_process(void)
 {
     static _Atomic uint32_t known_in, pid; /* the epoch in which they were read */
     static _Atomic uint64_t started;
-    uint32_t epoch = lock_epoch();
+    uint32_t epoch = os_epoch();
     if (atomic_load(&known_in) == epoch) { /* first: in a forked child the other two may still be the parent's */
         return (struct process){.pid = atomic_load(&pid), .started = atomic_load(&started)};
     }
@@ -222,7 +265,7 @@ struct mapping {
 
 static bool next_mapping(FILE *maps, struct mapping *mapping)
 {
-    char line[128]; /* what is of interest stands before the path, which may be long */
+    char line[128]; /* the fields that count come before the path, which may be long */
     bool is_first_piece = true;
     while (fgets(line, sizeof line, maps) != NULL) {
         bool was_first_piece = is_first_piece;

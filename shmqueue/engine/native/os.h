@@ -1,4 +1,4 @@
-/* os.h: what the operating system is asked for: clocks, futexes, spinning, and whether a process still lives.
+/* os.h: what the operating system is asked for: clocks, futexes, spinning, forks, and whether a process still lives.
  *
  * Every sleep is divided into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit
  * and its wake, or the woken thread is killed, is interrupted, reaches its deadline or closes its handle before it
@@ -109,6 +109,14 @@ static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64
         }
     }
 }
+
+/* Once per process, before anything else here.  0, or an errno. */
+int os_init(void);
+
+/* A number that differs in a forked child from its parent's. */
+uint32_t os_epoch(void);
+
+extern _Atomic uint32_t *_Atomic os_epoch_word; /* in a page that the kernel wipes in a forked child */
 
 /* A process, told apart from a later one that has got its id. */
 struct process {

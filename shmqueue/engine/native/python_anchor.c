@@ -16,7 +16,7 @@ static void drop(AnchorObject *self)
 {
     void *page = self->page;
     self->page = NULL;
-    if (page != NULL && self->epoch == lock_epoch()) { /* in a child something else may be at that address */
+    if (page != NULL && self->epoch == os_epoch()) { /* in a child something else may be at that address */
         munmap(page, (size_t)sysconf(_SC_PAGESIZE));
     }
 }
@@ -43,7 +43,7 @@ static PyObject *Anchor_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNU
         return NULL;
     }
     self->page = page;
-    self->epoch = lock_epoch();
+    self->epoch = os_epoch();
     return (PyObject *)self;
 }
 

@@ -9,10 +9,10 @@ PyObject *raise_closed(RingObject *self)
     return NULL;
 }
 
-PyObject *raise_broken(RingObject *self)
+PyObject *raise_corrupted(RingObject *self)
 {
     PyErr_Format(state_of(self)->corrupted_error, "queue %R is corrupted: %s; this handle does not touch it any more",
-                 self->name, atomic_load(&self->ring.broken));
+                 self->name, atomic_load(&self->ring.corrupted));
     return NULL;
 }
 
@@ -141,8 +141,8 @@ bool method_from(PyObject *number, uint32_t *method)
 
 int after(RingObject *self, enum ring_status status)
 {
-    if (status == RING_BROKEN) {
-        raise_broken(self);
+    if (status == RING_CORRUPTED) {
+        raise_corrupted(self);
         return -1;
     }
     if (status == RING_SHUT) {

@@ -1,173 +1,7 @@
 /* python_get.c: taking records, and objects where they can be read straight out of a record. */
-#include "python_plain.h"
+#include "python_at_hand.h"
 
-#define COPIED_TOGETHER 4096
-#define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
-#define BUFFERS_METHOD 3      /* serialization.py: pickle whose buffers are used where they arrive */
-
-/* What a get hands out: a Record, or the item itself where it can be read straight out of the record. */
-enum form { AS_RECORD, AS_ITEM };
-
-/* A Record (method, payload) with the payload's bytes still to be filled in at *fill. */
-static PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **fill)
-{
-    PyTypeObject *type = state_of(self)->record_type;
-    PyObject *record = type->tp_alloc(type, 2);
-    if (record == NULL) {
-        return NULL;
-    }
-    bool writable = method == BUFFERS_METHOD;
-    PyObject *number = PyLong_FromUnsignedLong(method);
-    PyObject *payload = writable ? PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)length)
-                                 : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
-    if (number == NULL || payload == NULL) {
-        Py_XDECREF(number);
-        Py_XDECREF(payload);
-        Py_DECREF(record);
-        return NULL;
-    }
-    PyTuple_SET_ITEM(record, 0, number);
-    PyTuple_SET_ITEM(record, 1, payload);
-    *fill = writable ? PyByteArray_AS_STRING(payload) : PyBytes_AS_STRING(payload);
-    return record;
-}
-
-/* With the get lock held: the scalar that the record at hand is. */
-struct scalar scalar_at_hand(RingObject *self, const struct take *take)
-{
-    unsigned char head[SCALAR_HEAD_MAX];
-    if (take->method != 0 || take->length > UINT32_MAX) {
-        return (struct scalar){.kind = SCALAR_NONE};
-    }
-    ring_get_peek(&self->ring, take, 0, take->length < sizeof head ? take->length : sizeof head, head);
-    struct scalar scalar = scalar_read(head, (uint32_t)take->length);
-    if (scalar.size != take->length) {
-        scalar.kind = SCALAR_NONE;
-    }
-    return scalar;
-}
-
-PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar)
-{
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)scalar->body.length);
-    if (bytes != NULL) {
-        ring_get_peek(&self->ring, take, scalar->body.from, scalar->body.length, PyBytes_AS_STRING(bytes));
-    }
-    return bytes;
-}
-
-/* Whether the record at hand may be unpacked where it lies on the stack, as small ones are. */
-static inline bool is_small(const struct take *take)
-{
-    return take->length <= PLAIN_SMALL && (take->method == PLAIN_MSGPACK || take->method == PLAIN_TUPLES);
-}
-
-/* With the get lock held: the item that a small record at hand is, or NULL.  No exception is set. */
-static inline PyObject *small_at_hand(RingObject *self, const struct take *take)
-{
-    unsigned char plain[PLAIN_SMALL];
-    PyObject *item;
-    ring_get_peek(&self->ring, take, 0, take->length, plain);
-    if (take->method == PLAIN_MSGPACK && plain_unpack_scalar(plain, (uint32_t)take->length, &item)) {
-        if (item == NULL) {
-            PyErr_Clear(); /* no memory: others will say so */
-        }
-        return item;
-    }
-    int collector = collector_off(); /* only containers make it run */
-    item = plain_unpack(plain, (uint32_t)take->length, take->method, self->keys);
-    collector_back(collector);
-    return item;
-}
-
-PyObject *item_at_hand(RingObject *self, const struct take *take)
-{
-    if (take->method != PLAIN_MSGPACK && take->method != PLAIN_TUPLES) {
-        return NULL;
-    }
-    if (take->length <= PLAIN_SMALL) {
-        return small_at_hand(self, take);
-    }
-    struct scalar scalar = scalar_at_hand(self, take);
-    PyObject *item = scalar.kind == SCALAR_BIN ? bytes_at_hand(self, take, &scalar) : NULL;
-    if (item == NULL) {
-        PyErr_Clear();
-    }
-    return item;
-}
-
-/* With the get lock held: what a get hands out for the record at hand, which it passes. NULL: an exception is set. */
-static PyObject *read_one(RingObject *self, struct take *take, enum form form)
-{
-    PyObject *item = form == AS_ITEM ? item_at_hand(self, take) : NULL;
-    if (item != NULL) {
-        ring_get_pass(take);
-        return item;
-    }
-    void *fill;
-    PyObject *record = new_record(self, take->method, take->length, &fill);
-    if (record != NULL) {
-        ring_get_read(&self->ring, take, fill);
-    }
-    return record;
-}
-
-/* Steals the reference. False: an exception is set. */
-static bool append(PyObject *list, PyObject *one)
-{
-    bool done = one != NULL && PyList_Append(list, one) == 0;
-    Py_XDECREF(one);
-    return done;
-}
-
-/* With the get lock held: adds small items to the list, from the record at hand on, which are copied together. How many
- * bytes of payload, perhaps none.  False: an exception is set. */
-static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_ssize_t most, size_t *bytes)
-{
-    unsigned char copy[COPIED_TOGETHER];
-    uint32_t length = ring_get_copy(&self->ring, take, copy, sizeof copy), at = 0;
-    *bytes = 0;
-    while (PyList_GET_SIZE(list) < most && ring_get_in_copy(&self->ring, take, copy + at, length - at)) {
-        const unsigned char *payload = copy + at + RECORD_HEADER_SIZE;
-        uint32_t size = (uint32_t)take->length;
-        PyObject *item = is_small(take) ? plain_unpack(payload, size, take->method, self->keys) : NULL;
-        if (item == NULL) {
-            break;
-        }
-        if (!append(list, item)) {
-            return false;
-        }
-        ring_get_pass(take);
-        *bytes += take->length;
-        at += RECORD_HEADER_SIZE + (uint32_t)take->length;
-    }
-    return true;
-}
-
-/* With the get lock held: adds what is there to the list until there are `most`, or no more. */
-static enum ring_status read_many(RingObject *self, struct take *take, enum form form, PyObject *list, Py_ssize_t most)
-{
-    size_t bytes = 0, small;
-    enum ring_status status = RING_OK;
-    do {
-        if (form == AS_ITEM && take->length <= PLAIN_SMALL) {
-            if (!read_small(self, take, list, most, &small)) {
-                return RING_INTERRUPTED; /* an exception is set */
-            }
-            bytes += small;
-            status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
-        }
-        if (status == RING_OK && bytes + take->length < BATCH_BYTES) {
-            bytes += take->length;
-            if (!append(list, read_one(self, take, form))) {
-                return RING_INTERRUPTED;
-            }
-            status = PyList_GET_SIZE(list) < most ? ring_get_next(&self->ring, take) : RING_EMPTY;
-        }
-    } while (status == RING_OK && bytes + take->length < BATCH_BYTES);
-    /* That is all there is, or all that can be had now: the next call says why. */
-    return status == RING_EMPTY || status == RING_SHUT || status == RING_UNMAPPED ? RING_OK : status;
-}
+/* ---- attempts ---- */
 
 /* With the get lock held: what to prepare for, where it is too much to be copied with the GIL held. */
 static void foresee(RingObject *self, const struct take *take, enum form form)
@@ -208,7 +42,7 @@ static enum ring_status take_at_hand(RingObject *self, struct take *take, enum f
     }
     if (*result == NULL) {
         ring_get_abort(&self->ring, take);
-        status = status == RING_BROKEN ? RING_BROKEN : RING_OK;
+        status = status == RING_CORRUPTED ? RING_CORRUPTED : RING_OK;
     } else {
         ring_get_commit(&self->ring, take);
     }
@@ -256,7 +90,7 @@ static enum ring_status take_foreseen(RingObject *self, enum form form, const st
 }
 
 /* What a record as foreseen becomes, with its bytes still to be filled in at *fill. */
-static PyObject *prepare(RingObject *self, const struct foreseen *foreseen, Py_ssize_t most, void **fill)
+static PyObject *prepare_foreseen(RingObject *self, const struct foreseen *foreseen, Py_ssize_t most, void **fill)
 {
     PyObject *one, *list;
     if (foreseen->skipped != 0) {
@@ -290,7 +124,7 @@ static enum ring_status patient_get(RingObject *self, enum ring_status status, e
         foreseen.skipped = 0; /* another thread, of the other form, may have changed them between our reads */
     }
     void *fill;
-    *result = prepare(self, &foreseen, most, &fill);
+    *result = prepare_foreseen(self, &foreseen, most, &fill);
     if (*result == NULL) {
         return RING_OK;
     }
@@ -304,6 +138,8 @@ static enum ring_status patient_get(RingObject *self, enum ring_status status, e
     }
     return status;
 }
+
+/* ---- waiting ---- */
 
 /* `most` 0: one record or item; NULL without an exception if there was none in time.  Else a list of up to `most`.
  * *end: NULL at first; see ask_while_waiting(). */
@@ -354,37 +190,20 @@ static PyObject *wait_and_get(RingObject *self, enum form form, Py_ssize_t most,
     return again >= 0 && most != 0 ? PyList_New(0) : NULL;
 }
 
-/* After a get that has not failed. */
-static void tidy_up(RingObject *self)
-{
-    bool open = is_usable(self); /* or not any more, see patient_get() */
-    if (open && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
-        WITHOUT_GIL(self, ring_trim(&self->ring, false));
-    }
-}
-
 static PyObject *get_records(RingObject *self, enum form form, Py_ssize_t most, bool block, PyObject *timeout)
 {
     PyObject *end = NULL;
     PyObject *result = wait_and_get(self, form, most, block, timeout, &end);
     Py_XDECREF(end);
     if (result != NULL || !PyErr_Occurred()) {
-        tidy_up(self);
+        trim_if_due(self); /* it may have been closed meanwhile, see patient_get() */
     }
     return result;
 }
 
-PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
-{
-    int block;
-    if (!count_is("get", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
-        return NULL;
-    }
-    PyObject *record = get_records(self, AS_RECORD, 0, block, args[1]);
-    return record != NULL || PyErr_Occurred() ? record : Py_NewRef(Py_None);
-}
+/* ---- items ---- */
 
-static bool is_plain(PyObject *record, enum plain_method *method)
+static bool is_of_msgpack(PyObject *record, enum plain_method *method)
 {
     *method = (enum plain_method)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(record, 0));
     return *method == PLAIN_MSGPACK || *method == PLAIN_TUPLES;
@@ -393,7 +212,7 @@ static bool is_plain(PyObject *record, enum plain_method *method)
 PyObject *plainly_unpacked(RingObject *self, PyObject *record)
 {
     enum plain_method method;
-    if (!is_plain(record, &method)) {
+    if (!is_of_msgpack(record, &method)) {
         return NULL;
     }
     PyObject *payload = PyTuple_GET_ITEM(record, 1);
@@ -410,7 +229,7 @@ static PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
     }
     enum plain_method method;
     PyObject *item = plainly_unpacked(self, one);
-    if (item == NULL && is_plain(one, &method) && method == PLAIN_MSGPACK) {
+    if (item == NULL && is_of_msgpack(one, &method) && method == PLAIN_MSGPACK) {
         item = PyObject_CallOneArg(unpack, PyTuple_GET_ITEM(one, 1));
     } else if (item == NULL) {
         return one;
@@ -451,10 +270,22 @@ bool get_item_at_once(RingObject *self, PyObject **result)
         ATTEMPT_END(self);
     }
     if (done && *result != NULL) {
-        tidy_up(self);
+        trim_if_due(self);
     }
     ALONE_END();
     return done;
+}
+
+/* ---- the methods ---- */
+
+PyObject *Ring_get(RingObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    int block;
+    if (!count_is("get", count, 2) || (block = truth(args[0])) < 0 || !is_open(self)) {
+        return NULL;
+    }
+    PyObject *record = get_records(self, AS_RECORD, 0, block, args[1]);
+    return record != NULL || PyErr_Occurred() ? record : Py_NewRef(Py_None);
 }
 
 PyObject *Ring_get_item(RingObject *self, PyObject *const *args, Py_ssize_t count)

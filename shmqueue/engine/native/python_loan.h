@@ -1,7 +1,4 @@
-/* python_loan.h: what the types Loan and Lease share: one item in the hands of this process.
- *
- * python_lease.c has the type Loan and takes items, python_lease_type.c has the type Lease.
- */
+/* python_loan.h: what the types Loan and Lease share: one item in the hands of this process. */
 #ifndef SHMQUEUE_PYTHON_LOAN_H
 #define SHMQUEUE_PYTHON_LOAN_H
 
@@ -38,14 +35,14 @@ typedef struct {
     PyObject *weak_references;
 } LeaseObject;
 
-static inline bool loan_is_of_this_process(const LoanObject *loan) { return loan->epoch == lock_epoch(); }
+static inline bool loan_is_of_this_process(const LoanObject *loan) { return loan->epoch == os_epoch(); }
 
 static inline bool loan_is_held(const LoanObject *loan)
 {
     return loan->hold == HELD && loan_is_of_this_process(loan) && loan->ring->memory != NULL && !loan->ring->closing;
 }
 
-/* ---- python_lease.c ---- */
+/* ---- python_loan.c ---- */
 
 /* A copy of the payload, which need not stay where it lies afterwards.  NULL: an exception is set. */
 PyObject *loan_payload(LoanObject *loan);
@@ -60,11 +57,19 @@ int loan_give_back(LoanObject *loan);
 /* At the end of the object: gives the item back if it is held, and drops what the loan refers to. */
 void loan_drop(LoanObject *loan);
 
+/* ---- python_lend.c ---- */
+
+/* What is done with the oldest record, perhaps without the GIL: takes the get lock, and releases it. */
+typedef enum ring_status act_on_oldest(RingObject *self, void *with, struct patience patience);
+
+/* Waits for an item.  1: it is done, 0: there was none in time, -1: an exception is set. */
+int with_oldest(RingObject *self, act_on_oldest *act, void *with, bool block, PyObject *timeout);
+
 /* Leases what is there, if nothing is in the way: *lease is NULL if an exception is set.  False: nothing is leased, and
  * no exception is set.  Arguments as lease_new(). */
 bool lease_at_once(RingObject *self, PyObject *load, PyObject *ended, PyObject **lease);
 
-/* ---- python_lease_type.c ---- */
+/* ---- python_lease.c ---- */
 
 /* A Lease that has no item yet and is over; `load` and `ended` are kept.  NULL: an exception is set. */
 LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended);

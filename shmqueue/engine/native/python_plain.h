@@ -1,7 +1,7 @@
 /* python_plain.h: scalars, and lists, dicts and tuples of scalars and of such, to msgpack and back.
  *
  * What is written are the very bytes of msgpack's packer as plain.py uses it, what is read is what its unpacker makes of
- * them.  Anything else (other types, what stands in an item more than once, too deep, damaged) is left to those two.
+ * them.  Anything else (other types, what occurs in an item more than once, too deep, corrupted) is left to those two.
  * Nothing here recurses: how deep an item is makes no difference to the stack.  No Python code runs in here, except on
  * a free-threaded build: there lists and dicts are copied before they are packed, and finalizers may run with the copies.
  */
@@ -14,6 +14,13 @@
 #define PLAIN_MOST 65536 /* bytes that are packed as_pickle: pickle is as fast with more */
 #define PLAIN_ROOM(most) ((most) + SCALAR_HEAD_MAX)
 #define PLAIN_LARGER UINT32_MAX
+#define PLAIN_DEPTH_MAX 1024 /* plain.py */
+#define PLAIN_FRAMES 8       /* kept on the stack; deeper items take memory */
+
+#define INLINE_ALL __attribute__((flatten)) /* the most frequent items are small dicts: a tenth of their time */
+
+/* A tuple is an array that begins with this, an extension of no bytes: see plain.py. */
+static const unsigned char plain_tuple_mark[3] = {0xc7, 0x00, 0xac};
 
 /* serialization.py: methods of the records that this is about. */
 enum plain_method {
@@ -23,7 +30,7 @@ enum plain_method {
 
 /* Packs into `most` bytes, of PLAIN_ROOM(most) that are the caller's.  Into how many; 0: the item is not for us;
  * PLAIN_LARGER: it may be, with more room.  No exception is set.  as_pickle: bytearrays and memoryviews, which arrive as
- * bytes, are not for us.  A container that stands twice in the item never is. */
+ * bytes, are not for us.  A container that occurs twice in the item never is. */
 uint32_t plain_pack(unsigned char *bytes, uint32_t most, PyObject *item, bool as_pickle, uint32_t *method);
 
 /* An int that Python keeps in one digit. */

@@ -6,7 +6,7 @@
  */
 #include "python_ring.h"
 
-#define END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a reservation ends and nothing may be raised */
+#define RESERVATION_END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a reservation ends and nothing may be raised */
 #define LONGEST (UINT32_MAX - 64u) /* bytes of contents: with all that belongs to them their length is one of 32 bits */
 #define HERE ((struct patience){.for_lock = true, .deadline = WAIT_FOREVER})
 
@@ -29,7 +29,7 @@ typedef struct {
     Py_ssize_t exports;
 } ReservationObject;
 
-static bool is_of_this_process(const ReservationObject *self) { return self->epoch == lock_epoch(); }
+static bool is_of_this_process(const ReservationObject *self) { return self->epoch == os_epoch(); }
 
 static void end(ReservationObject *self)
 {
@@ -42,7 +42,7 @@ static void abandon_quietly(ReservationObject *self)
 {
     RingObject *ring = self->ring;
     if (is_of_this_process(self) && ring->memory != NULL) {
-        struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + END_PATIENCE_NS};
+        struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RESERVATION_END_PATIENCE_NS};
         enum ring_status status;
         do {
             status = ring_end_reservation(&ring->ring, &self->reserving, false, patience);
@@ -86,12 +86,15 @@ static PyObject *Reservation_commit(ReservationObject *self, PyObject *Py_UNUSED
         }
         WITHOUT_GIL(ring, status = ring_end_reservation(&ring->ring, &self->reserving, true, HERE));
     }
-    if (again == 1 && (status == RING_OK || status == RING_SHUT)) {
+    if (again == 1 && (status == RING_OK || status == RING_SHUT || status == RING_MISMATCH)) {
         end(self);
     } else {
         self->stage = OPEN;
     }
-    if (again == 1 && status != RING_OK) {
+    if (again == 1 && status == RING_MISMATCH) {
+        PyErr_Format(state_of(ring)->error,
+                     "a reservation of queue %R is over: another process took this one for dead; nothing was put", ring->name);
+    } else if (again == 1 && status != RING_OK) {
         again = after(ring, status);
     }
     return status == RING_OK && again == 1 ? Py_NewRef(Py_True) : PyErr_Occurred() ? NULL : Py_NewRef(Py_False);
@@ -212,7 +215,7 @@ PyType_Spec Reservation_spec = {
 /* ---- making one ---- */
 
 /* False: an exception is set. */
-static bool prepare(RingObject *self, ReservationObject *reservation, struct record_in *record)
+static bool prepare_reservation(RingObject *self, ReservationObject *reservation, struct record_in *record)
 {
     struct scalar_head head = scalar_of_bin((uint32_t)reservation->length);
     struct part part = {reservation->head, scalar_write(head, reservation->head)};
@@ -255,7 +258,7 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
     reservation->ring = (RingObject *)Py_NewRef(self);
     reservation->stage = UNPLACED;
     reservation->length = length;
-    reservation->epoch = lock_epoch();
+    reservation->epoch = os_epoch();
     size_t extra = sizeof(struct reservation) + scalar_of_bin(UINT32_MAX).width + 1;
     struct record_in record;
     int done = -1;
@@ -263,7 +266,7 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
         /* an exception is set */
     } else if (!can_ever_fit(self, (size_t)length + extra)) {
         raise_never_fits(self, (size_t)length + extra);
-    } else if (prepare(self, reservation, &record)) {
+    } else if (prepare_reservation(self, reservation, &record)) {
         self->views++; /* before it is put: nothing may be done after that */
         done = put_records(self, &record, 1, record.length, block, args[2]);
         if (done != 1) {

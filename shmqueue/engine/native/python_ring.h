@@ -25,9 +25,9 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
-#include "leases.h"
+#include "msgpack_fast.h"
 #include "python_alone.h"
-#include "scalar.h"
+#include "queue.h"
 
 #define KEYS_BITS 7
 #define KEYS (1 << KEYS_BITS)
@@ -89,7 +89,7 @@ static inline bool is_record(RingObject *self, PyObject *object)
 
 /* Each sets an exception and returns NULL. */
 PyObject *raise_closed(RingObject *self);
-PyObject *raise_broken(RingObject *self);
+PyObject *raise_corrupted(RingObject *self);
 PyObject *raise_lost(RingObject *self);
 PyObject *raise_never_fits(RingObject *self, size_t length);
 
@@ -158,7 +158,7 @@ static inline void collector_back(int was)
 
 static inline void enter(RingObject *self)
 {
-    uint32_t epoch = lock_epoch();
+    uint32_t epoch = os_epoch();
     if (self->epoch != epoch) {
         self->epoch = epoch;
         atomic_store(&self->users, 0);
@@ -181,6 +181,14 @@ static inline void leave(RingObject *self)
         Py_END_ALLOW_THREADS         \
         leave(self);                 \
     } while (0)
+
+/* Gives memory back after a get that has not failed, if there may be any. */
+static inline void trim_if_due(RingObject *self)
+{
+    if (is_usable(self) && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
+        WITHOUT_GIL(self, ring_trim(&self->ring, false));
+    }
+}
 
 /* An attempt without a wait, in which objects are made.  With a GIL nothing comes in between. */
 #ifdef Py_GIL_DISABLED
@@ -213,7 +221,7 @@ static inline bool may_be_tried(const RingObject *self)
 #endif
 }
 
-/* The keys that came before, for who does not own the get lock; NULL where only its owner may use them. */
+/* The keys that came before, for a thread that does not own the get lock; NULL where only its owner may use them. */
 static inline PyObject **keys_without_lock(RingObject *self)
 {
 #ifdef Py_GIL_DISABLED
@@ -231,8 +239,18 @@ typedef PyObject *fast_method(RingObject *self, PyObject *const *args, Py_ssize_
 fast_method Ring_put, Ring_put_many; /* python_put.c */
 fast_method Ring_put_item, Ring_put_items; /* python_items.c */
 fast_method Ring_get, Ring_get_many, Ring_get_item, Ring_get_items; /* python_get.c */
-fast_method Ring_lend, Ring_lease, Ring_peek; /* python_lease.c */
+fast_method Ring_lend, Ring_lease; /* python_lend.c */
+fast_method Ring_peek; /* python_peek.c */
 fast_method Ring_reserve; /* python_reserve.c */
+fast_method Ring_wait; /* python_whole.c */
+
+typedef PyObject *plain_method(RingObject *self, PyObject *argument);
+
+plain_method Ring_take; /* python_peek.c */
+plain_method Ring_lease_figures; /* python_lend.c */
+plain_method Ring_moment, Ring_pass_on; /* python_wait.c */
+plain_method Ring_clear, Ring_task_done, Ring_join, Ring_qsize, Ring_counters, Ring_shut_down; /* python_whole.c */
+plain_method Ring_maxsize, Ring_set_maxsize;
 
 /* ---- python_put.c ---- */
 
@@ -262,50 +280,16 @@ bool get_item_at_once(RingObject *self, PyObject **result);
 /* The item of a Record; NULL, with no exception set: it must be loaded. */
 PyObject *plainly_unpacked(RingObject *self, PyObject *record);
 
-/* With the get lock held: the scalar that the record at hand is; its contents, if it is bytes, or NULL. */
-struct scalar scalar_at_hand(RingObject *self, const struct take *take);
-PyObject *bytes_at_hand(RingObject *self, const struct take *take, const struct scalar *scalar);
+/* ---- python_ring.c ---- */
 
-/* With the get lock held: the item that the record at hand is, NULL if it must be loaded.  No exception is set. */
-PyObject *item_at_hand(RingObject *self, const struct take *take);
-
-/* ---- python_lease.c ---- */
-
-PyObject *Ring_take(RingObject *self, PyObject *number);
-PyObject *Ring_lease_figures(RingObject *self, PyObject *ignored);
-
-extern PyType_Spec Loan_spec;
-
-/* Nothing looks at the bytes of a loan, or of a reservation, any more. */
+/* A loan or a reservation is over, and its bytes are not looked at any more: unmaps a closed ring whose last one it was. */
 void let_mapping_go(RingObject *ring);
 
-/* ---- python_lease_type.c ---- */
+/* ---- the types: each python_*.c has the one of its name, and python_at_hand.c the type Record ---- */
 
-/* Makes the type of leases, with this base, which documents it. */
+extern PyType_Spec Anchor_spec, Bell_spec, Loan_spec, QueueBase_spec, Record_spec, Reservation_spec, Ring_spec;
+
+/* Makes the type of leases, with this base, which documents it: python_lease.c. */
 PyObject *core_lease_type(PyObject *module, PyObject *base);
-
-/* ---- python_reserve.c ---- */
-
-extern PyType_Spec Reservation_spec;
-
-/* ---- python_queue.c ---- */
-
-extern PyType_Spec QueueBase_spec;
-
-/* ---- python_wait.c ---- */
-
-PyObject *Ring_moment(RingObject *self, PyObject *kind);
-PyObject *Ring_pass_on(RingObject *self, PyObject *ignored);
-
-extern PyType_Spec Bell_spec;
-
-/* ---- python_anchor.c ---- */
-
-extern PyType_Spec Anchor_spec;
-
-/* ---- module.c ---- */
-
-/* Unmaps the segment, when nobody uses it any more. */
-void unmap(RingObject *self);
 
 #endif

@@ -54,7 +54,7 @@ static bool wish_from(PyObject *entry, PyTypeObject *ring_type, struct wish *wis
     return true;
 }
 
-static RingObject *ring_of(PyObject *entries, Py_ssize_t number)
+static RingObject *ring_of_entry(PyObject *entries, Py_ssize_t number)
 {
     return (RingObject *)PyTuple_GET_ITEM(PyTuple_GET_ITEM(entries, number), 0);
 }
@@ -79,9 +79,9 @@ static Py_ssize_t wait_for(PyObject *entries, struct wish *wishes, Py_ssize_t *n
 {
     Py_ssize_t open = 0;
     for (Py_ssize_t i = 0; i < count; i++) {
-        if (enter_if_open(ring_of(entries, i))) {
+        if (enter_if_open(ring_of_entry(entries, i))) {
             wishes[open] = wishes[i];
-            wishes[open].ring = &ring_of(entries, i)->ring;
+            wishes[open].ring = &ring_of_entry(entries, i)->ring;
             numbers[open++] = i;
         }
     }
@@ -89,7 +89,7 @@ static Py_ssize_t wait_for(PyObject *entries, struct wish *wishes, Py_ssize_t *n
     ring_wait_any(wishes, (size_t)open, nudge, rung, open < count ? 0 : deadline);
     Py_END_ALLOW_THREADS
     for (Py_ssize_t i = 0; i < open; i++) {
-        leave(ring_of(entries, numbers[i]));
+        leave(ring_of_entry(entries, numbers[i]));
     }
     return open;
 }

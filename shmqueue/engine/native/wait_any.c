@@ -2,9 +2,6 @@
 #define _GNU_SOURCE
 #include "wait_any.h"
 
-#include "arena.h"
-#include "leases.h"
-
 #define TURN_NS INT64_C(2000000) /* where there are more words than fit one call, they take turns of this length */
 #define POLL_FIRST_NS INT64_C(200000) /* between two looks without that call */
 #define POLL_LONGEST_NS INT64_C(10000000)
@@ -36,7 +33,7 @@ static _Atomic uint32_t *word_of(const struct wish *wish)
     }
 }
 
-/* Before the look at whether it is granted: whoever grants it later moves the word, and wakes us. */
+/* Before the look at whether it is granted: the process that grants it later moves the word, and wakes us. */
 static void raise_flag(struct wish *wish)
 {
     struct segment *segment = wish->ring->segment;
@@ -57,10 +54,10 @@ static void raise_flag(struct wish *wish)
 static bool is_granted(const struct wish *wish)
 {
     struct ring *ring = wish->ring;
-    if (atomic_load(&ring->closing) || ring_is_poisoned(ring) || ring_moment(ring, wish->kind) != wish->seen) {
+    if (atomic_load(&ring->closing) || ring_is_corrupted(ring) || ring_moment(ring, wish->kind) != wish->seen) {
         return true;
     }
-    struct view get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
+    struct snapshot get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
     switch (wish->kind) {
     case WISH_ITEMS:
         return (put.count != get.count && !atomic_load(&ring->held_up)) || put.shut != SHUT_NOT;
@@ -81,12 +78,12 @@ static size_t grant(struct wish *wishes, size_t count)
     return granted;
 }
 
-/* Each slice, as ring_wait_items() does: a dead holder's items are given back, and memory too. */
+/* Each slice, as ring_wait_items() does: a dead holder's items are requeued, and memory is returned. */
 static void tidy(struct wish *wishes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         struct ring *ring = wishes[i].ring;
-        if (ring_is_poisoned(ring)) {
+        if (ring_is_corrupted(ring)) {
             continue;
         }
         ring_clear_the_way(ring);

@@ -1,5 +1,6 @@
-/* Commit and wake-up: ledger.h, of waiting.c ring_wait_items() and ring_sleep_for_room(), and of ring.c try_put(),
- * ask_for_room(), ring_get_begin(), ring_commit_put() and ring_commit_get(), in a queue of fixed size.
+/* Commit and wake-up: ledger.h, of side.h and side.c side_commit_put(), side_commit_get(), side_sleep_for_items() and
+ * side_sleep_for_room(), and try_put() of put.c, room_ask() of room.c, ring_get_begin() of get.c and ring_wait_items() of
+ * queue.c, in a queue of fixed size.
  *
  * An item is one byte of the ring, its value its position and one. Memory is as on x86: loads are in order, and stores
  * become visible in order but late, at the latest with the next locked instruction, or when the process that stored them died. That
@@ -112,7 +113,7 @@ inline ledger_commit(s, moved)
 #endif
 }
 
-inline ring_commit_put(s, moved, most)
+inline side_commit_put(s, moved, most)
 {
     if
     :: !side[s].waiting
@@ -151,7 +152,7 @@ inline ring_commit_put(s, moved, most)
 }
 
 /* Rule 18. */
-inline ring_commit_get(moved)
+inline side_commit_get(moved)
 {
     ledger_commit(GET, moved);
     lock_release(GET);
@@ -240,7 +241,7 @@ put:    atomic { owner[PUT] == 0; owner[PUT] = me + 1; mine = CURRENT(PUT) };
         };
         lock_release(PUT);
 
-        /* ring_sleep_for_room() */
+        /* side_sleep_for_room() */
         atomic {
             if
             :: bell == noted -> asleep[me] = true; asks[me] = batch
@@ -265,7 +266,7 @@ write:  atomic {
         };
         atomic { cell[mine % CAPACITY] = mine + 1; mine++; left-- };
 written:
-        ring_commit_put(PUT, mine, batch);
+        side_commit_put(PUT, mine, batch);
         atomic { mine = 0; batch = 0; goto next };
 ends:   skip
     } unless { killed[me] -> kernel_buries(PUT) }
@@ -335,7 +336,7 @@ end_empty:
         atomic { futex_wake(PUT, 1); woken = 0; goto get };
 
 take:   atomic { seen = cell[mine % CAPACITY]; assert(seen == mine + 1); mine++ };
-        ring_commit_get(mine);
+        side_commit_get(mine);
 delivers:
         atomic {
             assert(!delivered[mine - 1]);

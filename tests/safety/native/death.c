@@ -245,7 +245,7 @@ int main(int argc, char **argv)
             signal(SIGALRM, watch_ends);
             random_state = strtoull(argv[3], NULL, 10) * 31 + part;
             report = &shared->reports[part];
-            if (lock_init() != 0) {
+            if (os_init() != 0) {
                 harness_fail("beginning");
             }
             do_part(part, end, atoi(argv[2]) == 1);

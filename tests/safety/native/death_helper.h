@@ -42,7 +42,7 @@ __attribute__((noreturn)) static inline void be_helper(struct scene *scene, cons
         } while (status == RING_INTERRUPTED);
         break;
     default:
-        status = ring_lock_side(ring, side_of(scene), lock_self(), AT_ONCE);
+        status = side_lock(ring, side_of(scene), lock_self(), AT_ONCE);
         atomic_store(&helper->report->holds, status == RING_OK ? 1 : 2);
         futex_wake(&helper->report->holds, 1);
         while (atomic_load(&helper->report->go) == 0 && monotonic_ns() < patience.deadline) {

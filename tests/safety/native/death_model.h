@@ -63,7 +63,7 @@ static inline void model_clear(struct model *model)
     model->get = model->put;
 }
 
-static inline bool model_equals(const struct model *model, const struct figures *is)
+static inline bool model_equals(const struct model *model, const struct statistics *is)
 {
     return is->put.count == model->put && is->get.count == model->get && is->done == model->done &&
            is->get.dropped == model->dropped && is->put.shut == model->shut &&

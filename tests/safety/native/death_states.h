@@ -43,7 +43,7 @@ static inline void leave_lock(struct ring *ring, struct side *side)
     if (child == 0) {
         struct ledgers *ledgers = &side->ledgers;
         unsigned slot = (atomic_load(&ledgers->sequence) + 1) & 1;
-        if (ring_lock_side(ring, side, lock_self(), AT_ONCE) == RING_OK) {
+        if (side_lock(ring, side, lock_self(), AT_ONCE) == RING_OK) {
             atomic_store(&ledgers->position[slot], UINT64_MAX);
             atomic_store(&ledgers->count[slot], UINT64_MAX);
             atomic_store(&ledgers->dropped[slot], UINT64_MAX);
@@ -134,7 +134,7 @@ static inline int make_file(enum state state)
 static inline void set_scene(struct scene *scene, enum operation operation, enum state state)
 {
     struct stat status;
-    struct figures figures;
+    struct statistics figures;
     memset(scene, 0, sizeof *scene);
     scene->operation = operation;
     scene->state = state;
@@ -155,7 +155,7 @@ static inline void set_scene(struct scene *scene, enum operation operation, enum
     scene->ring_as_new = scene->ring;
     if (fstat(scene->file, &status) != 0 || (scene->image = malloc((size_t)status.st_size)) == NULL ||
         pread(scene->file, scene->image, (size_t)status.st_size, 0) != status.st_size ||
-        ring_figures(&scene->ring, &figures) != RING_OK || !model_equals(&scene->model, &figures)) {
+        ring_statistics(&scene->ring, &figures) != RING_OK || !model_equals(&scene->model, &figures)) {
         harness_fail("making a state");
     }
     scene->size = (uint64_t)status.st_size;

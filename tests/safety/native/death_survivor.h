@@ -35,7 +35,7 @@ static inline const char *check_memory(struct scene *scene, uint64_t *more)
 }
 
 /* Rules 7 to 9: from get.arena one comes to put.arena, and positions grow on the way. */
-static inline const char *check_arenas(struct scene *scene, const struct figures *is)
+static inline const char *check_arenas(struct scene *scene, const struct statistics *is)
 {
     const struct arena *arenas = scene->ring.segment->arenas;
     uint64_t position = is->get.position;
@@ -54,9 +54,9 @@ static inline const char *check_arenas(struct scene *scene, const struct figures
     return NULL;
 }
 
-static inline const char *check_figures(struct scene *scene, const struct model *model, struct figures *is)
+static inline const char *check_figures(struct scene *scene, const struct model *model, struct statistics *is)
 {
-    if (ring_figures(&scene->ring, is) != RING_OK) {
+    if (ring_statistics(&scene->ring, is) != RING_OK) {
         return "the figures are refused: the queue is broken";
     }
     if (!model_equals(model, is)) {
@@ -185,7 +185,7 @@ static inline const char *check_locks(struct scene *scene)
 static inline const char *survivor_lives(struct scene *scene, struct model *model, struct patience patience,
                                          uint64_t *pages_left)
 {
-    struct figures is;
+    struct statistics is;
     uint64_t more;
     const char *why = survivor_drains(scene, model, patience);
     why = why != NULL ? why : check_figures(scene, model, &is);

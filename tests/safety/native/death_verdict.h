@@ -14,8 +14,8 @@ static struct {
 /* Whether what the live process waits for has happened. */
 static inline bool is_served(struct scene *scene, enum role role)
 {
-    struct view put = ledger_read(&scene->ring.segment->put.ledgers);
-    struct view get = ledger_read(&scene->ring.segment->get.ledgers);
+    struct snapshot put = ledger_read(&scene->ring.segment->put.ledgers);
+    struct snapshot get = ledger_read(&scene->ring.segment->get.ledgers);
     if (scene->state == ASLEEP && role != JOINER) {
         return put.shut != SHUT_NOT || put.count != scene->model.put || get.count != scene->model.get;
     }
@@ -86,8 +86,8 @@ static inline const char *await_helper(const struct scene *scene, struct helper 
 static inline const char *classify(struct scene *scene, const struct victim *victim, const struct helper *helper,
                                    bool served_by_survivor, struct model *model)
 {
-    struct figures is;
-    if (ring_figures(&scene->ring, &is) != RING_OK) {
+    struct statistics is;
+    if (ring_statistics(&scene->ring, &is) != RING_OK) {
         return "the figures are refused: the queue is broken";
     }
     *model = happened(scene, true, served_by_survivor, helper);

@@ -8,8 +8,8 @@
  * Items are leased, too: finished, given back, looked at where they lie, given back for a process that is no more.
  *
  * Whatever the bytes are: nothing outside of the mappings is touched (guards.h), nor the bytes of the header page that
- * mean nothing; each call comes back by its deadline and with a status that it may have; no lock is kept; RING_BROKEN
- * means that the handle is poisoned, which then writes nothing any more; and figures are possible ones.  Where bytes
+ * mean nothing; each call comes back by its deadline and with a status that it may have; no lock is kept; RING_CORRUPTED
+ * means that the handle is unusable, and writes nothing any more; and figures are possible ones.  Where bytes
  * went wrong that nobody may mind, the items are exactly those that were put. */
 #define _GNU_SOURCE
 #include "fuzz_calls.h"
@@ -40,7 +40,7 @@ static void draw_shape(struct trial *trial)
 static void find_surroundings(struct trial *trial, struct ring *ring)
 {
     struct surroundings *around = &trial->around;
-    struct view get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
+    struct snapshot get = ledger_read(&ring->segment->get.ledgers), put = ledger_read(&ring->segment->put.ledgers);
     uint64_t offset = arena_offset(ring, get.arena, get.position);
     *around = (struct surroundings){
         .capacity = trial->capacity,
@@ -110,7 +110,7 @@ static void call_all(struct trial *trial, struct handle *early)
     } else if (!untouchable_is_untouched(trial->whole, trial->size, trial->before)) {
         fault("bytes were written that belong to nobody");
     }
-    poisoned += ring_is_poisoned(&early->ring) + (attached && ring_is_poisoned(&late.ring));
+    poisoned += ring_is_corrupted(&early->ring) + (attached && ring_is_corrupted(&late.ring));
     if (attached) {
         detach_guarded(&late);
     }
@@ -156,8 +156,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    if (lock_init() != 0) {
-        harness_fail("lock_init");
+    if (os_init() != 0) {
+        harness_fail("os_init");
     }
     struct source source = {.bytes = bytes, .left = size, .random = size};
     run_trial(&source);
@@ -220,7 +220,7 @@ int main(int count, char **arguments)
     uint64_t first = count > 3 ? strtoull(arguments[3], NULL, 10) : 0;
     uint64_t most = count > 4 ? strtoull(arguments[4], NULL, 10) : UINT64_MAX;
     pthread_t watcher;
-    if (lock_init() != 0 || pthread_create(&watcher, NULL, watch, NULL) != 0) {
+    if (os_init() != 0 || pthread_create(&watcher, NULL, watch, NULL) != 0) {
         harness_fail("starting");
     }
     signal(SIGABRT, die); /* with which the sanitizers end the program */

@@ -4,7 +4,6 @@
 
 #include "corrupt.h"
 #include "guards.h"
-#include "leases.h"
 
 #include <stdarg.h>
 
@@ -275,9 +274,9 @@ static enum ring_status call_get(struct handle *handle, struct patience patience
     do {
         read_record(handle, &take, number++);
     } while (number - begun < most && (status = ring_get_next(&handle->ring, &take)) == RING_OK);
-    if (status == RING_BROKEN || below(&trial->source, 8) == 0) {
+    if (status == RING_CORRUPTED || below(&trial->source, 8) == 0) {
         ring_get_abort(&handle->ring, &take);
-        return status == RING_BROKEN ? status : RING_OK;
+        return status == RING_CORRUPTED ? status : RING_OK;
     }
     ring_get_commit(&handle->ring, &take);
     for (uint64_t taken = begun; taken < number; taken++) {
@@ -303,8 +302,8 @@ static enum ring_status call_clear(struct handle *handle, struct patience patien
     return status;
 }
 
-/* Whatever the bytes are: so many records of 8 bytes at least, in so much room. */
-static bool are_possible(const struct figures *figures, uint64_t capacity)
+/* Whatever the bytes are: at most one record for each 8 bytes. */
+static bool are_possible(const struct statistics *figures, uint64_t capacity)
 {
     uint64_t used = figures->put.position - figures->get.position, records = figures->put.count - figures->get.count;
     if (figures->get.leases) {
@@ -316,8 +315,8 @@ static bool are_possible(const struct figures *figures, uint64_t capacity)
 static enum ring_status call_figures(struct handle *handle)
 {
     struct model *model = &handle->trial->model;
-    struct figures figures;
-    enum ring_status status = ring_figures(&handle->ring, &figures);
+    struct statistics figures;
+    enum ring_status status = ring_statistics(&handle->ring, &figures);
     if (status == RING_OK && !handle->trial->is_raced && !are_possible(&figures, handle->ring.capacity)) {
         fault("the figures contradict each other");
     }
@@ -462,12 +461,12 @@ static enum ring_status call_return_all(struct handle *handle, struct patience p
 static enum ring_status call_lease_figures(struct handle *handle)
 {
     struct model *model = &handle->trial->model;
-    struct lease_figures figures;
+    struct lease_statistics figures;
     uint32_t leases[3] = {0};
     for (uint64_t number = oldest_known(model); number < model->first; number++) {
         leases[model->leases[number % ITEMS_MAX]]++;
     }
-    ring_lease_figures(&handle->ring, &figures);
+    ring_lease_statistics(&handle->ring, &figures);
     if (model->is_exact && (figures.leased != leases[IS_LEASED] || figures.returned != leases[IS_RETURNED])) {
         fault("%u leased and %u returned, not %u and %u", figures.leased, figures.returned, leases[IS_LEASED],
               leases[IS_RETURNED]);
@@ -498,7 +497,7 @@ static enum ring_status call_one(struct handle *handle, struct patience patience
         return ring_wait(ring, patience.for_room, patience.deadline);
     case 18:
         ring_trim(ring, patience.for_room);
-        return ring_is_poisoned(ring) ? RING_BROKEN : RING_OK;
+        return ring_is_corrupted(ring) ? RING_CORRUPTED : RING_OK;
     case 20 ... 22:
         return call_lend(handle, patience);
     case 23 ... 25:
@@ -529,7 +528,7 @@ static void call(struct handle *handle)
 {
     static unsigned char before[1 << 18];
     struct trial *trial = handle->trial;
-    bool was_poisoned = ring_is_poisoned(&handle->ring);
+    bool was_poisoned = ring_is_corrupted(&handle->ring);
     bool is_compared = was_poisoned && !trial->is_raced && trial->size <= sizeof before;
     if (is_compared) {
         memcpy(before, trial->whole, trial->size);
@@ -545,17 +544,17 @@ static void call(struct handle *handle)
     if (status > RING_TOO_MANY || status == RING_CLOSED || status == RING_UNMAPPED || status == RING_MISMATCH) {
         fault("a call had status %d", (int)status);
     }
-    if (status == RING_BROKEN && !ring_is_poisoned(&handle->ring)) {
-        fault("a handle was called broken and is not poisoned");
+    if (status == RING_CORRUPTED && !ring_is_corrupted(&handle->ring)) {
+        fault("a call reported corruption, and the handle is still usable");
     }
-    if (trial->model.is_exact && ring_is_poisoned(&handle->ring)) {
-        fault("poisoned for nothing: %s", atomic_load(&handle->ring.broken));
+    if (trial->model.is_exact && ring_is_corrupted(&handle->ring)) {
+        fault("a handle is unusable without corruption: %s", atomic_load(&handle->ring.corrupted));
     }
     if (keeps_a_lock(trial, &handle->ring)) {
         fault("a lock was kept");
     }
     if (is_compared && memcmp(before, trial->whole, trial->size) != 0) {
-        fault("a poisoned handle wrote to the segment");
+        fault("an unusable handle wrote to the segment");
     }
 }
 

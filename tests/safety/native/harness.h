@@ -8,7 +8,8 @@
 #ifndef _GNU_SOURCE
 #error "define _GNU_SOURCE before the first include"
 #endif
-#include "arena.h"
+#include "open.h"
+#include "queue.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -12,7 +12,6 @@
  * then the queue must take and give exactly what it could when it was new. */
 #define _GNU_SOURCE
 #include "harness.h"
-#include "leases.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -797,19 +796,19 @@ static const char *check_loans(struct scene *scene)
 static const char *check_room(struct scene *scene)
 {
     struct ring *ring = &scene->ring;
-    struct lease_figures figures;
-    struct figures is;
+    struct lease_statistics figures;
+    struct statistics is;
     uint32_t id;
     bool whole;
-    if (ring_figures(ring, &is) != RING_OK) {
+    if (ring_statistics(ring, &is) != RING_OK) {
         return "the figures are refused: the queue is broken";
     }
     (void)get(ring, &id, &whole); /* drops what an immediate shutdown left */
-    ring_lease_figures(ring, &figures);
+    ring_lease_statistics(ring, &figures);
     if (figures.leased != 0 || figures.returned != 0) {
         return "a lease is left over";
     }
-    if (ring_figures(ring, &is) != RING_OK || is.put.position != is.get.position || is.get.leases) {
+    if (ring_statistics(ring, &is) != RING_OK || is.put.position != is.get.position || is.get.leases) {
         return "bytes are used, and nothing is in the queue";
     }
     if (is.put.shut != SHUT_NOT) {
@@ -834,9 +833,9 @@ static const char *check_room(struct scene *scene)
 static const char *survive(struct scene *scene, bool finished)
 {
     struct contents is;
-    struct figures figures;
+    struct statistics figures;
     ring_return_dead(&scene->ring, 0);
-    if (ring_figures(&scene->ring, &figures) != RING_OK) {
+    if (ring_statistics(&scene->ring, &figures) != RING_OK) {
         return "the figures are refused: the queue is broken";
     }
     is.unfinished = tally_unfinished(&scene->ring, &figures.put, &figures.get);
@@ -847,7 +846,7 @@ static const char *survive(struct scene *scene, bool finished)
     }
     if (is_of_writers(scene->operation)) { /* an item counts until a getter has come to it */
         ring_return_dead(&scene->ring, 0);
-        if (ring_figures(&scene->ring, &figures) != RING_OK) {
+        if (ring_statistics(&scene->ring, &figures) != RING_OK) {
             return "the figures are refused: the queue is broken";
         }
         is.unfinished = tally_unfinished(&scene->ring, &figures.put, &figures.get);
@@ -989,7 +988,7 @@ static void do_part(unsigned part, int64_t stop, bool every, unsigned seed)
 
 int main(int argc, char **argv)
 {
-    if (argc != 4 || lock_init() != 0) {
+    if (argc != 4 || os_init() != 0) {
         return 2;
     }
     int64_t stop = monotonic_ns() + (int64_t)(atof(argv[1]) * 1e9);

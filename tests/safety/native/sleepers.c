@@ -86,7 +86,7 @@ static void be_metronome(void)
 
 int main(int count, char **arguments)
 {
-    if (count < 3 || lock_init() != 0) {
+    if (count < 3 || os_init() != 0) {
         fprintf(stderr, "sleepers SEED SECONDS [thoroughly]\n");
         return 2;
     }

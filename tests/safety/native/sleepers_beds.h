@@ -84,7 +84,7 @@ static inline enum ring_status take_item(uint32_t *item, struct patience patienc
     if (status == RING_OK) {
         if (take.length != sizeof *item) {
             ring_get_abort(&ring, &take);
-            return ring_poison(&ring, "an item of another length");
+            return ring_mark_corrupted(&ring, "an item of another length");
         }
         ring_get_read(&ring, &take, item);
         ring_get_commit(&ring, &take);
@@ -97,7 +97,7 @@ static inline void must(enum ring_status status, const char *what)
 {
     if (status != RING_OK) {
         errno = 0;
-        const char *why = ring.broken;
+        const char *why = ring.corrupted;
         printf("fault: %s: status %d%s%s\n", what, (int)status, why ? ": " : "", why ? why : "");
         harness_fail(what);
     }
@@ -247,7 +247,7 @@ static inline void unmake_bed(void)
 static inline void prepare_to_wake(enum bed bed)
 {
     if (is_lock(bed)) {
-        must(ring_lock_side(&ring, side_of_lock(bed), lock_self(), AT_ONCE), "a lock");
+        must(side_lock(&ring, side_of_lock(bed), lock_self(), AT_ONCE), "a lock");
     }
 }
 
@@ -285,7 +285,7 @@ static inline bool take_back(enum bed bed)
 {
     uint32_t item = 0;
     if (is_lock(bed)) {
-        return ring_lock_side(&ring, side_of_lock(bed), lock_self(), AT_ONCE) == RING_OK;
+        return side_lock(&ring, side_of_lock(bed), lock_self(), AT_ONCE) == RING_OK;
     }
     if (bed == GETTERS && take_item(&item, AT_ONCE) == RING_OK) {
         taken_set |= UINT64_C(1) << (item & 63);

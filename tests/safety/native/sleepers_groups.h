@@ -142,7 +142,7 @@ static inline pid_t start_worker(bool producer, unsigned which, pid_t group)
 /* What became of each item: it was taken, or nobody took it because a member was killed in the middle. */
 static inline void account(void)
 {
-    struct figures figures;
+    struct statistics figures;
     uint64_t put = 0, taken = 0, in_doubt = 0, lost = 0;
     for (unsigned p = 0; p < WORKERS; p++) {
         uint32_t number = atomic_load(&books->producers[p].number);
@@ -162,7 +162,7 @@ static inline void account(void)
             fault("a call failed, or an item came twice, out of order, or from nowhere");
         }
     }
-    if (ring_figures(&ring, &figures) != RING_OK || figures.put.count != put || figures.get.count != put || lost != 0 ||
+    if (ring_statistics(&ring, &figures) != RING_OK || figures.put.count != put || figures.get.count != put || lost != 0 ||
         in_doubt > MEMBERS) {
         fault("%lu put and %lu taken by the ledgers; %lu seen, %lu in doubt, %lu lost",
               (unsigned long)figures.put.count, (unsigned long)figures.get.count, (unsigned long)taken,

@@ -195,10 +195,10 @@ static inline void await_shut(struct sleeper *sleeper, int64_t since)
 static inline bool shut_down_beside_getter(void)
 {
     int status;
-    struct figures figures;
+    struct statistics figures;
     pid_t holder = start_child();
     if (holder == 0) {
-        must(ring_lock_side(&ring, &ring.segment->get, lock_self(), AT_ONCE), "a lock");
+        must(side_lock(&ring, &ring.segment->get, lock_self(), AT_ONCE), "a lock");
         raise(SIGSTOP);
         lock_release(&ring.segment->get.guard.lock, lock_self());
         _exit(0);
@@ -214,7 +214,7 @@ static inline bool shut_down_beside_getter(void)
     if (done != RING_OK || monotonic_ns() - since > WAIT_SLICE_NS / 2 + lateness()) {
         fault("a shutdown ended with status %d after %d ms", (int)done, (int)((monotonic_ns() - since) / 1000000));
     }
-    if (ring_figures(&ring, &figures) != RING_OK || figures.put.count != figures.get.count ||
+    if (ring_statistics(&ring, &figures) != RING_OK || figures.put.count != figures.get.count ||
         figures.put.position != figures.get.position) {
         fault("items are left after an immediate shutdown");
     }

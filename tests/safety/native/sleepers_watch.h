@@ -173,7 +173,7 @@ static inline void await_done(struct sleeper *sleeper, bool may_sleep_out)
 /* What is in the queue is what was put and not taken; and the queue goes on. */
 static inline void check_queue(void)
 {
-    struct figures figures;
+    struct statistics figures;
     if (faults != 0) {
         return; /* a process was killed that should not have been */
     }
@@ -191,7 +191,7 @@ static inline void check_queue(void)
     }
     put_one();
     take_one();
-    if (ring_figures(&ring, &figures) != RING_OK || figures.put.count != figures.get.count ||
+    if (ring_statistics(&ring, &figures) != RING_OK || figures.put.count != figures.get.count ||
         figures.put.count != (uint64_t)__builtin_popcountll(put_set)) {
         fault("the ledgers say %lu put and %lu taken of %d", (unsigned long)figures.put.count,
               (unsigned long)figures.get.count, __builtin_popcountll(put_set));

@@ -77,9 +77,9 @@ static void end_round(struct round *round, struct ring *ring, struct worker *put
 {
     int64_t deadline = monotonic_ns() + WEDGED_NS;
     enum ring_status status = RING_OK;
-    struct figures figures = {0};
+    struct statistics figures = {0};
     if (round->shape->ending == SHUT_DOWN_IMMEDIATELY) {
-        while (figures.put.count < round->items / 4 && ring_figures(ring, &figures) == RING_OK) {
+        while (figures.put.count < round->items / 4 && ring_statistics(ring, &figures) == RING_OK) {
             sched_yield();
         }
     } else {
@@ -115,7 +115,7 @@ static void start(struct worker *worker, void *(*work)(void *))
 /* Nothing lost, nothing doubled. */
 static void settle(struct round *round, struct ring *ring, const struct worker *workers)
 {
-    struct figures figures;
+    struct statistics figures;
     uint64_t put = 0, got = 0, finished = 0, cleared = workers[PUTTERS + GETTERS].moved;
     for (int i = 0; i < PUTTERS; i++) {
         put += workers[i].moved;
@@ -126,8 +126,8 @@ static void settle(struct round *round, struct ring *ring, const struct worker *
         figure_returned += workers[i].returned;
         figure_windows += workers[i].windows;
     }
-    if (ring_figures(ring, &figures) != RING_OK) {
-        fault("a round ended with a broken queue", RING_BROKEN);
+    if (ring_statistics(ring, &figures) != RING_OK) {
+        fault("a round ended with a broken queue", RING_CORRUPTED);
         return;
     }
     /* a leased item that is finished counts as dropped */
@@ -196,8 +196,8 @@ int main(int count, char **arguments)
     uint32_t items = (uint32_t)strtoul(arguments[3], NULL, 10);
     size_t kinds = sizeof shapes / sizeof *shapes;
     uint64_t rounds = 0;
-    if (lock_init() != 0) {
-        harness_fail("lock_init");
+    if (os_init() != 0) {
+        harness_fail("os_init");
     }
     while (rounds < kinds || monotonic_ns() < end) {
         run_round(&shapes[rounds % kinds], items, &random);

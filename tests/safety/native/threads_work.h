@@ -3,7 +3,6 @@
 #define SHMQUEUE_TESTS_THREADS_WORK_H
 
 #include "harness.h"
-#include "leases.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -227,10 +226,10 @@ static uint32_t take_items(struct worker *me, uint32_t most, unsigned char *byte
 static void let_it_grow(struct worker *me)
 {
     const struct shape *shape = me->round->shape;
-    struct figures figures = {0};
+    struct statistics figures = {0};
     while (shape->initial != 0 && figures.put.count < me->round->items / 2 && figures.put.shut == SHUT_NOT &&
            figures.put.position - figures.get.position < shape->capacity / 4) {
-        if (ring_figures(me->ring, &figures) != RING_OK) {
+        if (ring_statistics(me->ring, &figures) != RING_OK) {
             break;
         }
         sched_yield();
@@ -366,16 +365,16 @@ static void *look_on(void *argument)
     struct worker *me = argument;
     uint64_t before = 0;
     while (!atomic_load_explicit(&me->round->is_over, memory_order_relaxed)) {
-        struct figures figures;
-        enum ring_status status = ring_figures(me->ring, &figures);
+        struct statistics figures;
+        enum ring_status status = ring_statistics(me->ring, &figures);
         if (status != RING_OK || figures.put.count < before) {
             fault("the figures contradict each other", status);
             break;
         }
         before = figures.put.count;
         if (me->round->shape->leases) {
-            struct lease_figures leases;
-            ring_lease_figures(me->ring, &leases);
+            struct lease_statistics leases;
+            ring_lease_statistics(me->ring, &leases);
             if (leases.leased > GETTERS * LOANS || leases.returned > GETTERS * LOANS) {
                 fault("the figures of leases are impossible", RING_OK);
             }

@@ -1,11 +1,11 @@
-/* scalar.h: msgpack values by their first bytes (github.com/msgpack/msgpack, spec.md).
+/* msgpack_fast.h: msgpack values by their first bytes (github.com/msgpack/msgpack, spec.md).
  *
  * For the items that need no serializer: the Python layer writes them straight into a record, and reads them straight
  * out of it.  What is written are the very bytes that msgpack's own packer writes, and whatever does not fill its
  * record to the last byte is left to its unpacker.
  */
-#ifndef SHMQUEUE_SCALAR_H
-#define SHMQUEUE_SCALAR_H
+#ifndef SHMQUEUE_MSGPACK_FAST_H
+#define SHMQUEUE_MSGPACK_FAST_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,15 +1,92 @@
-/* waiting.c: how long to spin, when to sleep, and when not to look for a moment. */
+/* side.c: see side.h. */
 #define _GNU_SOURCE
-#include "arena.h"
-#include "leases.h"
+#include "side.h"
 
+#define LOCK_SPIN_NS 2000    /* for a lock: a critical section is a copy of a few bytes */
+#define WAKE_PATIENCE_NS INT64_C(10000000)
 #define WAKE_NS 25000        /* about what waking a sleeper on another processor costs */
 #define SPIN_LEAST_NS 1000
-#define PAUSES_WHEN_FULL 64 /* a few microseconds */
+#define PAUSES_WHEN_FULL 64  /* a few microseconds */
 #define LULL_NS 4000         /* how long a getter does not look, where several items come meanwhile */
 #define LULL_TRIAL_NS 1000
-#define LULL_TRIAL 256       /* one in so many waits finds out */
+#define LULL_TRIAL 256       /* one wait in this many tries it */
 #define LULL_PAYS 3          /* items */
+
+/* ---- the lock ---- */
+
+enum ring_status side_lock_otherwise(struct ring *ring, struct side *side, struct self *self, struct patience patience,
+                                     enum lock_result result)
+{
+    if (result == LOCK_BUSY && patience.for_lock) {
+        int64_t spin = ring->may_spin ? LOCK_SPIN_NS : 0;
+        result = lock_wait(&side->guard.lock, self, patience.deadline, spin);
+    }
+    switch (result) {
+    case LOCK_RECOVERED:
+        atomic_store_explicit(&side->guard.recoveries,
+                              atomic_load_explicit(&side->guard.recoveries, memory_order_relaxed) + 1,
+                              memory_order_relaxed);
+        return RING_OK;
+    case LOCK_TAKEN:
+        return RING_OK;
+    case LOCK_BUSY:
+        return RING_BUSY;
+    case LOCK_DEADLINE:
+        return RING_LOCKED;
+    default:
+        return RING_INTERRUPTED;
+    }
+}
+
+/* ---- wake ---- */
+
+/* If every wake reached a sleeper more may sleep, so the flag is set again.  A putter that committed while it was cleared
+ * relied on us, so we look at the sequence once more. */
+void side_wake_getters(struct ring *ring, uint32_t committed, int most)
+{
+    struct ledgers *ledgers = &ring->segment->put.ledgers;
+    if (futex_wake(&ledgers->sequence, most) == most) {
+        atomic_exchange(&ledgers->waiting, 1);
+        if (atomic_load(&ledgers->sequence) != committed) {
+            futex_wake(&ledgers->sequence, WAIT_EVERYONE);
+        }
+    }
+}
+
+void side_wake_putters(struct ring *ring)
+{
+    struct segment *segment = ring->segment;
+    if (atomic_load(&segment->get.ledgers.waiting) != 0 && atomic_exchange(&segment->get.ledgers.waiting, 0) != 0) {
+        atomic_fetch_add(&segment->room.bell, 1); /* for those that are about to sleep */
+        futex_wake(&segment->room.bell, WAIT_EVERYONE);
+    }
+}
+
+void side_wake_putters_for(struct ring *ring, const struct snapshot *committed, uint32_t waiting)
+{
+    struct segment *segment = ring->segment;
+    if ((waiting & WAITING_FOR_ANY) ||
+        (committed->position >= atomic_load_explicit(&segment->room.position, memory_order_relaxed) &&
+         committed->count >= atomic_load_explicit(&segment->room.count, memory_order_relaxed))) {
+        side_wake_putters(ring);
+    }
+}
+
+/* Getters sleep on the put side's sequence, so that one moves, though nothing was put. */
+void side_wake_getter(struct ring *ring)
+{
+    struct side *side = &ring->segment->put;
+    struct self *self = lock_self();
+    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + WAKE_PATIENCE_NS};
+    if (side_lock(ring, side, self, patience) == RING_OK) {
+        struct snapshot put = ledger_read(&side->ledgers);
+        side_commit_put(ring, self, &put, 1);
+    } else { /* its owner moves the sequence, or dies: then the slice ends the wait */
+        futex_wake(&side->ledgers.sequence, 1);
+    }
+}
+
+/* ---- sleep ---- */
 
 /* Spins less where it does not pay, and as long as may be again as soon as it would have.  Threads that share the ring
  * may overwrite each other's guess. */
@@ -22,9 +99,9 @@ static void learn(const struct ring *ring, _Atomic int32_t *spin, bool has_paid)
     }
 }
 
-/* For a getter that was woken. A putter who finds the flag down, because the next one took it down between his commit
- * and his look, relies on that one, who wakes for his own items only. So whoever is woken and sees more than the one
- * that he may take wakes another one. Putters need no such thing: they are all woken at once. */
+/* For a getter that was woken.  A putter that finds the flag clear, because the next putter cleared it between commit and
+ * look, relies on that putter, which wakes for its own items only.  So a getter that is woken and sees more than the one
+ * item that it may take wakes another getter.  Putters need no such thing: they are all woken at once. */
 static void pass_on(struct segment *segment)
 {
     uint64_t taken = ledger_read(&segment->get.ledgers).count;
@@ -41,9 +118,7 @@ static enum ring_status may_wait(struct ring *ring, int64_t deadline)
     return deadline != WAIT_FOREVER && monotonic_ns() >= deadline ? RING_DEADLINE : RING_OK;
 }
 
-/* Sleeps until the put ledger moves on from `seen`, which was read before a look that found nothing.  *was_soon: it did
- * while this was still spinning. */
-static enum ring_status sleep_for_items(struct ring *ring, uint32_t seen, int64_t deadline, bool *was_soon)
+enum ring_status side_sleep_for_items(struct ring *ring, uint32_t seen, int64_t deadline, bool *was_soon)
 {
     struct ledgers *ledgers = &ring->segment->put.ledgers;
     _Atomic int32_t *spin = &ring->spin_for_items;
@@ -70,13 +145,12 @@ static enum ring_status sleep_for_items(struct ring *ring, uint32_t seen, int64_
     case WAIT_DEADLINE:
         return RING_DEADLINE;
     default:
-        ring_clear_the_way(ring);
         return RING_INTERRUPTED;
     }
 }
 
 /* Looks now and then only: each look fetches the line that the getters commit in. */
-bool ring_spin_for_room(struct ring *ring, const struct want *want, int64_t deadline)
+bool side_spin_for_room(struct ring *ring, const struct want *want, int64_t deadline)
 {
     int64_t budget = atomic_load_explicit(&ring->spin_for_room, memory_order_relaxed), now = monotonic_ns();
     int64_t end = deadline - budget > now ? now + budget : deadline;
@@ -86,14 +160,14 @@ bool ring_spin_for_room(struct ring *ring, const struct want *want, int64_t dead
             cpu_relax();
         }
         sched_yield(); /* with more threads than processors the getter may need this very one */
-        struct view get = ledger_read(&ring->segment->get.ledgers);
+        struct snapshot get = ledger_read(&ring->segment->get.ledgers);
         is_there = get.position >= want->position && get.count >= want->count;
         now = monotonic_ns();
     }
     return is_there;
 }
 
-enum ring_status ring_sleep_for_room(struct ring *ring, const struct want *want, int64_t most, int64_t deadline)
+enum ring_status side_sleep_for_room(struct ring *ring, const struct want *want, int64_t most, int64_t deadline)
 {
     enum ring_status status = may_wait(ring, deadline);
     if (status != RING_OK) {
@@ -114,9 +188,9 @@ enum ring_status ring_sleep_for_room(struct ring *ring, const struct want *want,
 }
 
 /* A getter that keeps up with its putters would meet each item when it is put, and they would fetch each other's lines
- * for every single one.  A moment without looking lets several come.  Whether they do is found out now and then: who
- * takes part in a conversation gets one at a time, and should have it at once.  `taken`: so far, by all. */
-static void let_some_come(struct ring *ring, uint64_t taken)
+ * for every single one.  A moment without looking lets several come.  Whether they do is tried now and then: a process
+ * that answers each item with another one gets one at a time, and should have it at once. */
+void side_let_some_come(struct ring *ring, uint64_t taken)
 {
     uint64_t several = taken - atomic_load_explicit(&ring->taken_before_lull, memory_order_relaxed);
     int32_t lull = atomic_load_explicit(&ring->lull, memory_order_relaxed);
@@ -133,65 +207,6 @@ static void let_some_come(struct ring *ring, uint64_t taken)
         int64_t end = monotonic_ns() + lull;
         while (monotonic_ns() < end) {
             cpu_relax();
-        }
-    }
-}
-
-enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
-{
-    struct segment *segment = ring->segment;
-    if (ring_is_poisoned(ring)) {
-        return RING_BROKEN;
-    }
-    uint32_t seen = atomic_load_explicit(&segment->put.ledgers.sequence, memory_order_acquire);
-    struct view get = ledger_read(&segment->get.ledgers), put = ledger_read(&segment->put.ledgers);
-    bool is_held_up = atomic_exchange(&ring->held_up, false); /* what is there cannot be taken now */
-    if ((put.count != get.count && !is_held_up) || put.shut != SHUT_NOT) {
-        return RING_OK;
-    }
-    bool was_soon;
-    enum ring_status status =
-        sleep_for_items(ring, seen, deadline, &was_soon);
-    if (was_soon) {
-        let_some_come(ring, get.count);
-    }
-    if (status == RING_INTERRUPTED && get.leases) {
-        ring_return_dead(ring, WAIT_SLICE_NS / 2);
-    }
-    if (status == RING_INTERRUPTED && arena_is_elastic(ring)) {
-        ring_trim(ring, true); /* a slice without news, or a signal: time to tidy up */
-    }
-    return status;
-}
-
-enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
-{
-    struct want want = {0};
-    for (;;) {
-        struct figures figures;
-        uint32_t put_seen = atomic_load_explicit(&ring->segment->put.ledgers.sequence, memory_order_acquire);
-        enum ring_status status = ring_figures(ring, &figures);
-        if (status != RING_OK) {
-            return status;
-        }
-        if (figures.put.shut != SHUT_NOT || (figures.put.count != figures.get.count) == records) {
-            return RING_OK;
-        }
-        if (!records && !want.has_asked) {
-            want.bell = atomic_load(&ring->segment->room.bell);
-            atomic_fetch_or(&ring->segment->get.ledgers.waiting, WAITING_FOR_ANY);
-            store_load_barrier_after_locked();
-            want.has_asked = true;
-            continue; /* what was committed before that woke nobody */
-        }
-        want.has_asked = false;
-        status = records ? ring_wait_items(ring, deadline)
-                         : ring_sleep_for_room(ring, &want, WAIT_SLICE_NS, deadline);
-        if (status != RING_OK) {
-            return status;
-        }
-        if (records && atomic_load(&ring->segment->put.ledgers.sequence) != put_seen) {
-            futex_wake(&ring->segment->put.ledgers.sequence, 1); /* one who takes may have been left asleep for us */
         }
     }
 }

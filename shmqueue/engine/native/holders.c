@@ -1,0 +1,135 @@
+/* holders.c: see holders.h. */
+#define _GNU_SOURCE
+#include "holders.h"
+
+#define LOOK_NS INT64_C(100000000) /* at least so long between two checks whether holders live */
+
+/* With the get lock held: gives an item back, commits and releases the lock. */
+static void give_back(struct ring *ring, struct take *take, uint32_t number)
+{
+    lending_end_entry(ring, take, number, GET(lease_entries(ring)[number].state) == LEASE_LENT);
+}
+
+static bool is_held(const struct lease *entry)
+{
+    uint32_t state = GET(entry->state);
+    return state == LEASE_LENT || state == LEASE_PINNED || state == LEASE_WRITING;
+}
+
+/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  `has_ended`: also what is pinned or being
+ * written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none. */
+static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle, bool has_ended,
+                                   struct patience patience)
+{
+    struct take take;
+    enum ring_status status = lending_begin(ring, &take, patience);
+    if (status != RING_OK) {
+        return status == RING_MISMATCH ? RING_EMPTY : status;
+    }
+    const struct lease *entries = lease_entries(ring);
+    uint32_t oldest = take.entries;
+    for (uint32_t i = 0; i < take.entries; i++) {
+        bool is_theirs = (has_ended ? is_held(&entries[i]) : GET(entries[i].state) == LEASE_LENT) &&
+                         (handle == 0 || GET(entries[i].handle) == handle);
+        if (is_theirs && GET(entries[i].pid) == holder.pid && GET(entries[i].started) == holder.started &&
+            (oldest == take.entries || GET(entries[i].count) < GET(entries[oldest].count))) {
+            oldest = i;
+        }
+    }
+    if (oldest == take.entries) {
+        ring_get_abort(ring, &take);
+        return RING_EMPTY;
+    }
+    give_back(ring, &take, oldest); /* a getter may take it before the next one is back */
+    return RING_OK;
+}
+
+enum ring_status ring_return_all(struct ring *ring, struct patience patience)
+{
+    enum ring_status status;
+    do {
+        status = return_one(ring, os_this_process(), ring->handle, false, patience);
+    } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
+    return status == RING_EMPTY ? RING_OK : status;
+}
+
+static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
+
+static void return_earlier(struct ring *ring, struct patience patience)
+{
+    uint32_t entries = lease_entries_now(ring);
+    const struct lease *table = lease_entries(ring);
+    struct process me = os_this_process();
+    for (uint32_t i = 0; i < entries; i++) {
+        struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
+        uint32_t handle = GET(table[i].handle);
+        while (is_held(&table[i]) && is_same(holder, me) && !ring_is_of_this_image(handle) &&
+               return_one(ring, me, handle, true, patience) == RING_OK) {
+        }
+    }
+}
+
+void ring_return_earlier(struct ring *ring)
+{
+    if (ledger_read(&ring->segment->get.ledgers).leases) {
+        return_earlier(ring, (struct patience){0});
+    }
+}
+
+bool ring_look_is_due(const struct ring *ring)
+{
+    return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;
+}
+
+void ring_return_dead(struct ring *ring, int64_t at_least)
+{
+    struct leases *leases = &ring->segment->leases;
+    uint64_t now = (uint64_t)monotonic_ns(), looked = atomic_load(&leases->looked);
+    if (ring_is_corrupted(ring)) {
+        return;
+    }
+    if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
+        return;
+    }
+    struct patience patience = {.for_lock = true, .deadline = (int64_t)now + LOOK_NS};
+    struct take take;
+    if (GET(leases->changed[0]) != 0 && lending_begin(ring, &take, patience) == RING_OK) {
+        ring_get_abort(ring, &take); /* a dead owner may have left an entry to be put back */
+    }
+    return_earlier(ring, patience);
+    uint32_t entries = lease_entries_now(ring);
+    const struct lease *table = lease_entries(ring);
+    struct process alive = os_this_process();
+    for (uint32_t i = 0; i < entries; i++) {
+        struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
+        if (!is_held(&table[i]) || is_same(holder, alive)) {
+            continue;
+        }
+        if (os_is_alive(holder)) {
+            alive = holder; /* a holder of several has them in a row, mostly */
+            continue;
+        }
+        patience.deadline = monotonic_ns() + LOOK_NS;
+        while (return_one(ring, holder, 0, true, patience) == RING_OK) {
+        }
+    }
+}
+
+void ring_lease_statistics(struct ring *ring, struct lease_statistics *statistics)
+{
+    struct leases *leases = &ring->segment->leases;
+    uint32_t entries = lease_entries_now(ring);
+    const struct lease *table = lease_entries(ring);
+    uint64_t now = (uint64_t)monotonic_ns(), oldest = now;
+    uint64_t generation = GET(ring->segment->get.next.generation[GET(ring->segment->get.ledgers.sequence) & 1]);
+    *statistics = (struct lease_statistics){.acknowledged = GET(leases->acknowledged),
+                                      .redelivered = GET(leases->redelivered)};
+    for (uint32_t i = 0; i < entries; i++) {
+        if (GET(table[i].state) == LEASE_LENT) {
+            statistics->leased++;
+            oldest = GET(table[i].since) < oldest ? GET(table[i].since) : oldest;
+        }
+        statistics->returned += lease_is_returned(&table[i], generation);
+    }
+    statistics->oldest_ns = now - oldest;
+}

@@ -1,0 +1,26 @@
+/* holders.h: what holders leave behind when they close or die, and the figures of all leases. */
+#ifndef SHMQUEUE_HOLDERS_H
+#define SHMQUEUE_HOLDERS_H
+
+#include "lending.h"
+
+/* Gives back all that this handle has; for its end. */
+enum ring_status ring_return_all(struct ring *ring, struct patience patience);
+
+/* Gives back all that ended processes had, if no process has checked for `at_least` ns.  Takes the lock. */
+void ring_return_dead(struct ring *ring, int64_t at_least);
+/* Gives back what an earlier program image of this process had, which exec() has replaced, as far as the lock is free. */
+void ring_return_earlier(struct ring *ring);
+/* Whether the last check is so long ago that a getter should make one. */
+bool ring_look_is_due(const struct ring *ring);
+
+struct lease_statistics {
+    uint32_t leased, returned;
+    uint64_t acknowledged, redelivered;
+    uint64_t oldest_ns; /* age of the oldest lease; 0: there is none */
+};
+
+/* Under no lock, so of about one moment. */
+void ring_lease_statistics(struct ring *ring, struct lease_statistics *statistics);
+
+#endif

@@ -1,0 +1,15 @@
+/* put.h: records in. */
+#ifndef SHMQUEUE_PUT_H
+#define SHMQUEUE_PUT_H
+
+#include "reservations.h"
+#include "room.h"
+
+/* Puts all the records or none, in one commit.  The caller has made sure that they can fit an empty ring; if they
+ * cannot any more, RING_TOO_MANY. */
+enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience);
+
+/* How many of the records, from the first, can fit an empty ring together; 0 when the first one never can. */
+size_t ring_fitting(const struct ring *ring, const struct record_in *records, size_t count);
+
+#endif

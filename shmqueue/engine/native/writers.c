@@ -1,0 +1,79 @@
+/* writers.c: see writers.h. */
+#define _GNU_SOURCE
+#include "writers.h"
+
+static void make_writing(struct ring *ring, struct take *take, uint32_t number)
+{
+    const struct reservation *reservation = &take->reservation;
+    struct lease *entry = lease_change(ring, take, number);
+    SET(entry->position, take->next.position + sizeof *reservation);
+    SET(entry->window, 0);
+    SET(entry->count, take->next.count);
+    SET(entry->arena, take->next.arena);
+    SET(entry->attempt, reservation->token);
+    SET(entry->in_place, 1);
+    SET(entry->pid, reservation->pid);
+    SET(entry->started, reservation->started);
+    SET(entry->handle, reservation->handle);
+    SET(entry->since, (uint64_t)monotonic_ns());
+    SET(entry->state, LEASE_WRITING);
+    if (number >= take->entries) {
+        take->entries = number + 1;
+    }
+    take->next.leases = true;
+}
+
+enum ring_status writers_pass(struct ring *ring, struct take *take)
+{
+    bool is_open = take->reservation.state == RESERVATION_OPEN;
+    if (is_open) {
+        uint32_t number;
+        take->at = NOT_RETURNED;
+        enum ring_status status = lease_choose(ring, take, &number);
+        if (status != RING_OK) {
+            ring_get_abort(ring, take);
+            return status;
+        }
+        make_writing(ring, take, number);
+    } else {
+        tally_count_as_done(ring, &take->next);
+    }
+    take->next.position += sizeof take->reservation + record_head(take->length) + take->length;
+    take->next.count++;
+    ring_get_commit(ring, take);
+    if (!is_open) {
+        tally_wake_if_finished(ring);
+    }
+    return RING_OK;
+}
+
+bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit)
+{
+    const struct lease *entries = lease_entries(ring);
+    for (uint32_t i = 0; take->next.leases && i < take->entries; i++) {
+        if (GET(entries[i].state) == LEASE_WRITING && GET(entries[i].pid) == reservation->pid &&
+            GET(entries[i].started) == reservation->started && GET(entries[i].handle) == reservation->handle &&
+            GET(entries[i].attempt) == reservation->token) {
+            lending_end_entry(ring, take, i, commit);
+            return true;
+        }
+    }
+    return false;
+}
+
+enum ring_status writers_prepare(struct ring *ring, struct patience patience)
+{
+    struct take take;
+    if (ring_is_corrupted(ring)) {
+        return RING_CORRUPTED;
+    }
+    if (GET(ring->segment->leases.reserved) > 0 && lease_table(ring) != NULL) { /* now: later the file may be gone */
+        return RING_OK;
+    }
+    enum ring_status status = ring_get_lock(ring, &take, patience);
+    if (status == RING_OK) {
+        status = lease_table(ring) != NULL && lease_table_reserve(ring, 1) ? RING_OK : RING_UNMAPPED;
+        ring_get_abort(ring, &take);
+    }
+    return status;
+}
