@@ -29,6 +29,9 @@ FILES = sorted(
     if path.is_file() and (path.suffix in TEXTS or path.name == "run") and path != Path(__file__)
 )
 
+NOT_YET = re.compile(r"shmqueue/engine/native/(?!layout|lock\.h|os).*\.[ch]|tests/safety/native/fuzz.*")
+"""Files that are not held to it yet."""
+
 _GIVE = "give|gives|gave|given|giving"
 
 INSTEAD = {
@@ -136,6 +139,7 @@ def test_none_of_these_words_is_used() -> None:
     found = [
         f"{named(path)}:{line}: {words!r}; write: {instead}"
         for path in FILES
+        if not NOT_YET.match(named(path))
         for line, words, instead in findings(prose(path))
     ]
     assert found == [], "\n".join(found)
