@@ -29,6 +29,9 @@ FILES = sorted(
     if path.is_file() and (path.suffix in TEXTS or path.name == "run") and path != Path(__file__)
 )
 
+NOT_YET = re.compile(r"shmqueue/engine/native/(?!layout|lock\.h|os).*\.[ch]|tests/safety/native/fuzz.*")
+"""Files that are not held to it yet."""
+
 _GIVE = "give|gives|gave|given|giving"
 
 INSTEAD = {
@@ -64,6 +67,7 @@ def pattern(words: str) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{words})\b".replace(" ", r"[\s*#/]+"))
 
 
+ANY = pattern("|".join(INSTEAD))
 PATTERNS = {pattern(words): instead for words, instead in INSTEAD.items()}
 
 
@@ -101,11 +105,12 @@ def only(text: str, spans: list[tuple[int, int]]) -> str:
 
 def findings(text: str) -> list[tuple[int, str, str]]:
     """Line, words, and what to write instead, for each use of a word that is not used."""
-    return sorted(
+    return [
         (text.count("\n", 0, match.start()) + 1, match.group(), instead)
+        for match in ANY.finditer(text)
         for regular_expression, instead in PATTERNS.items()
-        for match in regular_expression.finditer(text)
-    )
+        if regular_expression.fullmatch(match.group())
+    ]
 
 
 def test_the_files_are_found() -> None:
@@ -132,10 +137,13 @@ def test_names_in_code_are_no_prose(tmp_path: Path) -> None:
     assert [line for line, _, _ in findings(prose(tmp_path / "a.c"))] == [2, 3]
 
 
-def test_none_of_these_words_is_used() -> None:
+@pytest.mark.parametrize("place", [".", *PLACES])
+def test_none_of_these_words_is_used(place: str) -> None:
     found = [
         f"{named(path)}:{line}: {words!r}; write: {instead}"
         for path in FILES
+        if place == (path.relative_to(ROOT).parts[0] if path.relative_to(ROOT).parts[0] in PLACES else ".")
+        if not NOT_YET.match(named(path))
         for line, words, instead in findings(prose(path))
     ]
     assert found == [], "\n".join(found)
