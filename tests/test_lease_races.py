@@ -74,7 +74,7 @@ def test_the_memory_of_a_moved_item_is_given_back_when_it_is_dropped(make: Make,
     lease = q.lease()
     move_what_is_leased(q)
     before = memory_of(name)
-    q.shutdown(immediate=True)
+    q.shutdown_all(immediate=True)
     lease.requeue()
     assert memory_of(name) <= before - LARGE // 2
 

@@ -58,7 +58,7 @@ from shmqueue.engine.portable_leases import MOST, Entry, Move, oldest_returned, 
 from shmqueue.engine.portable_loan import PortableLoan, contents_of
 from shmqueue.engine.portable_lock import NOTHING, NOWHERE, DeathSafeLock, Hold, Owner, let_others_run
 from shmqueue.engine.portable_memory import RingMemory
-from shmqueue.engine.portable_processes import Process, is_alive, this_process
+from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
 from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
@@ -980,14 +980,15 @@ class PortableEngine:
         if state is None or state.entries == state.returned:
             return
 
-        def holders(state: State, hold: Hold) -> _Step[set[Process]]:
+        def holders(state: State, hold: Hold) -> _Step[set[tuple[Process, int]]]:
             entries = self._entries(state, hold) if state.entries else []
-            return None, {(entry.pid, entry.started) for entry in entries if not entry.is_returned}, b""
+            return None, {((entry.pid, entry.started), entry.handle) for entry in entries if not entry.is_returned}, b""
 
         found = self._locked(holders, deadline_after(LOCK_PATIENCE))
-        for holder in () if found is None or found is _LOCKED else found:
-            if not is_alive(holder):
-                self._return_loans_of(holder, 0)
+        for holder, handle in () if found is None or found is _LOCKED else found:
+            is_earlier = holder == this_process() and handle >> 32 != _IMAGE  # exec() has replaced that program
+            if is_earlier or not is_alive(holder):
+                self._return_loans_of(holder, handle)
 
 
 def _do_nothing(waited: float) -> None:
@@ -1015,7 +1016,8 @@ def _finish_one(state: State, hold: Hold) -> _Step[bool]:
     return (state._replace(done=state.done + 1), True, b"") if state.unfinished else (None, False, b"")
 
 
-_handles = itertools.count(1)
+_IMAGE = this_image()
+_handles = itertools.count((_IMAGE << 32) + int.from_bytes(os.urandom(4), "little") // 2 + 1)  # of this interpreter
 _live: WeakRegistry[PortableEngine] = WeakRegistry()
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Process", "is_alive", "this_process"]
+__all__ = ["Process", "is_alive", "this_image", "this_process"]
 
 Process = tuple[int, int]
 """A process id, and the start time of that process: clock ticks since boot, 0 where there is no /proc."""
 
-_STATE, _THREADS, _STARTED = 3, 20, 22  # fields of /proc/<pid>/stat; the second one, in parentheses, may hold anything
+_STATE, _THREADS, _STARTED, _STACK = (
+    3,
+    20,
+    22,
+    28,
+)  # fields of /proc/<pid>/stat; the second one, in parentheses, may hold anything
 
 
 def this_process() -> Process:
@@ -48,22 +53,36 @@ def is_alive(process: Process) -> bool:
     return True
 
 
+def this_image() -> int:
+    """A number below 2**31 that all interpreters of this process share, and that exec() changes.
+
+    It is where the program's stack begins, so it stays the same where addresses are not random, or not told.
+    """
+    fields = _fields(os.getpid())
+    return int(fields[_STACK - _STATE]) >> 4 & 0x7FFFFFFF if len(fields) > _STACK - _STATE else 0
+
+
 def _stat(pid: int) -> tuple[bool, int] | None:
     """Whether a process has ended, and its start time; None where /proc does not tell.
 
     A zombie that has several threads is a process whose first thread has ended, and no other.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read(4096)
-    except OSError:
-        return None
-    fields = (text or b"").rpartition(b")")[2].split()
+    fields = _fields(pid)
     try:
         has_ended = fields[0] in {b"Z", b"X"} and int(fields[_THREADS - _STATE]) <= 1
         return has_ended, int(fields[_STARTED - _STATE])
     except (IndexError, ValueError):
         return None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """The fields from number 3 on; none where there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except OSError:
+        return []
+    return (text or b"").rpartition(b")")[2].split()
 
 
 def _after_fork_in_child() -> None:

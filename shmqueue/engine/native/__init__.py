@@ -1,8 +1,8 @@
 """The native engine: a two-lock ring in C11 on Linux futexes.
 
-Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``ring.h``, which names the layers
-of the C files in their order; each includes only what stands before it. Only ``module.c`` and the ``python_*.c`` know
-Python, and ``python_ring.h`` says by which rules.
+Read ``layout.h`` first: it says what lies where in a segment and which rules hold. Then ``ring.h``, which names the
+layers of the C files in their order; each includes only what stands before it. Only ``module.c`` and the ``python_*.c``
+know Python, and ``python_ring.h`` says by which rules.
 """
 
 from __future__ import annotations
