@@ -21,7 +21,8 @@ static uint64_t drop_all(struct ring *ring, const struct snapshot *put, struct t
 }
 
 /* As drop_all(), and leaves in the queue what lies behind an open reservation: RING_RESERVED, there is one. */
-static enum ring_status drop_up_to_open(struct ring *ring, const struct snapshot *put, struct take *take, uint64_t *dropped)
+static enum ring_status drop_up_to_open(struct ring *ring, const struct snapshot *put, struct take *take,
+                                        uint64_t *dropped)
 {
     struct snapshot end = *put, open;
     enum ring_status status = RING_EMPTY;

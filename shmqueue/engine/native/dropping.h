@@ -9,8 +9,8 @@
  * there may be more to do. */
 enum ring_status dropping_finish_shut_down(struct ring *ring, struct take *take);
 
-/* Takes the get lock, drops all up to an open reservation, and releases it.  RING_RESERVED: there is one.  *dropped grows
- * by how many items that were. */
+/* Takes the get lock, drops all up to an open reservation, and releases it.  RING_RESERVED: there is one.  *dropped
+ * grows by how many items that were. */
 enum ring_status dropping_clear_once(struct ring *ring, uint64_t *dropped, struct patience patience);
 
 #endif

@@ -1,4 +1,5 @@
-/* get.h: records out: the get lock is held from a successful ring_get_begin() to ring_get_commit() or ring_get_abort(). */
+/* get.h: records out: the get lock is held from a successful ring_get_begin() to ring_get_commit() or
+ * ring_get_abort(). */
 #ifndef SHMQUEUE_GET_H
 #define SHMQUEUE_GET_H
 

@@ -16,8 +16,8 @@ static bool is_held(const struct lease *entry)
     return state == LEASE_LENT || state == LEASE_PINNED || state == LEASE_WRITING;
 }
 
-/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  `has_ended`: also what is pinned or being
- * written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none. */
+/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  `has_ended`: also what is pinned or
+ * being written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none. */
 static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle, bool has_ended,
                                    struct patience patience)
 {

@@ -9,7 +9,8 @@ enum ring_status ring_return_all(struct ring *ring, struct patience patience);
 
 /* Gives back all that ended processes had, if no process has checked for `at_least` ns.  Takes the lock. */
 void ring_return_dead(struct ring *ring, int64_t at_least);
-/* Gives back what an earlier program image of this process had, which exec() has replaced, as far as the lock is free. */
+/* Gives back what an earlier program image of this process had, which exec() has replaced, as far as the lock is
+ * free. */
 void ring_return_earlier(struct ring *ring);
 /* Whether the last check is so long ago that a getter should make one. */
 bool ring_look_is_due(const struct ring *ring);

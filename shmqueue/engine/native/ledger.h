@@ -6,8 +6,8 @@
 
 #include "layout.h"
 
-/* One consistent read of a ledger.  Positions and counts only grow, so an old snapshot of the other side is a safe one: it
- * shows less room, or fewer records, than there are. */
+/* One consistent read of a ledger.  Positions and counts only grow, so an old snapshot of the other side is a safe one:
+ * it shows less room, or fewer records, than there are. */
 struct snapshot {
     uint64_t position;
     uint64_t count;
@@ -20,8 +20,8 @@ struct snapshot {
     uint32_t sequence; /* of the ledger when it was read: what to sleep on until it moves */
 };
 
-/* Rule 3: without the lock.  The slots are stored with release and read with acquire: a reader that sees a value that is
- * being prepared also sees that the sequence has moved, and starts over. */
+/* Rule 3: without the lock.  The slots are stored with release and read with acquire: a reader that sees a value that
+ * is being prepared also sees that the sequence has moved, and starts over. */
 static inline struct snapshot ledger_read(struct ledgers *ledgers)
 {
     struct snapshot snapshot;
@@ -40,8 +40,8 @@ static inline struct snapshot ledger_read(struct ledgers *ledgers)
     return snapshot;
 }
 
-/* Rules 4 and 5, of a snapshot under the lock and one of the other side taken afterwards, or of both at one moment.  NULL:
- * they hold. */
+/* Rules 4 and 5, of a snapshot under the lock and one of the other side taken afterwards, or of both at one moment.
+ * NULL: they hold. */
 static inline const char *ledgers_contradict(const struct snapshot *put, const struct snapshot *get, uint64_t capacity)
 {
     if (put->position < get->position || put->position - get->position > capacity) {

@@ -14,8 +14,8 @@ struct loan {
 };
 
 /* With a record at hand: hands it out and releases the get lock.  Its bytes stay where they are until
- * ring_loan_may_move() or the end of the loan.  RING_FULL: too many are leased.  RING_UNMAPPED: no memory for the table,
- * ring->map_error says why. */
+ * ring_loan_may_move() or the end of the loan.  RING_FULL: too many are leased.  RING_UNMAPPED: no memory for the
+ * table, ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
 
 /* ---- its bytes ---- */
@@ -42,8 +42,8 @@ enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, st
 
 /* Takes the get lock.  RING_MISMATCH: nothing is leased; the lock is free. */
 enum ring_status lending_begin(struct ring *ring, struct take *take, struct patience patience);
-/* With the get lock held: ends an entry, commits and releases the lock.  `again`: the item is to be handed out, unless the
- * queue was shut down and what was left dropped. */
+/* With the get lock held: ends an entry, commits and releases the lock.  `again`: the item is to be handed out, unless
+ * the queue was shut down and what was left dropped. */
 void lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bool again);
 
 #endif

@@ -28,11 +28,11 @@ struct self *lock_self_fill(void)
 /* The kernel marks a dead owner's word by itself.  This is for the cases in which it could not: a libc that registered
  * another robust list head behind our back, a kernel without robust futexes, an owner that was busy with another word.
  * The word tells no more than the owner's id, which may have come back: as that of a thread of a process that has
- * nothing to do with this memory, which is distinguished here, or of one that has, which finds its own id in the
- * word when it opens the queue, waits on it or wants the lock.
+ * nothing to do with this memory, which is distinguished here, or of one that has, which finds its own id in the word
+ * when it opens the queue, waits on it or wants the lock.
  *
- * Not proof against this: between the look at a thread and the mark a new thread of its id comes, opens the queue, takes
- * the word over, and another waiter sets FUTEX_WAITERS. */
+ * Not proof against this: between the look at a thread and the mark a new thread of its id comes, opens the queue,
+ * takes the word over, and another waiter sets FUTEX_WAITERS. */
 static void mark_if_dead(_Atomic uint32_t *word, uint32_t seen)
 {
     uint32_t tid = seen & FUTEX_TID_MASK;

@@ -1,9 +1,9 @@
 /* python_alone.h: a Ring in the hands of one thread at a time, where no GIL sees to that.
  *
  * A free-threaded build has no GIL, so each method holds a critical section on its Ring instead.  Like the GIL it is
- * suspended wherever the thread detaches from the interpreter: in WITHOUT_GIL(), and in calls to Python that wait or run
- * any code.  All rules of python_ring.h that name the GIL hold for it.  A build with a GIL pays nothing: there all of
- * this is empty, and a method is the function itself.
+ * suspended wherever the thread detaches from the interpreter: in WITHOUT_GIL(), and in calls to Python that wait or
+ * run any code.  All rules of python_ring.h that name the GIL hold for it.  A build with a GIL pays nothing: there all
+ * of this is empty, and a method is the function itself.
  *
  *   ALONE_BEGIN(object), ALONE_END()   a block with the critical section on `object`, which is left at its end only
  *   ALONE_FAST(name)                   defines the method that calls name(self, args, count) in such a block on `self`

@@ -27,7 +27,7 @@ static inline PyObject *small_at_hand(RingObject *self, const struct take *take)
     ring_get_peek(&self->ring, take, 0, take->length, plain);
     if (take->method == PLAIN_MSGPACK && plain_unpack_scalar(plain, (uint32_t)take->length, &item)) {
         if (item == NULL) {
-            PyErr_Clear(); /* no memory: others will say so */
+            PyErr_Clear(); /* no memory: the serializer reports it */
         }
         return item;
     }

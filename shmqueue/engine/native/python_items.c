@@ -34,7 +34,7 @@ static int pack_str(struct packed *packed, PyObject *item)
 {
     Py_ssize_t length = PyUnicode_GET_LENGTH(item);
     const char *text = PyUnicode_AsUTF8AndSize(item, &length);
-    if (text == NULL) { /* a lone surrogate, or no memory: others will say which */
+    if (text == NULL) { /* a lone surrogate, or no memory: the serializer reports it */
         PyErr_Clear();
         return 0;
     }
@@ -60,7 +60,7 @@ static const Py_buffer *buffer_of(struct packed *packed, PyObject *item)
 }
 
 /* 1: packed, perhaps into `plain`, which has PLAIN_ROOM(PLAIN_SMALL) bytes; packed->owner is the caller's to give back.
- * 0: it is not for us. */
+ * 0: it is left to the serializer. */
 static int pack_item(struct packed *packed, PyObject *item, bool as_pickle, unsigned char *plain)
 {
     packed->owner = NULL;
@@ -76,7 +76,7 @@ static int pack_item(struct packed *packed, PyObject *item, bool as_pickle, unsi
     }
     if (!as_pickle && (PyByteArray_CheckExact(item) || PyMemoryView_Check(item))) {
         const Py_buffer *buffer = buffer_of(packed, item);
-        PyErr_Clear(); /* not contiguous: others will say so */
+        PyErr_Clear(); /* not contiguous: the serializer reports it */
         return buffer != NULL ? pack_bytes(packed, buffer->buf, (size_t)buffer->len) : 0;
     }
     if (length == PLAIN_LARGER) {
@@ -346,7 +346,7 @@ PyObject *Ring_put_items(RingObject *self, PyObject *const *args, Py_ssize_t cou
     if (!count_is("put_items", count, 5) || (block = truth(args[1])) < 0 || (as_pickle = truth(args[3])) < 0) {
         return NULL;
     }
-    PyObject *sequence = PySequence_Tuple(args[0]); /* which nobody else can change */
+    PyObject *sequence = PySequence_Tuple(args[0]); /* which no other thread can change */
     if (sequence == NULL) {
         return NULL;
     }

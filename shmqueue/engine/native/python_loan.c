@@ -1,6 +1,7 @@
 /* python_loan.c: the type Loan: one item in the hands of this process.
  *
- * Any thread may finish it or give it back.  In a forked child it is a copy that means nothing: the item is its parent's.
+ * Any thread may finish it or give it back.  In a forked child it is a copy that means nothing: the item is its
+ * parent's.
  *
  * A Loan of a bytes item is a buffer too.  While anything looks at its bytes where they lie they stay there, even after
  * the loan was finished.
@@ -49,7 +50,7 @@ static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loa
     return ring_loan_finish(ring, loan, true, patience);
 }
 
-/* With a GIL it is kept, so that this is no place at which other threads run.  Without one, nobody stops for us. */
+/* With a GIL it is kept, so that this is no place at which other threads run.  Without one, no thread stops for us. */
 #ifdef Py_GIL_DISABLED
 #define QUIETLY(ring, statement) WITHOUT_GIL(ring, statement)
 #else
@@ -79,7 +80,7 @@ static void give_back_quietly(LoanObject *loan)
     }
 }
 
-/* Those who looked at its bytes may have gone while it was being ended. */
+/* The last buffer on its bytes may have been released while it was being ended. */
 static void unpin_if_unseen(LoanObject *loan)
 {
     if (loan->hold == PINNED && loan->exports == 0) {

@@ -39,7 +39,7 @@ static bool grow(struct writer *writer, size_t length)
     }
     size = wanted > 2 * size ? wanted : 2 * size > writer->most ? writer->most : 2 * size;
     if (_PyBytes_Resize(&writer->bytes, (Py_ssize_t)PLAIN_ROOM(size)) != 0) {
-        PyErr_Clear(); /* no memory: others will say so */
+        PyErr_Clear(); /* no memory: the serializer reports it */
         return false;
     }
     writer->next = (unsigned char *)PyBytes_AS_STRING(writer->bytes) + used;
@@ -97,7 +97,7 @@ static inline bool add_str(struct writer *writer, PyObject *item)
 {
     Py_ssize_t length;
     const char *text = PyUnicode_AsUTF8AndSize(item, &length);
-    if (text == NULL) { /* a lone surrogate, or no memory: others will say which */
+    if (text == NULL) { /* a lone surrogate, or no memory: the serializer reports it */
         PyErr_Clear();
         return false;
     }
@@ -124,7 +124,7 @@ static bool add_buffer(struct writer *writer, PyObject *item)
         return false;
     }
     if (PyObject_GetBuffer(item, &buffer, PyBUF_SIMPLE) != 0) {
-        PyErr_Clear(); /* not contiguous, or released: others will say which */
+        PyErr_Clear(); /* not contiguous, or released: the serializer reports it */
         return false;
     }
     bool done = add_bin(writer, buffer.len > 0 ? buffer.buf : "", (size_t)buffer.len);
@@ -228,7 +228,7 @@ static bool open_dict(struct writer *writer, PyObject *dict)
 {
     PyObject *copy = PyDict_Copy(dict);
     if (copy == NULL) {
-        PyErr_Clear(); /* no memory: others will say so */
+        PyErr_Clear(); /* no memory: the serializer reports it */
         return false;
     }
     return keep_copy(writer, copy, open_dict_itself(writer, dict, copy));
@@ -345,7 +345,7 @@ INLINE_ALL static bool add_pairs(struct writer *writer, struct written *frame)
     }
 }
 
-/* No Python code runs meanwhile, so what is borrowed stays; or it is of copies that nobody else has. */
+/* No Python code runs meanwhile, so what is borrowed stays; or it is of copies that no other thread has. */
 static bool add_all(struct writer *writer, PyObject *item)
 {
     bool done = add_item(writer, item);
@@ -392,7 +392,7 @@ PyObject *plain_pack_large(PyObject *item, bool as_pickle, uint32_t *method)
     struct writer writer;
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, PLAIN_ROOM(PLAIN_MOST));
     if (bytes == NULL) {
-        PyErr_Clear(); /* no memory: others will say so */
+        PyErr_Clear(); /* no memory: the serializer reports it */
         return NULL;
     }
     begin_writing(&writer, (unsigned char *)PyBytes_AS_STRING(bytes), PLAIN_MOST, as_pickle);

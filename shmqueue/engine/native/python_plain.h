@@ -1,9 +1,10 @@
 /* python_plain.h: scalars, and lists, dicts and tuples of scalars and of such, to msgpack and back.
  *
- * What is written are the very bytes of msgpack's packer as plain.py uses it, what is read is what its unpacker makes of
- * them.  Anything else (other types, what occurs in an item more than once, too deep, corrupted) is left to those two.
+ * What is written are the very bytes of msgpack's packer as plain.py uses it, what is read is what its unpacker makes
+ * of them.  Anything else (other types, repeated parts of an item, too deep, corrupted) is left to those two.
  * Nothing here recurses: how deep an item is makes no difference to the stack.  No Python code runs in here, except on
- * a free-threaded build: there lists and dicts are copied before they are packed, and finalizers may run with the copies.
+ * a free-threaded build: there lists and dicts are copied before they are packed, and finalizers may run with the
+ * copies.
  */
 #ifndef SHMQUEUE_PYTHON_PLAIN_H
 #define SHMQUEUE_PYTHON_PLAIN_H
@@ -28,9 +29,9 @@ enum plain_method {
     PLAIN_TUPLES = 2, /* tuples stand in it, as arrays that begin with a mark */
 };
 
-/* Packs into `most` bytes, of PLAIN_ROOM(most) that are the caller's.  Into how many; 0: the item is not for us;
- * PLAIN_LARGER: it may be, with more room.  No exception is set.  as_pickle: bytearrays and memoryviews, which arrive as
- * bytes, are not for us.  A container that occurs twice in the item never is. */
+/* Packs into `most` bytes, of PLAIN_ROOM(most) that are the caller's.  Into how many; 0: the item is left to the
+ * serializer; PLAIN_LARGER: it may be, with more room.  No exception is set.  as_pickle: bytearrays and memoryviews,
+ * which arrive as bytes, are left to it.  A container that occurs twice in the item always is. */
 uint32_t plain_pack(unsigned char *bytes, uint32_t most, PyObject *item, bool as_pickle, uint32_t *method);
 
 /* An int that Python keeps in one digit. */
@@ -62,11 +63,11 @@ static inline uint32_t plain_pack_body(unsigned char *bytes, uint32_t most, cons
     return at + (uint32_t)length;
 }
 
-/* Packs an item of any size.  NULL: it is not for us, and no exception is set. */
+/* Packs an item of any size.  NULL: it is left to the serializer, and no exception is set. */
 PyObject *plain_pack_large(PyObject *item, bool as_pickle, uint32_t *method);
 
-/* Packs a scalar that is ordinary: an int of 64 bits, a float, None, a bool, bytes or ASCII text up to `most` bytes with
- * what stands before them.  As plain_pack(), without its general writer, and also 0 where that has to decide. */
+/* Packs a scalar that is ordinary: an int of 64 bits, a float, None, a bool, bytes or ASCII text up to `most` bytes
+ * with what stands before them.  As plain_pack(), without its general writer, and also 0 where that has to decide. */
 static inline uint32_t plain_pack_scalar(unsigned char *bytes, uint32_t most, PyObject *item)
 {
     PyTypeObject *type = Py_TYPE(item);
@@ -108,8 +109,8 @@ static inline bool plain_unpack_byte(unsigned char byte, PyObject **item)
     return *item != NULL;
 }
 
-/* Whether the bytes are one ordinary scalar, to the last of them, without a general reader.  *item: the scalar; NULL with
- * an exception set.  Nothing is allocated that makes the collector run, as an error in UTF-8 would be. */
+/* Whether the bytes are one ordinary scalar, to the last of them, without a general reader.  *item: the scalar; NULL
+ * with an exception set.  Nothing is allocated that makes the collector run, as an error in UTF-8 would be. */
 static inline bool plain_unpack_scalar(const unsigned char *bytes, uint32_t length, PyObject **item)
 {
     if (length < 2) {
@@ -155,8 +156,8 @@ static inline bool plain_unpack_scalar(const unsigned char *bytes, uint32_t leng
     return false; /* no scalar, or a longer one */
 }
 
-/* NULL: it is not for us, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys; or NULL, where
- * keys_without_lock() gives no others. */
+/* NULL: it is left to the serializer, and no exception is set. `keys`: KEYS strings or NULLs, for the dicts' keys; or
+ * NULL, where keys_without_lock() gives no others. */
 PyObject *plain_unpack(const unsigned char *bytes, uint32_t length, uint32_t method, PyObject **keys);
 
 #endif

@@ -245,7 +245,7 @@ PyObject *Ring_put_many(RingObject *self, PyObject *const *args, Py_ssize_t coun
     if (!count_is("put_many", count, 3) || (block = truth(args[1])) < 0) {
         return NULL;
     }
-    PyObject *sequence = PySequence_Tuple(args[0]); /* which nobody else can change */
+    PyObject *sequence = PySequence_Tuple(args[0]); /* which no other thread can change */
     if (sequence == NULL) {
         return NULL;
     }

@@ -2,7 +2,7 @@
  *
  * The methods are ordinary built-in ones.  A call that gives no timeout is tried here, on the Ring that its queue (a
  * QueueBase) has: one attempt, which waits for nothing.  Everything else is left to _slow_put(), _slow_get() and
- * _slow_lease(), with the same arguments: waiting, timeouts, other items, a queue that is closed or corrupted, and so
+ * _slow_lease(), with the same arguments: waiting, timeouts, other items, a queue closed or corrupted, and so
  * every exception of put().
  */
 #include "python_loan.h"
@@ -36,8 +36,8 @@ static inline bool is_plain(PyObject *const *options, Py_ssize_t given, Py_ssize
                           (given < 2 || options[1] == Py_None));
 }
 
-/* For one call, until drop_use(): what its queue has, with a ring only if that may be tried.  Without a GIL another thread
- * may take it from the queue meanwhile, so there are references to it. */
+/* For one call, until drop_use(): what its queue has, with a ring only if that may be tried.  Without a GIL another
+ * thread may take it from the queue meanwhile, so there are references to it. */
 #ifdef Py_GIL_DISABLED
 
 static struct use use_of(QueueObject *queue)

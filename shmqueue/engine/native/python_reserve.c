@@ -1,8 +1,8 @@
 /* python_reserve.c: items whose bytes are written where they lie.
  *
  * A Reservation is a writable buffer of bytes in the queue, which becomes an item with commit().  It keeps the mapping
- * until its end.  Bytes that something still exports then may be written at any time, so commit() refuses, and abandon()
- * is put off until nothing exports them.  In a forked child it is a copy that ends nothing.
+ * until its end.  Bytes that something still exports then may be written at any time, so commit() refuses, and
+ * abandon() is put off until nothing exports them.  In a forked child it is a copy that ends nothing.
  */
 #include "python_ring.h"
 

@@ -131,7 +131,7 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
         Py_END_ALLOW_THREADS
     }
     give_back_loans(self);
-    if (self->views == 0) { /* else the last loan unmaps when nobody looks at its bytes any more */
+    if (self->views == 0) { /* else the last loan unmaps when its bytes are not looked at any more */
         unmap(self);
     }
     Py_RETURN_NONE;

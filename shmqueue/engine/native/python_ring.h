@@ -70,7 +70,7 @@ typedef struct {
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
-    Py_ssize_t views;       /* loans at whose bytes somebody looks, and reservations: the mapping stays while there are any */
+    Py_ssize_t views;       /* loans with buffers on their bytes, and reservations: the mapping stays while there are any */
     Py_ssize_t loans;       /* that this handle has */
     bool fast_puts, fast_gets; /* whether put(), get() of a QueueBase may pass by whatever puts and gets for it */
     PyObject *while_waiting;   /* see shmqueue.engine.Engine; NULL or None: nothing to ask */
@@ -221,7 +221,7 @@ static inline bool may_be_tried(const RingObject *self)
 #endif
 }
 
-/* The keys that came before, for a thread that does not own the get lock; NULL where only its owner may use them. */
+/* The keys that came before, for callers that do not own the get lock; NULL where only its owner may use them. */
 static inline PyObject **keys_without_lock(RingObject *self)
 {
 #ifdef Py_GIL_DISABLED
@@ -267,13 +267,13 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
 
 /* ---- python_items.c ---- */
 
-/* Puts an item that needs no packer, if there is room and nobody is in the way.  False: it is not put, and no exception
+/* Puts an item that needs no packer, if there is room and the lock is free.  False: it is not put, and no exception
  * is set. */
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle);
 
 /* ---- python_get.c ---- */
 
-/* Takes what is there, if nobody is in the way: an item, or a Record, or NULL with an exception set.  False:
+/* Takes what is there, if the lock is free: an item, or a Record, or NULL with an exception set.  False:
  * it is not taken, and no exception is set. */
 bool get_item_at_once(RingObject *self, PyObject **result);
 
@@ -282,7 +282,8 @@ PyObject *plainly_unpacked(RingObject *self, PyObject *record);
 
 /* ---- python_ring.c ---- */
 
-/* A loan or a reservation is over, and its bytes are not looked at any more: unmaps a closed ring whose last one it was. */
+/* A loan or a reservation is over, and its bytes are not looked at any more: unmaps a closed ring whose last one it
+ * was. */
 void let_mapping_go(RingObject *ring);
 
 /* ---- the types: each python_*.c has the one of its name, and python_at_hand.c the type Record ---- */

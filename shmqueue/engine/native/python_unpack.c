@@ -152,7 +152,8 @@ static bool make_more_frames(struct reader *reader)
     return frames != NULL;
 }
 
-/* The container whose head this is, as a new frame, or as *value if it is empty.  False: it is not for us. */
+/* The container whose head this is, as a new frame, or as *value if it is empty.  False: it is left to the
+ * serializer. */
 static bool open_head(struct reader *reader, struct container head, bool is_key, PyObject **value)
 {
     skip(reader, head.size);
@@ -181,7 +182,7 @@ static bool open_head(struct reader *reader, struct container head, bool is_key,
     return true;
 }
 
-/* The value at hand, NULL where it is a container that was opened.  False: it is not for us. */
+/* The value at hand, NULL where it is a container that was opened.  False: it is left to the serializer. */
 static inline bool take_value(struct reader *reader, bool is_key, PyObject **value)
 {
     struct container head = container_read(reader->bytes, reader->left);
@@ -264,7 +265,7 @@ static bool deliver(struct partial *frame, PyObject *value)
     return true;
 }
 
-/* NULL: it is not for us; perhaps an exception is set. */
+/* NULL: it is left to the serializer; perhaps an exception is set. */
 static PyObject *take_all(struct reader *reader)
 {
     PyObject *result;

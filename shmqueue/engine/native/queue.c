@@ -63,7 +63,7 @@ enum ring_status ring_wait(struct ring *ring, bool records, int64_t deadline)
             return status;
         }
         if (records && atomic_load(&ring->segment->put.ledgers.sequence) != put_seen) {
-            futex_wake(&ring->segment->put.ledgers.sequence, 1); /* a getter that takes may have been left asleep for us */
+            futex_wake(&ring->segment->put.ledgers.sequence, 1); /* a getter may have been left asleep for us */
         }
     }
 }

@@ -19,7 +19,8 @@ enum ring_status ring_clear(struct ring *ring, uint64_t *dropped, struct patienc
  * something else than RING_OK, call it again: it goes on where it was. */
 enum ring_status ring_shut_down(struct ring *ring, bool immediate, struct patience patience);
 
-/* Changes ring_maxsize() for all, and wakes the putters.  When it returns something else than RING_OK, call it again. */
+/* Changes ring_maxsize() for all, and wakes the putters.  When it returns something else than RING_OK, call it
+ * again. */
 enum ring_status ring_set_maxsize(struct ring *ring, uint64_t maxsize, struct patience patience);
 
 #endif

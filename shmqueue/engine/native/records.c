@@ -114,7 +114,8 @@ enum ring_status records_look(struct ring *ring, struct take *take)
     return RING_OK;
 }
 
-enum ring_status records_find_open(struct ring *ring, const struct take *take, const struct snapshot *put, struct snapshot *found)
+enum ring_status records_find_open(struct ring *ring, const struct take *take, const struct snapshot *put,
+                                   struct snapshot *found)
 {
     struct take at = *take;
     while (at.next.count < put->count) {

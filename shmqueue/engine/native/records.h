@@ -7,7 +7,8 @@
 
 #include "leases.h"
 
-/* The record at take->next.  RING_EMPTY: there is none.  RING_RESERVED: there is a reservation, which is not an item. */
+/* The record at take->next.  RING_EMPTY: there is none.  RING_RESERVED: there is a reservation, which is not an
+ * item. */
 enum ring_status records_look(struct ring *ring, struct take *take);
 
 /* Where the first reservation that is open lies among the records up to `put`.  RING_EMPTY: there is none. */

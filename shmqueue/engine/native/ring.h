@@ -93,8 +93,8 @@ static inline bool ring_is_corrupted(struct ring *ring)
     return atomic_load_explicit(&ring->corrupted, memory_order_relaxed) != NULL;
 }
 
-/* What cannot be true of two snapshots, when one was taken under its side's lock and the other one afterwards.  NULL: they
- * agree. */
+/* What cannot be true of two snapshots, when one was taken under its side's lock and the other one afterwards.  NULL:
+ * they agree. */
 const char *ring_contradiction(const struct ring *ring, const struct snapshot *put, const struct snapshot *get);
 
 /* Whether ring->file still is that file: programs that close all descriptors close this one too. */
@@ -102,8 +102,8 @@ bool ring_owns_file(const struct ring *ring);
 /* ring->file, opened again by its path if it is not that file any more; -1 if that cannot be done. */
 int ring_file(struct ring *ring);
 
-/* Numbers for ring->handle: that of a new handle of this process, and whether a number is one of this program image.  One
- * that is not, in an entry of this process, was left by an image that exec() has replaced. */
+/* Numbers for ring->handle: that of a new handle of this process, and whether a number is one of this program image.
+ * One that is not, in an entry of this process, was left by an image that exec() has replaced. */
 uint32_t ring_new_handle(void);
 bool ring_is_of_this_image(uint32_t handle);
 

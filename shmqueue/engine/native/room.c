@@ -81,7 +81,8 @@ bool room_claim(struct ring *ring, const struct self *self, uint64_t bytes, uint
 
 /* ---- what to wait for ---- */
 
-void room_note_want(const struct ring *ring, const struct snapshot *put, uint64_t bytes, uint64_t items, struct want *want)
+void room_note_want(const struct ring *ring, const struct snapshot *put, uint64_t bytes, uint64_t items,
+                    struct want *want)
 {
     uint64_t maxsize = ring_maxsize(ring), threshold = ring->threshold, share = want->is_exact ? UINT64_MAX : 8;
     uint64_t room = ring->capacity / share > bytes ? ring->capacity / share : bytes;

@@ -31,7 +31,7 @@ static inline bool room_is_allowed(const struct ring *ring, const struct snapsho
 static inline bool room_is_known(const struct ring *ring, const struct snapshot *put, uint64_t bytes, uint64_t items)
 {
     if (ring->get_as_seen.leases && ring_maxsize(ring) != 0) {
-        return false; /* an item requeued since then has made get.count smaller: our snapshot is not safe */
+        return false; /* an item given back since then has made get.count smaller: the snapshot is no safe one */
     }
     return room_is_allowed(ring, put, bytes, items) &&
            (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes));
@@ -80,7 +80,8 @@ static inline bool room_unclaim(struct ring *ring, const struct self *self)
 /* ---- what to wait for ---- */
 
 /* Writes into *want how far the get side must come: up to where the records fit, and, unless that is to be exact, up to
- * where an eighth of the queue is free.  Waking a putter for each item that is taken costs both sides more than the item. */
+ * where an eighth of the queue is free.  Waking a putter for each item that is taken costs both sides more than the
+ * item. */
 void room_note_want(const struct ring *ring, const struct snapshot *put, uint64_t bytes, uint64_t items,
                     struct want *want);
 /* Rule 17: the getter that comes so far wakes us. */

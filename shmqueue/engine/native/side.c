@@ -40,8 +40,8 @@ enum ring_status side_lock_otherwise(struct ring *ring, struct side *side, struc
 
 /* ---- wake ---- */
 
-/* If every wake reached a sleeper more may sleep, so the flag is set again.  A putter that committed while it was cleared
- * relied on us, so we look at the sequence once more. */
+/* If every wake reached a sleeper more may sleep, so the flag is set again.  A putter that committed while it was
+ * cleared relied on us, so we look at the sequence once more. */
 void side_wake_getters(struct ring *ring, uint32_t committed, int most)
 {
     struct ledgers *ledgers = &ring->segment->put.ledgers;
@@ -99,9 +99,9 @@ static void learn(const struct ring *ring, _Atomic int32_t *spin, bool has_paid)
     }
 }
 
-/* For a getter that was woken.  A putter that finds the flag clear, because the next putter cleared it between commit and
- * look, relies on that putter, which wakes for its own items only.  So a getter that is woken and sees more than the one
- * item that it may take wakes another getter.  Putters need no such thing: they are all woken at once. */
+/* For a getter that was woken.  A putter that finds the flag clear, because the next putter cleared it between commit
+ * and look, relies on that putter, which wakes for its own items only.  So a getter that is woken and sees more than
+ * the one item that it may take wakes another getter.  Putters need no such thing: they are all woken at once. */
 static void pass_on(struct segment *segment)
 {
     uint64_t taken = ledger_read(&segment->get.ledgers).count;

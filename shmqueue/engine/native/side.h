@@ -36,8 +36,8 @@ void side_wake_getter(struct ring *ring);
 /* Commits, releases the lock, then wakes up to `most` getters.
  *
  * The waiting flag is cleared before the commit.  The getter that set it read an older sequence: it sleeps and is woken
- * here, or its futex_wait() returns at once.  The flag is never cleared after the commit, when it may belong to a getter
- * that has already seen the new sequence. */
+ * here, or its futex_wait() returns at once.  The flag is never cleared after the commit, when it may belong to a
+ * getter that has already seen the new sequence. */
 static inline void side_commit_put(struct ring *ring, struct self *self, const struct snapshot *snapshot, int most)
 {
     struct side *side = &ring->segment->put;
@@ -85,8 +85,8 @@ struct want {
 /* Sleeps until the put ledger moves on from `seen`, which was read before a look that found nothing.  *was_soon: it did
  * while this was still spinning.  RING_INTERRUPTED: a signal, or a slice without news. */
 enum ring_status side_sleep_for_items(struct ring *ring, uint32_t seen, int64_t deadline, bool *was_soon);
-/* For a getter that was woken soon: lets several items come before it looks, where that pays.  `taken`: items so far, by
- * all. */
+/* For a getter that was woken soon: lets several items come before it looks, where that pays.  `taken`: items so far,
+ * by all. */
 void side_let_some_come(struct ring *ring, uint64_t taken);
 
 /* Spins until there is the room that is wanted.  False: it has not come soon. */

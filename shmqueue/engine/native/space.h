@@ -7,8 +7,8 @@
  * to map one: where addresses run out, as in a process of 32 bits, it cannot be mapped.
  *
  * Why there is always room while the limit of `capacity` bytes is not reached: arenas are entered upwards, and the last
- * two hold `capacity` bytes each.  In one of these every record fits, for everything that lies in it is in the queue; and
- * one of the two is always free to be entered, for at most one large arena is occupied from before (rule 8).
+ * two hold `capacity` bytes each.  In one of these every record fits, for everything that lies in it is in the queue;
+ * and one of the two is always free to be entered, for at most one large arena is occupied from before (rule 8).
  */
 #ifndef SHMQUEUE_SPACE_H
 #define SHMQUEUE_SPACE_H
@@ -51,8 +51,8 @@ static inline uint64_t arena_offset(const struct ring *ring, uint32_t arena, uin
     return distance < ring->arena_size[arena] ? distance : distance % ring->arena_size[arena];
 }
 
-/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a snapshot of the put side,
- * old or new, that is not behind it. */
+/* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a snapshot of the put
+ * side, old or new, that is not behind it. */
 static inline bool arena_is_left(const struct ring *ring, const struct snapshot *get, const struct snapshot *put)
 {
     return get->arena != put->arena &&
@@ -69,8 +69,8 @@ static inline uint32_t arena_after(const struct ring *ring, uint32_t arena)
 /* Where the data begin in the file: where a page does that may be mapped twice. */
 uint64_t arena_data_start(void);
 
-/* Cuts the data of a queue into ring->arenas.  Returns the bytes behind the header that the arenas take; 0 if there can be
- * no such queue. */
+/* Cuts the data of a queue into ring->arenas.  Returns the bytes behind the header that the arenas take; 0 if there can
+ * be no such queue. */
 uint64_t arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity);
 
 /* Unmaps all arenas but the first. */

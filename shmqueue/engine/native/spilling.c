@@ -105,8 +105,8 @@ void spilling_note_done(struct take *take, uint64_t position, uint64_t window)
     }
 }
 
-/* Rule 16, under the get lock: gives back the memory of those bytes of the windows, from `start` to `end`, that no entry
- * names. */
+/* Rule 16, under the get lock: gives back the memory of those bytes of the windows, from `start` to `end`, that no
+ * entry names. */
 static void punch_windows(struct ring *ring, const struct take *take, uint64_t start, uint64_t end)
 {
     int file = ring_file(ring);
@@ -115,8 +115,8 @@ static void punch_windows(struct ring *ring, const struct take *take, uint64_t s
         uint64_t gap_end = end, used_end = end;
         for (uint32_t i = 0; i < take->entries; i++) {
             struct place place;
-            if (lease_is_used(&entries[i], take->generation) && lease_find_place(ring, &entries[i], &place) && place.window != 0 &&
-                place.position < gap_end && place.position + place.window > start) {
+            if (lease_is_used(&entries[i], take->generation) && lease_find_place(ring, &entries[i], &place) &&
+                place.window != 0 && place.position < gap_end && place.position + place.window > start) {
                 gap_end = place.position > start ? place.position : start;
                 used_end = place.position + place.window;
             }

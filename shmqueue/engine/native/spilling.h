@@ -13,8 +13,8 @@ void spilling_note_done(struct take *take, uint64_t position, uint64_t window);
 /* Rule 14, before a commit: at most one record is moved; one that cannot be moved goes on holding up the ring. */
 void spilling_move_if_it_holds_up(struct ring *ring, struct take *take);
 
-/* After that commit, with no lock held: gives back the memory of records that had been moved and are gone.  The lock was
- * free meanwhile, so others may lie there now. */
+/* After that commit, with no lock held: gives back the memory of records that had been moved and are gone.  The lock
+ * was free meanwhile, so others may lie there now. */
 void spilling_tidy(struct ring *ring, const struct take *done);
 
 /* Copies bytes of a leased record, header and all.  False: ring->map_error says why that cannot be done.  No lock. */

@@ -95,7 +95,8 @@ enum ring_status ring_statistics(struct ring *ring, struct statistics *statistic
     if (statistics->put.shut == SHUT_IMMEDIATE) {
         drop_in_statistics(statistics); /* the next owner of the get lock drops it */
     }
-    uint64_t highest = atomic_load(&segment->put.guard.high_water), queued = statistics->put.count - statistics->get.count;
+    uint64_t highest = atomic_load(&segment->put.guard.high_water);
+    uint64_t queued = statistics->put.count - statistics->get.count;
     statistics->high_water = highest > queued ? highest : queued;
     statistics->recoveries = atomic_load(&segment->put.guard.recoveries) + atomic_load(&segment->get.guard.recoveries);
     statistics->putters_waiting = atomic_load(&segment->get.ledgers.waiting);

@@ -11,7 +11,8 @@
 #define CALM_NS_PER_BYTE 10             /* and this long: some twenty times what touching the memory anew costs */
 #define TRIM_PATIENCE_NS INT64_C(10000000)
 
-/* Rule 8: is it time to leave a large arena?  Under the put lock by snapshots of one moment; elsewhere it is a guess. */
+/* Rule 8: is it time to leave a large arena?  Under the put lock by snapshots of one moment; elsewhere it is a
+ * guess. */
 static bool is_too_large(const struct ring *ring, const struct snapshot *put, const struct snapshot *get, bool at_once)
 {
     struct notes *notes = &ring->segment->notes;
@@ -133,7 +134,7 @@ static bool punch(struct ring *ring, struct self *self, bool at_once)
         uint64_t reserved = arena_reserved(ring, arena);
         uint64_t kept = reserved > PUNCH_MAX ? reserved - PUNCH_MAX : 0;
         off_t start = (off_t)(LAYOUT_HEADER_SIZE + ring->arena_start[arena] + kept);
-        off_t length = (off_t)(ring->arena_size[arena] - kept); /* to its end: what a killed process left goes as well */
+        off_t length = (off_t)(ring->arena_size[arena] - kept); /* to its end, with what a killed one left */
         atomic_store(&ring->segment->arenas[arena].reserved, kept);
         (void)!fallocate(ring->file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length);
     }

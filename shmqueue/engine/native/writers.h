@@ -7,8 +7,8 @@
 
 #include "lending.h"
 
-/* With a reservation at hand: makes an entry of it if it is open, passes it, and releases the get lock.  RING_FULL: there
- * is no entry left.  RING_UNMAPPED: no memory for the table. */
+/* With a reservation at hand: makes an entry of it if it is open, passes it, and releases the get lock.  RING_FULL:
+ * there is no entry left.  RING_UNMAPPED: no memory for the table. */
 enum ring_status writers_pass(struct ring *ring, struct take *take);
 
 /* If the reservation is an entry: ends it and releases the lock.  False: it is none. */
