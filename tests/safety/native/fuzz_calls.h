@@ -193,7 +193,9 @@ static enum ring_status put_in_place(struct handle *handle, const struct record_
     }
     memcpy(ring_reserved_bytes(&reserving), payload + head, record->length - head);
     bool is_put = trial->model.is_exact || below(&trial->source, 4) != 0;
-    return ring_end_reservation(&handle->ring, &reserving, is_put, patience);
+    status = ring_end_reservation(&handle->ring, &reserving, is_put, patience);
+    bool may_be_over = !trial->model.is_exact; /* wrong bytes say that its process is dead */
+    return status == RING_MISMATCH && may_be_over ? RING_FULL : status;
 }
 
 static enum ring_status call_put(struct handle *handle, struct patience patience)

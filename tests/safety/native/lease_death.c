@@ -638,7 +638,7 @@ static void start(struct victim *victim, struct scene *scene)
     if (victim->process == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         (void)lock_self();
-        scene->ring.handle = 1000;
+        scene->ring.handle = ring_new_handle();
         victim_prepares(scene);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
             _exit(1);
