@@ -131,7 +131,7 @@ class Watcher:
             self._signal.close()
 
     def _under_lock(self, act: Callable[[bool], None]) -> None:
-        """Call ``act`` with the lock held, or without it where waiting for it could be for ever: it is told which.
+        """Call ``act`` with the lock held, or without it where waiting could last for ever: it receives which.
 
         A thread that looks may collect a queue, which waits for ``changing``. So a thread that has ``changing``, in a
         signal handler or finalizer, does not wait for that one.

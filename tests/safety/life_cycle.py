@@ -223,7 +223,7 @@ class Storm:
             self.outcome.count("stopped and continued")
 
     def _adopt_or_sweep(self) -> None:
-        """All are dead. The next open of the name adopts what they left; one of another name keeps it if it has items."""
+        """All are dead. The next open of the name adopts what they left; one of another name keeps items."""
         orphan = os.path.exists(path_of(NAME))
         if self.number % 2:
             items = look_at(NAME).items if orphan else 0
