@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmqueue.engine import Engine
@@ -75,9 +74,7 @@ class Watcher:
         number = self._signal.number
         if number >= 0 or self._is_closed:
             return number
-        with self._holding_lock() as held:
-            if held and self._signal.number < 0:
-                self._signal = _Signal()
+        self._under_lock(self._renew)
         self.look()
         return self._signal.number
 
@@ -97,48 +94,59 @@ class Watcher:
 
     def look(self) -> None:
         """Make the descriptor agree with the queue."""
-        with self._holding_lock() as held:
-            self._look_again = True
-            if self._is_looking or not held:
-                self._wake_thread()  # should the look that is going on be at its end already
-                return
-            try:
-                self._is_looking = True
-                while self._look_again:
-                    self._look_again = False
-                    self._signal.set(self._is_ready())
-            finally:
-                self._is_looking = False
-                self._close_if_asked()
+        self._under_lock(self._look)
+
+    def _look(self, held: bool) -> None:
+        self._look_again = True
+        if self._is_looking or not held:
+            self._wake_thread()  # should the look that is going on be at its end already
+            return
+        try:
+            self._is_looking = True
+            while self._look_again:
+                self._look_again = False
+                self._signal.set(self._is_ready())
+        finally:
+            self._is_looking = False
+            self._close_if_asked()
         if not self._signal.is_set:
             self._wake_thread()  # it may be pacing, and has to wait for the next item now
+
+    def _renew(self, held: bool) -> None:
+        if held and self._signal.number < 0:
+            self._signal = _Signal()
 
     def close(self) -> None:
         """Close the descriptor. The engine is closed before or after it, and ends the thread."""
         self._is_closed = True
         self._wake_thread()
-        with self._holding_lock() as held:
-            if held and not self._is_looking:
-                self._close_if_asked()  # else the look that is going on, or the thread, does it
+        self._under_lock(self._close)
+
+    def _close(self, held: bool) -> None:
+        if held and not self._is_looking:
+            self._close_if_asked()  # else the look that is going on, or the thread, does it
 
     def _close_if_asked(self) -> None:
         if self._is_closed:
             self._signal.close()
 
-    @contextmanager
-    def _holding_lock(self) -> Iterator[bool]:
-        """Hold the lock, or do not where waiting for it could be for ever. Yields whether it is held.
+    def _under_lock(self, act: Callable[[bool], None]) -> None:
+        """Call ``act`` with the lock held, or without it where waiting could last for ever: it receives which.
 
         A thread that looks may collect a queue, which waits for ``changing``. So a thread that has ``changing``, in a
         signal handler or finalizer, does not wait for that one.
         """
         lock = self._lock()
-        held = lock.acquire(blocking=not _has(changing()))
-        try:
-            yield held
-        finally:
-            if held:
+        if not _has(changing()):
+            with lock:  # no generator holds it: an exception before the block's first line could leave it taken
+                act(True)
+        elif lock.acquire(blocking=False):
+            try:
+                act(True)
+            finally:
                 lock.release()
+        else:
+            act(False)
 
     def abandon(self) -> None:
         """Close the descriptor in a forked child, where there is no thread and any lock may be held for ever."""

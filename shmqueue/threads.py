@@ -15,8 +15,11 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.machinery import BuiltinImporter
 from importlib.util import module_from_spec
+from itertools import repeat
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -50,11 +53,17 @@ _ours: set[int] = set()  # identifiers of the threads that were started here
 def start_daemon_thread(target: Callable[[], object]) -> None:
     """Run ``target`` in a new thread of the operating system, for which the end of the interpreter does not wait.
 
+    Returns when the thread runs. In Python 3.10 one that begins after the end of the interpreter uses memory that this
+    has freed; one that runs already does not (CPython issue 108987).
+
     Raises:
         RuntimeError: the system allows no more threads.
     """
+    has_begun = new_lock()
+    has_begun.acquire()
 
     def run() -> None:
+        has_begun.release()
         me = _real_thread.get_ident()
         _ours.add(me)
         try:
@@ -63,6 +72,8 @@ def start_daemon_thread(target: Callable[[], object]) -> None:
             _ours.discard(me)
 
     _real_thread.start_new_thread(run, ())
+    if not sys.is_finalizing():  # else it ends before it runs any Python code
+        has_begun.acquire()
 
 
 def sleep(seconds: float) -> None:
@@ -131,12 +142,20 @@ def forks_wait(guard: Guard) -> None:
 
     It does not wait for longer than 5 s, nor for the thread that forks, which may be within it: in a signal handler.
     """
+    if not hasattr(os, "register_at_fork"):
+        return
+    forks = _real_thread._local()
 
-    def leave() -> None:
-        try:
-            guard().release()
-        except RuntimeError:
-            pass  # it was not available in time
+    def enter() -> None:
+        releases: list[Callable[[], object]] = forks.__dict__.setdefault("releases", [])  # the innermost fork's last
+        releases.append(bool)
+        lock = guard()
+        releases[-1] = lock.release  # no call and no jump from here to the next one: no signal handler in between
+        if not lock.acquire(timeout=_FORK_PATIENCE):
+            releases[-1] = bool
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=lambda: guard().acquire(timeout=_FORK_PATIENCE), after_in_parent=leave)
+    # A signal that comes during the fork is handled by the first Python code after it, which may raise before it has
+    # done anything. So what leaves the guard is made of C functions, which call no handler.
+    last = map(methodcaller("pop"), map(attrgetter("releases"), repeat(forks)))
+    leave = map(methodcaller("__call__"), last)
+    os.register_at_fork(before=enter, after_in_parent=partial(next, leave), after_in_child=partial(next, last))

@@ -6,14 +6,16 @@ import os
 import queue as standard_queue
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import Opener
+from support import PATIENCE, Opener
 
 from shmqueue import ShmQueue
+from shmqueue.segment.files import changing
 
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
@@ -35,8 +37,33 @@ def segment_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield directory
         left = os.listdir(directory)
         assert left == [], f"left in shared memory: {left}"
+        assert not changing()._is_owned(), "this thread has left a lock taken, which every other thread waits for"  # type: ignore[attr-defined]
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.fixture(autouse=True)
+def segment_lock() -> Iterator[None]:
+    """The lock around opening and closing files is free after each test: a later one would wait for ever in a thread.
+
+    The test's own thread would not notice, for which the lock is reentrant.
+    """
+    yield
+    lock, free = changing(), []
+
+    def take() -> None:
+        free.append(lock.acquire(timeout=PATIENCE))
+        if free[0]:
+            lock.release()
+
+    if lock._is_owned():  # type: ignore[attr-defined]
+        while lock._is_owned():  # type: ignore[attr-defined]
+            lock.release()
+        pytest.fail("the test's thread has left shmqueue.segment.files.changing taken")
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    assert free == [True], "another thread has left shmqueue.segment.files.changing taken"
 
 
 @pytest.fixture(params=["native", "portable"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import inspect
+import linecache
 import os
 import signal
 import subprocess
@@ -134,12 +137,27 @@ def _lines_within_a_breath() -> dict[CodeType, set[int]]:
 _SPARED = _lines_within_a_breath()
 
 
+@functools.cache
+def _exits(code: CodeType) -> frozenset[int]:
+    """Where the line of a ``with`` begins again, to call ``__exit__``: offsets of instructions.
+
+    No signal handler is called before that, so a real exception cannot leave a lock taken there.
+    """
+    starts: dict[int, list[int]] = {}
+    for offset, line in dis.findlinestarts(code):
+        if line is not None:
+            starts.setdefault(line, []).append(offset)
+    lines = (line for line in starts if linecache.getline(code.co_filename, line).lstrip().startswith("with "))
+    return frozenset(offset for line in lines for offset in starts[line][1:])
+
+
 def at_line(
     number: int, action: Callable[[], object], interrupt: Callable[[], object], everywhere: bool = False
 ) -> bool:
     """Run the action, and ``interrupt`` before its line of that number in the engine. False: it has fewer lines.
 
-    The lines before which CPython calls no signal handlers are left out, unless ``everywhere``.
+    The lines before which CPython calls no signal handlers are left out, unless ``everywhere``: also the end of each
+    ``with``.
     """
     lines = 0
 
@@ -147,7 +165,10 @@ def at_line(
         nonlocal lines
         if frame.f_code.co_filename not in _FILES:
             return None
-        if event == "line" and (everywhere or frame.f_lineno not in _SPARED.get(frame.f_code, ())):
+        code = frame.f_code
+        if event == "line" and (
+            everywhere or not (frame.f_lineno in _SPARED.get(code, ()) or frame.f_lasti in _exits(code))
+        ):
             lines += 1
             if lines == number:
                 interrupt()  # which is not traced itself

@@ -9,9 +9,11 @@ import os
 import pickle
 import queue
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import children
@@ -283,6 +285,44 @@ def test_waiting_costs_nothing(open_queue: Callable[[str], Any]) -> None:
     assert cpu_seconds(os.getpid()) - before < 0.5
     with pytest.raises(queue.Empty):
         q.get_nowait()
+
+
+def test_an_exception_at_any_call_or_return_leaves_no_lock_taken(name: str, engine: str) -> None:
+    """As one of a signal handler, which Python calls there, and while what was raised is still looked at."""
+
+    def take(lock: Any) -> None:
+        assert lock.acquire(timeout=PATIENCE / 10)
+        lock.release()
+
+    q = maker("queue.Queue")(name=name)
+    try:
+        q.fileno()
+        watcher = q._port._watcher
+        point, interrupted = 0, True
+        while interrupted:
+            point += 1
+            left = point
+
+            def trace(frame: FrameType, event: str, argument: object) -> Any:
+                nonlocal left
+                left -= event in ("call", "return")
+                if left == 0:
+                    raise KeyboardInterrupt
+                return trace
+
+            error = None
+            try:
+                sys.settrace(trace)
+                watcher.look()
+                sys.settrace(None)
+            except KeyboardInterrupt as raised:
+                sys.settrace(None)
+                error = raised
+            interrupted = error is not None
+            Call(take, watcher._lock()).result()
+    finally:
+        q.close()
+    assert point > 10
 
 
 def test_an_interpreter_ends_with_its_watchers_running(engine: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import PATIENCE, Call, asleep, python, run_python, wait_until
 
-from shmqueue import ShmQueue
+from shmqueue import ShmQueue, threads
 from shmqueue.segment import holders_of, path_of
 from shmqueue.segment.files import changing
 from shmqueue.threads import Guard, WeakRegistry
@@ -405,6 +405,71 @@ class TestGuard:
         thread.join()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
+    @pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+    def test_a_fork_that_a_signal_interrupts_leaves_it(self, moment: str) -> None:
+        """The handler is called by the first Python code that runs then, and raises in it."""
+        code = """
+import ctypes, os, signal, sys, threading
+from functools import partial
+from shmqueue.threads import Guard, forks_wait
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGUSR1, interrupt)
+sys.unraisablehook = lambda raised: None  # that of a hook which is interrupted before it has begun
+send = partial(ctypes.PyDLL(None).kill, os.getpid(), signal.SIGUSR1)  # os.kill() calls the handler itself
+guard = Guard()
+if sys.argv[1] == "before":
+    forks_wait(guard)
+    os.register_at_fork(before=send)  # the last to be registered is the first to be called
+else:
+    os.register_at_fork(after_in_parent=send)
+    forks_wait(guard)
+try:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+except KeyboardInterrupt:
+    child = -1
+os.waitpid(child, 0)
+free = []
+thread = threading.Thread(target=lambda: free.append(guard().acquire(timeout=1)))
+thread.start()
+thread.join()
+print(free)
+"""
+        assert run_python(code, moment) == "[True]\n"
+
+    def test_a_guard_that_is_not_left_in_time_is_not_left_by_the_fork(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(threads, "_FORK_PATIENCE", 0.01)
+        guard = Guard()
+        threads.forks_wait(guard)
+        entered, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with guard():
+                entered.set()
+                leave.wait(PATIENCE)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        entered.wait(PATIENCE)
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert not guard().acquire(False)
+        leave.set()
+        thread.join()
+        with guard():
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            assert guard()._is_owned()  # type: ignore[attr-defined]
+        assert not guard()._is_owned()  # type: ignore[attr-defined]
+
     def test_the_end_of_the_interpreter_does_not_wait_for_a_daemon_thread(self) -> None:
         code = """
 import os, sys, threading, types
@@ -429,6 +494,17 @@ sys.modules["last"] = types.ModuleType("last")
 sys.modules["last"].last = AtTheEnd()
 """
         assert run_python(code) == "got it"
+
+
+def test_a_daemon_thread_runs_when_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Python 3.10 one that has not begun at the end of the interpreter crashes it."""
+    started: list[Callable[[], None]] = []
+    monkeypatch.setattr(threads._real_thread, "start_new_thread", lambda run, arguments: started.append(run))
+    call = Call(threads.start_daemon_thread, bool)
+    call.join(1.0)
+    assert call.is_alive(), "it did not wait for the thread"
+    started[0]()
+    call.result()
 
 
 def test_a_registry_may_change_while_one_looks_at_it() -> None:

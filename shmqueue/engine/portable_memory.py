@@ -38,6 +38,8 @@ _SPARE = 4
 class RingMemory:
     """The memory of one segment's ring, as one handle sees it. ``map`` is the whole file."""
 
+    _duplicate: Descriptor | None = None  # until it is mapped, which can fail
+
     def __init__(self, segment: Segment) -> None:
         shape = segment.header.shape
         if not 0 <= shape.initial <= shape.capacity > 0 or shape.data_size != LeaseArea.data_size(shape.capacity):
@@ -46,7 +48,6 @@ class RingMemory:
         self.is_elastic = shape.initial > 0
         self.room = Room(shape.initial or shape.capacity, shape.capacity)
         self.leases = LeaseArea(shape.capacity)
-        self._duplicate: Descriptor | None = None  # until it is mapped, which can fail
         with changing(), segment.descriptor_to_map() as fd:
             self.map, self._duplicate = _map(fd, segment.file_size)
 

@@ -7,9 +7,13 @@ import os
 __all__ = ["at_least"]
 
 _MOST = 10.0
+_MOST_MORE = 300.0  # seconds: what hangs must not take longer because of what hung before it and still computes
 _CROWD = min(_MOST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)))
 
 
 def at_least(seconds: float) -> float:
-    """The limit on an idle machine, in seconds; so many times longer as this one has more to do than processors."""
-    return round(seconds * _CROWD, 1)
+    """The limit on an idle machine, in seconds; so many times longer as this one has more to do than processors.
+
+    Never more than 10 times, nor more than 300 s longer.
+    """
+    return round(min(seconds * _CROWD, seconds + _MOST_MORE), 1)

@@ -88,8 +88,19 @@ _MUTANTS_OF_OLD_PYTHONS = (
         "    return 0;",
     ),
 )
-MUTANTS = _MUTANTS if sys.version_info >= (3, 12) else _MUTANTS + _MUTANTS_OF_OLD_PYTHONS
-"""Since Python 3.12 the collector runs between bytecodes only, and need not be switched off."""
+_MUTANTS_WITHOUT_MEMORY = (
+    Mutant(
+        "portable lock kept when there is no memory to release it",
+        "shmqueue/engine/portable.py",
+        "owner.let_go(hold)",
+        "pass",
+        engine="portable",
+    ),
+)
+MUTANTS = _MUTANTS if sys.version_info >= (3, 12) else _MUTANTS + _MUTANTS_OF_OLD_PYTHONS + _MUTANTS_WITHOUT_MEMORY
+"""Since Python 3.12 the collector runs between bytecodes only, and need not be switched off; and the interpreter does
+not survive it when the portable engine has no memory.
+"""
 
 _PATIENCE = at_least(40.0)  # seconds beyond its share after which a check counts as hung
 

@@ -169,10 +169,9 @@ def _interrupt_life(target: Target, what: str, point: int, outcome: Outcome) -> 
     injection = Interrupt(point, (0, 0, 0))
     call = partial(target.make, name) if queue is None else partial(target.close, queue)
     _, error = injection.run_plain(call)
-    interrupted = error is not None
-    if interrupted and _is_the_interpreters_own(error):
+    if error is not None and _is_the_interpreters_own(error):
         outcome.count("interruptions that no real one can be")
-    elif interrupted and not isinstance(error, KeyboardInterrupt):
+    elif error is not None and not isinstance(error, KeyboardInterrupt):
         outcome.fault(f"{what}, interrupted at {injection.where}, raised {error!r:.150}")
     error = None
     if queue is not None:
@@ -188,4 +187,4 @@ def _interrupt_life(target: Target, what: str, point: int, outcome: Outcome) -> 
     if other is not None:
         target.close(other)
     outcome.note_worst("worst number of descriptors", before)
-    return interrupted
+    return injection.is_reached

@@ -89,10 +89,19 @@ class Interrupt:
         self._queue = queue
         return self.run_plain(lambda: call.run(queue))
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether the call had that many instructions. What a finalizer raises does not come out of the call."""
+        return self._left < 0
+
     def run_plain(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         result, error = None, None
+        # Kept until the end: to call the trace function CPython 3.11 makes a frame object, which may collect garbage.
+        # If a weak reference's callback is traced then, and raises, the interpreter drops the trace function and calls
+        # it all the same: without this reference it is freed memory.
+        enter = self._enter
         try:
-            sys.settrace(self._enter)
+            sys.settrace(enter)
             result = next(_alone(call))
             sys.settrace(None)
         except BaseException as raised:
@@ -146,7 +155,8 @@ class Trial:
             point = through = 0
             step = 1
             while through < _GOES_THROUGH and len(self.outcome.faults) < _ENOUGH:
-                raised = self._inject(call, lambda before, p=point, a=for_a_while: NoMemory(p, a))
+                self._has_garbage = True  # a collection empties the free lists, from which tuples need no allocation
+                _, raised = self._inject(call, lambda before, p=point, a=for_a_while: NoMemory(p, a))
                 self.outcome.count("allocations that failed", raised)
                 through = 0 if raised else through + 1
                 step = 2 * step if time.monotonic() > deadline else 1
@@ -155,14 +165,15 @@ class Trial:
     def interrupts(self, call: Call, points: Iterator[int]) -> None:
         """KeyboardInterrupt at the given points, until the call goes through."""
         for point in points:
-            if len(self.outcome.faults) >= _ENOUGH or not self._inject(
-                call, lambda before, p=point: Interrupt(p, before)
-            ):
+            if len(self.outcome.faults) >= _ENOUGH:
+                return
+            injection, _ = self._inject(call, lambda before, p=point: Interrupt(p, before))
+            if not injection.is_reached:
                 return
             self.outcome.count("instructions interrupted")
 
-    def _inject(self, call: Call, how: Callable[[Counts], Any]) -> bool:
-        """One exception, and a look at everything. Returns whether the call raised."""
+    def _inject(self, call: Call, how: Callable[[Counts], Any]) -> tuple[Any, bool]:
+        """One exception, and a look at everything. Returns the injection, and whether the call raised."""
         self.fill(call)
         if self._has_garbage:
             gc.collect()
@@ -194,7 +205,7 @@ class Trial:
         if kept:
             self.outcome.fault(f"{where}: the references to its items have changed: {kept}")
         self._judge(call, where, before, injection, raised, result)
-        return raised
+        return injection, raised
 
     def _judge(self, call: Call, where: str, before: Counts, injection: Any, raised: bool, result: Any) -> None:
         after = counts_of(self.queue)

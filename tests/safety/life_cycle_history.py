@@ -6,7 +6,8 @@ the close, or the death). All processes read the same clock.
 
 1. Two that hold for sure at the same time hold the same incarnation: else there are two live queues under one name.
 2. An open finds nothing only if there was a moment in it at which nobody held for sure.
-3. An open finds that the name is in use only if somebody else perhaps held it in that time.
+3. An open finds that the name is in use only if another one perhaps held it in that time, or if the last holder before
+   was perhaps killed: then the queue stays with the items that are in it.
 4. A worker that closes has seen the queue empty: each item that it has put was taken once, from the incarnation it was
    put into, or was with a worker that was killed in a get.
 """
@@ -130,9 +131,15 @@ class History:
     def faults(self) -> Iterator[str]:
         yield from self._faults_of_pairs()
         for session in self.sessions:
-            if session.result == "exists" and not session.company:
+            if session.result == "exists" and not session.company and not self._is_perhaps_orphaned(session.began):
                 yield "a name was in use, and nobody used it"
         yield from self._faults_of_items()
+
+    def _is_perhaps_orphaned(self, moment: int) -> bool:
+        """Whether the last holder that had ended before was perhaps one that was killed."""
+        before = [each for each in self.sessions if each.result in {"held", "killed"} and each.ended <= moment]
+        last = max((each.about_to_end or each.began for each in before), default=0)
+        return any(not each.closed for each in before if each.ended >= last)
 
     def _faults_of_pairs(self) -> Iterator[str]:
         """Of all sessions that perhaps held at the same time."""
