@@ -60,7 +60,7 @@ def test_includes_go_downwards_only() -> None:
     assert upwards == []
 
 
-FUNCTION = re.compile(r"^(?!#)\w[\w *]*?\b(\w+)\([^;{}]*\)\n\{", re.MULTILINE)
+FUNCTION = re.compile(r"^(?!#|typedef)\w[\w *]*?\b(\w+)\([^;{}=]*\)\s*\{", re.MULTILINE)
 
 
 def test_no_two_functions_share_a_name() -> None:

@@ -96,6 +96,7 @@
  *      LEASE_WRITING, which names the same process by the same token, and goes on.  That process finds the entry by
  *      these and makes it RETURNED or FREE, by rule 13; if the process has ended, others make it FREE when they check
  *      the holders.  clear() does the same, and drops the records before and behind it.
+ *      A process that finds its reservation before get.next, and no entry, was taken for dead: it writes nothing more.
  *  21. A getter that reaches a committed one goes on to the record behind it; one that reaches an abandoned one skips
  *      both and counts the item as done, in one commit.
  */
