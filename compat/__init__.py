@@ -14,7 +14,7 @@ def install() -> None:
     """Make ``multiprocessing``'s Queue, JoinableQueue and SimpleQueue, of every context, those of this package.
 
     Processes started afterwards have it too, whatever their start method. What ``from multiprocessing import Queue``
-    bound before stays what it is, and so do the classes in ``multiprocessing.queues``. Again is harmless.
+    bound before does not change, nor do the classes in ``multiprocessing.queues``. Idempotent.
     """
     from ._install import install
 
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undo ``install()``. Queues that were made stay what they are. Again is harmless."""
+    """Undo ``install()``. Existing queues do not change. Idempotent."""
     from ._install import uninstall
 
     uninstall()

@@ -92,7 +92,7 @@ class Reader(_End):
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether there is something to take, waiting ``timeout`` seconds for it at most, None for ever.
 
-        While this process holds the lock of the readers nobody else takes it from under the one who was told so.
+        While this process has the lock of the readers, no other process can take the item that made it return True.
         """
         port = self._open_port()
         if port.has_reserved():
@@ -169,8 +169,8 @@ class Writer(_End):
 class ReadersLock:
     """The lock around the end from which items come, of this process only.
 
-    A get needs no lock. Who takes this one wants ``poll`` and ``recv`` to go together, as ``Pool`` when it empties its
-    queue of tasks while the workers go on: so ``poll`` takes what it tells of.
+    A get needs no lock. A caller that takes this one wants ``poll`` and ``recv`` to go together, as ``Pool`` when it
+    empties its queue of tasks while the workers go on: so ``poll`` takes the item that it reports.
     """
 
     def __init__(self, reader: Reader) -> None:

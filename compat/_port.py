@@ -62,7 +62,7 @@ def open_port(
     """
     is_private = name is None
     if is_private and keep:
-        raise ShmQueueValueError("keep=True needs a name: nobody could ever open a queue without one again")
+        raise ShmQueueValueError("keep=True needs a name: a queue without one can never be opened again")
     name = f"unnamed-{os.getpid()}-{os.urandom(8).hex()}" if name is None else name
     return Port(
         open_handle(
@@ -158,8 +158,9 @@ class Port:
     def put_back(self) -> None:
         """Put the reserved record at the queue's end, whether this process still puts or not.
 
-        Without room a thread does it as soon as there is some: whoever makes it may be waiting for the caller. After
-        the queue was shut down nothing can be put: the record stays reserved, for the next ``recv`` of this process.
+        Without room a thread does it as soon as there is some: the process that makes it may be waiting for the
+        caller. After the queue was shut down nothing can be put: the record stays reserved, for the next ``recv`` of
+        this process.
         """
         record = self.take_reserved()
         if record is not None and not self._has_put_back(record):
@@ -185,7 +186,7 @@ class Port:
         try:
             if not self.engine.put(*record, False, None):
                 return False
-            self.engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
+            self.engine.task_done()  # it counts as a new item, and the one that was taken as processed
         except ShmQueueFull:
             return False  # another process has the lock
         except ShmQueueShutDown:

@@ -52,7 +52,7 @@ class Queue(Parts, _StdlibQueue[T]):
             passed on.
         max_bytes: most bytes of items, at which put blocks as if the queue were full; None or 0, all the memory that
             the file system of the segments has.
-        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and its creator
             decides.
         ctx: accepted as the standard class does; these queues are the same in all contexts.
     """
@@ -201,7 +201,7 @@ class Queue(Parts, _StdlibQueue[T]):
         Raises:
             queue.Empty: there was none in time.
             ValueError: the queue was closed in this process.
-            queue.Full: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            queue.Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
         if timeout is not None:
@@ -256,7 +256,7 @@ class JoinableQueue(Queue[T], _StdlibJoinableQueue[T]):
     """``multiprocessing.JoinableQueue`` in shared memory."""
 
     def task_done(self) -> None:
-        """Say that an item taken is dealt with, in whichever process.
+        """Mark one retrieved item as processed, in whichever process it was taken.
 
         Raises:
             ValueError: more often than items were put, or the queue was closed in this process.

@@ -1,7 +1,7 @@
 """Items to records and back, as the adapters promise it: what comes back is what was put, as pickle would have it.
 
 msgpack (record method 0) is used only for exact None, bool, int of 64 bits, float, str and bytes, and by the native
-engine (methods 0 and 2) for lists, dicts and tuples of those, up to 64 KiB, in which none of these stands twice; pickle
+engine (methods 0 and 2) for lists, dicts and tuples of those, up to 64 KiB, in which none of these occurs twice; pickle
 (method 1, or 3 with buffers beside it) for all else.
 Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of pickling and
 unpickling are raised as they are.

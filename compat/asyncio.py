@@ -275,7 +275,7 @@ class Queue(Ported, Generic[T]):
                 in it.
 
         Raises:
-            ShmQueueFull: the dead-letter queue has no room; the item was given back.
+            ShmQueueFull: the dead-letter queue has no room; the item was requeued.
             QueueShutDown: as ``get``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """

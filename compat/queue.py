@@ -125,7 +125,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
             creator's ``maxsize`` and ``max_bytes`` hold. None, it can only be passed on.
         max_bytes: most bytes of items, at which put blocks as if the queue were full; None or 0, all the memory that
             the file system of the segments has.
-        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and who creates it
+        keep: True, the queue outlives its holders, until ``shmqueue rm``; needs a name, and its creator
             decides.
 
     Warns:
@@ -234,7 +234,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
 
         Raises:
             Empty, ShutDown: as ``get``.
-            Full: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
         if timeout is not None:
@@ -249,7 +249,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
         return self.qsize() >= self.maxsize > 0
 
     def task_done(self) -> None:
-        """Say that an item taken is dealt with, in whichever process.
+        """Mark one retrieved item as processed, in whichever process it was taken.
 
         Raises:
             ValueError: more often than items were put.

@@ -1,4 +1,4 @@
-"""What workers do with leases. They keep them; whoever directs the worker knows a lease by its number."""
+"""What workers do with leases. They keep them; the director of the workers knows a lease by its number."""
 
 from __future__ import annotations
 

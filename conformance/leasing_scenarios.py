@@ -134,7 +134,7 @@ def _joined(scene: Scene) -> None:
         else:
             _ack(scene, key, holder, numbers[1])
         for item in (2, 3):
-            waits(f"{item} was not dealt with")
+            waits(f"{item} was not acknowledged")
             if item == 2:
                 reply = require(scene, key, "get", other.call, 0, "get")
                 scene.check(key, reply.value == item, f"got {reply} instead of {item}")

@@ -65,7 +65,7 @@ class Stage:
         self._team = Team(self._queues, self._target.context(), WORKERS)
 
     def close(self) -> None:
-        """End the workers and give up the queues."""
+        """End the workers and close the queues."""
         if self._team is not None:
             self._team.close()
             self._team = None

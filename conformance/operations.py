@@ -73,7 +73,7 @@ class Log:
         return min(operation.invoked for operation in self._history)
 
     def tell(self, operation: Operation) -> str:
-        """Who did it, and when."""
+        """Which worker did it, and when."""
         since = f"{(operation.invoked - self._start) / 1e6:.6f}"
         if operation.returned is None:
             return f"worker {operation.worker} (from {since} ms on)"

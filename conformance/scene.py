@@ -34,7 +34,7 @@ class Scene:
 
     @contextlib.contextmanager
     def queue(self, maxsize: int = 0, name: str | None = None) -> Iterator[Any]:
-        """A queue, given up at the end."""
+        """A queue, closed at the end."""
         queue = self.target.make(self.profile, maxsize, name)
         try:
             yield queue

@@ -69,7 +69,7 @@ class Target:
         return profile.make(self.factory(), maxsize, name)
 
     def dispose(self, profile: Profile, queue: Any) -> None:
-        """Give up a queue that was made here, whatever has become of it."""
+        """Close a queue that was made here, whatever its state."""
         with contextlib.suppress(Exception):
             if hasattr(queue, "cancel_join_thread"):
                 queue.cancel_join_thread()

@@ -162,7 +162,7 @@ class Trial:
         if self._profile.is_pipe and (len(self.model.items) >= 8 or len(pickle.dumps(value)) > 4096):
             return  # it may have to wait there, or not
         if self._profile.reordering and self._is_queued_by_another(worker, value):
-            return  # when it comes out, nobody could say whose it was
+            return  # when it comes out, its producer would be unknown
         if form == "plain" and must_wait:
             self.start_put(worker, value)
             return
@@ -409,7 +409,7 @@ class Trial:
             self.check(method, holds, f"{what}: {reply}")
 
     def task_done(self, worker: int) -> None:
-        """Say that an item is dealt with."""
+        """Mark one retrieved item as processed."""
         reply = self._call(worker, "task_done")
         if self.model.unfinished:
             self.check("unfinished", not reply.errors, f"task_done() with {self.model.unfinished} unfinished: {reply}")
@@ -494,7 +494,7 @@ class Trial:
         self._give_back_all_of(worker, "lease-requeued")
         reply = self._call(worker, "put", 1, hang="close")
         self.check("close", error in reply.errors, f"a put after {method}(): {reply}")
-        if not (self._profile.is_pipe and self._of("get")):  # who waits there holds the lock that a get takes first
+        if not (self._profile.is_pipe and self._of("get")):  # a waiting call has the lock that get takes
             reply = self._call(worker, "get", hang="close")
             self.check("close", error in reply.errors, f"a get after {method}(): {reply}")
         if not self.is_over:

@@ -1,4 +1,4 @@
-"""Workers: processes (or threads, for a queue that knows only those) that do with queues what they are told.
+"""Workers: processes (or threads, for a queue that knows only those) that carry out operations on queues.
 
 A worker is started with a whole batch of queues and lives for many examples, so that an example costs messages and not
 processes. It carries out a call at once and answers, or starts it in a thread of its own and answers when it returns.
@@ -165,7 +165,7 @@ class _ThreadLink:
 
 
 class Worker:
-    """One worker, seen from the one who directs it."""
+    """One worker, as its director sees it."""
 
     def __init__(self, queues: Sequence[Any], context: Any | None) -> None:
         self._process: Any = None
@@ -297,4 +297,4 @@ class Team:
         """End all workers."""
         for worker in self.workers:
             worker.abandon()
-        self.workers, self._queues = [], ()  # whoever still knows this team does not keep the queues alive
+        self.workers, self._queues = [], ()  # a reference to this team must not keep the queues alive

@@ -1,8 +1,8 @@
 """``multiprocessing.connection.wait`` sees queues as they are when it returns.
 
-A watcher's thread needs some microseconds to hear of what another process put. Who waits for a queue and for the end of
-the process that puts there, as ``ProcessPoolExecutor`` does, would now and then be told of the end alone: with a pipe,
-what was sent before is readable before. So the selector inside ``wait`` looks at the queues once more.
+A watcher's thread notices an item of another process some microseconds late. A program that waits for a queue and for
+the end of the process that puts there, as ``ProcessPoolExecutor`` does, would sometimes see the end alone: with a pipe,
+what was sent before is readable before. So the selector inside ``wait`` checks the queues once more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Giving up handles when the process is told to end by a signal, or by a console event on Windows.
+"""Closing handles when a signal, or a console event on Windows, asks the process to end.
 
 Handlers are installed once for all queues. They close what is still open, then hand over to the handler that was there
 before; where that was the default one, it is put back and the signal raised again, so that the process ends as the
@@ -29,14 +29,14 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 def close_on_signals(queue: _Closable) -> None:
-    """Have ``queue.shutdown()`` called when the process is told to end.
+    """Have ``queue.shutdown()`` called when a signal asks the process to end.
 
     Raises:
         ValueError: called outside of the main thread, where Python allows no signal handlers.
     """
     for number in _SIGNALS:
         current = signal.getsignal(number)
-        if current not in (_on_signal, signal.SIG_IGN):  # who ignores a signal (nohup) goes on, with its queues
+        if current not in (_on_signal, signal.SIG_IGN):  # an ignored signal (nohup) ends nothing
             signal.signal(number, _on_signal)
             _earlier[number] = current
     if os.name == "nt":

@@ -54,7 +54,7 @@ class Limit:
             loan.give_back()
             raise ShmQueueFull(
                 f"the dead-letter queue has no room for an item of queue {self._name!r} that was handed out "
-                f"{loan.attempt} times ({str(error) or type(error).__name__}); the item was given back: "
+                f"{loan.attempt} times ({str(error) or type(error).__name__}); the item was requeued: "
                 "take items from the dead-letter queue"
             ) from error
         except BaseException:
@@ -133,7 +133,7 @@ def lend_within(
 
 
 def _put_record_of(dead_letter: Any) -> Callable[[int, bytes, bool, float | None], bool] | None:
-    """What puts a record, of a queue of this package whose ``put`` nobody has replaced."""
+    """The function that puts a record, for a queue of this package whose ``put`` is not replaced."""
     if "put" in getattr(dead_letter, "__dict__", ()):
         return None
     for owner in type(dead_letter).__mro__:

@@ -1,4 +1,4 @@
-"""One process's handle on a queue: how it is opened, how it travels to other processes, and how it is given up.
+"""One process's handle on a queue: how it is opened, how it travels to other processes, and how it is closed.
 
 Everything that looks like a queue (``ShmQueue``, the adapters in ``shmqueue.compat``) holds one of these and adds how
 items become bytes. It knows names, segments and engines, and nothing of items.
@@ -62,7 +62,7 @@ def open_handle(
     """Create the queue called ``name``, or attach to it; arguments as those of ``ShmQueue``.
 
     Args:
-        threshold: a put blocks while the queue holds so many bytes or more; 0, it does not.
+        threshold: a put blocks while this number of bytes is in the queue; 0, no limit.
         private: nobody else knows the name, so the queue can be swept as soon as no process has it open.
         log_file: where to log references; None, nowhere.
 
@@ -189,9 +189,9 @@ class Handle:
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``.
 
-        A child that is being started gets the segment's very descriptor along, which holds its lock: so the queue lives
-        on if this process gives it up before the child has come so far. Otherwise the segment is told that the queue is
-        in transit, and outlives its last holder for half a minute at most.
+        A child that is being started receives the descriptor of the segment that has its lock: so the queue continues
+        to exist if this process closes it before the child has opened it. Otherwise a note in the segment says that the
+        queue is in transit, and it outlives its last holder for half a minute at most.
         """
         self.require_open()
         held = note = None
@@ -206,8 +206,8 @@ class Handle:
     def arrive(cls, travel: Travel, log_file: str | None = None) -> Handle:
         """Attach to the very queue that was pickled; its engine is used, whatever the environment says here.
 
-        A queue that cannot be had here is no error yet: whoever unpickles it, such as a thread of a ``Pool``, may not
-        live through one. The handle that is returned then raises in every use of it.
+        A queue that cannot be opened here is no error yet: the thread that unpickles it, such as one of a ``Pool``, may
+        not survive one. The handle that is returned then raises in every use of it.
         """
         name, path, incarnation, held, note = travel
         try:
@@ -287,7 +287,7 @@ class _GrowthLog:
             return
         logging.getLogger("shmqueue").warning(
             "queue %r cannot grow (%s): %s; puts block until items are taken or memory is freed "
-            "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)",
+            "(containers often have 64 MiB, which --shm-size changes)",
             self._name,
             os.strerror(error),
             _memory_left(self._path),

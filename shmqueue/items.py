@@ -80,7 +80,7 @@ class PutItem(Protocol):
         item: the item.
         block, timeout: as for ``Engine.put``.
         as_pickle: whether only what comes back as from pickle is put: exact None, bool, int, float, str and bytes, and
-            perhaps lists, dicts and tuples of those in which none of these stands twice. Else: any plain item, see
+            perhaps lists, dicts and tuples of those in which none of these occurs twice. Else: any plain item, see
             ``shmqueue.plain``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Pickle with large buffers beside it (PEP 574), so that each is copied once on its way in and once on its way out.
+"""Pickle with large buffers beside it (PEP 574), so that put and get copy each of them once.
 
 A payload of this kind is  buffers | pickle | u64 index[count] | u32 count . Each buffer begins at a multiple of 64
 bytes from the payload's start; its index entry is its length in bytes. (The pickle itself says which of them it wants

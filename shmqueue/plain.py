@@ -140,8 +140,8 @@ _SINGLE = 1 + sum(map(_count_references, [[]]))
 def _depth(item: Any) -> int:
     """How deep containers are nested in one; the packer looks at all else.
 
-    It goes by levels, each of which the collector lists at once, which is the fastest way without C. (Keys of a dict
-    are not listed if all of them are strings, as no containers are among them.)
+    It works level by level, each of which the collector lists at once, which is the fastest way without C. (Keys of a
+    dict are not listed if all of them are strings, as no containers are among them.)
     """
     containers = _CONTAINERS
     level: list[Any] = [item]

@@ -1,6 +1,6 @@
 """ShmQueue: objects in, objects out, between processes that share a name.
 
-This is the storey where names, serialization, and bytes meet: ``shmqueue.segment`` finds the memory,
+This is the layer where names, serialization, and bytes meet: ``shmqueue.segment`` finds the memory,
 ``shmqueue.serialization`` turns items into bytes, ``shmqueue.engine`` moves those. It knows no layout and no lock.
 """
 
@@ -74,7 +74,7 @@ class ShmQueue(QueueBase, Generic[T]):
     user who called sudo, or the real user of this process, and has that queue open, creating one logs a warning on the
     logger ``shmqueue``; of further users only now and then. Whose a queue is, and where, is decided when it is opened:
     a process that becomes another user goes on using it. What is not possible then raises ``ShmQueueRefusedError``,
-    which says whose the queue is: to open it anew, and with the portable engine to use it in a child that is started
+    which names the queue's owner: to open it anew, and with the portable engine to use it in a child that is started
     afterwards.
 
     Args:
@@ -90,10 +90,10 @@ class ShmQueue(QueueBase, Generic[T]):
         keep: True, the queue and its items outlive its holders, until ``unlink()`` or ``shmqueue rm`` removes them (or
             the machine restarts, in /dev/shm). Otherwise the queue exists while at least one process has it open; when
             the last one closes it or exits, its items are dropped, which is logged (logger ``shmqueue``) and, before
-            the interpreter's end, a ``ResourceWarning``. What processes that were killed leave is there for whoever
-            opens the queue next. Whoever opens the queue first decides for all.
-        allow_pickle: False refuses pickle in both directions, for queues on which not everybody is trusted.
-        track_resources: accepted for compatibility and without effect: the kernel counts who holds a segment, so the
+            the interpreter's end, a ``ResourceWarning``. The items that killed processes leave are there for the next
+            process that opens the queue. The process that creates the queue decides for all.
+        allow_pickle: False refuses pickle in both directions, for queues whose users do not all trust each other.
+        track_resources: accepted for compatibility and without effect: the kernel counts a segment's holders, so the
             resource tracker of ``multiprocessing``, which would free it under its users, is never told of it.
         logger: where to report what is not an error, at debug level.
         debug_ref_to_file_log: True appends a line of JSON for each create, attach and shutdown to a file in the
@@ -372,7 +372,7 @@ class ShmQueue(QueueBase, Generic[T]):
 
         Raises:
             ShmQueueEmpty, ShmQueueShutDown: as ``get``.
-            ShmQueueFull: ``dead_letter`` has no room; the item was given back. As with any exception of its ``put``.
+            ShmQueueFull: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
@@ -416,7 +416,7 @@ class ShmQueue(QueueBase, Generic[T]):
     # ---- what is finished ----
 
     def task_done(self) -> None:
-        """Say that an item taken is dealt with.
+        """Mark one retrieved item as processed.
 
         Raises:
             ShmQueueValueError: more often than items were put.
@@ -624,7 +624,7 @@ class ShmQueue(QueueBase, Generic[T]):
         return descriptor.fileno()
 
     def unlink(self) -> None:
-        """Take the name away now. Those who hold the queue go on; the next one to use the name makes a new one."""
+        """Remove the name now. Its holders go on using the queue; the next one to use the name makes a new queue."""
         self._handle.require_open()
         self._segment.unlink()
 
@@ -636,7 +636,7 @@ class ShmQueue(QueueBase, Generic[T]):
         self.close()
 
     def set_console_handlers(self, register_atexit: bool = False) -> None:
-        """Give up this handle when the process is told to end by SIGINT, SIGTERM or SIGHUP (console events on Windows).
+        """Close this handle when SIGINT, SIGTERM or SIGHUP (console events on Windows) asks the process to end.
 
         The handlers that were there run afterwards, and the process ends as the signal says. The kernel frees what a
         killed process held in any case; this only does it at once.

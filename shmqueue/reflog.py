@@ -1,4 +1,4 @@
-"""The debug log of references: who created, attached to and gave up a queue, one JSON object a line.
+"""The debug log of references: which process created, attached to and closed a queue, one JSON object a line.
 
 A line is appended with a single write to a file opened for appending, so lines of many processes never mix and the
 file can be read while they write. A line that something else left there is passed over, and a log that cannot be

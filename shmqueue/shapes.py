@@ -55,7 +55,7 @@ class Asked(NamedTuple):
         """The shape of a new queue.
 
         Args:
-            threshold: a put blocks while the queue holds so many bytes or more; 0, it does not.
+            threshold: a put blocks while this number of bytes is in the queue; 0, no limit.
         """
         start = _whole_pages(self.buffer_size or _FIRST_SIZE)
         if self.max_bytes:

@@ -145,7 +145,7 @@ class Watcher:
             self._signal.close()
 
     def _under_lock(self, act: Callable[[bool], None]) -> None:
-        """Call ``act`` with the lock held, or without it where waiting for it could be for ever: it is told which.
+        """Call ``act`` with the lock held, or without it where waiting could last for ever: it receives which.
 
         A thread that looks may collect a queue, which waits for ``changing``. So a thread that has ``changing``, in a
         signal handler or finalizer, does not wait for that one.
@@ -371,7 +371,7 @@ class _Signal:
             return
         number = (self._to_write if readable else self._to_read).number
         if number < 0:
-            self.is_set = readable  # as if it were there: whoever waits for a change must not look without a pause
+            self.is_set = readable  # as if it were there: a loop that waits for a change must not spin
             return
         self.is_set = None  # neither: should a signal handler raise half-way, the next call puts it right
         if readable:

@@ -12,7 +12,7 @@ from shmqueue.cli.bench.drivers import Driver, Plan, Receiver, Sender
 
 
 class _Standard(Driver):
-    """A queue that does right, but for what a subclass makes of its items on their way out."""
+    """A correct queue, except for what a subclass does to its items when they are taken."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)

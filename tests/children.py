@@ -146,7 +146,7 @@ def make_queue_and_leave(carrier: Any, directory: str, method: str) -> None:
     from shmqueue.compat import multiprocessing as mp
 
     q = mp.get_context(method).Queue()
-    q.put("from one who left")
+    q.put("from one that left")
     carrier.put(q)
     while not q.empty():  # the parent takes it when it has the queue
         time.sleep(0.001)
@@ -250,7 +250,7 @@ def close_writer_and_be_killed(q: Any, ready: Any) -> None:
 
 
 def lease_and_wait(jobs: Any, told: Any) -> None:
-    """Lease an item, tell who has it, and wait for the end."""
+    """Lease an item, say which process has it, and wait for the end."""
     lease = jobs.lease()
     told.put((os.getpid(), lease.item, lease.attempt))
     signal.pause()

@@ -94,7 +94,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def holder(name: str, items: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """Another program that has the queue open, with so many integers in it."""
+    """Another program that has the queue open, with ``items`` integers in it."""
     with python(HOLD, name, items) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
@@ -116,5 +116,5 @@ def remove_queue(name: str) -> None:
 
 
 def path_is_held_by(name: str, count: int) -> bool:
-    """Whether so many handles are open on the queue."""
+    """Whether ``count`` handles are open on the queue."""
     return len(segment.holders_of(segment.path_of(name))) == count

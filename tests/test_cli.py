@@ -39,7 +39,7 @@ STATUSES = ["0", "1", "2", "3", "4", "5", "6", "7", "64", "130", "141"]
 
 
 def on_terminal(*arguments: str, columns: int = 80) -> list[str]:
-    """The lines that a command writes on a terminal of so many columns."""
+    """The lines that a command writes on a terminal of ``columns`` columns."""
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     ours, theirs = pty.openpty()
     try:

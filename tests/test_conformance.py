@@ -88,7 +88,7 @@ def test_ours_keep_every_clause(spec: str, engine: str) -> None:
 
 
 class TestInOnesOwnTree(QueueConformance):
-    """What a user writes to test a queue of his own."""
+    """What a user writes to test another queue."""
 
     target = Target("queue:Queue", "threads")
     profile = PROFILES["queue.Queue"]

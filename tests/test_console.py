@@ -1,4 +1,4 @@
-"""Handles given up on signals, and the process still ends as the signal says."""
+"""Handles closed on signals, and the process still ends as the signal says."""
 
 from __future__ import annotations
 

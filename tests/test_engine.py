@@ -140,7 +140,7 @@ def test_bytes_that_contradict_themselves_poison_the_handle(
         "clear": fresh.clear,
         "put": lambda: fresh.put(b"z" * 4000, timeout=0),
     }
-    # Not every call looks at the damaged field, and some damage makes sense: what must not happen is anything else.
+    # Not every call reads the corrupted field, and some changes make sense: nothing else must happen.
     harmless = (shmqueue.ShmQueueFull, shmqueue.ShmQueueEmpty, shmqueue.ShmQueueDeserializationError)
     with contextlib.suppress(*harmless):
         try:

@@ -83,7 +83,7 @@ def write(path: str, module: str, method: str, body: str) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie, which it is until whoever adopted it looks."""
+    """Whether the process exists and is no zombie, which it is until the process that adopted it waits for it."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"

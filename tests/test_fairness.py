@@ -133,7 +133,7 @@ def test_put_without_waiting_says_full_only_if_it_is(make: Make) -> None:
 
 
 def test_a_claim_ends_when_nothing_is_taken(make: Make) -> None:
-    """Else nobody could put any more, though there is room, and whoever takes may have to put first."""
+    """Otherwise no put would succeed, though there is room, and the consumer may have to put first."""
     q = make(buffer_size=1 << 16)
     q.put(bytes(30_000))
     waiting = asleep(Call(q.put, bytes(40_000), timeout=PATIENCE))

@@ -285,7 +285,7 @@ def test_the_lock_of_the_readers_is_free_in_a_child(engine: str, kind: str) -> N
 
 
 def test_a_child_does_not_hold_what_is_just_being_collected(engine: str, name: str) -> None:
-    """Its copy of the handle is no longer to be had, so that nobody would close it at its end."""
+    """Its copy of the handle is unreachable, so that nothing would close it at its end."""
     ends: list[int] = []
 
     def fork(_: object) -> None:  # called before the finalizer that closes the queue, which is the older one

@@ -232,7 +232,7 @@ def test_per_producer_values_put_at_once_are_not_urgent() -> None:
     assert pattern([*at_once, *overtaken, pending_get(7), pending_get(20)], order=Order.PER_PRODUCER) is None
 
 
-# ---- what is told ----
+# ---- what is reported ----
 
 
 def test_a_violation_names_values_workers_and_times_since_the_start() -> None:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.thorough, pytest.mark.timeout(300)]
 
 
 def killed_at(line: int, action: Callable[[], object]) -> bool:
-    """Run the action in a forked child and kill that at so many lines of ``shmqueue.segment``. False: it was over."""
+    """Run the action in a forked child and kill it at that line of ``shmqueue.segment``. False: it ended before."""
     pid = os.fork()
     if pid == 0:
         left = line
@@ -50,7 +50,7 @@ def killed_at(line: int, action: Callable[[], object]) -> bool:
 
 
 def check(name: str, expected: tuple[int, ...]) -> None:
-    """The queue can be opened and works, with so many items in it, and its last holder leaves nothing behind."""
+    """The queue can be opened and works, with one of these numbers of items, and its last holder leaves nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         queue = ShmQueue(name)

@@ -41,7 +41,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
         It needs one piece of as many bytes as the queue can hold, between those that are in use.
         """
-        if engine.chosen() != "portable" or self.returned:  # what was given back has its place
+        if engine.chosen() != "portable" or self.returned:  # a requeued item has its place
             return False
         used = [len(item) for _, _, item, _ in self.leases]
         free = self.options.get("max_bytes", CAPACITY) - sum(used)

@@ -153,7 +153,7 @@ def test_dict_config_takes_our_queue_where_it_takes_the_standard_one(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_loguru_enqueues_in_our_context(method: str, tmp_path: Path) -> None:
-    """Its handler holds a lock while it puts, as does whoever waits for it to be complete, and its thread takes."""
+    """Its handler has a lock while it puts, as has a caller that waits for it to be complete, and its thread takes."""
     pytest.importorskip("loguru", reason="loguru is not installed")
     ran = run_program(PROGRAMS / "loguru_workers.py", method, "ours", within=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")

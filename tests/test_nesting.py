@@ -1,4 +1,4 @@
-"""Deeply nested items need no stack: a thread with a small one puts and takes them, or is told that it cannot."""
+"""Deeply nested items need no stack: a thread with a small one puts and takes them, or gets a clear error."""
 
 from __future__ import annotations
 

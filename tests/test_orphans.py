@@ -318,7 +318,7 @@ class TestReplacing:
 
 
 class TestAdopting:
-    """Whoever opens an orphan finds its items, wherever its holders lived."""
+    """A process that opens an orphan finds its items, wherever its holders lived."""
 
     @pytest.mark.parametrize("create", [None, False])
     def test_from_another_pid_namespace(self, engine: str, name: str, make: Make, create: bool | None) -> None:
@@ -419,6 +419,6 @@ os.waitpid(child, 0)
 
 @pytest.mark.usefixtures("engine")
 def test_a_queue_that_a_killed_child_held_last_is_removed_when_the_parent_ends(segment_directory: str) -> None:
-    """It has no name, so nobody could ever open it."""
+    """It has no name, so no process could ever open it."""
     assert run_python(INHERITED) == "True\n"
     assert os.listdir(segment_directory) == []

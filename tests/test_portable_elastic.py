@@ -1,4 +1,4 @@
-"""The portable engine's ring grows and shrinks, whoever dies or interrupts in the middle of it."""
+"""The portable engine's ring grows and shrinks, whichever process dies or is interrupted in the middle of it."""
 
 from __future__ import annotations
 
@@ -421,7 +421,7 @@ class TestInTheMiddle:
             seen = case.got + taken + drained(case.queue)
             assert len({number for number, _ in seen}) == len(seen), "a record came twice"
             everything = {*case.records, *case.after, *added}
-            assert set(seen) <= everything, "a record is damaged"
+            assert set(seen) <= everything, "a record is corrupted"
             if "clear" not in kind + inner:
                 assert set(seen) == everything
             if not reached:

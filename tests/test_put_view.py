@@ -102,7 +102,7 @@ def test_a_view_is_entered_once(make: Make) -> None:
         raise AssertionError
 
 
-# ---- who waits ----
+# ---- what waits ----
 
 
 def test_nobody_waits_for_who_writes(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""A segment's life: names, who may attach, who holds it, and that it is freed."""
+"""A segment's life: names, attaching, holders, and that it is freed."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ q.put(1)
             try:
                 os.close(write_end)
                 q.put("from the child")
-                os.read(read_end, 1)  # until the parent lets go
+                os.read(read_end, 1)  # until the parent closes its handle
                 q.put("again")
             finally:
                 os._exit(0)

@@ -1,4 +1,4 @@
-"""How large a queue is, who decides it, and what whoever asks for something else is told; on both engines."""
+"""How large a queue is, what decides it, and the warning for a process that asks for another size; on both engines."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ with shmqueue.ShmQueue("few") as q:
         assert run_python(code) == "1000000\n"
 
 
-# ---- who asks for something else ----
+# ---- a process that asks for another size ----
 
 OTHER_SHAPES: list[tuple[dict[str, int], dict[str, int], str]] = [
     ({"buffer_size": 8192}, {"buffer_size": 4096}, "buffer_size=8192, which holds: buffer_size=4096"),

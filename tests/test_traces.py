@@ -1,4 +1,4 @@
-"""Reading what the kernel tells of others: who maps a file, and who has it locked."""
+"""Reading what the kernel says of other processes: which of them map a file, and which have it locked."""
 
 from __future__ import annotations
 

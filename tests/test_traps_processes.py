@@ -213,7 +213,7 @@ def test_trap_19_after_the_process_that_made_it_has_ended(our_context: Opener, s
     child = our_context.Process(target=children.make_queue_and_leave, args=(carrier, segment_directory, method))
     with running(child):
         q = carrier.get(timeout=PATIENCE)
-        assert q.get(timeout=PATIENCE) == "from one who left"
+        assert q.get(timeout=PATIENCE) == "from one that left"
         succeed(child)
     assert q.get(timeout=PATIENCE) == "and more"
     q.put((1,))

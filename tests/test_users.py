@@ -1,4 +1,4 @@
-"""Queues and users: whose a queue is is decided when it is opened, and another user's queue is another one."""
+"""Queues and users: the owner of a queue is decided when it is opened, and another user's queue is another one."""
 
 from __future__ import annotations
 
@@ -383,7 +383,7 @@ def test_creating_a_name_that_another_user_has_open_warns(
     os.seteuid(0)
     os.setresuid({creator}, {creator}, 0)
     for number in range(2):
-        ours = ShmQueue(name)  # the second attaches, and is told nothing
+        ours = ShmQueue(name)  # the second attaches, without a warning
         first = ours if number == 0 else first
     ShmQueue(name + "-another").close()
     first.put("ours")

@@ -95,7 +95,7 @@ def _as_json(rounds: list[Measurement]) -> dict[str, Any]:
 
 
 class View(Protocol):
-    """Who is told how the demo goes."""
+    """Receives the progress of the demo."""
 
     def opening(self, setting: Setting) -> None:
         """It begins."""
@@ -104,7 +104,7 @@ class View(Protocol):
         """A round begins; rounds are counted from 1."""
 
     def progress(self, taken: int) -> None:
-        """So many items have arrived in this round."""
+        """``taken`` items have arrived in this round."""
 
     def done(self, measurement: Measurement) -> None:
         """The round is over."""
@@ -157,7 +157,7 @@ def _python() -> str:
 
 
 def _items_for(seconds: float, title: str, contestant: Contestant, trial: int, limit: float) -> int:
-    """How many items take about so many seconds, in a round number."""
+    """How many items take about ``seconds``, in a round number."""
     items = int(_measure(title, contestant, trial, limit, lambda taken: None).rate * seconds)
     return max(2, int(float(f"{items:.1e}")))
 

@@ -24,7 +24,7 @@ def main() -> None:
     try:
         outcome = consume(queue.get, int(sys.argv[2]), report=lambda taken: None)  # the demo reads the queue's counters
     except ShmQueueNotInitializedError:
-        watcher.join()  # the queue was given up because the demo is gone
+        watcher.join()  # the queue was closed because the demo is gone
         return
     print(json.dumps(outcome), flush=True)
     queue.shutdown()

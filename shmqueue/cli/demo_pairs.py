@@ -43,13 +43,13 @@ class Child(Protocol):
     role: str
 
     def receive(self, timeout: float) -> Any:
-        """The next message, None if there is none within so many seconds."""
+        """The next message, None if there is none within ``timeout`` seconds."""
 
     def go(self) -> None:
         """Tell it to begin."""
 
     def wait(self, timeout: float) -> int | None:
-        """Its exit status, None if it still runs after so many seconds; negative, the signal that ended it."""
+        """Its exit status, None if it still runs after ``timeout`` seconds; negative, the signal that ended it."""
 
     def end(self) -> None:
         """Kill it, if it still runs, and wait for that."""

@@ -24,7 +24,7 @@ def main() -> None:
     try:
         produce(queue.put, int(sys.argv[2]))
     except ShmQueueNotInitializedError:
-        watcher.join()  # the queue was given up because the demo is gone
+        watcher.join()  # the queue was closed because the demo is gone
         return
     queue.shutdown()
 

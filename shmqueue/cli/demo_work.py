@@ -65,7 +65,7 @@ def end_with_parent(wait: Callable[[], object], give_up: Callable[[], object]) -
         give_up: called then, before the process ends.
 
     Returns:
-        The thread. Whoever notices that something was given up joins it and does not come back: if the interpreter
+        The thread. A caller that finds a handle closed joins it and does not return: if the interpreter
         ended first, it would stop the thread half-way.
     """
 

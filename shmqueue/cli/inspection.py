@@ -1,7 +1,7 @@
 """What the commands tell about queues, as plain data.
 
-Looking at a queue maps it for a moment, whichever engine it belongs to, without becoming a holder: so the one who looks
-is not among the holders, and nothing is removed when the look is over.
+Looking at a queue maps it for a moment, whichever engine it belongs to, without becoming a holder: so the caller is
+not among the holders, and nothing is removed afterwards.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LEASE_FIGURES = "returned", "redelivered", "acknowledged", "oldest_lease"
 
 
 def can_see_holders() -> bool:
-    """Whether this platform tells who holds a segment; where it does not, holders are always an empty list."""
+    """Whether this platform shows the holders of a segment; where it does not, holders are always an empty list."""
     return os.access("/proc/locks", os.R_OK)
 
 

@@ -22,7 +22,7 @@ COMFORTABLE_FREE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Doctor:
-    """What an installation is like. ``free`` is in bytes; it and ``engine`` are None where they cannot be told.
+    """What an installation is like. ``free`` is in bytes; it and ``engine`` are None where they are unknown.
 
     ``strays`` are the names of files that belong to no queue: they do no harm, and are not among the warnings.
 
@@ -129,7 +129,7 @@ def _directory_concern(probe: segment.DirectoryProbe) -> str | None:
     if probe.free_bytes is not None and probe.free_bytes < COMFORTABLE_FREE_BYTES:
         return (
             f"{probe.directory} has only {probe.free_bytes} bytes free: large queues will not fit "
-            "(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size)"
+            "(containers often have 64 MiB, which --shm-size changes)"
         )
     return None
 

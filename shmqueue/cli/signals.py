@@ -15,7 +15,7 @@ _NUMBERS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 class Terminated(BaseException):
-    """The process was told to end by the signal ``number``."""
+    """The signal ``number`` asked the process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -220,7 +220,7 @@ class _Consumer:
             try:
                 back = self._engine.put(record.method, record.payload, False, None)
                 if back:
-                    self._engine.task_done()  # it counts as a new item, and the one that was taken is dealt with
+                    self._engine.task_done()  # it counts as a new item, and the one that was taken as processed
             except ShmQueueError:
                 back = False
         if back:
@@ -260,7 +260,7 @@ def clear_queue(name: str) -> int:
     with observed(name) as engine_:
         dropped = engine_.clear()
         try:
-            more = engine_.peek(False, None)  # whoever finds nothing looks for what dead processes had leased
+            more = engine_.peek(False, None)  # a get that finds nothing looks for leases of dead processes
         except ShmQueueShutDown:
             more = None
         return dropped + (engine_.clear() if more is not None else 0)

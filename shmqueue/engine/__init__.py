@@ -113,7 +113,7 @@ class LeaseFigures(NamedTuple):
 class Loan(Protocol):
     """One record in the hands of this process.
 
-    If the process ends, the handle is closed, or the object is collected before ``finish``, the record is given back.
+    If the process ends, the handle is closed, or the object is collected before ``finish``, the record is requeued.
     Any thread may use it. In a forked child every method raises ``ShmQueueError``: it belongs to the parent.
     """
 
@@ -179,7 +179,7 @@ class Engine(Protocol):
     """A handle on the records of one segment. All methods may be called from several threads.
 
     ``method`` is a number of 32 bits that travels with a payload, ``timeout`` is in seconds (None: for ever; ignored
-    unless ``block``). After ``close`` every method raises ``ShmQueueNotInitializedError``; on a damaged segment they
+    unless ``block``). After ``close`` every method raises ``ShmQueueNotInitializedError``; on a corrupted segment they
     raise ``ShmQueueCorruptedError``. After ``shut_down`` in any process ``put`` and ``put_many`` raise
     ``ShmQueueShutDown`` whether there is room or not, and so do ``get`` and ``get_many`` when there is nothing to take,
     calls that are waiting included.
@@ -281,12 +281,12 @@ class Engine(Protocol):
         """A number that changes when an attempt that failed may succeed; see ``shmqueue.readiness``."""
 
     def pass_on(self, /) -> None:
-        """Wake a blocked get of any process, for a caller that was told of a record and does not take it."""
+        """Wake a blocked get of any process, for a caller that was woken for a record and does not take it."""
 
     def shut_down(self, immediate: bool, /) -> None:
-        """Refuse all puts from now on, in all processes, and wake who waits; with ``immediate`` drop the records too.
+        """Refuse all puts from now on, in all processes, and wake blocked calls; ``immediate`` drops the records too.
 
-        Dropped records count as done. Again is allowed, also from plain to immediate.
+        Dropped records count as done. It may be called again, also with ``immediate`` after a call without.
         """
 
     def maxsize(self, /) -> int:
@@ -370,7 +370,7 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
 
     Args:
         segment: the handle on it, which stays the caller's to close, after the engine.
-        report: is told the errno when the queue cannot grow, see ``Engine``.
+        report: called with the errno when the queue cannot grow, see ``Engine``.
 
     Raises:
         ShmQueueRefusedError: the segment belongs to an engine that is not available here, or its file system cannot map

@@ -167,7 +167,7 @@ def _leased_of_portable(fd: int, data: bytes, state: State) -> Leased:
 
 
 def _clear_portable(fd: int, is_used_by: Callable[[int], bool]) -> bool:
-    """Its lock is the kernel's. The mark of a dead owner stays: whoever takes the lock next counts it."""
+    """Its lock is the kernel's. The mark of a dead owner stays: the next owner of the lock counts it."""
     if any(os.pread(fd, 2, _SLEEPERS)):
         os.pwrite(fd, bytes(2), _SLEEPERS)
     return True

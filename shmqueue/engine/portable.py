@@ -10,7 +10,7 @@ otherwise.
        129       1  putters     somebody may be asleep in a put: raised before each sleep, taken down by each commit
        130       1  getters     the same for a get
        131       1  nowhere     where stores go that must have no effect
-       132       1  owned       the lock's owner is at work: who finds it set when he takes the lock follows a dead one
+       132       1  owned       the lock's owner is at work: an owner that finds it set follows a dead one
        136      32  claim       of a put that others overtake, see portable_claim.py; a hint, written without the lock
        192     160  state[0]    what the queue holds: the fields of State in portable_state.py, then a CRC-32
        448     160  state[1]
@@ -93,7 +93,7 @@ LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
 LOOK_FOR_DEAD = 0.1
-"""Seconds between two looks whether those who have loans still live."""
+"""Seconds between two checks whether the holders of leases still live."""
 
 _SELECTOR, _PUTTERS, _GETTERS = 128, 129, 130
 _WAITERS = slice(_PUTTERS, _GETTERS + 1)
@@ -107,7 +107,7 @@ _WRITE_NOTHING = (
     b"",
     NOWHERE,
     NOTHING,
-)  # the plan of who was overtaken, see _commit
+)  # the plan of an overtaken call, see _commit
 _SLOTS = slice(192, 192 + SLOT_SIZE), slice(448, 448 + SLOT_SIZE)
 _PEEKS = 8  # attempts to read the state without the lock
 
@@ -314,7 +314,7 @@ class PortableEngine:
 
     def _in_the_end(self, me: int, act: Callable[[], object]) -> None:
         try:
-            self._calls[me] = 1  # so that nobody who also closes unmaps meanwhile
+            self._calls[me] = 1  # so that no other thread that closes unmaps meanwhile
             act()
         except Exception:
             pass  # closing is more important, and the memory goes back with the queue at the latest
@@ -428,7 +428,7 @@ class PortableEngine:
     def _at_once(self, attempt: _Attempt[_T]) -> _T:
         """Make an attempt that has a result whatever the state is."""
         result = self._locked(attempt, None)
-        if result is None or result is _LOCKED:  # without a deadline the lock is given up only for close()
+        if result is None or result is _LOCKED:  # without a deadline, waiting for the lock ends only for close()
             self._require_usable()
             raise AssertionError("unreachable")
         return result
@@ -456,7 +456,7 @@ class PortableEngine:
         )
 
     def _peek(self) -> State | None:
-        """The state by rule 3; None if it moves too fast, or is damaged, which the lock's owner will find."""
+        """The state by rule 3; None if it moves too fast, or is corrupted, which the lock's owner will find."""
         memory = self._memory
         for _ in range(_PEEKS):
             selector = memory[_SELECTOR]
@@ -605,7 +605,7 @@ class PortableEngine:
     def _tell(self, error: int) -> None:
         """Report that the ring cannot grow, or with 0 that it can again, when that has changed."""
         if error != self._told:
-            self._told, self._has_grown = error, False  # before: what is told may use this queue
+            self._told, self._has_grown = error, False  # before: the function called may use this queue
             self._report(error)
 
     # ---- shutting down ----
@@ -708,7 +708,7 @@ class PortableEngine:
         return state.maxsize - 1 if state.maxsize else self._first_maxsize
 
     def _is_too_many(self, state: State, count: int) -> bool:
-        """Whether the queue will never again take so many records together, unless maxsize grows."""
+        """Whether the queue will never again take ``count`` records together, unless maxsize grows."""
         return 0 < self._maxsize_in(state) < count
 
     def _adding(
@@ -841,7 +841,7 @@ class PortableEngine:
         kept = [entry for entry in self._entries(state, hold) if not entry.is_returned]
         return self._ring.leases.change(following, kept, None)
 
-    # ---- lending ----
+    # ---- leases ----
 
     def lend(self, block: bool, timeout: float | None, bytes_only: bool, /) -> PortableLoan | None:
         block = bool(block)
@@ -946,7 +946,7 @@ class PortableEngine:
         entries = self._entries(state, hold) if state.entries else []
         if entry not in entries:
             return None, False, b""
-        if state.shut == 2:  # what is given back now is dropped, as what was queued then
+        if state.shut == 2:  # a requeued record is dropped, as those queued then were
             following, move = self._without(state, hold, entries, entry)
             return following._replace(dropped=state.dropped + min(1, state.unfinished)), True, move
         given = entry._replace(is_returned=1, pid=0, started=0, handle=0)
@@ -992,13 +992,13 @@ class PortableEngine:
 
 
 def _do_nothing(waited: float) -> None:
-    """What who waits for room does beside that."""
+    """What a call that waits for room does beside that."""
 
 
 def _oldest(entries: list[Entry]) -> Entry:
     entry = oldest_returned(entries)
     if entry is None:
-        raise Contradiction("an item that was given back cannot be found")
+        raise Contradiction("a requeued item cannot be found")
     return entry
 
 

@@ -1,7 +1,7 @@
 """The claim of a put on the portable engine: others that wait as well leave it the room that it needs.
 
-It is a hint in shared memory, which counts for a moment only: whoever left it renews it as long as it waits, and one
-that is killed delays the others no longer than that. Two that write it at once overwrite each other, and one of them
+It is a hint in shared memory, valid for a moment only: the process that wrote it renews it while it waits, and one that
+is killed delays the others no longer than that. Two that write it at once overwrite each other, and one of them
 tries again.
 """
 
@@ -66,9 +66,9 @@ class Claim:
         self._is_overtaken = not has_room and put_count != self._put_count
 
     def insist(self, waited: float) -> None:
-        """After a look without success: claim, if others put while this one has waited for so many seconds."""
+        """After a look without success: claim, if others put while this one has waited ``waited`` seconds."""
         if self._taken == self._claimed_at:
-            return  # whoever takes may have to put first
+            return  # the consumer may have to put first
         if self._is_overtaken and waited >= OVERTAKEN and self.of_others() is None:
             self._claimed_at = self._taken
             until = int(clock.monotonic() * 1e9) + VALID

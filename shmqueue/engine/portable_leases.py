@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     """One record that was handed out.
 
     ``number``: which of all records that were ever put. ``attempt``: how often it was handed out. ``is_returned``: 1 if
-    it was given back and waits. ``pid``, ``started``, ``handle``: who has it. ``since``: when it was handed out, on the
+    it was requeued and waits. ``pid``, ``started``, ``handle``: the holder. ``since``: when it was handed out, on the
     monotonic clock, in ns. ``start``, ``length``: its payload in the windows, in bytes.
     """
 

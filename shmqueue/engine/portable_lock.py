@@ -1,8 +1,9 @@
-"""The portable engine's lock: one that the death of its owner cannot keep.
+"""The portable engine's lock, which the death of its owner releases.
 
 Where there is flock, the lock is an exclusive flock on the segment's sidecar file (the rules are in
-``shmqueue.segment.sidecar``), which the kernel takes away from the dead. The owner keeps a mark in the segment's memory
-while he owns it: whoever takes the lock and finds the mark knows that the last owner died in the middle.
+``shmqueue.segment.sidecar``), which the kernel releases when its owner dies. The owner keeps a mark in the segment's
+memory while it has the lock: a thread that takes the lock and finds the mark knows that the last owner died in the
+middle.
 
 What is guaranteed there:
 
@@ -10,27 +11,27 @@ What is guaranteed there:
 - An owner that dies, by whatever signal and at whatever instruction, has released the lock. ``recovered`` tells the
   next one. A forked child owns nothing, and the descriptors that it inherits do not keep its parent's lock.
 - A process that ends leaves no sidecar, even if its daemon threads still use the queue: when their handle on the
-  segment has been given up, they make no sidecar any more but wait for the end. Other threads remove what they made.
+  segment has been closed, they make no sidecar any more but wait for the end. Other threads remove what they made.
 - Waiting for the lock ends at the deadline or when the caller's ``give_up`` says so.
-- A program that closes descriptors of the sidecar, or of the segment, makes the next call open them again. Whatever has
-  got their numbers meanwhile is left alone.
+- A program that closes descriptors of the sidecar, or of the segment, makes the next call open them again. Files
+  that have received their numbers meanwhile are not touched.
 - At the end of the interpreter, when daemon threads have stopped wherever they were, finalizers take the lock away from
   them as from the dead.
 - A process that has become another user goes on: it opened a description of the sidecar while it could, which its
-  threads use one after the other. A child that it forks afterwards cannot have one, and is told so.
+  threads use one after the other. A child that it forks afterwards cannot have one, and gets an error.
 - A signal handler or finalizer that interrupts its own thread's hold of the lock does not deadlock: it overtakes. It
   takes the lock anew (the same description of the sidecar is granted again), does its work, and releases everything.
-  Who was interrupted finds ``owner.hold is not hold`` and has to start over, so he looks at that in the same breath in
-  which he writes: CPython calls handlers where functions are called and return and at jumps (before 3.11 at each
+  The interrupted call finds ``owner.hold is not hold`` and starts over. It checks that in the same uninterruptible run
+  in which it writes: CPython calls handlers where functions are called and return and at jumps (before 3.11 at each
   conditional one), so not within a plain run of comparisons, subscripts and assignments. If such a run ends with a call
-  of a C function, with arguments packed before the look (``act(*arguments)``), they come after that function.
+  of a C function, with arguments packed before the check (``act(*arguments)``), they are called after that function.
 
-Where there is none (Windows), a shmlock lock serves: a named block of shared memory, which whoever creates it owns and
+Where there is none (Windows), a shmlock lock is used: a named block of shared memory, which its creator owns and
 removes again. There the system removes a block together with the last process that has it open, so a dead owner does
-not keep that one either. But nobody can overtake there: a call that interrupts its own thread's hold raises
+not keep that one either. But overtaking is impossible there: a call that interrupts its own thread's hold raises
 ``ShmQueueError``.
 
-Nobody queues up: waiters look again and again, and the lock is not fair.
+There is no line of waiters: they poll, and the lock is not fair.
 """
 
 from __future__ import annotations
@@ -180,8 +181,8 @@ class Hold:
 class Owner:
     """One thread of one process, which may own the lock of one segment, by whichever handle.
 
-    ``hold``: the one that owns the lock, or that is being acquired or released. Whoever has acquired the lock and finds
-    another one here, or None, has been overtaken.
+    ``hold``: the one that owns the lock, or that is being acquired or released. A call that has acquired the lock and
+    finds another one here, or None, has been overtaken.
     """
 
     def __init__(self, sidecar: str, block: str) -> None:
@@ -315,7 +316,7 @@ class Owner:
             if self._spare is not None:
                 raise ShmQueueRefusedError(hold.segment.why_not_as_this_user("its lock file was removed"))
             self._file = None
-            if not overtaking:  # else the one who was interrupted may be about to use it
+            if not overtaking:  # else the interrupted call may be about to use it
                 self._close()
 
     def _borrow(self, hold: Hold, refusal: ShmQueueRefusedError) -> bool:
@@ -399,7 +400,7 @@ _numbers = itertools.count()
 class _Spare:
     """A description of a sidecar that is opened as long as the process may do that.
 
-    For the threads of a process that runs as another user by now. It serves one of them at a time: who has ``claim``.
+    For the threads of a process that runs as another user by now. One at a time uses it: the owner of ``claim``.
     """
 
     def __init__(self, sidecar: str) -> None:
@@ -420,7 +421,7 @@ class _Spare:
         try:
             self.file = sidecars.open_sidecar(self._sidecar, make=False)
         except OSError:
-            pass  # whoever needs it is told
+            pass  # the call that needs it raises
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not is_finalizing() and getattr(self, "file", None) is not None:
@@ -446,7 +447,7 @@ def _spare_of(segment: Segment, sidecar: str) -> _Spare | None:
             spare = _spares[sidecar] = _Spare(sidecar)
         except OSError as error:
             if not is_foreign:
-                return None  # whoever needs the sidecar is told
+                return None  # the call that needs the sidecar raises
             if not isinstance(error, ShmQueueRefusedError):
                 raise
             why = segment.why_not_as_this_user("its lock file cannot be opened")

@@ -1,8 +1,8 @@
-"""The portable engine's memory: what a ring grows into, and what it gives back.
+"""The portable engine's memory: how a ring grows, and how it returns memory.
 
-An elastic segment is a sparse file as long as the largest ring. The pages behind the ring as it is now need not be
-there: whoever makes it longer reserves them first, and whoever makes it shorter punches them out afterwards, both under
-the lock. What somebody reserved or left and did not live to use or to give back, the next one who grows finds.
+An elastic segment is a sparse file as long as the largest ring. The pages behind the present ring may have no
+memory: a process that makes it longer reserves them first, and one that makes it shorter punches them out afterwards,
+both under the lock. Pages of a process that died between these steps are found by the next one that grows the ring.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who a process is, and whether it still lives: its id, and when it started, because ids come again."""
+"""The identity of a process, and whether it still lives: its id and its start time, because ids are reused."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class State(NamedTuple):
 
 
 def unpack(slot: bytes, room: Room) -> State | None:
-    """The state in a slot, None if it is torn or damaged. A size of 0 stands for the one to begin with."""
+    """The state in a slot, None if it is torn or corrupted. A size of 0 stands for the one to begin with."""
     (checksum,) = _CHECKSUM.unpack_from(slot, _FIELDS.size)
     if zlib.crc32(slot[: _FIELDS.size]) ^ _OF_ZEROS != checksum:
         return None

@@ -1,8 +1,8 @@
-"""A named segment's life: create, attach, who holds it, free, sweep orphans.
+"""A named segment's life: create, attach, holders, free, sweep orphans.
 
 A segment is one file that every holder maps. The kernel counts the holders, so that SIGKILL cannot leak a reference:
-each handle keeps ``flock(LOCK_SH)`` on an open file description of its own, and whoever can get ``LOCK_EX`` knows that
-nobody else is left. A file becomes visible under its name only when it is complete.
+each handle keeps ``flock(LOCK_SH)`` on an open file description of its own, and a process that gets ``LOCK_EX`` knows
+that it is the only holder. A file becomes visible under its name only when it is complete.
 
 This package knows nothing of records or locks inside a segment: the engines do (``shmqueue.engine``). It may assume
 Linux; elsewhere it does what the platform allows, which is said at each place.

@@ -18,7 +18,7 @@ class Leased(NamedTuple):
     """What the lease table of a segment says.
 
     ``held`` are the items that living processes have leased, ``stranded`` those whose process has ended: the next
-    consumer that looks receives them. ``returned`` items were given back. ``since`` is when the oldest of the held ones
+    consumer that looks receives them. ``returned`` items were requeued. ``since`` is when the oldest of the held ones
     was leased, on the monotonic clock, in ns; 0 if there is none.
     """
 
@@ -41,7 +41,7 @@ class Contents(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What an engine offers to whoever has only the file of a segment.
+    """What an engine offers to a caller that has only the file of a segment.
 
     ``versions`` are the layout versions that it can read. ``read`` returns the contents of the segment behind a
     descriptor, None if they contradict themselves; it changes nothing. ``clear`` removes the traces of processes that

@@ -21,7 +21,7 @@ def identity_of(status: os.stat_result) -> tuple[int, int]:
 class Descriptor:
     """A descriptor number and the file that it was opened for.
 
-    Another open file description of the same file is told apart if it is another ``Descriptor``; one that the program
+    Another open file description of the same file is recognized if it is another ``Descriptor``; one that the program
     opened itself, at the same number, is not.
     """
 

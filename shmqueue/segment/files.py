@@ -158,9 +158,9 @@ def unlock(fd: int) -> None:
 def take_name_away(fd: int, path: str) -> bool:
     """Remove ``path`` if it still names the file behind ``fd``, and return whether it did.
 
-    The caller has the file locked, in whichever way, so nobody removes its name who has it locked exclusively. Those
-    who share it do this one after the other, by a lock of another kind on ``fd``, whose description must not be shared:
-    else the second one might remove a name that by then is another file's.
+    The caller has the file locked, in whichever way, so no process that has it locked exclusively removes its name.
+    Processes that share the lock do this one after the other, by a lock of another kind on ``fd``, whose description
+    must not be shared: otherwise the second one might remove a name that is another file's by then.
 
     Raises:
         Locked: another process is doing it just now.
@@ -474,10 +474,10 @@ def _no_space(error: OSError, where: str, needed: int) -> ShmQueueNoSpaceError:
     try:
         free = f"{free_bytes(where)} free"
     except OSError:
-        free = "nobody can tell how many are free"
+        free = "the number of free bytes is unknown"
     why = (
         f"not enough shared memory: {needed} bytes needed, {free} "
-        f"(container runtimes allow 64 MiB unless told otherwise, for example with --shm-size; {_ANOTHER_DIRECTORY})"
+        f"(containers often have 64 MiB, which --shm-size changes; {_ANOTHER_DIRECTORY})"
     )
     if not has_free_inode(where):
         why = "no inodes left: the file system takes no more files (remove some, or mount it with a larger nr_inodes)"

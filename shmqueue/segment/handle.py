@@ -139,7 +139,7 @@ class Segment:
         """A descriptor of the file for ``mmap``, closed at the end, for a caller that has ``changing``: forks wait.
 
         A mapping keeps its open file description alive, and a forked child inherits mappings: if it were the one with
-        the lock, a handle that its process gave up would go on counting as long as the child lives. One that is
+        the lock, a handle that its process closed would continue to count while the child lives. One that is
         inherited before this process knows of it would keep the memory as long.
         """
         with self._descriptor_without_lock() as number:  # no lock is held over a yield: an exception could leave it
@@ -156,7 +156,7 @@ class Segment:
         number = (self._descriptor if fresh is None else fresh).number
         try:
             if number < 0:
-                raise OSError(errno.EBADF, "somebody closed the queue's descriptor, and its name is gone", self.path)
+                raise OSError(errno.EBADF, "the program closed the queue's descriptor, and its name is gone", self.path)
             yield number
         finally:
             if fresh is not None:
@@ -189,7 +189,7 @@ class Segment:
 
     @patiently
     def unlink(self) -> None:
-        """Take the name away now. Those who hold the segment go on; the next one to use the name makes a new one.
+        """Remove the name now. Its holders go on using it; the next process that uses the name makes a new one.
 
         Raises:
             ShmQueueRefusedError: this process may not.
@@ -269,7 +269,7 @@ class Segment:
             self._is_open = False
             try:
                 return self._release()
-            except BaseException as error:  # of a signal handler: whoever closes a queue does not do it twice
+            except BaseException as error:  # of a signal handler: a program does not close a queue twice
                 if self._is_released and isinstance(error, OSError):
                     return 0  # a finalizer that closes this queue came in between, and has done it all
                 self._release()
@@ -346,7 +346,7 @@ class Segment:
             self._descriptor.close()
         is_foreign = self.user is not None and self.user != os.geteuid()
         if not is_foreign:
-            remove_sidecar(sidecar_of(self))  # nobody comes this way again; whoever still needs it makes another one
+            remove_sidecar(sidecar_of(self))  # last chance; a process that still needs it makes another one
         elif has_name and not self.header.keep and can_see_holders() and not holders_of(self.path):
             self._tell_of_left()
         return 0

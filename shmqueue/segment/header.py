@@ -49,19 +49,19 @@ PRIVATE = 2
 """Flag: nobody knows the segment's name; without a holder it can never be opened again."""
 
 BY_BUFFER_SIZE, BY_MAX_BYTES, BY_MEMORY = 0, 1, 2
-"""Who decided the capacity: the creator, as the size of the queue or as its limit, or nobody: it is all that there is.
+"""What decided the capacity: the creator, as the size of the queue or as its limit, or the memory that there is.
 
 Only messages depend on it."""
 
 
 class Shape(NamedTuple):
-    """What the creator of a segment decides, for all who attach.
+    """What the creator of a segment decides, for all processes that attach.
 
     ``engine`` is whose layout it has; ``capacity`` the most bytes of records; ``maxsize`` the most items (0: as many as
-    fit). A queue of fixed size has ``initial`` 0; an elastic one starts with so many bytes, grows, and shrinks back to
-    them. ``threshold``: a put waits while so many bytes or more are in the queue (0: it need not). ``data_size`` is how
+    fit). A queue of fixed size has ``initial`` 0; an elastic one starts with ``initial`` bytes, grows, and shrinks back
+    to them. ``threshold``: a put waits while this number of bytes is in the queue (0: no limit). ``data_size`` is how
     many bytes of the file follow the header; those of an elastic queue are mostly not there yet (a sparse file).
-    ``limit``: who decided the capacity.
+    ``limit``: what decided the capacity.
     """
 
     engine: str
@@ -117,7 +117,7 @@ class Header(NamedTuple):
 
     @classmethod
     def unpack(cls, data: bytes, file_size: int, path: str) -> Header:
-        """Read a header and check everything about it that does not depend on who attaches.
+        """Read a header and check everything about it that does not depend on the process that attaches.
 
         Raises:
             ShmQueueRefusedError: it is not a whole, undamaged header of this version; the message says in which way.

@@ -1,4 +1,4 @@
-"""Who holds a segment, as the kernel counts them."""
+"""The holders of a segment, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def _locks_on(major: int, minor: int, inode: int) -> list[tuple[str, int, str]]:
 def _locks_in(table: str, file: str) -> list[tuple[str, int, str]]:
     locks = []
     for line in table.splitlines():
-        fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; who still waits has "->" after the 1:
+        fields = line.split()  # "1: FLOCK ADVISORY READ 2394 00:1b:2002 0 EOF"; "->" after the 1: is one that waits
         if len(fields) >= 7 and fields[3] == "READ" and fields[5] == file:
             locks.append((fields[1], int(fields[4]), fields[6]))
     return locks
 
 
 def _device_of_mount(where: str) -> tuple[int, int] | None:
-    """The device number of the file system that is mounted at or above a directory; None where that cannot be told.
+    """The device number of the file system that is mounted at or above a directory; None where the system does not say.
 
-    The kernel's table goes by it. Files of an overlayfs or btrfs have device numbers of their own instead.
+    The kernel's table uses it. Files of an overlayfs or btrfs have device numbers of their own instead.
     """
     try:
         fd = os.open(where, os.O_PATH | os.O_CLOEXEC)

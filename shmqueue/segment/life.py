@@ -1,7 +1,7 @@
 """Creating and attaching.
 
-An open file that nobody has locked belongs to nobody: whoever gets its lock exclusively may change it (adopt it, see
-``adoption``) or remove it. A process that cannot get it so becomes a holder among others, or is refused.
+An open file that no process has locked has no owner: a process that gets its lock exclusively may change it (adopt it,
+see ``adoption``) or remove it. A process that cannot get it so becomes a holder among others, or is refused.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
                 found = adopt(fd, found, pid_namespace(), 0 if opening is None else opening.flags)
             found = _of_here(found)
             if isinstance(found, Header):
-                # Not at one stroke: whoever comes in between may remove the file, or adopt it for somewhere else.
+                # Not atomic: a process that comes in between may remove the file, or adopt it for another place.
                 lock_shared(fd, path)
                 is_locked = True
                 found = _of_here(header_at(fd))

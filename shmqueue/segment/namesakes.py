@@ -19,7 +19,7 @@ __all__ = ["warn_of_namesakes"]
 def warn_of_namesakes(name: str, path: str, entries: list[str]) -> None:
     """Log a warning if another user has a queue open that is called as a new one.
 
-    Looked at are the user root, the one who called sudo, the real user of a process that runs as another one, and all
+    Looked at are the user root, the caller of sudo, the real user of a process that runs as another one, and all
     whose files are among ``entries``: so the cost does not depend on how many queues there are.
 
     Args:

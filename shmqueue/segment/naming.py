@@ -46,7 +46,7 @@ def directory() -> str:
         try:
             return chosen if os.path.isabs(chosen) else os.path.abspath(chosen)
         except OSError as error:
-            why = f"SHMQUEUE_DIR is relative and the working directory cannot be told: {error.strerror}"
+            why = f"SHMQUEUE_DIR is relative and the working directory is unknown: {error.strerror}"
             raise ShmQueueRefusedError(error.errno, why, chosen) from error
     return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
@@ -78,7 +78,7 @@ def describe_user(user: int) -> str:
 
 
 def whose(user: int) -> str:
-    """Whose something is, and who this process is, to be told when that is why something cannot be done."""
+    """The owner of something, and the user of this process, for messages that say why something is refused."""
     return f"belongs to user {describe_user(user)}; this process runs as {describe_user(os.geteuid())}"
 
 
@@ -177,7 +177,7 @@ def total_bytes(within: str | None = None) -> int:
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
     except (AttributeError, OSError):
-        pass  # whoever makes a segment there is told what is wrong with the directory
+        pass  # making a segment there raises an error that says what is wrong with the directory
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

@@ -130,7 +130,7 @@ def _is_orphan(fd: int) -> bool:
 
 @patiently
 def remove_name(path: str) -> None:
-    """Remove ``path``, whatever this user's file there contains. Those who hold it can go on.
+    """Remove ``path``, whatever this user's file there contains. Its holders can go on.
 
     Raises:
         FileNotFoundError: there is none.

@@ -1,7 +1,7 @@
-"""What a handle's process has given up to do: to write, or to read.
+"""What a handle's process no longer does: to write, or to read.
 
-A handle that gives up a role marks its open file description with a record lock on a byte of its own, far behind the
-file's end, beside the flock that makes it a holder. Both stand in the kernel's table and end with the description, so
+A handle that drops a role marks its open file description with a record lock on a byte of its own, far behind the
+file's end, beside the flock that makes it a holder. Both are in the kernel's table and end with the description, so
 that a killed process leaves no mark. As many marks as handles: no process is left that has the role.
 """
 

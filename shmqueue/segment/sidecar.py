@@ -3,14 +3,15 @@
 Its lock (engine/portable_lock.py) is an exclusive flock on a file beside the segment, the sidecar, which carries the
 segment's uuid in its name.
 
-  1. A sidecar is empty, and its path names it. Who has got the flock on a file that has bytes, or no name, does not own
-     the lock: he opens the path anew.
-  2. Only the owner removes a sidecar: he gives the file a byte, which it keeps for good, then takes its name away.
-  3. Who finds a file with bytes at the path, and has the flock on it, takes its name away for who died doing so.
+  1. A sidecar is empty, and its path names it. A process that has the flock on a file that has bytes, or no name,
+     does not own the lock: it opens the path again.
+  2. Only the owner removes a sidecar: it writes a byte to the file, which stays there, then removes its name.
+  3. A process that finds a file with bytes at the path, and has the flock on it, removes its name: the owner died
+     before it did.
 
-Two never own the lock at once: for that the first one's file would have to get a byte or lose its name while he owns
-it, which rule 2 forbids. So a sidecar may be removed at any time, even that of a queue that has lost its name to
-unlink() and is still used: its users make another one.
+Two processes never own the lock at once: for that the first one's file would have to get a byte or lose its name while
+the first one owns the lock, which rule 2 forbids. So a sidecar may be removed at any time, even that of a queue that
+has lost its name to unlink() and is still used: its users make another one.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def unlock_sidecar(fd: int) -> None:
 
 
 def remove_lock_files(fd: int, parent: str) -> None:
-    """For who has the segment behind ``fd`` for himself: nobody is left to use its lock."""
+    """For a process that is alone on the segment behind ``fd``: no process is left to use its lock."""
     data = os.pread(fd, FIELDS.size, 0)
     if len(data) < FIELDS.size or not data.startswith(MAGIC + b"portable"):
         return

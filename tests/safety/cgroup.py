@@ -66,7 +66,7 @@ def _write(path: str, number: int) -> None:
 
 
 def _remove(path: str) -> None:
-    """The kernel lets go of ended processes a little later than their parent."""
+    """The kernel releases ended processes a little later than their parent does."""
     deadline = time.monotonic() + 10
     while True:
         try:

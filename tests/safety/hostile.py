@@ -67,7 +67,7 @@ class _Trap:
 
 
 def hostile_records(notes: Notes, seed: int) -> None:
-    """Records that another process puts past all serialization, for a reader who allows no pickle."""
+    """Records that another process puts past all serialization, for a reader that allows no pickle."""
     mark = os.path.join(segment.directory(), "mark")
     trap = pickle.dumps(_Trap(mark))
     with_count = trap + struct.pack("<I", 0)
@@ -111,7 +111,7 @@ def _put_raw(notes: Notes, records: list[tuple[int, bytes]]) -> None:
         finally:
             os._exit(status)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    notes.require(status == 0, f"who puts records ended with {status}")
+    notes.require(status == 0, f"the process that puts records ended with {status}")
 
 
 def _take(notes: Notes, queue: ShmQueue, way: str, words: str) -> None:
@@ -132,9 +132,9 @@ def _look(notes: Notes, queue: ShmQueue) -> None:
     before = queue.qsize()
     try:
         with queue.get_view(False):
-            notes.fault("get_view() lends what is not bytes")
+            notes.fault("get_view() gives a view of what is not bytes")
     except ShmQueueTypeError:
-        notes.require(queue.qsize() == before, "get_view() took what it does not lend")
+        notes.require(queue.qsize() == before, "get_view() took what it cannot view")
     except ShmQueueError as error:
         notes.require("needs the native engine" in str(error), f"unclear: {error}")
 

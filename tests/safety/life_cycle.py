@@ -223,7 +223,7 @@ class Storm:
             self.outcome.count("stopped and continued")
 
     def _adopt_or_sweep(self) -> None:
-        """All are dead. The next open of the name adopts what they left; one of another name keeps what has items."""
+        """All are dead. The next open of the name adopts what they left; one of another name keeps items."""
         orphan = os.path.exists(path_of(NAME))
         if self.number % 2:
             items = look_at(NAME).items if orphan else 0
@@ -247,11 +247,11 @@ class Storm:
             self.outcome.count("orphans adopted", int(orphan))
         left = os.listdir(directory())
         if left:
-            self.outcome.fault(f"left by those who were killed: {left}")
+            self.outcome.fault(f"left by killed processes: {left}")
         for uuid in self.history.incarnations:
             block = Path("/dev/shm") / f"shmqueue-block-{uuid}"
             if block.exists():
-                self.outcome.fault(f"left by those who were killed: {block}")
+                self.outcome.fault(f"left by killed processes: {block}")
                 block.unlink()
 
     def _check(self) -> None:

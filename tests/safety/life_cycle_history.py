@@ -1,4 +1,4 @@
-"""What the workers' diaries prove together: who held which incarnation when, and where the items went.
+"""What the workers' diaries prove together: which process held which incarnation when, and where the items went.
 
 Of each session with a queue there are times at which it held the queue for sure (from when the open had returned to
 when it was about to close, or was about to be killed), and times at which it perhaps did (from before the open to after

@@ -131,7 +131,7 @@ CHECKS = (
     ),
     Check(
         "commit",
-        "all is taken by who is left",
+        "all is taken by the rest",
         "PUTTERS=1 GETTERS=2 ITEMS=1 BATCH=1 TAKES=2 CAPACITY=1 DEATHS=1 QUITS=0 SLICE=true",
         liveness=True,
         long=True,

@@ -33,7 +33,7 @@ def why_no_cgroup() -> str | None:
 
 
 def kill_one(notes: Notes) -> None:
-    """The memory of an elastic queue counts for who put into it: so that one reaches its limit, and is killed."""
+    """The memory of an elastic queue counts for the process that put into it, which reaches its limit and is killed."""
     acknowledged = mmap.mmap(-1, mmap.PAGESIZE)  # items that the victim knows it has put
     with memory_cgroup(LIMIT) as cgroup, ShmQueue("memory", buffer_size=64 * KIB, max_bytes=1 << 30) as queue:
         victim = os.fork()
@@ -46,7 +46,7 @@ def kill_one(notes: Notes) -> None:
         notes.count("killed for memory")
         put = int.from_bytes(acknowledged[:8], "little")
         found = [queue.get(False)[0] for _ in range(queue.qsize())]
-        notes.count("items that outlived who put them", len(found))
+        notes.count("items that outlived their producer", len(found))
         notes.require(put > 0, "the victim put nothing")
         notes.require(found in (list(range(put)), list(range(put + 1))), f"{put} items were put, and found are {found}")
         for _ in range(2 * LIMIT // ITEM):  # this process has no such limit

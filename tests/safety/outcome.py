@@ -1,4 +1,4 @@
-"""What a group is told, and what it says."""
+"""The options of a group, and its results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault seeded into a copy of the project: in ``file``, ``old``, which stands there once, becomes ``new``.
+    """A fault seeded into a copy of the project: in ``file``, ``old``, which occurs there once, becomes ``new``.
 
     ``engine``: the one that the group is run with to find it; None, the one that was asked for.
     """

@@ -48,7 +48,7 @@ def mount_tmpfs(directory: str, options: str) -> None:
 
 
 def bind_read_only(directory: str) -> None:
-    """Make what lies in a directory read-only for who comes by its path."""
+    """Make what lies in a directory read-only for a process that uses its path."""
     _mount(directory, directory, None, _MS_BIND, None)
     _mount(None, directory, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY, None)
 

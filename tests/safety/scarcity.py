@@ -59,7 +59,7 @@ class Shortage:
 
 
 class FullMemory(Shortage):
-    """/dev/shm is a file system of 8 MiB, as in a container, with so many pages left."""
+    """/dev/shm is a file system of 8 MiB, as in a container, with few pages left."""
 
     name = "/dev/shm full"
     needs_mounts = True
@@ -125,7 +125,7 @@ class NoDirectory(Shortage):
 
 
 class ReadOnly(Shortage):
-    """Who comes by the directory's path can only read."""
+    """A process that uses the directory's path can only read."""
 
     name = "file system read-only"
     needs_mounts = True

@@ -1,6 +1,6 @@
 """Side by side: the same is done to every queue class that is installed, and only ours must stand it.
 
-``cd tests && python -m safety.side_by_side --markdown [--peers]`` prints the table of the README.
+``cd tests && python -m safety.side_by_side --markdown [--peers]`` prints the table of ``README.md`` here.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def markdown(peers: Iterable[Peer], trials: int, patience: float, seed: int) -> 
 
 
 @click.command(name="python -m safety.side_by_side")
-@click.option("--markdown", "as_markdown", is_flag=True, required=True, help="Print the table for the README.")
+@click.option("--markdown", "as_markdown", is_flag=True, required=True, help="Print the table for README.md.")
 @click.option("--peers", is_flag=True, help="Other packages that are installed, too.")
 @click.option("--trials", default=TRIALS, show_default=True, help="Of each kind.")
 @click.option("--patience", default=PATIENCE, show_default=True, help="Seconds after which others count as stuck.")

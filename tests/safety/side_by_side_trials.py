@@ -41,7 +41,7 @@ class Aftermath:
     """What became of a queue whose process was killed.
 
     ``went_on``: the others put and got items that were put afterwards. ``lost``, ``doubled``: items whose put had
-    returned and that nobody got, items that came twice; None when that cannot be told, because it did not go on.
+    returned and that nobody got, items that came twice; None if that is unknown, because it did not go on.
     """
 
     went_on: bool

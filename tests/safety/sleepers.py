@@ -1,4 +1,4 @@
-"""Death of sleepers and wakers: whoever stays asleep beside them is woken, at the latest when its slice is over.
+"""Death of sleepers and wakers: a process that sleeps beside them is woken, at the latest when its slice is over.
 
 The C program ``native/sleepers.c`` kills and stops at chosen points of the native engine's code; ``sleepers_python``
 does to queues of any engine, in Python, what can be done from there.

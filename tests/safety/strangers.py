@@ -1,4 +1,4 @@
-"""Those who are not this user, or do not see his processes: nobody else can attach."""
+"""Processes of another user, or that do not see this user's processes, cannot attach."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["another_pid_namespace", "another_user", "linked_directory"]
 
 
 def another_user(notes: Notes) -> None:
-    """In a directory like /dev/shm, where everybody may make files and remove only his own."""
+    """In a directory like /dev/shm, where any user may make files and remove only files of that user."""
     directory = segment.directory()
     os.chmod(os.path.dirname(directory), 0o711)
     os.chmod(directory, 0o1777)
@@ -67,7 +67,7 @@ def _be_another_user(notes: Notes, path: str, descriptor: str, image: bytes, squ
 
 
 def another_pid_namespace(notes: Notes) -> None:
-    """A process there sees the file and cannot see who dies here."""
+    """A process there sees the file and cannot see which process dies here."""
     with ShmQueue("target") as queue:
         queue.put("kept")
 
@@ -100,7 +100,7 @@ def _leave_there(name: str) -> None:
 
 
 def linked_directory(notes: Notes) -> None:
-    """A directory that is reached through a symbolic link is the same directory: who chooses it trusts it."""
+    """A directory that is reached through a symbolic link is the same directory: a user that chooses it trusts it."""
     directory = segment.directory()
     os.mkdir(f"{directory}/real", 0o700)
     os.symlink("real", f"{directory}/link")

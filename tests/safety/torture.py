@@ -112,7 +112,7 @@ FIGURES = (
     "consumers killed",
     "leasers killed",
     "openers killed",
-    "keepers killed",
+    "anchors killed",
     "stopped and continued",
     "items put",
     "items put by producers killed in the put",

@@ -1,4 +1,4 @@
-"""What goes through a tortured queue: items that say whose they are, and of which each byte is known beforehand."""
+"""What goes through a tortured queue: items that name their producer, and of which each byte is known beforehand."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ def name_of(item: Any, largest: int) -> tuple[int, int]:
     except Exception as error:
         raise ValueError(f"no item of ours came out: {item!r:.200}") from error
     if type(item) is not type(wanted) or item != wanted:
-        raise ValueError(f"item {number} of producer {producer} is damaged: {item!r:.200}")
+        raise ValueError(f"item {number} of producer {producer} is corrupted: {item!r:.200}")
     return producer, number

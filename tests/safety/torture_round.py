@@ -53,8 +53,8 @@ class Round:
         self.roles = LEASING_WORKERS if self.shape.leases else WORKERS
         self.accounts.has_leases = self.shape.leases
         self.workers: list[Victim] = []
-        self.keeper: Victim | None = None
-        self.next_keeper: Victim | None = None
+        self.anchor: Victim | None = None
+        self.next_anchor: Victim | None = None
         self.started = SENTINEL
         self.memory = 0  # bytes that the segment has
         self.leaving_until = 0.0
@@ -65,7 +65,7 @@ class Round:
             self._torture(time.monotonic() + seconds)
             self._end()
         finally:
-            for worker in [*self.workers, self.keeper, self.next_keeper]:
+            for worker in [*self.workers, self.anchor, self.next_anchor]:
                 if worker is not None:
                     worker.kill()
             if self.outcome.faults:
@@ -116,7 +116,7 @@ class Round:
         self._wait_until_open(opener)
         self.segment = path_of(self.queue_name)
         self.uuid = read_header(self.segment).uuid.hex() if os.path.exists(self.segment) else ""
-        self.keeper = opener
+        self.anchor = opener
         for index, role in enumerate(self.roles):
             self.workers.append(self._start(role, is_spared=role not in self.roles[:index]))
             if index == 0:  # so that consumers never wait for the first producer to start
@@ -127,7 +127,7 @@ class Round:
         spawning = 4.0 if self.options.start_method == "spawn" else 1.0
         while time.monotonic() < deadline and not self.outcome.faults:
             time.sleep(self.random.expovariate(1 / (0.006 * spawning)))
-            self._look_after_keepers()
+            self._look_after_anchors()
             self._look_after_workers()
             self._look_at_memory()
             dice = self.random.random()
@@ -143,20 +143,20 @@ class Round:
         for worker in self.workers:
             worker.go_on()
 
-    def _look_after_keepers(self) -> None:
-        """The one who holds the queue, at first its maker, is killed as soon as another one holds it."""
-        if self.next_keeper is None:
+    def _look_after_anchors(self) -> None:
+        """The process that has the queue open, at first its maker, is killed as soon as another one has it open."""
+        if self.next_anchor is None:
             if self.random.random() < 0.1:
-                self.next_keeper = self._start("keeper")
-        elif self.next_keeper.has_opened or self.next_keeper.process.exitcode is not None:
-            self._kill_keeper(self.keeper)
-            self.keeper, self.next_keeper = self.next_keeper, None
+                self.next_anchor = self._start("anchor")
+        elif self.next_anchor.has_opened or self.next_anchor.process.exitcode is not None:
+            self._kill_anchor(self.anchor)
+            self.anchor, self.next_anchor = self.next_anchor, None
 
-    def _kill_keeper(self, keeper: Victim | None) -> None:
-        if keeper is not None:
-            keeper.kill()
-            self._close_books(keeper)
-            self.outcome.count(f"{keeper.job.role}s killed")
+    def _kill_anchor(self, anchor: Victim | None) -> None:
+        if anchor is not None:
+            anchor.kill()
+            self._close_books(anchor)
+            self.outcome.count(f"{anchor.job.role}s killed")
 
     def _look_after_workers(self) -> None:
         now = time.monotonic()
@@ -219,9 +219,9 @@ class Round:
         if not self._have_ended([worker for worker in self.workers if worker.job.role == "producer"]):
             return
         with self.shape.open(self.queue_name, create=False) as self.queue:
-            self._kill_keeper(self.keeper)
-            self._kill_keeper(self.next_keeper)
-            self.keeper = self.next_keeper = None
+            self._kill_anchor(self.anchor)
+            self._kill_anchor(self.next_anchor)
+            self.anchor = self.next_anchor = None
             if self._consumers_have_left():
                 self._drain()
                 self._check()

@@ -1,4 +1,4 @@
-"""The processes that are tortured: producers, consumers, leasers, and keepers, which only hold the queue.
+"""The processes that are tortured: producers, consumers, leasers, openers and anchors, which only have the queue open.
 
 They open the queue by its name, close it and open it again now and then, and write down in their journals what they do.
 Whatever is not allowed to happen ends a worker with a ``.fault`` beside its journal that says what it was.
@@ -23,7 +23,7 @@ from .torture_items import make_item, name_of
 from .torture_journal import Journal, What
 
 STALL = at_least(5.0)
-"""Seconds: what is not impossible never waits so long while there are others who put and get."""
+"""Seconds: what is not impossible never waits so long while there are others that put and get."""
 BRIEF = 0.002  # seconds: a timeout that may well be over before there is anything
 SENTINEL = 0
 """The producer whose items tell consumers to leave."""
@@ -52,7 +52,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told. ``journal`` is its journal's path; ``control`` a byte that is 1 when producers leave."""
+    """The task of a worker. ``journal`` is its journal's path; ``control`` a byte that is 1 when producers leave."""
 
     number: int
     role: str
@@ -74,7 +74,7 @@ def work(job: Job) -> None:
             "leaser": lease,
             "holder": hold,
             "opener": keep,
-            "keeper": keep,
+            "anchor": keep,
         }
         roles[job.role](worker)
         worker.close()
@@ -96,7 +96,7 @@ class Worker:
         self.open(create=job.role == "opener")
 
     def open(self, create: bool = False) -> None:
-        """There is always a keeper who holds the queue: so it must be there."""
+        """There is always an anchor that has the queue open: so it must be there."""
         self.journal.write(What.BEGIN_OPEN)
         self.queue = self.job.shape.open(self.job.queue, create)
         self.journal.write(What.OPENED)

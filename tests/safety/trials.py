@@ -36,7 +36,7 @@ class Notes:
         self._write({"fault": sentence})
 
     def say(self, sentence: str) -> None:
-        """Hand a sentence to who ran the trial."""
+        """Hand a sentence to the process that runs the trial."""
         self._write({"say": sentence})
 
     def require(self, condition: object, sentence: str) -> None:
@@ -58,7 +58,7 @@ def run_trial(outcome: Outcome, what: str, trial: Callable[[Notes], None], patie
     """
     output, status = _in_child(lambda fd: trial(Notes(fd)), patience)
     said = []
-    for line in output[: output.rfind(b"\n") + 1].splitlines():  # who is killed may leave half a line
+    for line in output[: output.rfind(b"\n") + 1].splitlines():  # a killed process may leave half a line
         note = json.loads(line)
         if "fault" in note:
             outcome.fault(f"{what}: {note['fault']}")

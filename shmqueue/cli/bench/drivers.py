@@ -71,7 +71,7 @@ class Receiver:
 class Driver:
     """A queue. Made in the stage; ``sender`` and ``receiver`` are called in the worker that uses them.
 
-    A sender may wait for its receivers: who needs both in one process asks for the receiver first.
+    A sender may wait for its receivers: a process that needs both asks for the receiver first.
     """
 
     module: ClassVar[str | None] = None
@@ -95,7 +95,7 @@ class Driver:
         if batches and not cls.batches:
             return "no batches"
         if cls.most_queued is not None and queued >= cls.most_queued:
-            return f"not made for so many items at once (more than {cls.most_queued:,})"
+            return f"not made for that many items at once (more than {cls.most_queued:,})"
         return None
 
     def __init__(self, plan: Plan) -> None:
@@ -110,7 +110,7 @@ class Driver:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give up what was made in the stage."""
+        """Close what was made in the stage."""
 
 
 class _Own(Driver):

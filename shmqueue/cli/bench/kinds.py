@@ -182,7 +182,7 @@ class _Pooled(Kind):
         raise NotImplementedError
 
     def is_due(self, item: Any, due: Any, number: int) -> bool:
-        """Whether it is the one, as far as that is told in little time: another part of it is looked at each time."""
+        """Whether it is the item, as far as a short check shows: another part of it is compared each time."""
         raise NotImplementedError
 
     def produce(self, put: Put, numbers: range) -> None:
@@ -217,13 +217,13 @@ class Bytes(_Pooled):
 
 
 class Raw(Bytes):
-    """The same, as it is: where a queue lends the bytes in place, they are compared there."""
+    """The same, as it is: where a queue gives access to the bytes in place, they are compared there."""
 
     size = LARGE
     raw = True
 
     def consume_lent(self, lend: Callable[[], AbstractContextManager[Any]], count: int) -> None:
-        """``consume``, with what the queue lends."""
+        """``consume``, reading the bytes in place."""
         for number, due in zip(range(count), cycle(self.pool)):
             with lend() as view:
                 if not self.is_due(view, due, number):

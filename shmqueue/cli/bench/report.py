@@ -1,4 +1,4 @@
-"""What was measured, where and with what; and the figures that are told of it."""
+"""What was measured, where and with what; and the figures that are reported."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Report:
         return bool(roles) and ("ours" not in table.roles or "family" in roles)
 
     def cell(self, contestant: Contestant, column: Column, table: Table) -> Cell:
-        """What stands there."""
+        """The content of a cell."""
         results = self.results.get((_stand_in(contestant, column, table), contestant.label))
         if results is None:
             return Cell(why=self.absent.get(contestant.label, "not measured"))

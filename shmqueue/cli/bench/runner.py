@@ -28,7 +28,7 @@ from shmqueue.cli.bench.workloads import Contestant, Workload
 __all__ = ["Setting", "View", "run", "run_stage"]
 
 _SHM = "/dev/shm"
-_GRACE = 10.0  # seconds that a stage gets to end by itself, after its deadline and when it is told to
+_GRACE = 10.0  # seconds that a stage gets to end by itself, after its deadline and after a request to end
 _GROWTH = 25  # times more items in a trial than in the one before
 _IDLENESS = 4  # times longer than a measurement is what does nothing
 _LONG_ENOUGH = 0.2  # of the time that is wanted: what a trial must take to be believed
@@ -64,7 +64,7 @@ class Setting:
 
 
 class View(Protocol):
-    """Who is told how it goes."""
+    """Receives the progress."""
 
     def step(self, number: int, total: int, what: str) -> None:
         """Such a measurement begins; they are counted from 1."""
@@ -122,7 +122,7 @@ def _measure(
 
 
 def _try(workload: Workload, contestant: Contestant, seconds: float, deadline: float) -> Result:
-    """A measurement with so many items that it can be told how many take about so many seconds."""
+    """A measurement with enough items to estimate how many take about ``seconds``."""
     items = workload.trial
     while True:
         trial = run_stage(workload, contestant, items, seconds, deadline)
@@ -219,7 +219,7 @@ def _held_back(number: signal.Signals) -> Iterator[Callable[[], None]]:
 
 
 def _end(stage: subprocess.Popen[bytes]) -> None:
-    """It ends its workers when it is told to end; if it does not listen it is killed, with all of its group."""
+    """Ask it to end, which ends its workers; if it does not react, kill it with all of its group."""
     assert stage.stdin is not None
     stage.stdin.close()
     if stage.poll() is None:

@@ -1,6 +1,6 @@
 """One measurement, in a process of its own: make the queue, fork the workers, wait for them, write the figures.
 
-What this process is told is one argument of JSON, a ``Spec``. It ends its workers, by their process ids, when the
+This process receives one argument of JSON, a ``Spec``. It ends its workers, by their process ids, when the
 deadline is over, at a mistake, on SIGTERM, and when its standard input closes, which it does when the bench is gone;
 they are also killed with it.
 """

@@ -36,7 +36,7 @@ class Contestant:
     """field: one of the queues to choose from. family: another way to use ours. floor: what no queue can be below.
     async: a queue that coroutines wait for."""
     package: str | None = None
-    """Whose version is told; None, this one's or Python's."""
+    """The package whose version is reported; None, this one or Python."""
     python: str | None = None
     """The interpreter that has the package; None, this one."""
 
@@ -69,7 +69,7 @@ PYPI = "pypi-shmqueue"
 
 
 def contestants(peers: bool, pythons: dict[str, str]) -> list[Contestant]:
-    """All who take part.
+    """All contestants.
 
     Args:
         peers: whether other packages' queues do.
@@ -125,7 +125,7 @@ class Workload:
 
     @property
     def is_timed(self) -> bool:
-        """Whether it lasts as long as it is told to, however many items that are."""
+        """Whether it lasts a given time, however many items that are."""
         return self.shape == "idle"
 
     @property
@@ -191,7 +191,7 @@ TABLES: tuple[Table, ...] = (
             Column("numpy", "rate", "1 MiB numpy", "GB/s", _GIGABYTES),
             Column("2-to-2", "rate", "2 to 2 dict"),
         ),
-        notes={"raw": "Raw: bytes as they are, read in place where the queue lends them"},
+        notes={"raw": "Raw: bytes without serialization, read in place where the queue offers that"},
     ),
     Table(
         "Time and processor",
@@ -218,7 +218,7 @@ TABLES: tuple[Table, ...] = (
         ),
     ),
     Table(
-        "put+get in turn while so many items are in the queue",
+        "put+get in turn, with this number of items in the queue",
         tuple(Column(f"queued-{n}", "rate", f"{n:,}") for n in (1, 100, 10_000, 1_000_000)),
     ),
     Table(

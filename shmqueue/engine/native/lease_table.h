@@ -35,7 +35,7 @@ static inline bool lease_is_used(const struct lease *entry, uint64_t generation)
     return state != LEASE_FREE && (state != LEASE_RETURNED || GET(entry->started) == generation);
 }
 
-/* Whether it names one that was given back. */
+/* Whether it names a requeued item. */
 static inline bool lease_is_returned(const struct lease *entry, uint64_t generation)
 {
     return GET(entry->state) == LEASE_RETURNED && GET(entry->started) == generation;

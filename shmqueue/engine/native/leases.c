@@ -39,7 +39,7 @@ enum ring_status leases_look(struct ring *ring, struct take *take)
         }
     }
     if (take->at == NOT_RETURNED) {
-        return ring_mark_corrupted(ring, "an item that was given back cannot be found");
+        return ring_mark_corrupted(ring, "a requeued item cannot be found");
     }
     take->number = GET(entries[take->at].count);
     if (!lease_find_place(ring, &entries[take->at], &take->place)) {

@@ -1,4 +1,4 @@
-/* leases.h: what leases make of a get: items that were given back come first, and a commit settles the table.
+/* leases.h: what leases change about a get: requeued items come first, and a commit settles the table.
  *
  * Rules 11 to 14 in layout.h.  All of this is done under the get lock, for nanoseconds: no lock is held while a holder
  * works.
@@ -9,13 +9,13 @@
 #include "spilling.h"
 #include "tally.h"
 
-/* Makes an item that was given back the record at hand.  RING_EMPTY: there is none. */
+/* Makes a requeued item the record at hand.  RING_EMPTY: there is none. */
 enum ring_status leases_look(struct ring *ring, struct take *take);
 /* The record at take->place, checked: its length and method. */
 enum ring_status leases_read_header(struct ring *ring, struct take *take);
 /* Copies bytes of the payload at hand, which is such an item's. */
 enum ring_status leases_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes);
-/* Drops all items that were given back; they are what `take` then says. */
+/* Drops all requeued items; they are what `take` then says. */
 void leases_drop_returned(struct ring *ring, struct take *take);
 
 /* What becomes of take->next in the ledger; writes what belongs beside it. */

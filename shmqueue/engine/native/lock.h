@@ -4,23 +4,23 @@
  * the owner's thread id in the low 30 bits, FUTEX_WAITERS when a thread sleeps on it, FUTEX_OWNER_DIED when the kernel
  * found its owner dead.  It is free when the thread id is 0.
  *
- * A thread tells the kernel which word it is busy with through `list_op_pending` of its robust list head, set before
- * the word is touched and cleared after it is released.  Whatever ends the thread (a signal, exec, its return), the
- * kernel then looks at that one word; if it carries the thread's id, it sets FUTEX_OWNER_DIED and wakes a sleeper if
- * FUTEX_WAITERS says that there are any; if it carries no id, it wakes one in any case.  No list is linked, so there is
- * no pointer in shared memory that a dying process could leave half written.
+ * A thread tells the kernel which word it is using through `list_op_pending` of its robust list head, which is set
+ * before the word is accessed and cleared after it is released.  However the thread ends (a signal, exec, its return),
+ * the kernel then reads that one word.  If the word contains the thread's id, the kernel sets FUTEX_OWNER_DIED, and
+ * wakes a sleeper if FUTEX_WAITERS is set.  If it contains no id, the kernel wakes one in any case.  No list is linked,
+ * so there is no pointer in shared memory that a dying process could leave half written.
  *
- * There is one list_op_pending for a thread, so it holds one word at a time.  The head is the one that libc registered
- * for the thread; libc itself sets list_op_pending only for the moments in which it locks or unlocks a robust mutex,
- * and no one else's code runs while we hold a word.  So a word that carries the id of the thread that looks at it was
- * left by an earlier thread of that id, and not marked: it is taken over like any other word of a dead owner.
+ * A thread has one list_op_pending, so it owns one word at a time.  The head is the one that libc registered for the
+ * thread; libc itself sets list_op_pending only while it locks or unlocks a robust mutex, and only the engine's own
+ * code runs while a thread owns a word.  So a thread that finds its own id in a word has found one that was left by an
+ * earlier thread of the same id and not marked: it is taken over like any other word of a dead owner.
  */
 #ifndef SHMQUEUE_LOCK_H
 #define SHMQUEUE_LOCK_H
 
 #include "os.h"
 
-/* What the kernel knows of the calling thread.  Filled at a thread's first use, and again after a fork. */
+/* The calling thread, as the kernel knows it.  Filled at a thread's first use, and again after a fork. */
 struct self {
     uint32_t tid;
     uint32_t epoch;                  /* os_epoch() when this was filled; 0: never */
@@ -54,7 +54,7 @@ static inline void lock_announce(struct self *self, _Atomic uint32_t *word)
     atomic_signal_fence(memory_order_seq_cst); /* only this thread's own death reads it: program order suffices */
 }
 
-/* It has no owner, or an earlier thread of the same id that the kernel did not mark. */
+/* No thread owns it, or an earlier thread of the same id did that the kernel did not mark. */
 static inline bool lock_is_free(uint32_t seen, const struct self *self)
 {
     return (seen & FUTEX_TID_MASK) == 0 || (seen & FUTEX_TID_MASK) == self->tid;
@@ -80,7 +80,7 @@ static inline enum lock_result lock_try(_Atomic uint32_t *word, struct self *sel
 }
 
 /* Takes the lock, waiting until the deadline (monotonic, ns).  Returns LOCK_INTERRUPTED after a signal and after each
- * slice, so that the caller may look around and come back; an owner found dead is marked before. */
+ * slice, so that the caller may check its own conditions and call again; an owner found dead is marked before. */
 enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t deadline, int64_t spin_ns);
 
 /* A thread that holds no lock finds its id in a word: an earlier thread of that id died with it.  Marks it as the
@@ -96,7 +96,7 @@ static inline void lock_release(_Atomic uint32_t *word, struct self *self)
 {
     uint32_t was = atomic_exchange_explicit(word, 0, memory_order_release);
     if (was & FUTEX_WAITERS) {
-        futex_wake(word, 1); /* killed before this line: the kernel wakes one, for the word is still announced */
+        futex_wake(word, 1); /* killed before this line: the kernel wakes one, because the word is still announced */
     }
     lock_announce(self, NULL);
 }

@@ -1,8 +1,9 @@
 /* os.h: what the operating system is asked for: clocks, futexes, spinning, forks, and whether a process still lives.
  *
- * Every sleep is cut into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit and
- * its wake, or the woken one is killed, interrupted or out of time, or closes its handle, before it acts.  Both cost
- * the others at most one slice.  A call that only waits and takes nothing (ring_wait) passes the wake-up on.
+ * Every sleep is divided into slices.  A wake-up can be lost in two ways only: the waker is killed between its commit
+ * and its wake, or the woken thread is killed, is interrupted, reaches its deadline or closes its handle before it
+ * acts.  Both delay the others by at most one slice.  A call that only waits and takes nothing (ring_wait) passes the
+ * wake-up on.
  */
 #ifndef SHMQUEUE_OS_H
 #define SHMQUEUE_OS_H
@@ -43,8 +44,8 @@ struct robust_list_head {
 #define WAIT_EVERYONE INT_MAX  /* for futex_wake() */
 
 enum wait_result {
-    WAIT_WOKEN,       /* woken, or the word had changed already: look again */
-    WAIT_SLICE_OVER,  /* a whole slice without news */
+    WAIT_WOKEN,       /* woken, or the word had changed already: check again */
+    WAIT_SLICE_OVER,  /* a whole slice without a wake-up */
     WAIT_DEADLINE,    /* the caller's deadline has come */
     WAIT_INTERRUPTED, /* a signal */
 };
@@ -65,8 +66,8 @@ static inline void cpu_relax(void)
 #endif
 }
 
-/* Orders the store before it against the load after it: what both partners of "publish, then see whether the other
- * one sleeps" need.  On x86 every caller has a locked instruction (the lock's release, an exchange) in between already,
+/* Orders the store before it against the load after it, as both sides of "publish, then check whether the other one
+ * sleeps" need it.  On x86 every caller has a locked instruction (the lock's release, an exchange) in between already,
  * which is a full barrier there. */
 static inline void store_load_barrier_after_locked(void)
 {
@@ -77,7 +78,7 @@ static inline void store_load_barrier_after_locked(void)
 #endif
 }
 
-/* Wakes up to `most` sleepers of any process; returns how many there were. */
+/* Wakes up to `most` sleepers of any process; returns how many it woke. */
 int futex_wake(_Atomic uint32_t *word, int most);
 
 /* Sleeps while *word == seen, for one slice at most and not past the deadline (monotonic, ns).  Where the system denies
@@ -97,11 +98,11 @@ struct futex_word {
 #define FUTEX_NO_SUCH_CALL (-2)
 
 /* Sleeps while each word is as it was seen, until `end` at most (monotonic, ns), on up to FUTEX_WORDS_MOST of them
- * (Linux 5.16).  Which of them it was woken on, -1 for none, or FUTEX_NO_SUCH_CALL. */
+ * (Linux 5.16).  Returns the index of the word it was woken on, -1 for none, or FUTEX_NO_SUCH_CALL. */
 int futex_wait_any(const struct futex_word *words, size_t count, int64_t end);
 
-/* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed.  After a few microseconds it lets
- * others run in between: with more threads than processors the one that it waits for may need this very processor. */
+/* Spins until *word != seen, for `budget` nanoseconds at most; true when it changed.  After a few microseconds it
+ * yields between rounds: with more threads than processors, the thread it waits for may need this very processor. */
 static inline bool spin_while_equal(_Atomic uint32_t *word, uint32_t seen, int64_t budget)
 {
     if (budget <= 0) {
@@ -141,18 +142,17 @@ struct process {
     uint64_t started; /* field 22 of /proc/<pid>/stat: clock ticks since boot; 0 where there is no /proc */
 };
 
-/* The calling process; right in a forked child, too. */
+/* The calling process; correct in a forked child, too. */
 struct process os_this_process(void);
 
-/* A number that another program image of the same process, after exec(), has not got: start time and id stay the
- * same. */
+/* A number that differs after exec(), when start time and id stay the same. */
 uint32_t os_image_number(void);
 
-/* False when it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
+/* False if it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
 bool os_is_alive(struct process process);
 
-/* False when no thread of this id can be at work on the memory that lies at `address` here: there is none, it has
- * ended, or its process does not have that file mapped.  True where the system does not tell.  Reads files: not for a
+/* False if no thread of this id can be using the memory at `address`: there is none, it has ended, or its process does
+ * not have that file mapped.  True where the system does not say.  Reads files: not for a
  * fast path. */
 bool os_may_work_on(uint32_t tid, const void *address);
 

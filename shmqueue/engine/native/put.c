@@ -71,7 +71,7 @@ static void write_records(struct span span, uint64_t offset, uint64_t position, 
 
 /* ---- attempts ---- */
 
-/* One attempt.  RING_FULL leaves in *want what to wait for; if it says so already, the getters are told.  While there
+/* One attempt.  RING_FULL leaves in *want what to wait for; if it says so already, getters wake this one.  While there
  * is room by an older look, nothing of the getters' is read: that would make both fetch that line for every item. */
 static enum ring_status try_put(struct ring *ring, const struct record_in *records, size_t count, uint64_t bytes,
                                 struct patience patience, struct want *want, bool asks)

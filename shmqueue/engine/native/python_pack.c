@@ -178,7 +178,7 @@ static inline struct written *open_container(struct writer *writer, PyObject *co
     return frame;
 }
 
-/* The one on top is written, or given up. */
+/* The one on top is written, or dropped. */
 static inline void close_container(struct writer *writer)
 {
     writer->depth--;

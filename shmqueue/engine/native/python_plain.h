@@ -1,7 +1,7 @@
 /* python_plain.h: scalars, and lists, dicts and tuples of scalars and of such, to msgpack and back.
  *
  * What is written are the very bytes of msgpack's packer as plain.py uses it, what is read is what its unpacker makes
- * of them.  Anything else (other types, what stands in an item more than once, too deep, damaged) is left to those two.
+ * of them.  Anything else (other types, repeated parts of an item, too deep, corrupted) is left to those two.
  * Nothing here recurses: how deep an item is makes no difference to the stack.  No Python code runs in here, except on
  * a free-threaded build: there lists and dicts are copied before they are packed, and finalizers may run with the
  * copies.
@@ -31,7 +31,7 @@ enum plain_method {
 
 /* Packs into `most` bytes, of PLAIN_ROOM(most) that are the caller's.  Into how many; 0: the item is left to the
  * serializer; PLAIN_LARGER: it may be, with more room.  No exception is set.  as_pickle: bytearrays and memoryviews,
- * which arrive as bytes, are left to it.  A container that stands twice in the item always is. */
+ * which arrive as bytes, are left to it.  A container that occurs twice in the item always is. */
 uint32_t plain_pack(unsigned char *bytes, uint32_t most, PyObject *item, bool as_pickle, uint32_t *method);
 
 /* An int that Python keeps in one digit. */

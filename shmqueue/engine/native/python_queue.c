@@ -2,14 +2,14 @@
  *
  * The methods are ordinary built-in ones.  A call that gives no timeout is tried here, on the Ring that its queue (a
  * QueueBase) has: one attempt, which waits for nothing.  Everything else is left to _slow_put(), _slow_get() and
- * _slow_lease(), with the same arguments: waiting, timeouts, other items, a queue that is closed or damaged, and so
+ * _slow_lease(), with the same arguments: waiting, timeouts, other items, a queue closed or corrupted, and so
  * every exception of put().
  */
 #include "python_loan.h"
 
 /* What the methods use. */
 struct use {
-    RingObject *ring; /* NULL: everything goes by the slow methods */
+    RingObject *ring; /* NULL: all calls use the slow methods */
     PyObject *load;   /* (method, payload) to the item of a record that is not unpacked here */
     PyObject *ended;  /* see LeaseObject; also called when the descriptor is not true; None: nothing to call */
 };
@@ -80,7 +80,7 @@ static PyObject *call_slow(QueueObject *queue, enum slow_method which, PyObject 
                            PyObject *keywords)
 {
     PyTypeObject *type = Py_TYPE(queue);
-    while (type->tp_dealloc != (destructor)QueueBase_dealloc) { /* whose fields it has is told by the chain of bases */
+    while (type->tp_dealloc != (destructor)QueueBase_dealloc) { /* the chain of bases says whose fields it has */
         type = type->tp_base;
     }
     module_state *state = PyType_GetModuleState(type);

@@ -18,12 +18,12 @@ struct take {
     uint32_t method;  /* of the record at hand */
     uint64_t length;  /* bytes of its payload */
     /* where next.leases says that there are leases: */
-    bool taken;              /* the item that was given back is */
+    bool taken;              /* the requeued item is */
     int32_t at;              /* which entry the record at hand is of, NOT_RETURNED if it was never handed out */
     uint32_t entries;        /* of the table */
     uint32_t entries_before; /* the same as the ledger has it */
     uint64_t generation;
-    uint32_t returned; /* items that were given back and wait */
+    uint32_t returned; /* requeued items */
     struct place place; /* of that entry's record, checked */
     uint64_t number;    /* which of all items that is */
     uint64_t done_from, done_to; /* bytes of the windows some of whose memory is not needed after the commit */

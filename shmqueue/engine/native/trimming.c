@@ -118,7 +118,7 @@ static uint32_t find_unused(struct ring *ring)
     return arena;
 }
 
-/* Gives back some of the memory of one free arena.  False: there was none, or the lock was not to be had. */
+/* Returns some of the memory of one free arena.  False: there was none, or the lock was not free. */
 static bool punch(struct ring *ring, struct self *self)
 {
     struct side *side = &ring->segment->put;

@@ -78,8 +78,8 @@ static size_t grant(struct wish *wishes, size_t count)
     return granted;
 }
 
-/* Each slice, as ring_wait_items() does: a dead holder's items are given back, and memory too.  Nothing here waits for a
- * lock: with a stopped process in each of many queues that would add up. */
+/* Each slice, as ring_wait_items() does: a dead holder's items are requeued, and memory is returned.  Nothing here waits
+ * for a lock: with a stopped process in each of many queues that would add up. */
 static void tidy(struct wish *wishes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {

@@ -31,7 +31,7 @@ uint32_t ring_moment(struct ring *ring, enum wish_kind kind);
  * (monotonic, ns), whichever is first.  Returns how many are granted, perhaps none.  `nudge` is of this process. */
 size_t ring_wait_any(struct wish *wishes, size_t count, _Atomic uint32_t *nudge, uint32_t nudge_seen, int64_t deadline);
 
-/* Wakes one getter of any process: for a caller that was told of an item and does not take it. */
+/* Wakes one getter of any process: for a caller that was woken for an item and does not take it. */
 void ring_pass_on(struct ring *ring);
 
 #endif

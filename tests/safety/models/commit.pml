@@ -3,7 +3,7 @@
  * queue.c, in a queue of fixed size.
  *
  * An item is one byte of the ring, its value its position and one. Memory is as on x86: loads are in order, and stores
- * become visible in order but late, at the latest with the next locked instruction, or when who stored them died. That
+ * become visible in order but late, at the latest with the next locked instruction, or when the process that stored them died. That
  * makes a difference only to a store with a load behind it, so only the sequence's is kept back (`stores`). What other
  * processors reorder is not shown here. The locks are those that lock.pml shows to work.
  *
@@ -13,8 +13,8 @@
  * TIRED: the getters have found nothing already, and are about to sleep: a part of the orders, with more processes.
  * DEATHS: how many are killed; QUITS: how many getters stop waiting, at a deadline or because of a signal.
  * SLICE: when a slice may end: `true`; `false`, there are none; `lost`, only after one of the losses that are known:
- *     - a committer died after it took the flag down or committed, before it had woken whom it should,
- *     - one who was woken died, or had no more time for the lock, before he looked.
+ *     - a committer died after it took the flag down or committed, before it had woken the sleepers that it should,
+ *     - one that was woken died, or had no more time for the lock, before it looked.
  */
 #define PUT 0
 #define GET 1
@@ -466,6 +466,6 @@ init
 }
 
 #ifdef LIVENESS
-/* Unless all who could put or take are dead. */
+/* Unless all that could put or take are dead. */
 ltl nothing_stays { <> [] (CURRENT(PUT) == CURRENT(GET)) }
 #endif

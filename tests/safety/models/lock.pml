@@ -9,7 +9,7 @@
  *     a thread died while another one carried the word, after it had
  *     - put 0 into the word, where FUTEX_WAITERS stood, and not yet woken anybody, or
  *     - been woken, and not yet taken the word or marked it with FUTEX_WAITERS.
- *     In both cases somebody who never slept took the word without the mark, so the kernel wakes nobody for the dead.
+ *     In both cases a process that never slept took the word without the mark, so the kernel wakes nobody for the dead.
  * BLIND: the kernel does not look at the word of a dead thread.
  */
 #define TID 15 /* bits of the word: FUTEX_TID_MASK, FUTEX_WAITERS, FUTEX_OWNER_DIED */
@@ -48,7 +48,7 @@ inline wake_one()
     fi
 }
 
-/* atomic_compare_exchange_strong(word, &seen, new), and who takes the word so learns whether its owner died. */
+/* atomic_compare_exchange_strong(word, &seen, new), and the new owner so learns whether the last one died. */
 inline compare_exchange(new)
 {
     atomic {

@@ -34,7 +34,7 @@ static inline uint64_t wide(struct source *source)
 
 enum kind {
     NOTHING,  /* a segment that is left alone */
-    HEADER,   /* read by who attaches afterwards, and by nobody else */
+    HEADER,   /* read only by processes that attach afterwards */
     STALE,    /* the slots that are not current: nobody may mind (rule 2) */
     HINT,     /* flags, marks and statistics: nobody may mind */
     LEDGER,

@@ -77,7 +77,7 @@ static void wait_for_its_lock(struct scene *scene, const struct victim *victim, 
     }
 }
 
-/* So many steps, or to the end of the operation. */
+/* This number of steps, or to the end of the operation. */
 static void advance(struct scene *scene, const struct trail *trail, struct victim *victim, struct helper *helper,
                     unsigned steps)
 {
@@ -113,7 +113,7 @@ static void count_point(struct trail *trail, const struct victim *victim, unsign
 
 #define TO_THE_END UINT_MAX /* stepping, and noting the trail */
 
-/* Kills after so many steps, or at the end of the operation if that comes first. */
+/* Kills after this number of steps, or at the end of the operation if that comes first. */
 static void die_at(struct plan *plan, unsigned steps, enum death death, bool at_once)
 {
     struct scene *scene = &plan->scene;

@@ -13,7 +13,7 @@ struct trail {
     unsigned length;                      /* steps */
     unsigned changes[CHANGES_MAX], count; /* the steps that changed what a death leaves */
     unsigned locked;                      /* the step that took the lock; 0: none */
-    long instructions[STEPS_MAX];         /* the one that is next after so many steps */
+    long instructions[STEPS_MAX];         /* the one that is next after this number of steps */
     unsigned short anchors[STEPS_MAX];    /* the last step up to here before an instruction that came seldom */
     bool died_at[STEPS_MAX];
     /* what was so after the last step: */

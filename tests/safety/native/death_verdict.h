@@ -97,7 +97,7 @@ static inline const char *classify(struct scene *scene, const struct victim *vic
     }
     bool not_at_all = !whole && model_equals(model, &is);
     if (!whole && !not_at_all && scene->operation == SHUT_DOWN_NOW) {
-        model->shut = SHUT_IMMEDIATE; /* whoever comes along drops the items */
+        model->shut = SHUT_IMMEDIATE; /* the next process drops the items */
         not_at_all = model_equals(model, &is);
     }
     counted.whole += whole;

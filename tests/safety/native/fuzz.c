@@ -9,7 +9,7 @@
  *
  * Whatever the bytes are: nothing outside of the mappings is touched (guards.h), nor the bytes of the header page that
  * mean nothing; each call comes back by its deadline and with a status that it may have; no lock is kept; RING_CORRUPTED
- * means that the handle is poisoned, which then writes nothing any more; and figures are possible ones.  Where bytes
+ * means that the handle is unusable, and writes nothing any more; and figures are possible ones.  Where bytes
  * went wrong that nobody may mind, the items are exactly those that were put. */
 #define _GNU_SOURCE
 #include "fuzz_calls.h"
@@ -21,7 +21,7 @@ static uint64_t trials, corruptions, poisoned, refused, exact_trials, raced_tria
 
 /* ---- a trial ---- */
 
-/* Whatever ring_open() would accept: who writes a header can do that as well. */
+/* Whatever ring_open() would accept: a process that writes a header can do that as well. */
 static void draw_shape(struct trial *trial)
 {
     static const uint64_t sizes[] = {9, 10, 31, 100, 1000, 4096, 5000, 8192, 16384};
@@ -223,7 +223,7 @@ int main(int count, char **arguments)
     if (os_init() != 0 || pthread_create(&watcher, NULL, watch, NULL) != 0) {
         harness_fail("starting");
     }
-    signal(SIGABRT, die); /* which is what the sanitizers are told to end with */
+    signal(SIGABRT, die); /* with which the sanitizers end the program */
 #ifndef GUARDS_KNOW_ASAN
     signal(SIGSEGV, die);
     signal(SIGBUS, die);

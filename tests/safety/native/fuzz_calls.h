@@ -35,7 +35,7 @@ __attribute__((format(printf, 1, 2))) static void fault(const char *format, ...)
 /* What is known of the queue as long as no byte went wrong that matters. */
 struct model {
     bool is_exact;
-    bool is_shut, is_shut_at_once; /* then what is given back is dropped by whoever comes across it */
+    bool is_shut, is_shut_at_once; /* then requeued items are dropped by the next process */
     uint64_t next;              /* number of the next item */
     uint64_t first;             /* of the oldest that was never handed out */
     uint32_t lengths[ITEMS_MAX]; /* of item n at n % ITEMS_MAX */
@@ -304,7 +304,7 @@ static enum ring_status call_clear(struct handle *handle, struct patience patien
     return status;
 }
 
-/* Whatever the bytes are: so many records of 8 bytes at least, in so much room. */
+/* Whatever the bytes are: at most one record for each 8 bytes. */
 static bool are_possible(const struct statistics *figures, uint64_t capacity)
 {
     uint64_t used = figures->put.position - figures->get.position, records = figures->put.count - figures->get.count;
@@ -547,16 +547,16 @@ static void call(struct handle *handle)
         fault("a call had status %d", (int)status);
     }
     if (status == RING_CORRUPTED && !ring_is_corrupted(&handle->ring)) {
-        fault("a handle was called broken and is not poisoned");
+        fault("a call reported corruption, and the handle is still usable");
     }
     if (trial->model.is_exact && ring_is_corrupted(&handle->ring)) {
-        fault("poisoned for nothing: %s", atomic_load(&handle->ring.corrupted));
+        fault("a handle is unusable without corruption: %s", atomic_load(&handle->ring.corrupted));
     }
     if (keeps_a_lock(trial, &handle->ring)) {
         fault("a lock was kept");
     }
     if (is_compared && memcmp(before, trial->whole, trial->size) != 0) {
-        fault("a poisoned handle wrote to the segment");
+        fault("an unusable handle wrote to the segment");
     }
 }
 

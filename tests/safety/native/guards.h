@@ -1,7 +1,7 @@
 /* guards.h: every mapping of a segment between two pages that nobody may touch.
  *
  * Linked with --wrap=mmap,--wrap=munmap, so that this also holds for what the engine maps by itself.  A mapping that
- * does not end with a page has a tail, which nobody may touch either: AddressSanitizer is told so, and where the tail
+ * does not end with a page has a tail, which nobody may touch either: AddressSanitizer knows that, and where the tail
  * lies behind the end of the file it is filled, and looked at afterwards. */
 #ifndef SHMQUEUE_TESTS_GUARDS_H
 #define SHMQUEUE_TESTS_GUARDS_H

@@ -29,7 +29,7 @@
 enum operation {
     LEND,          /* an item that was never handed out: the first lease of the queue */
     LEND_ANOTHER,  /* beside one of the survivor's */
-    LEND_RETURNED, /* an item that was given back */
+    LEND_RETURNED, /* a requeued item */
     LEND_AND_MOVE, /* while a lease of the survivor's holds up the ring */
     GET_RETURNED,
     GET_BESIDE, /* an item that was never handed out, beside leases */
@@ -63,9 +63,9 @@ enum operation {
 static const char *const names[OPERATIONS] = {
     [LEND] = "lend",
     [LEND_ANOTHER] = "lend another",
-    [LEND_RETURNED] = "lend what was given back",
+    [LEND_RETURNED] = "lend a requeued item",
     [LEND_AND_MOVE] = "lend and move",
-    [GET_RETURNED] = "get what was given back",
+    [GET_RETURNED] = "get a requeued item",
     [GET_BESIDE] = "get beside leases",
     [GET_AND_MOVE] = "get and move",
     [GET_MOVED_AND_MOVE] = "get what was moved, and move",
@@ -93,7 +93,7 @@ static const char *const names[OPERATIONS] = {
     [TAKE_OVER_WRITER] = "take over from a dead writer",
 };
 
-/* What can be taken once the dead process's items were given back, oldest first, and what is unfinished. */
+/* What can be taken once the dead process's items were requeued, oldest first, and what is unfinished. */
 struct contents {
     uint32_t ids[ITEMS_MAX];
     unsigned count;
@@ -772,7 +772,7 @@ static const char *check_loans(struct scene *scene)
             return "a survivor's lease is over";
         }
         if (scene->shut && atomic_load(&scene->ring.segment->notes.shut) != 0) {
-            continue; /* what is given back now is dropped */
+            continue; /* requeued items are dropped now */
         }
         struct loan again;
         if (lend(&scene->ring, &again) != RING_OK || again.method != loan->method || again.attempt <= loan->attempt) {

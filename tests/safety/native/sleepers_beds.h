@@ -156,7 +156,7 @@ static inline void is_due(void)
 
 /* ---- in a sleeper ---- */
 
-/* Slept a whole slice though it had been due before that was half over: the one who made it due had returned, wake-up
+/* Slept a whole slice though it had been due before that was half over: the one that made it due had returned, wake-up
  * and all, while this call was sleeping.  Nobody's slowness can look like that. */
 static inline void note_sleep(struct sleeper *sleeper, int64_t called)
 {
@@ -243,7 +243,7 @@ static inline void unmake_bed(void)
     close(bed_file);
 }
 
-/* Of who is going to wake a sleeper at a lock: to hold it. */
+/* Of the one that is going to wake a sleeper at a lock: to hold it. */
 static inline void prepare_to_wake(enum bed bed)
 {
     if (is_lock(bed)) {

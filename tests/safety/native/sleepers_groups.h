@@ -134,7 +134,7 @@ static inline pid_t start_worker(bool producer, unsigned which, pid_t group)
         _exit(0);
     }
     if (group >= 0) {
-        setpgid(child, group); /* whoever comes first */
+        setpgid(child, group); /* the parent or the child, whichever is first */
     }
     return child;
 }

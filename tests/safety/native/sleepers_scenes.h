@@ -186,12 +186,12 @@ static inline void await_shut(struct sleeper *sleeper, int64_t since)
         return;
     }
     if (stall > TOLD_NS + lateness()) {
-        fault("a call that waited was told %d ms after the shutdown", (int)(stall / 1000000));
+        fault("a call that waited returned %d ms after the shutdown", (int)(stall / 1000000));
     }
     result->stall = stall > result->stall ? stall : result->stall;
 }
 
-/* Nobody who has the get lock delays it: the items are gone, and the putters that waited for room are told. */
+/* No owner of the get lock delays it: the items are gone, and the putters that waited for room return. */
 static inline bool shut_down_beside_getter(void)
 {
     int status;

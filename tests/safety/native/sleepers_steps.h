@@ -10,7 +10,7 @@
 #define STRIDE 16      /* of those before that, which differ in little */
 #define SHORT_STRIDE 3 /* of the others, when there is little time */
 
-/* A waker that has done so many steps.  0: it was through before. */
+/* A waker that has done this number of steps.  0: it had finished before. */
 static inline pid_t start_waker_in_the_middle(unsigned steps)
 {
     int status;

@@ -1,4 +1,4 @@
-/* sleepers_watch.h: starting who takes part in a scene, and what is required of those that stay. */
+/* sleepers_watch.h: starting the processes of a scene, and what is required of those that stay. */
 #ifndef SHMQUEUE_TESTS_SLEEPERS_WATCH_H
 #define SHMQUEUE_TESTS_SLEEPERS_WATCH_H
 
@@ -175,7 +175,7 @@ static inline void check_queue(void)
 {
     struct statistics figures;
     if (faults != 0) {
-        return; /* somebody was killed who should not have been */
+        return; /* a process was killed that should not have been */
     }
     while (put_set != taken_set) {
         uint32_t item = 0;
