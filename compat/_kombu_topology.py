@@ -1,9 +1,9 @@
 """What exchanges, queues and bindings there are, as all processes of one namespace see them.
 
 A broker keeps that in its own memory. Here it is one record in a named queue, and a process that is killed at any
-instruction has changed all of it or nothing. Whoever changes it locks the file of that queue, puts the new state behind
-the old one and then takes the old one away: that is the moment at which the change is made. Reading takes no lock, and
-costs one comparison unless something has changed.
+instruction has changed all of it or nothing. A process that changes it locks the file of that queue, puts the new state
+behind the old one and then takes the old one away: that is the moment at which the change is made. Reading takes no
+lock, and costs one comparison unless something has changed.
 
 This module knows nothing of kombu and of messages.
 """
@@ -214,7 +214,7 @@ class Topology:
         self._handle.close()
 
     def remove(self) -> None:
-        """Remove the state, and all queues with what is in them. Who uses them must have ended."""
+        """Remove the state, and all queues with what is in them. Their users must have ended."""
         state = self.current()
         for name, levels in [*state.doomed, *((name, queue.levels) for name, queue in state.queues.items())]:
             self._free(name, levels)

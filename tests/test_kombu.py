@@ -309,7 +309,7 @@ sys.stdin.read()
     kombu.Producer(channel).publish("hello", exchange="everybody")
     assert channel.list_bindings() == []
     assert [info.name for info in inspection.list_queues()] == ["kombu"]
-    kombu.Producer(channel).publish("late", routing_key="other")  # an answer to somebody who is gone
+    kombu.Producer(channel).publish("late", routing_key="other")  # an answer to a process that is gone
     assert [info.name for info in inspection.list_queues()] == ["kombu"]
 
 

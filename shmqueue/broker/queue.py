@@ -303,37 +303,37 @@ class BrokerQueue:
     # ---- what brokers do not have ----
 
     def join(self, timeout: float | None = None) -> bool:
-        """Not to be had: no broker counts what is finished, exactly, whoever dies."""
+        """Not available: no broker counts exactly what is finished, whichever process dies."""
         self._refuse("join()", "no broker counts what is unfinished")
 
     def task_done(self) -> None:
-        """Not to be had, see ``join``."""
+        """Not available, see ``join``."""
         self._refuse("task_done()", "no broker counts what is unfinished; lease() acknowledges")
 
     def full(self) -> bool:
-        """Not to be had."""
+        """Not available."""
         self._refuse("full()", "the broker's limits are its own")
 
     def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> Any:
-        """Not to be had: there is no shared memory."""
+        """Not available: there is no shared memory."""
         self._refuse("put_view()", "there is no shared memory")
 
     def get_view(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Not to be had: there is no shared memory."""
+        """Not available: there is no shared memory."""
         self._refuse("get_view()", "there is no shared memory")
 
     def shutdown_all(self, immediate: bool = False) -> None:
-        """Not to be had."""
+        """Not available."""
         self._refuse("shutdown_all()", "a broker cannot refuse puts to one queue")
 
     @property
     def maxsize(self) -> int:
-        """Not to be had."""
+        """Not available."""
         self._refuse("maxsize", "the broker's limits are its own")
 
     @property
     def unfinished_tasks(self) -> int:
-        """Not to be had, see ``join``."""
+        """Not available, see ``join``."""
         self._refuse("unfinished_tasks", "no broker counts what is unfinished")
 
     def _refuse(self, what: str, why: str) -> NoReturn:
