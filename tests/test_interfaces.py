@@ -33,6 +33,13 @@ LEASING = "an item goes to another process if its holder dies"
 POLLING = "for select() and event loops"
 OTHER_SIDE = "the same queue, for threads"
 
+FIGURES = "how much there is, and how much has gone through"
+
+BESIDE = {
+    "closed": CLOSING,
+    "fileno": POLLING,
+    **dict.fromkeys(("capacity_bytes", "initial_bytes", "used_bytes", "statistics"), FIGURES),
+}
 MANY_AND_LEASE = {"get_many": SEVERAL, "put_many": SEVERAL, "lease": LEASING}
 HOOKS = dict.fromkeys(("_init", "_get", "_put", "_qsize"), FIXED_ORDER)
 LOOPS = dict.fromkeys(("_format", "_get_loop", "_loop", "_wakeup_next"), INSIDE)
@@ -57,23 +64,18 @@ CLASSES = {
             "shutdown": LATER,
             "is_shutdown": LATER,
             "close": CLOSING,
-            "closed": CLOSING,
-            "fileno": POLLING,
+            **BESIDE,
             "maxsize": LATER,
             "unfinished_tasks": LATER,
         },
     ),
-    "queue.SimpleQueue": Pair(
-        queue.SimpleQueue, our_queue.SimpleQueue, {}, {"close": CLOSING, "closed": CLOSING, "fileno": POLLING}
-    ),
-    "multiprocessing.Queue": Pair(
-        multiprocessing.queues.Queue, _queues.Queue, {}, {**MANY_AND_LEASE, "closed": CLOSING}
-    ),
+    "queue.SimpleQueue": Pair(queue.SimpleQueue, our_queue.SimpleQueue, {}, {"close": CLOSING, **BESIDE}),
+    "multiprocessing.Queue": Pair(multiprocessing.queues.Queue, _queues.Queue, {}, {**MANY_AND_LEASE, **BESIDE}),
     "multiprocessing.JoinableQueue": Pair(
-        multiprocessing.queues.JoinableQueue, _queues.JoinableQueue, {}, {**MANY_AND_LEASE, "closed": CLOSING}
+        multiprocessing.queues.JoinableQueue, _queues.JoinableQueue, {}, {**MANY_AND_LEASE, **BESIDE}
     ),
     "multiprocessing.SimpleQueue": Pair(
-        multiprocessing.queues.SimpleQueue, _queues.SimpleQueue, {}, {"close": LATER, "closed": CLOSING}
+        multiprocessing.queues.SimpleQueue, _queues.SimpleQueue, {}, {"close": LATER, **BESIDE}
     ),
     "asyncio.Queue": Pair(
         asyncio.Queue,
@@ -83,7 +85,7 @@ CLASSES = {
             **MANY_AND_LEASE,
             "shutdown": LATER,
             "close": CLOSING,
-            "closed": CLOSING,
+            **BESIDE,
             "lease_nowait": LEASING,
             "sync_queue": OTHER_SIDE,
         },
