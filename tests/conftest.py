@@ -22,6 +22,46 @@ from shmqueue.segment.files import changing
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
 
+ONCE = [
+    "archive",
+    "bench",
+    "cli",
+    "cli_demo",
+    "cli_doctor",
+    "cli_get",
+    "cli_leases",
+    "cli_list",
+    "cli_put",
+    "cli_strays",
+    "conformance",
+    "denied_futex",
+    "directories",
+    "documents",
+    "fairness",
+    "headers",
+    "history",
+    "hot_end",
+    "language",
+    "leasing_history",
+    "lifetime",
+    "messages",
+    "native_files",
+    "opening_cost",
+    "orphans",
+    "segment",
+    "typing",
+    "users",
+]
+"""The tests of what does not depend on the version of Python: ``.ci/run`` runs them on one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of those modules."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in ONCE:
+            item.add_marker("once")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Print a failure when it happens: a run that is cut off has then told it."""
