@@ -74,6 +74,26 @@ void lock_disown(_Atomic uint32_t *word, struct self *self)
     }
 }
 
+/* At a deadline: whether this thread has met the word like this for a slice.  The deadlines of an event loop are all
+ * shorter than a slice, and looking for an owner costs more than they allow. */
+static bool is_taken_for_long(_Atomic uint32_t *word, uint32_t seen)
+{
+    static _Thread_local struct {
+        _Atomic uint32_t *word;
+        uint32_t seen;
+        int64_t since;
+    } met;
+    int64_t now = monotonic_ns();
+    bool is_met_again = met.word == word && met.seen == seen;
+    bool is_long = is_met_again && now - met.since >= WAIT_SLICE_NS;
+    if (!is_met_again || is_long) {
+        met.word = word;
+        met.seen = seen;
+        met.since = now;
+    }
+    return is_long;
+}
+
 enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t deadline, int64_t spin_ns)
 {
     uint32_t waiters = 0; /* once we have slept others may sleep too: take the word with FUTEX_WAITERS set */
@@ -102,7 +122,7 @@ enum lock_result lock_wait(_Atomic uint32_t *word, struct self *self, int64_t de
         if (waited == WAIT_WOKEN) {
             continue;
         }
-        if (waited != WAIT_INTERRUPTED) { /* at the deadline too: an event loop's is always shorter than a slice */
+        if (waited == WAIT_SLICE_OVER || (waited == WAIT_DEADLINE && is_taken_for_long(word, marked))) {
             mark_if_dead(word, marked);
         }
         result = waited == WAIT_DEADLINE ? LOCK_DEADLINE : LOCK_INTERRUPTED;
