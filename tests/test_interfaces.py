@@ -115,7 +115,8 @@ def parameters_of(function: Any) -> list[inspect.Parameter] | None:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
         return None
-    return [parameter for parameter in parameters if parameter.name != "self"]
+    # asyncio's queues of Python 3.10 have a parameter "loop", only to say that it is not to be given.
+    return [parameter for parameter in parameters if parameter.name not in {"self", "loop"}]
 
 
 def refused(standard: Any, ours: Any) -> list[str]:
