@@ -75,7 +75,7 @@ def test_a_cancelled_put_has_put_nothing(run: Callable[..., Any], name: str, cou
                     if done:
                         put.append(number)
 
-            code = "import time\nfor item in iter(q.get, None): print(item)"
+            code = "print(*iter(q.get, None))"  # at the end: the pipe is not read before, and would be full
             with in_another_process(code, name) as process:
                 await asyncio.gather(*(produce() for _ in range(4)))
                 await q.put(None)  # type: ignore[arg-type]
