@@ -97,6 +97,7 @@ class Port:
         self.handle = handle
         self.engine = handle.engine
         self._watcher: Watcher | None = None
+        self._looks_for_waiting = False
         self._items = items_of(handle.engine)
         self._closed_ends: ClosedEnds | None = None
         self._putting_back: list[int] = []  # for each thread that does, its process
@@ -106,11 +107,7 @@ class Port:
     def _choose_way(self) -> None:
         """Put and get by the engine's own methods, or by what has to be done beside them."""
         ends = self._closed_ends
-        allow_fast_paths(
-            self.engine,
-            puts=ends is None or ends.puts_may_be_fast,
-            gets=ends is None or ends.gets_may_be_fast,
-        )
+        self._allow_fast_paths()
         if self._watcher is None and ends is None:
             self.put, self.get = self.engine.put, self.engine.get
             self.put_item, self.get_item = self._items.put_item, self._items.get_item
@@ -122,6 +119,19 @@ class Port:
             put, get = ends.route(put, get)
         self.put, self.get = put, get
         self.put_item, self.get_item = as_put_item(put), as_get_item(get)
+
+    def _allow_fast_paths(self) -> None:
+        ends, may_be_fast = self._closed_ends, not self._looks_for_waiting
+        allow_fast_paths(
+            self.engine,
+            puts=may_be_fast and (ends is None or ends.puts_may_be_fast),
+            gets=may_be_fast and (ends is None or ends.gets_may_be_fast),
+        )
+
+    def look_for_waiting(self, is_needed: bool) -> None:
+        """Whether each put and get must go through the queue class, which calls coroutines that wait."""
+        self._looks_for_waiting = is_needed
+        self._allow_fast_paths()
 
     def close_end(self, role: int) -> None:
         """Do not put (WRITER) or get (READER) in this process any more, and have the other one end when nobody does.

@@ -23,7 +23,7 @@ from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
 from shmqueue.generics import Self, T
 from shmqueue.items import Record as _LoadLater
-from shmqueue.items import allow_fast_paths, fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
+from shmqueue.items import fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.serialization import unpack_plain
@@ -390,14 +390,20 @@ class Queue(Ported, Generic[T]):
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(loop, self._port.engine, kind)
-        allow_fast_paths(self._port.engine, False, False)  # each put and get has to look for those that wait
+        self._look_for_waiting()
         try:
             return await line.until(attempt, is_turn_over)
         finally:
             if not len(line) and self._lines.get(key) is line:
                 del self._lines[key]
-            if not self._lines:
-                allow_fast_paths(self._port.engine, True, True)
+            self._look_for_waiting()
+
+    def _look_for_waiting(self) -> None:
+        """Each put and get has to look for coroutines that wait, while there are any."""
+        is_needed = None
+        while is_needed is not bool(self._lines):  # another loop's thread may have changed them meanwhile
+            is_needed = bool(self._lines)
+            self._port.look_for_waiting(is_needed)
 
     def _call(self, kind: int) -> None:
         """Have the first coroutine of the caller's loop that waits for this try again, before the thread says so."""
@@ -446,8 +452,7 @@ def _after_fork_in_child() -> None:
     """The coroutines that wait stayed with the parent, as its event loops did."""
     for queue in _open_queues:
         queue._lines.clear()
-        if not queue.closed:
-            allow_fast_paths(queue._port.engine, True, True)
+        queue._look_for_waiting()
 
 
 if hasattr(os, "register_at_fork"):

@@ -121,7 +121,10 @@ class _LoanLease(Lease[_T]):
     def _end(self, how: Callable[[], bool]) -> bool:
         done = how()
         if self._ended is not None:
-            self._ended()
+            try:
+                self._ended()
+            except (RecursionError, MemoryError):
+                pass  # the descriptor's thread looks, too
         return done
 
 

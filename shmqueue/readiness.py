@@ -101,6 +101,13 @@ class _Thread:
         self._requests.pop(id(request), None)
 
     def _run(self) -> None:
+        while True:
+            try:
+                self._answer_requests()
+            except (MemoryError, OSError):  # without this thread no coroutine of the process would ever be called
+                self._nudge.acquire(timeout=_SLICE)
+
+    def _answer_requests(self) -> None:
         pace = _FIRST_PACE
         known = -1
         while True:

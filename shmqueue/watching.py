@@ -95,18 +95,27 @@ class Watcher:
         try:
             return self._engine.put(method, payload, block, timeout)
         finally:
-            self.look()
+            try:
+                self.look()
+            except (RecursionError, MemoryError):  # no room for that call: the thread looks. What was put stays put
+                pass
 
     def get(self, block: bool, timeout: float | None) -> tuple[int, bytes] | None:
         """``Engine.get``; the descriptor is true when it returns."""
         try:
             return self._engine.get(block, timeout)
         finally:
-            self.look()
+            try:
+                self.look()
+            except (RecursionError, MemoryError):
+                pass
 
     def look(self) -> None:
-        """Make the descriptor agree with the queue."""
-        self._under_lock(self._look)
+        """Make the descriptor agree with the queue; where memory or the stack lacks room for it, the thread does."""
+        try:
+            self._under_lock(self._look)
+        except (RecursionError, MemoryError):
+            pass
 
     def _look(self, held: bool) -> None:
         self._look_again = True
@@ -180,22 +189,29 @@ class Watcher:
             return True  # a get does not wait: it raises
 
     def _watch(self) -> None:
-        pace = _PACE
         try:
             while not self._is_closed:
-                self.look()
-                if self._signal.is_set:
-                    self._nudge.acquire(timeout=pace)
-                    pace = min(2 * pace, _SLOWEST_PACE)
-                    self._engine.wait(True, 0)  # raises once it is closed, also when the descriptor is true for good
-                else:
-                    self._engine.wait(True, None)
-                    pace = _PACE
+                try:
+                    self._keep_true()
+                except MemoryError:  # without this thread a select would wait for ever
+                    self._nudge.acquire(timeout=_SLOWEST_PACE)
         except (ShmQueueNotInitializedError, ShmQueueCorruptedError):
             pass
         finally:
             with self._lock():
                 self._close_if_asked()
+
+    def _keep_true(self) -> None:
+        pace = _PACE
+        while not self._is_closed:
+            self.look()
+            if self._signal.is_set:
+                self._nudge.acquire(timeout=pace)
+                pace = min(2 * pace, _SLOWEST_PACE)
+                self._engine.wait(True, 0)  # raises once it is closed, also when the descriptor is true for good
+            else:
+                self._engine.wait(True, None)
+                pace = _PACE
 
     def _wake_thread(self) -> None:
         try:
@@ -334,7 +350,10 @@ class _Looking:
             try:
                 return value(*arguments)
             finally:
-                look()
+                try:
+                    look()
+                except (RecursionError, MemoryError):  # see Watcher.put
+                    pass
 
         setattr(self, name, call_and_look)
         return call_and_look
@@ -374,13 +393,15 @@ class _Signal:
             self.is_set = readable  # as if it were there: a loop that waits for a change must not spin
             return
         self.is_set = None  # neither: should a signal handler raise half-way, the next call puts it right
-        if readable:
-            os.write(number, b"!")
-        else:
-            try:
+        try:
+            if readable:
+                os.write(number, b"!")
+            else:
                 os.read(number, 4096)
-            except BlockingIOError:
-                pass
+        except OSError as error:
+            if error.errno is None:  # a signal handler's
+                raise
+            # it was empty, or the program has closed it since, which the next call sees
         self.is_set = readable
 
     def close(self) -> None:

@@ -178,3 +178,32 @@ def test_one_that_waits_in_a_cycle_is_collected(q: Queue[Any]) -> None:
         assert gone() is None
 
     run_asyncio(main)
+
+
+def test_a_step_within_a_step_is_refused_and_the_first_one_goes_on(q: Queue[Any]) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        create_future, refused = loop.create_future, []
+
+        def step_again() -> asyncio.Future[Any]:
+            for step in (lambda: coroutine.send(None), lambda: coroutine.throw(KeyError()), coroutine.close):
+                with pytest.raises(ValueError, match="already executing") as error:
+                    step()
+                refused.append(error)
+            return create_future()
+
+        coroutine = q.get()
+        loop.create_future = step_again  # type: ignore[method-assign]
+        try:
+            coroutine.send(None)
+        finally:
+            loop.create_future = create_future  # type: ignore[method-assign]
+        assert len(refused) == 3
+        q.put_nowait("item")
+        with pytest.raises(StopIteration) as end:
+            coroutine.send(None)
+        assert end.value.value == "item"
+        with pytest.raises(RuntimeError, match="already awaited"):
+            coroutine.send(None)
+
+    run_asyncio(main)

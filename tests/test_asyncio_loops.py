@@ -21,7 +21,7 @@ from asyncio_support import in_another_process, run_asyncio
 from children import answer_in_a_loop
 from support import PATIENCE, python, run_python
 
-from shmqueue import ShmQueue
+from shmqueue import ShmQueue, readiness
 from shmqueue.compat import queue as synchronous
 from shmqueue.compat.asyncio import Queue, QueueEmpty, QueueFull
 from shmqueue.readiness import ITEMS
@@ -357,3 +357,62 @@ async def main():
 trio.run(main)
 """
     run_python(code, name)
+
+
+def test_one_that_waits_behind_an_open_reservation_is_called_when_there_is_an_entry_for_it(
+    q: Queue[Any], name: str, engine: str
+) -> None:
+    if engine == "portable":
+        pytest.skip("its queues are polled")
+
+    async def main() -> None:
+        with ShmQueue(name) as other:
+            other.put_many(range(1024))  # as many as can be leased at once
+            leases = [other.lease() for _ in range(1024)]
+            with other.put_view(1):
+                other.put("behind it")
+                call = asyncio.ensure_future(q.get())
+                await asyncio.sleep(0.01)
+                with pytest.raises(QueueEmpty):
+                    q.get_nowait()
+                leases.pop().ack()
+                assert await call == "behind it"
+            for lease in leases:
+                lease.ack()
+
+    run_asyncio(main)
+
+
+def test_one_that_waits_is_first_also_when_there_is_a_descriptor(q: Queue[Any]) -> None:
+    async def main() -> None:
+        waiting = [asyncio.ensure_future(q.get()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        q.fileno()
+        q.put_nowait(1)
+        last = asyncio.ensure_future(q.get())
+        q.put_nowait(2)
+        q.put_nowait(3)
+        assert [await call for call in (*waiting, last)] == [1, 2, 3]
+
+    run_asyncio(main)
+
+
+def test_coroutines_are_called_after_memory_was_short(q: Queue[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter(range(3))
+    answer = readiness._Thread._answer_requests
+
+    def fail_first(thread: Any) -> None:
+        for _ in failures:
+            raise MemoryError
+        answer(thread)
+
+    async def main() -> None:
+        call = asyncio.ensure_future(q.get())
+        await asyncio.sleep(0)
+        q.sync_queue.put(1)
+        assert await call == 1
+        assert not list(failures)
+
+    monkeypatch.setattr(readiness, "_thread", readiness._Thread())
+    monkeypatch.setattr(readiness._Thread, "_answer_requests", fail_first)
+    run_asyncio(main)

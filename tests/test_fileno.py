@@ -522,3 +522,73 @@ def test_a_put_while_a_queue_is_being_closed_waits_for_no_look(open_queue: Calla
     look_call.result()
     assert is_readable(q, PATIENCE)
     assert q.get() == 1
+
+
+def at_every_depth(call: Callable[[], Any]) -> Iterator[Any]:
+    """What a call returns, or the RecursionError that it raises, from each of the last depths of the stack on."""
+
+    def deeper(frames: int) -> Any:
+        return call() if frames == 0 else deeper(frames - 1)
+
+    for frames in range(sys.getrecursionlimit() - 80, sys.getrecursionlimit()):
+        try:
+            yield deeper(frames)
+        except RecursionError as error:
+            yield error
+
+
+def test_nothing_is_taken_or_put_by_a_call_for_which_there_was_no_room_on_the_stack(q: Any) -> None:
+    q.fileno()
+    raised = 0
+    q.put("item")
+    for result in at_every_depth(q.get):
+        assert (result == "item") is q.empty(), result
+        if q.empty():
+            q.put("item")
+        raised += isinstance(result, RecursionError)
+    assert raised
+    assert q.get() == "item"
+    for result in at_every_depth(lambda: q.put("item") is None):
+        assert (result is True) is (not q.empty()), result
+        while not q.empty():
+            q.get()
+    q.put("item")
+    wait_until(lambda: is_readable(source_of(q)), "the descriptor is true")
+
+
+@pytest.mark.parametrize("kind", ["ShmQueue", "queue.Queue", "mp.JoinableQueue"])
+def test_no_lease_ends_or_begins_by_a_call_for_which_there_was_no_room_on_the_stack(
+    open_queue: Callable[[str], Any], kind: str
+) -> None:
+    q = open_queue(kind)
+    q.fileno()
+    q.put("item")
+    for lease in at_every_depth(q.lease):
+        assert isinstance(lease, RecursionError) is (not q.empty()), lease
+        if not isinstance(lease, RecursionError):
+            lease.requeue()
+    held = [q.lease()]
+    for done in at_every_depth(lambda: held[0].ack()):
+        assert isinstance(done, RecursionError) is held[0].is_held, done
+        if not held[0].is_held:
+            q.put("item")
+            held[0] = q.lease()
+    held[0].ack()
+
+
+def test_a_descriptor_is_kept_true_after_memory_was_short(q: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = [MemoryError] * 3
+    keep_true = watching.Watcher._keep_true
+
+    def fail_first(watcher: watching.Watcher) -> None:
+        if failures:
+            raise failures.pop()
+        keep_true(watcher)
+
+    monkeypatch.setattr(watching.Watcher, "_keep_true", fail_first)
+    source = source_of(q)
+    assert not is_readable(source)
+    child = in_child(lambda: q.put(1))
+    assert is_readable(source, PATIENCE)
+    assert exit_status(child) == 0
+    wait_until(lambda: not failures, "the thread goes on")

@@ -324,3 +324,39 @@ def test_a_getter_that_cannot_look_for_dead_holders_finds_the_queue_empty(make: 
         with pytest.raises(shmqueue.ShmQueueEmpty):
             q.get(timeout=0.5)
     assert lease.ack()
+
+
+def milliseconds_not_running() -> float:
+    """How long this thread wanted to run so far and had no processor."""
+    with open("/proc/thread-self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e6
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="this kernel does not tell run delays")
+@pytest.mark.usefixtures("only_native")
+def test_what_a_dead_process_had_comes_back_at_once_beside_a_stopped_producer(make: Make, name: str) -> None:
+    leases = 100
+    code = """
+import sys, time
+from shmqueue import ShmQueue
+q = ShmQueue(sys.argv[1])
+leases = [q.lease() for _ in range(int(sys.argv[2]))]
+print("ready", flush=True)
+time.sleep(99)
+"""
+    q = make()
+    q.put_many(range(leases))
+    with python(code, name, leases) as holder, python(code, name, 0) as stopped, open(path_of(name), "r+b") as file:
+        for process in (holder, stopped):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        stopped.send_signal(signal.SIGSTOP)
+        os.pwrite(file.fileno(), struct.pack("=I", stopped.pid), 256)  # the put lock
+        holder.kill()
+        holder.wait()
+        begin, without = time.monotonic(), milliseconds_not_running()
+        assert q.get(timeout=PATIENCE) == 0
+        took = (time.monotonic() - begin) * 1e3 - (milliseconds_not_running() - without)
+        assert q.qsize() == leases - 1
+        os.pwrite(file.fileno(), struct.pack("=I", 0), 256)
+    assert took < leases * 5  # to wait for the lock after each one takes ten milliseconds each time

@@ -52,10 +52,10 @@ MUTANTS = (
     Mutant(
         "what a dead process had is dropped",
         NATIVE + "holders.c",
-        "    lending_end_entry(ring, take, number, GET(lease_entries(ring)[number].state) == LEASE_LENT);\n",
+        "    return lending_end_entry(ring, take, number, GET(lease_entries(ring)[number].state) == LEASE_LENT);\n",
         "    const struct lease *entry = &lease_entries(ring)[number];\n"
-        "    lending_end_entry(ring, take, number,\n"
-        "                      GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
+        "    return lending_end_entry(ring, take, number,\n"
+        "                             GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
     ),
     Mutant(
         "a lease that is finished stays in the table",

@@ -58,6 +58,9 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
             return status;
         }
     }
+    if (status == RING_OK && atomic_load_explicit(&ring->held_up, memory_order_relaxed)) {
+        atomic_store(&ring->held_up, false); /* for those that wait and do not look themselves */
+    }
     return status;
 }
 

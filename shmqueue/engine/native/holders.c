@@ -4,10 +4,10 @@
 
 #define LOOK_NS INT64_C(100000000) /* at least so long between two checks whether holders live */
 
-/* With the get lock held: gives an item back, commits and releases the lock. */
-static void give_back(struct ring *ring, struct take *take, uint32_t number)
+/* With the get lock held: gives an item back, commits and releases the lock.  True: it can be taken again. */
+static bool give_back(struct ring *ring, struct take *take, uint32_t number)
 {
-    lending_end_entry(ring, take, number, GET(lease_entries(ring)[number].state) == LEASE_LENT);
+    return lending_end_entry(ring, take, number, GET(lease_entries(ring)[number].state) == LEASE_LENT);
 }
 
 static bool is_held(const struct lease *entry)
@@ -17,9 +17,10 @@ static bool is_held(const struct lease *entry)
 }
 
 /* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  `has_ended`: also what is pinned or
- * being written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none. */
+ * being written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none.
+ * Counts in *returned what can be taken again, for which the caller wakes getters: once, when all are back. */
 static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle, bool has_ended,
-                                   struct patience patience)
+                                   struct patience patience, int *returned)
 {
     struct take take;
     enum ring_status status = lending_begin(ring, &take, patience);
@@ -40,23 +41,34 @@ static enum ring_status return_one(struct ring *ring, struct process holder, uin
         ring_get_abort(ring, &take);
         return RING_EMPTY;
     }
-    give_back(ring, &take, oldest); /* a getter may take it before the next one is back */
+    *returned += give_back(ring, &take, oldest); /* a getter may take it before the next one is back */
     return RING_OK;
+}
+
+static void wake_for(struct ring *ring, int returned, struct patience patience)
+{
+    if (returned > 0) {
+        side_wake_for_returned(ring, returned, patience);
+    }
 }
 
 enum ring_status ring_return_all(struct ring *ring, struct patience patience)
 {
     enum ring_status status;
+    int returned = 0;
     do {
-        status = return_one(ring, os_this_process(), ring->handle, false, patience);
+        status = return_one(ring, os_this_process(), ring->handle, false, patience, &returned);
     } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
+    wake_for(ring, returned, patience);
     return status == RING_EMPTY ? RING_OK : status;
 }
 
 static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
 
-static void return_earlier(struct ring *ring, struct patience patience)
+/* The number of items that can be taken again. */
+static int return_earlier(struct ring *ring, struct patience patience)
 {
+    int returned = 0;
     uint32_t entries = lease_entries_now(ring);
     const struct lease *table = lease_entries(ring);
     struct process me = os_this_process();
@@ -64,15 +76,17 @@ static void return_earlier(struct ring *ring, struct patience patience)
         struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
         uint32_t handle = GET(table[i].handle);
         while (is_held(&table[i]) && is_same(holder, me) && !ring_is_of_this_image(handle) &&
-               return_one(ring, me, handle, true, patience) == RING_OK) {
+               return_one(ring, me, handle, true, patience, &returned) == RING_OK) {
         }
     }
+    return returned;
 }
 
 void ring_return_earlier(struct ring *ring)
 {
     if (ledger_read(&ring->segment->get.ledgers).leases) {
-        return_earlier(ring, (struct patience){0});
+        struct patience patience = {0};
+        wake_for(ring, return_earlier(ring, patience), patience);
     }
 }
 
@@ -101,7 +115,7 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
         }
         is_busy = status == RING_BUSY;
     }
-    return_earlier(ring, patience);
+    int returned = return_earlier(ring, patience);
     uint32_t entries = lease_entries_now(ring);
     const struct lease *table = lease_entries(ring);
     struct process alive = os_this_process();
@@ -116,10 +130,11 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
         }
         enum ring_status status = RING_OK;
         while (status == RING_OK) {
-            status = return_one(ring, holder, 0, true, patience);
+            status = return_one(ring, holder, 0, true, patience, &returned);
         }
         is_busy = is_busy || status == RING_BUSY;
     }
+    wake_for(ring, returned, patience);
     if (is_busy) { /* the next look is due at once */
         atomic_compare_exchange_strong(&leases->looked, &now, looked);
     }

@@ -167,7 +167,7 @@ enum ring_status ring_loan_unpin(struct ring *ring, const struct loan *loan, str
     return status;
 }
 
-void lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bool again)
+bool lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bool again)
 {
     struct lease *entry = lease_change(ring, take, number);
     bool was_writing = GET(entry->state) == LEASE_WRITING;
@@ -188,19 +188,18 @@ void lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bo
     SET(entry->in_place, 0);
     SET(entry->state, again ? LEASE_RETURNED : LEASE_FREE);
     ring_get_commit(ring, take);
-    if (again) {
-        side_wake_getter(ring);
-    } else if (was_writing || is_dropped) {
+    if (!again && (was_writing || is_dropped)) {
         tally_wake_if_finished(ring);
     }
+    return again;
 }
 
 enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, struct patience patience)
 {
     struct take take;
     enum ring_status status = begin_with(ring, &take, loan, LEASE_LENT, patience);
-    if (status == RING_OK) {
-        lending_end_entry(ring, &take, loan->entry, true);
+    if (status == RING_OK && lending_end_entry(ring, &take, loan->entry, true)) {
+        side_wake_for_returned(ring, 1, patience);
     }
     return status;
 }

@@ -20,6 +20,7 @@ typedef struct {
 enum phase {
     NEW,
     DELEGATED, /* to the function's coroutine */
+    RUNNING,   /* a step is being made; its caller cannot make another one */
     DONE,
 };
 
@@ -50,48 +51,40 @@ static bool try_at_once(CoroutineObject *self, PyObject **result)
     return queue_put_at_once(self->queue, self->item, result);
 }
 
-/* For one step: the phase from before it.  A new coroutine is done as far as any other caller can see. */
+/* For one step: the phase from before it, and the function's coroutine if it has taken over. */
 static enum phase enter_step(CoroutineObject *self, PyObject **other)
 {
     enum phase phase;
     ALONE_BEGIN(self);
     phase = self->phase;
     *other = phase == DELEGATED ? Py_NewRef(self->other) : NULL;
-    if (phase == NEW) {
-        self->phase = DONE;
+    if (phase == NEW || phase == DELEGATED) {
+        self->phase = RUNNING;
     }
     ALONE_END();
     return phase;
 }
 
-/* Of a new one: leaves everything to the function's coroutine, which is returned; NULL: an exception is set. */
-static PyObject *delegate(CoroutineObject *self)
+/* After a step.  `other`: goes on when the next one is made; NULL: the coroutine is done. */
+static void leave_step(CoroutineObject *self, PyObject *other)
 {
-    PyObject *other = call_function(self);
-    if (other != NULL) {
-        ALONE_BEGIN(self);
-        self->other = Py_NewRef(other);
-        self->phase = DELEGATED;
-        ALONE_END();
-    }
-    return other;
-}
-
-static void set_done(CoroutineObject *self)
-{
-    PyObject *other;
+    PyObject *before;
     ALONE_BEGIN(self);
-    other = self->other;
-    self->other = NULL;
-    self->phase = DONE;
+    before = self->other;
+    self->other = Py_XNewRef(other);
+    self->phase = other != NULL ? DELEGATED : DONE;
     ALONE_END();
-    Py_XDECREF(other);
+    Py_XDECREF(before);
 }
 
-static PyObject *raise_reused(void)
+/* Why a coroutine in this phase makes no step. */
+static void raise_unusable(enum phase phase)
 {
-    PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
-    return NULL;
+    if (phase == RUNNING) {
+        PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+    } else {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
+    }
 }
 
 static PySendResult Coroutine_step(CoroutineObject *self, PyObject *value, PyObject **result)
@@ -103,22 +96,18 @@ static PySendResult Coroutine_step(CoroutineObject *self, PyObject *value, PyObj
         return PYGEN_ERROR;
     }
     enum phase phase = enter_step(self, &other);
-    if (phase == NEW) {
-        if (try_at_once(self, result)) {
-            return *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
-        }
-        other = delegate(self);
-    } else if (phase == DONE) {
-        (void)raise_reused();
-    }
-    if (other == NULL) {
+    if (phase == RUNNING || phase == DONE) {
+        raise_unusable(phase);
         return PYGEN_ERROR;
     }
-    PySendResult status = PyIter_Send(other, value != NULL ? value : Py_None, result);
-    Py_DECREF(other);
-    if (status != PYGEN_NEXT) {
-        set_done(self);
+    PySendResult status = PYGEN_ERROR;
+    if (phase == NEW && try_at_once(self, result)) {
+        status = *result != NULL ? PYGEN_RETURN : PYGEN_ERROR;
+    } else if (phase == DELEGATED || (other = call_function(self)) != NULL) {
+        status = PyIter_Send(other, value != NULL ? value : Py_None, result);
     }
+    leave_step(self, status == PYGEN_NEXT ? other : NULL);
+    Py_XDECREF(other);
     return status;
 }
 
@@ -144,31 +133,30 @@ static PyObject *Coroutine_throw(CoroutineObject *self, PyObject *args)
 {
     PyObject *other;
     enum phase phase = enter_step(self, &other);
-    if (phase == DONE) {
-        return raise_reused();
+    if (phase == RUNNING || phase == DONE) {
+        raise_unusable(phase);
+        return NULL;
     }
-    other = phase == NEW ? delegate(self) : other;
+    other = phase == NEW ? call_function(self) : other;
     PyObject *throw = other != NULL ? PyObject_GetAttrString(other, "throw") : NULL;
     PyObject *result = throw != NULL ? PyObject_CallObject(throw, args) : NULL;
+    leave_step(self, result != NULL ? other : NULL);
     Py_XDECREF(throw);
     Py_XDECREF(other);
-    if (result == NULL) {
-        set_done(self);
-    }
     return result;
 }
 
 static PyObject *Coroutine_close(CoroutineObject *self, PyObject *Py_UNUSED(ignored))
 {
     PyObject *other;
-    if (enter_step(self, &other) != DELEGATED) {
-        Py_RETURN_NONE;
+    enum phase phase = enter_step(self, &other);
+    if (phase == RUNNING) {
+        raise_unusable(phase);
+        return NULL;
     }
-    PyObject *result = PyObject_CallMethod(other, "close", NULL);
-    Py_DECREF(other);
-    if (result != NULL) {
-        set_done(self);
-    }
+    PyObject *result = phase == DELEGATED ? PyObject_CallMethod(other, "close", NULL) : Py_NewRef(Py_None);
+    leave_step(self, result == NULL ? other : NULL); /* it may have refused to end */
+    Py_XDECREF(other);
     return result;
 }
 

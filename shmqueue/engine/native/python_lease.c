@@ -105,14 +105,8 @@ static PyObject *Lease_is_held(LeaseObject *lease, void *Py_UNUSED(closure))
 static PyObject *after_end(LeaseObject *lease, int done)
 {
     if (done >= 0 && lease->ended != NULL &&
-        (!ring_of(lease)->fast_gets || !descriptor_is_true(ring_of(lease)))) {
-        PyObject *ended = Py_NewRef(lease->ended); /* which the collector may take from the lease meanwhile */
-        PyObject *result = PyObject_CallNoArgs(ended);
-        Py_DECREF(ended);
-        if (result == NULL) {
-            return NULL;
-        }
-        Py_DECREF(result);
+        (!ring_of(lease)->fast_gets || !descriptor_is_true(ring_of(lease))) && !call_look(lease->ended)) {
+        return NULL;
     }
     return done < 0 ? NULL : PyBool_FromLong(done);
 }

@@ -96,12 +96,10 @@ static inline bool make_descriptor_true(struct use use)
     if (use.ring->descriptor == NO_DESCRIPTOR || use.ended == Py_None || descriptor_is_true(use.ring)) {
         return true;
     }
-    PyObject *ended = Py_NewRef(use.ended), *ring = Py_NewRef((PyObject *)use.ring); /* it may run any code */
-    PyObject *result = PyObject_CallNoArgs(ended);
-    Py_DECREF(ended);
+    PyObject *ring = Py_NewRef((PyObject *)use.ring); /* it may run any code */
+    bool is_done = call_look(use.ended);
     Py_DECREF(ring);
-    Py_XDECREF(result);
-    return result != NULL;
+    return is_done;
 }
 
 static inline PyObject *put(QueueObject *queue, PyObject *const *args, Py_ssize_t count, PyObject *keywords,

@@ -96,6 +96,19 @@ bool descriptor_is_true(RingObject *self)
     return is_true;
 }
 
+bool call_look(PyObject *look)
+{
+    Py_INCREF(look); /* it may run any code */
+    PyObject *result = PyObject_CallNoArgs(look);
+    Py_DECREF(look);
+    if (result == NULL && (PyErr_ExceptionMatches(PyExc_RecursionError) || PyErr_ExceptionMatches(PyExc_MemoryError))) {
+        PyErr_Clear();
+        return true;
+    }
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
 void let_mapping_go(RingObject *ring)
 {
     ring->views--;

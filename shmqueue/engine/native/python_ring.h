@@ -291,6 +291,11 @@ PyObject *plainly_unpacked(RingObject *self, PyObject *record);
 /* Whether the descriptor, if there is one, says what is so now. */
 bool descriptor_is_true(RingObject *self);
 
+/* After what has changed the queue: calls what makes the descriptor true.  Where that lacks memory, or room on the
+ * stack, the descriptor's thread does it, for what was put or taken stays so.  False: another exception is set, which a
+ * signal handler has raised. */
+bool call_look(PyObject *look);
+
 /* A loan or a reservation is over, and its bytes are not looked at any more: unmaps a closed ring whose last one it
  * was. */
 void let_mapping_go(RingObject *ring);

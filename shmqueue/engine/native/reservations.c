@@ -49,7 +49,7 @@ enum ring_status ring_end_reservation(struct ring *ring, const struct reserving 
     bool is_shut = ledger_read(&ring->segment->put.ledgers).shut != SHUT_NOT; /* getters may have gone already */
     bool is_put = commit && !is_shut;
     status = commit && is_shut ? RING_SHUT : RING_OK;
-    if (writers_end(ring, &take, &reserving->who, is_put)) {
+    if (writers_end(ring, &take, &reserving->who, is_put, patience)) {
         return status;
     }
     if (reserving->position < take.next.position) { /* it was passed, and its bytes may be others' by now */
@@ -67,7 +67,7 @@ enum ring_status ring_end_reservation(struct ring *ring, const struct reserving 
     if (!is_put) {
         ring_clear_the_way(ring);
     } else if (atomic_load(&ring->segment->put.ledgers.waiting) != 0) {
-        side_wake_getter(ring); /* one that slept when it was put, and was not woken yet */
+        side_wake_for_returned(ring, 1, patience); /* one that slept when it was put, and was not woken yet */
     }
     return status;
 }

@@ -73,16 +73,17 @@ void side_wake_putters_for(struct ring *ring, const struct snapshot *committed, 
 }
 
 /* Getters sleep on the put side's sequence, so that one moves, though nothing was put. */
-void side_wake_getter(struct ring *ring)
+void side_wake_for_returned(struct ring *ring, int most, struct patience patience)
 {
     struct side *side = &ring->segment->put;
     struct self *self = lock_self();
-    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + WAKE_PATIENCE_NS};
+    int64_t end = patience.for_lock ? monotonic_ns() + WAKE_PATIENCE_NS : 0;
+    patience.deadline = patience.deadline < end ? patience.deadline : end;
     if (side_lock(ring, side, self, patience) == RING_OK) {
         struct snapshot put = ledger_read(&side->ledgers);
-        side_commit_put(ring, self, &put, 1);
+        side_commit_put(ring, self, &put, most);
     } else { /* its owner moves the sequence, or dies: then the slice ends the wait */
-        futex_wake(&side->ledgers.sequence, 1);
+        futex_wake(&side->ledgers.sequence, most);
     }
 }
 

@@ -30,8 +30,9 @@ void side_wake_getters(struct ring *ring, uint32_t committed, int most);
 void side_wake_putters(struct ring *ring);
 /* Wakes them if `committed` leaves the room that they wait for. */
 void side_wake_putters_for(struct ring *ring, const struct snapshot *committed, uint32_t waiting);
-/* Makes one sleeping getter look again, though nothing was put.  Takes the put lock. */
-void side_wake_getter(struct ring *ring);
+/* Makes up to `most` sleeping getters look again, though nothing was put.  Takes the put lock if it is free; with
+ * patience for it, waits for it for 10 ms at most. */
+void side_wake_for_returned(struct ring *ring, int most, struct patience patience);
 
 /* Commits, releases the lock, then wakes up to `most` getters.
  *

@@ -47,14 +47,17 @@ enum ring_status writers_pass(struct ring *ring, struct take *take)
     return RING_OK;
 }
 
-bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit)
+bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit,
+                 struct patience patience)
 {
     const struct lease *entries = lease_entries(ring);
     for (uint32_t i = 0; take->next.leases && i < take->entries; i++) {
         if (GET(entries[i].state) == LEASE_WRITING && GET(entries[i].pid) == reservation->pid &&
             GET(entries[i].started) == reservation->started && GET(entries[i].handle) == reservation->handle &&
             GET(entries[i].attempt) == reservation->token) {
-            lending_end_entry(ring, take, i, commit);
+            if (lending_end_entry(ring, take, i, commit)) {
+                side_wake_for_returned(ring, 1, patience);
+            }
             return true;
         }
     }

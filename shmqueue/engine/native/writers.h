@@ -12,7 +12,8 @@
 enum ring_status writers_pass(struct ring *ring, struct take *take);
 
 /* If the reservation is an entry: ends it and releases the lock.  False: it is none. */
-bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit);
+bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit,
+                 struct patience patience);
 
 /* Before a reservation is put, with no lock held: makes sure that there is memory for an entry. */
 enum ring_status writers_prepare(struct ring *ring, struct patience patience);
