@@ -76,6 +76,9 @@ _SENTENCES = {
     "lease-join": "join() returns exactly when every item is acknowledged or done, whichever process is killed",
     "lease-qsize": "qsize(), empty(), full() and maxsize count what can be taken, not what is leased",
     "lease-linear": "with leases of many processes, killed at any moment, no item is lost, doubled or out of order",
+    "view-put": "what is written in a put_view() block comes once, as bytes, when the block has ended and not before",
+    "view-dropped": "of a put_view() block that raises, or in which its process is killed, nothing comes",
+    "view-get": "a get_view() block takes the oldest item at its end; it comes again if the block raises or is killed",
 }
 
 CLAUSES: dict[str, Clause] = {

@@ -5,7 +5,7 @@ two, because every process writes through a buffer and a feeder thread of its ow
 overtake each other, and a get that may not wait, or ``empty()``, may find nothing although a put has returned.
 
 Leases are no part of the standard contract. A queue that has ``lease`` is held to the clauses about it, whatever its
-profile; see ``Profile.with_leases``.
+profile; see ``Profile.with_leases``. So is one that has ``put_view`` and ``get_view`` to the clauses about these.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from .clauses import CLAUSES
 
-__all__ = ["LEASING", "PROFILES", "Profile"]
+__all__ = ["LEASING", "PROFILES", "VIEWING", "Profile"]
 
 Make = Callable[[Callable[..., Any], int, "str | None"], Any]
 
@@ -40,6 +40,9 @@ LEASING = frozenset(
     }
 )  # fmt: skip
 """The clauses of a queue with leases."""
+
+VIEWING = frozenset({"view-put", "view-dropped", "view-get"})
+"""The clauses of a queue whose items can be written and read in place."""
 
 
 def _make_bounded(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
@@ -104,6 +107,13 @@ class Profile:
             clause for method, clause in (("join", "lease-join"), ("qsize", "lease-qsize")) if not self.has(method)
         }
         return replace(self, clauses=self.clauses | LEASING - lacking, methods=self.methods | {"lease"})
+
+    def with_views(self) -> Profile:
+        """The profile of a queue that has ``put_view(length, block, timeout)``, ``get_view(block, timeout)`` besides.
+
+        Both return context managers, whose blocks have a buffer of the item's bytes.
+        """
+        return replace(self, clauses=self.clauses | VIEWING, methods=self.methods | {"put_view", "get_view"})
 
     def without(self, clauses: Iterable[str], methods: Iterable[str] = ()) -> Profile:
         """The profile less some clauses and methods."""

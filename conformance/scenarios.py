@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from . import leasing_scenarios  # noqa: F401  (it registers its own)
+from . import leasing_scenarios, view_scenarios  # noqa: F401  (they register their own)
 from .scene import SCENARIOS, Scene, decides, require
 from .values import is_same
 from .workers import PATIENCE

@@ -11,7 +11,7 @@ from typing import Any
 from .clauses import CLAUSES, Broken, Clause
 from .leasing_traffic import run_leasing_traffic
 from .machine import explore
-from .profiles import LEASING, PROFILES, Profile
+from .profiles import LEASING, PROFILES, VIEWING, Profile
 from .scenarios import SCENARIOS, Scene
 from .target import Target
 from .traffic import run_traffic
@@ -161,6 +161,8 @@ _DECIDED_WITH = {
     "qsize": ("qsize", "lease-qsize"),
     "full": ("full",),
     "lease": tuple(LEASING),
+    "put_view": tuple(VIEWING),
+    "get_view": tuple(VIEWING),
 }
 
 
@@ -170,10 +172,12 @@ def kills_of(target: Target, kills: int) -> int:
 
 
 def with_capabilities(target: Target, profile: Profile) -> Profile:
-    """The profile, with leases if the target has them: the standard contract does not know them."""
+    """The profile, with leases and views if the target has them: the standard contract does not know them."""
     queue = target.make(profile, 0)
     try:
-        return profile.with_leases() if callable(getattr(queue, "lease", None)) else profile
+        if callable(getattr(queue, "lease", None)):
+            profile = profile.with_leases()
+        return profile.with_views() if callable(getattr(queue, "put_view", None)) else profile
     finally:
         target.dispose(profile, queue)
 
@@ -207,7 +211,9 @@ def undecidable(target: Target, profile: Profile) -> dict[str, str]:
 
 
 def _absence(profile: Profile, key: str) -> str:
-    """Why a clause about leases is not promised; "" for the others, which the standard queue does not promise."""
+    """Why a clause of ours is not promised; "" for the others, which the standard queue does not promise."""
+    if key in VIEWING:
+        return "it has no put_view()"
     if key not in LEASING:
         return ""
     return "it has no lease()" if not profile.has_leases else "it has no join()"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue as standard_queue
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
+from shmqueue import ShmQueue
 from shmqueue.compat import queue as shm_queue
 from shmqueue.compat._queues import Queue as MultiprocessingQueue
 
@@ -386,6 +389,36 @@ class LosesWhatIsRequeuedUnderLoad(Leasing):
             return self.inner.ack() if self.count % 50 == 0 else self.inner.requeue()
 
 
+class PutsWhenABlockBegins(ShmQueue[Any]):
+    """What is still being written can be got."""
+
+    @contextlib.contextmanager
+    def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> Iterator[bytearray]:  # type: ignore[override]
+        contents = bytearray(length)
+        self.put(bytes(contents))
+        yield contents
+
+
+class PutsWhatIsDropped(ShmQueue[Any]):
+    """A block that raises puts what it has written."""
+
+    @contextlib.contextmanager
+    def put_view(self, length: int, block: bool = True, timeout: float | None = None) -> Iterator[bytearray]:  # type: ignore[override]
+        contents = bytearray(length)
+        try:
+            yield contents
+        finally:
+            self.put(bytes(contents))
+
+
+class TakesWhenABlockBegins(ShmQueue[Any]):
+    """What a killed process looked at is gone."""
+
+    @contextlib.contextmanager
+    def get_view(self, block: bool = True, timeout: float | None = None) -> Iterator[bytes]:  # type: ignore[override]
+        yield self.get(block, timeout)
+
+
 MUTANTS: dict[type[Any], tuple[str, set[str]]] = {
     LosesEveryFourth: ("queue.Queue", {"fifo", "kept"}),
     LastInFirstOut: ("queue.Queue", {"fifo"}),
@@ -419,5 +452,8 @@ MUTANTS: dict[type[Any], tuple[str, set[str]]] = {
     SwapsRequeuedUnderLoad: ("queue.Queue", {"lease-linear"}),
     LeasesTwiceUnderLoad: ("queue.Queue", {"lease-linear"}),
     LosesWhatIsRequeuedUnderLoad: ("queue.Queue", {"lease-linear"}),
+    PutsWhenABlockBegins: ("ShmQueue", {"view-put"}),
+    PutsWhatIsDropped: ("ShmQueue", {"view-dropped"}),
+    TakesWhenABlockBegins: ("ShmQueue", {"view-get"}),
 }
 """Each with the profile that it should keep, and the clause that it breaks, or the clauses."""

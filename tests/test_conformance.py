@@ -17,7 +17,7 @@ from support import run_python
 
 from shmqueue.conformance.clauses import CLAUSES, Broken
 from shmqueue.conformance.machine import explore
-from shmqueue.conformance.profiles import LEASING, PROFILES, Profile
+from shmqueue.conformance.profiles import LEASING, PROFILES, VIEWING, Profile
 from shmqueue.conformance.scenarios import SCENARIOS, Scene
 from shmqueue.conformance.suite import TRAFFIC, Amount, Result, Verdict, profile_for, run_suite
 from shmqueue.conformance.target import Target
@@ -34,11 +34,12 @@ OURS = [
     "shmqueue:ShmQueue",
 ]
 
-WITHOUT = dict.fromkeys(OURS, frozenset[str]()) | {
-    "shmqueue.compat.multiprocessing:Queue": frozenset({"lease-join"}),
-    "shmqueue.compat.multiprocessing:SimpleQueue": LEASING,
+WITHOUT = dict.fromkeys(OURS, VIEWING) | {
+    "shmqueue.compat.multiprocessing:Queue": VIEWING | {"lease-join"},
+    "shmqueue.compat.multiprocessing:SimpleQueue": VIEWING | LEASING,
+    "shmqueue:ShmQueue": frozenset[str](),
 }
-"""The clauses about leases that each of them does not promise."""
+"""The clauses about leases and views that each of them does not promise."""
 
 
 def broken_in(results: list[Result]) -> dict[str, str]:
@@ -70,6 +71,7 @@ def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
     name, clauses = MUTANTS[mutant]
     profile = PROFILES[name].with_leases() if clauses & LEASING else PROFILES[name]
+    profile = profile.with_views() if clauses & VIEWING else profile
     broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), profile, clauses)
     assert broken is not None, f"{mutant.__name__} keeps {clauses} in {EXAMPLES} examples"
     print(f"\n{mutant.__name__} is caught by {broken}")
@@ -84,7 +86,7 @@ def test_ours_keep_every_clause(spec: str, engine: str) -> None:
     absent = {result.clause.key for result in results if result.verdict is Verdict.ABSENT and result.why}
     assert absent == WITHOUT[spec]
     kept = {result.clause.key for result in results if result.verdict is Verdict.KEPT}
-    assert kept >= SCENARIOS.keys() & LEASING - WITHOUT[spec]
+    assert kept >= SCENARIOS.keys() & (LEASING | VIEWING) - WITHOUT[spec]
 
 
 class TestInOnesOwnTree(QueueConformance):
