@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from collections import deque
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -12,7 +13,7 @@ import pytest
 from children import answer_large
 from support import PATIENCE
 
-from shmqueue import ShmQueue
+from shmqueue import ShmQueue, ShmQueueNotInitializedError
 from shmqueue.segment import HEADER_SIZE, path_of
 
 Make = Callable[..., ShmQueue]
@@ -83,3 +84,35 @@ def test_two_processes_exchange_large_items(make: Make, name: str) -> None:
     finally:
         process.join(PATIENCE)
         process.kill()
+
+
+def faults_of_a_lap(q: ShmQueue) -> int:
+    """Page faults while the whole buffer is written once."""
+    item = bytes(1 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(15):
+        q.put(item)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.usefixtures("engine")
+def test_no_put_meets_a_page_fault_after_prefault(make: Make, engine: str) -> None:
+    q = make(buffer_size=16 << 20)
+    if engine == "portable":
+        assert q.prefault() is False
+        return
+    if not q.prefault():
+        pytest.skip("this kernel has no MADV_POPULATE_WRITE")
+    assert q.empty()
+    faults = faults_of_a_lap(q)
+    q.clear()
+    q.shutdown()
+    assert faults < faults_of_a_lap(make(buffer_size=16 << 20)) / 10
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_closed_queue_is_not_prefaulted(make: Make) -> None:
+    q = make()
+    q.shutdown()
+    with pytest.raises(ShmQueueNotInitializedError):
+        q.prefault()

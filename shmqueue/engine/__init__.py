@@ -299,6 +299,12 @@ class Engine(Protocol):
             maxsize: at least 0, less than 2**62.
         """
 
+    def prefault(self, /) -> bool:
+        """Map the memory that the segment never gives back into this process now, so that no call meets a page fault.
+
+        False: that cannot be done here.
+        """
+
     def close(self, /) -> None:
         """Wake this handle's own waiting calls, wait for calls in flight, and unmap. Closing twice is harmless."""
 

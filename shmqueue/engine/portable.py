@@ -270,6 +270,11 @@ class PortableEngine:
     def maxsize(self, /) -> int:
         return self._maxsize_in(self._counted(self._current))
 
+    def prefault(self) -> bool:
+        """False: beside what a call costs here, page faults are nothing."""
+        self.qsize()  # raises what any method raises after close()
+        return False
+
     def set_maxsize(self, maxsize: int, /) -> None:
         self._counted(lambda: self._at_once(lambda state, hold: (state._replace(maxsize=maxsize + 1), True, b"")))
 

@@ -204,6 +204,7 @@ ALONE_PLAIN(Ring_counters, RingObject, self)
 ALONE_PLAIN(Ring_lease_figures, RingObject, self)
 ALONE_PLAIN(Ring_shut_down, RingObject, self)
 ALONE_PLAIN(Ring_maxsize, RingObject, self)
+ALONE_PLAIN(Ring_prefault, RingObject, self)
 ALONE_PLAIN(Ring_set_maxsize, RingObject, self)
 ALONE_PLAIN(Ring_close, RingObject, self)
 
@@ -236,6 +237,7 @@ static PyMethodDef Ring_methods[] = { /* documented in shmqueue.engine.Engine, s
     PLAIN(shut_down, METH_O),
     PLAIN(maxsize, METH_NOARGS),
     PLAIN(set_maxsize, METH_O),
+    PLAIN(prefault, METH_NOARGS),
     PLAIN(close, METH_NOARGS),
     {NULL, NULL, 0, NULL},
 };

@@ -256,7 +256,7 @@ plain_method Ring_take; /* python_peek.c */
 plain_method Ring_lease_figures; /* python_lend.c */
 plain_method Ring_moment, Ring_pass_on; /* python_wait.c */
 plain_method Ring_clear, Ring_task_done, Ring_join, Ring_qsize, Ring_counters, Ring_shut_down; /* python_whole.c */
-plain_method Ring_maxsize, Ring_set_maxsize;
+plain_method Ring_maxsize, Ring_set_maxsize, Ring_prefault;
 
 /* ---- python_put.c ---- */
 

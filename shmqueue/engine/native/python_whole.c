@@ -121,6 +121,16 @@ PyObject *Ring_shut_down(RingObject *self, PyObject *immediate)
     return NULL;
 }
 
+PyObject *Ring_prefault(RingObject *self, PyObject *Py_UNUSED(ignored))
+{
+    bool is_done;
+    if (!is_open(self)) {
+        return NULL;
+    }
+    WITHOUT_GIL(self, is_done = arena_prefault(&self->ring));
+    return PyBool_FromLong(is_done);
+}
+
 PyObject *Ring_maxsize(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     return is_open(self) ? PyLong_FromUnsignedLongLong(ring_maxsize(&self->ring)) : NULL;

@@ -119,6 +119,16 @@ unsigned char *arena_map(struct ring *ring, uint32_t arena)
     return bytes;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* of Linux 5.14, which is younger than some systems' headers */
+#endif
+
+bool arena_prefault(struct ring *ring)
+{
+    struct span span = arena_span(ring, 0);
+    return madvise(span.bytes, 2 * (size_t)span.size, MADV_POPULATE_WRITE) == 0; /* it is mapped twice */
+}
+
 void arena_unmap_all(struct ring *ring)
 {
     for (uint32_t arena = 1; arena < ring->arenas; arena++) {

@@ -76,6 +76,10 @@ uint64_t arena_cut(struct ring *ring, uint64_t initial, uint64_t capacity);
 /* Unmaps all arenas but the first. */
 void arena_unmap_all(struct ring *ring);
 
+/* Has the page tables filled for the first arena, whose memory is never given back, so that no copy in it meets a page
+ * fault.  False: this kernel cannot do that (before 5.14), or there is no memory for the tables. */
+bool arena_prefault(struct ring *ring);
+
 /* Maps the first `first` bytes of a file, and the arena in them once more behind that.  MAP_FAILED: errno says why. */
 void *ring_map(int file, uint64_t first);
 void ring_unmap(void *memory, uint64_t first);
