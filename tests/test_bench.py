@@ -58,7 +58,7 @@ def measure(driver: str, workload: str, items: int = 100, deadline: float = PATI
 
 
 def test_each_shape_of_work_runs_on_ours_and_on_the_standard_queue(tmp_path: Path) -> None:
-    names = ["bytes", "raw", "numpy", "2-to-2", "round-trip", "pair-dict", "floor-dict", "idle"]
+    names = ["bytes", "raw", "made", "numpy", "2-to-2", "round-trip", "pair-dict", "floor-dict", "idle"]
     told = figures_of(
         tmp_path / "figures", *TINY, "--rounds", 1, *(part for name in names for part in ("--workload", name))
     )

@@ -6,6 +6,7 @@ A driver imports its package when it is made, not before.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import os
 from collections.abc import Callable, Iterable
@@ -50,12 +51,15 @@ def _nothing() -> None:
 class Sender:
     """The producer's side. ``finish`` gives it up, when all items have been received.
 
-    ``put``, and ``get`` of the other side, return awaitables where coroutines use the queue.
+    ``put``, and ``get`` of the other side, return awaitables where coroutines use the queue. ``make`` puts an item of
+    that many bytes, where the queue lends the place for it: it calls a function that writes them, with their address,
+    once or, where the first place was in vain, more often.
     """
 
     put: Callable[[Any], Any]
     put_many: Callable[[list[Any]], object] | None = None
     finish: Callable[[], object] = _nothing
+    make: Callable[[int, Callable[[int], object]], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,12 @@ class _Own(Driver):
 
     def sender(self, index: int) -> Sender:
         queue = self._class(self.plan.token, create=False)
-        return Sender(queue.put, queue.put_many, queue.shutdown)
+
+        def make(length: int, write: Callable[[int], object]) -> None:
+            with queue.put_view(length) as view:
+                write(ctypes.addressof(ctypes.c_char.from_buffer(view)))
+
+        return Sender(queue.put, queue.put_many, queue.shutdown, make if self.lends else None)
 
     def receiver(self, index: int) -> Receiver:
         queue = self._class(self.plan.token, create=False)

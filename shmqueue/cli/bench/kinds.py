@@ -5,6 +5,7 @@ The loops are written out for each kind: they are what a queue is measured with,
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from array import array
 from collections.abc import Callable, Sequence
@@ -230,6 +231,37 @@ class Raw(Bytes):
                     raise Mistake(number, bytes(view[:80]))
 
 
+class Made(Kind):
+    """Large bytes that the producer makes for each item, in place where a queue lends the place, as a camera does."""
+
+    size = LARGE
+    raw = True
+
+    def produce(self, put: Put, numbers: range) -> None:
+        for number in numbers:
+            put(bytes([number & 255]) * LARGE)
+
+    def produce_in_place(self, make: Callable[[int, Callable[[int], object]], object], numbers: range) -> None:
+        """``produce``, where ``make`` lends the place."""
+        for number in numbers:
+            make(LARGE, lambda address, value=number & 255: ctypes.memset(address, value, LARGE))  # type: ignore[misc]
+
+    def consume(self, get: Get, count: int) -> None:
+        for number in range(count):
+            self._check(get(), number)
+
+    def consume_lent(self, lend: Callable[[], AbstractContextManager[Any]], count: int) -> None:
+        """``consume``, reading the bytes in place."""
+        for number in range(count):
+            with lend() as view:
+                self._check(view, number)
+
+    def _check(self, item: Any, number: int) -> None:
+        start, due = number * _WINDOW % LARGE, bytes([number & 255]) * _WINDOW
+        if len(item) != LARGE or any(item[at : at + _WINDOW] != due for at in (0, start, LARGE - _WINDOW)):
+            raise Mistake(number, bytes(item[:80]))
+
+
 class Arrays(_Pooled):
     """Large numpy arrays: type, shape, both ends, and a window that wanders."""
 
@@ -291,6 +323,7 @@ KINDS: dict[str, type[Kind]] = {
     "dict": Dicts,
     "bytes": Bytes,
     "raw": Raw,
+    "made": Made,
     "numpy": Arrays,
     "list": Lists,
 }

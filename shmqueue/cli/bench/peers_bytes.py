@@ -179,7 +179,15 @@ class Iceoryx2(Driver):
                 copy(sample.payload_ptr, data, len(data))
                 sample = sample.assume_init()
 
-        return Sender(put)
+        def make(length: int, write: Callable[[int], object]) -> None:
+            while True:
+                sample = loan(length)
+                write(ctypes.cast(sample.payload_ptr, ctypes.c_void_p).value or 0)
+                if sample.assume_init().send():
+                    return
+                _yield()
+
+        return Sender(put, make=make)
 
     def receiver(self, index: int) -> Receiver:
         _, service, depth = self._service()

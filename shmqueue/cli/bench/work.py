@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .drivers import Driver
-from .kinds import Kind, Mistake, Numbered, Raw
+from .kinds import Kind, Made, Mistake, Numbered, Raw
 
 __all__ = ["BATCH", "Job", "Told", "roles_of"]
 
@@ -102,13 +102,16 @@ def _measured(ready: Barrier, work: Callable[[], Any], finish: Callable[[], obje
 def _produce(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
     sender = queue.sender(index)
     numbers = range(index, job.items, job.producers)
-    return _measured(ready, lambda: job.kind.produce(sender.put, numbers), sender.finish)
+    kind, make = job.kind, sender.make
+    if isinstance(kind, Made) and make is not None:
+        return _measured(ready, lambda: kind.produce_in_place(make, numbers), sender.finish)
+    return _measured(ready, lambda: kind.produce(sender.put, numbers), sender.finish)
 
 
 def _consume(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
     receiver = queue.receiver(index)
     kind, lend = job.kind, receiver.lend
-    if isinstance(kind, Raw) and lend is not None:
+    if isinstance(kind, (Raw, Made)) and lend is not None:
         return _measured(ready, lambda: kind.consume_lent(lend, job.items), receiver.finish)
     return _measured(ready, lambda: kind.consume(receiver.get, job.items), receiver.finish)
 

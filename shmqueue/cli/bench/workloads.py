@@ -143,6 +143,7 @@ WORKLOADS: dict[str, Workload] = {
         Workload("dict", "stream", "dict", 2_000, roles=_ALL, quick=True),
         Workload("bytes", "stream", "bytes", 30, quick=True),
         Workload("raw", "stream", "raw", 30),
+        Workload("made", "stream", "made", 30),
         Workload("numpy", "stream", "numpy", 30),
         Workload("2-to-2", "logged", "dict", 2_000, producers=2, consumers=2),
         Workload("round-trip", "round-trip", "int", 200, quick=True),
@@ -188,10 +189,14 @@ TABLES: tuple[Table, ...] = (
             Column("dict", "rate", "small dict"),
             Column("bytes", "rate", "1 MiB bytes", "GB/s", _GIGABYTES),
             Column("raw", "rate", "1 MiB raw", "GB/s", _GIGABYTES),
+            Column("made", "rate", "1 MiB made", "GB/s", _GIGABYTES),
             Column("numpy", "rate", "1 MiB numpy", "GB/s", _GIGABYTES),
             Column("2-to-2", "rate", "2 to 2 dict"),
         ),
-        notes={"raw": "Raw: bytes without serialization, read in place where the queue offers that"},
+        notes={
+            "raw": "Raw: bytes without serialization, read in place where the queue offers that",
+            "made": "Made: the same, filled by the producer for each item, in place where the queue offers that",
+        },
     ),
     Table(
         "Time and processor",
