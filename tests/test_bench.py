@@ -62,7 +62,7 @@ def test_each_shape_of_work_runs_on_ours_and_on_the_standard_queue(tmp_path: Pat
     told = figures_of(
         tmp_path / "figures", *TINY, "--rounds", 1, *(part for name in names for part in ("--workload", name))
     )
-    assert len(told["figures"]) == 8, "the round trip has two, the floor is beside the pair"
+    assert len(told["figures"]) == 9, "the round trip has two, the floor is beside the pair"
     for name, figure in told["figures"].items():
         floor = {"msgpack alone, no queue"} if name == "pair-dict cost" else set()
         assert set(figure["queues"]) == {"shmqueue", YARDSTICK} | floor
