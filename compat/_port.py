@@ -121,12 +121,14 @@ class Port:
         self.put_item, self.get_item = as_put_item(put), as_get_item(get)
 
     def _allow_fast_paths(self) -> None:
-        ends, may_be_fast = self._closed_ends, not self._looks_for_waiting
-        allow_fast_paths(
-            self.engine,
-            puts=may_be_fast and (ends is None or ends.puts_may_be_fast),
-            gets=may_be_fast and (ends is None or ends.gets_may_be_fast),
-        )
+        looks_for_waiting = None
+        while looks_for_waiting is not self._looks_for_waiting:  # another thread may have changed it meanwhile
+            ends, looks_for_waiting = self._closed_ends, self._looks_for_waiting
+            allow_fast_paths(
+                self.engine,
+                puts=not looks_for_waiting and (ends is None or ends.puts_may_be_fast),
+                gets=not looks_for_waiting and (ends is None or ends.gets_may_be_fast),
+            )
 
     def look_for_waiting(self, is_needed: bool) -> None:
         """Whether each put and get must go through the queue class, which calls coroutines that wait."""

@@ -390,8 +390,8 @@ class Queue(Ported, Generic[T]):
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = Line(loop, self._port.engine, kind)
-        self._look_for_waiting()
         try:
+            self._look_for_waiting()
             return await line.until(attempt, is_turn_over)
         finally:
             if not len(line) and self._lines.get(key) is line:

@@ -131,6 +131,9 @@ class _Thread:
                         request.tell()
                     except RuntimeError:
                         pass  # its loop is closed
+                    except BaseException:
+                        self._requests[id(request)] = request  # else nothing would ever call it
+                        raise
 
     def _wait(self, native: list[Request], rung: int, seconds: float) -> list[Request]:
         if self._bell is None:

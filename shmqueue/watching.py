@@ -11,6 +11,7 @@ for the descriptor without blocking other greenlets. ``put`` and ``get`` block t
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -37,6 +38,7 @@ __all__ = ["QueueDescriptor", "Watcher", "watch", "watch_no_more"]
 
 _PACE = 0.001  # seconds between looks at a queue that is not empty: to wait for its end would slow down every get
 _SLOWEST_PACE = 0.05
+_LONGEST_WAIT = 0.5  # seconds; an item may have come, made the descriptor readable, and gone before the wait began
 _END_PACE = 0.2  # seconds between looks whether a process is left that could put
 
 _NO_DESCRIPTOR, _NOT_READABLE, _READABLE, _BEING_CHANGED = range(4)  # python_ring.h: enum descriptor
@@ -71,13 +73,16 @@ class Watcher:
         pause.acquire()
 
         def watch() -> None:
-            try:
-                while not self._is_closed and not is_over():
-                    pause.acquire(timeout=_END_PACE)
-                self._is_over = not self._is_closed
-                self.look()
-            except (ShmQueueNotInitializedError, ShmQueueCorruptedError):
-                pass
+            while not self._is_closed:
+                try:
+                    self._is_over = self._is_over or is_over()
+                    if self._is_over and self.look() and self._signal.is_set:
+                        return
+                except (ShmQueueNotInitializedError, ShmQueueCorruptedError):
+                    return
+                except (MemoryError, OSError):
+                    pass  # the next time, or a select would wait for ever
+                pause.acquire(timeout=_END_PACE)
 
         start_daemon_thread(watch)
 
@@ -110,12 +115,16 @@ class Watcher:
             except (RecursionError, MemoryError):
                 pass
 
-    def look(self) -> None:
-        """Make the descriptor agree with the queue; where memory or the stack lacks room for it, the thread does."""
+    def look(self) -> bool:
+        """Make the descriptor agree with the queue.
+
+        False: memory or the stack lacks room for that. The thread does it soon.
+        """
         try:
             self._under_lock(self._look)
         except (RecursionError, MemoryError):
-            pass
+            return False
+        return True
 
     def _look(self, held: bool) -> None:
         self._look_again = True
@@ -204,13 +213,14 @@ class Watcher:
     def _keep_true(self) -> None:
         pace = _PACE
         while not self._is_closed:
-            self.look()
-            if self._signal.is_set:
+            if not self.look():
+                self._nudge.acquire(timeout=_SLOWEST_PACE)
+            elif self._signal.is_set is not False:  # also where another thread's look ended half-way
                 self._nudge.acquire(timeout=pace)
                 pace = min(2 * pace, _SLOWEST_PACE)
                 self._engine.wait(True, 0)  # raises once it is closed, also when the descriptor is true for good
             else:
-                self._engine.wait(True, None)
+                self._engine.wait(True, _LONGEST_WAIT)
                 pace = _PACE
 
     def _wake_thread(self) -> None:
@@ -399,9 +409,8 @@ class _Signal:
             else:
                 os.read(number, 4096)
         except OSError as error:
-            if error.errno is None:  # a signal handler's
+            if error.errno not in (errno.EAGAIN, errno.EBADF):  # it was empty, or the program has closed it
                 raise
-            # it was empty, or the program has closed it since, which the next call sees
         self.is_set = readable
 
     def close(self) -> None:

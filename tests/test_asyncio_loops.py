@@ -397,6 +397,29 @@ def test_one_that_waits_is_first_also_when_there_is_a_descriptor(q: Queue[Any]) 
     run_asyncio(main)
 
 
+def test_a_coroutine_is_called_though_that_failed_once(q: Queue[Any]) -> None:
+    async def main() -> None:
+        loop, errors = asyncio.get_running_loop(), [MemoryError(), OSError()]
+        call_soon_threadsafe = loop.call_soon_threadsafe
+
+        def fail_first(*arguments: Any, **options: Any) -> Any:
+            if errors:
+                raise errors.pop()
+            return call_soon_threadsafe(*arguments, **options)
+
+        loop.call_soon_threadsafe = fail_first  # type: ignore[method-assign]
+        try:
+            call = asyncio.ensure_future(q.get())
+            await asyncio.sleep(0)
+            with in_another_process("q.put(1)", q._port.name):
+                assert await call == 1
+        finally:
+            loop.call_soon_threadsafe = call_soon_threadsafe  # type: ignore[method-assign]
+        assert not errors
+
+    run_asyncio(main)
+
+
 def test_coroutines_are_called_after_memory_was_short(q: Queue[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     failures = iter(range(3))
     answer = readiness._Thread._answer_requests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
 import multiprocessing
@@ -592,3 +593,75 @@ def test_a_descriptor_is_kept_true_after_memory_was_short(q: Any, monkeypatch: p
     assert is_readable(source, PATIENCE)
     assert exit_status(child) == 0
     wait_until(lambda: not failures, "the thread goes on")
+
+
+class FailingOs:
+    """The module ``os``, one of whose functions raises first, where signal handlers run."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        self._name, self._errors = name, [error]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._name and self._errors and threading.current_thread() is threading.main_thread():
+            raise self._errors.pop()
+        return getattr(os, name)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(errno.ETIMEDOUT, "a signal handler's"), MemoryError()])
+def test_a_look_that_ended_half_way_is_made_again(
+    q: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    source = source_of(q)
+    assert not is_readable(source)
+    with monkeypatch.context() as patch:
+        patch.setattr(watching, "os", FailingOs("write", error))
+        try:
+            q.put(1)
+        except TimeoutError:
+            pass
+        wait_until(lambda: is_readable(source), "the descriptor is true")
+    with monkeypatch.context() as patch:
+        patch.setattr(watching, "os", FailingOs("read", error))
+        try:
+            assert q.get() == 1
+        except TimeoutError:
+            pass
+        wait_until(lambda: not is_readable(source), "the descriptor is true")
+
+
+def test_a_descriptor_does_not_stay_readable_for_an_item_that_came_and_went_unseen(
+    q: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, is_next, has_gone = watching.Watcher.look, [True], threading.Event()
+
+    def look_and_miss_it(watcher: watching.Watcher) -> bool:
+        is_true = look(watcher)
+        if threading.current_thread() is not threading.main_thread() and is_next:
+            is_next.clear()
+            q.put(1)  # between the thread's look and its wait
+            assert exit_status(in_child(q.get)) == 0
+            has_gone.set()
+        return is_true
+
+    monkeypatch.setattr(watching.Watcher, "look", look_and_miss_it)
+    source = source_of(q)
+    source.fileno()
+    assert has_gone.wait(PATIENCE)
+    wait_until(lambda: not is_readable(source), "the descriptor is true")
+
+
+def test_the_end_of_a_queue_is_seen_after_memory_was_short(open_queue: Callable[[str], Any]) -> None:
+    errors: list[type[BaseException]] = [MemoryError, OSError]
+
+    def is_over() -> bool:
+        if errors:
+            raise errors.pop()
+        return True
+
+    watcher = watching.Watcher(open_queue("ShmQueue")._engine)
+    try:
+        watcher.start()
+        watcher.watch_for_end(is_over)
+        wait_until(lambda: is_readable(watcher), "the end is seen")
+    finally:
+        watcher.close()

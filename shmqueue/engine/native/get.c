@@ -58,7 +58,8 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
             return status;
         }
     }
-    if (status == RING_OK && atomic_load_explicit(&ring->held_up, memory_order_relaxed)) {
+    bool knows = status == RING_OK || status == RING_EMPTY; /* that nothing is held up */
+    if (knows && atomic_load_explicit(&ring->held_up, memory_order_relaxed)) {
         atomic_store(&ring->held_up, false); /* for those that wait and do not look themselves */
     }
     return status;

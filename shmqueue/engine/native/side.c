@@ -82,8 +82,9 @@ void side_wake_for_returned(struct ring *ring, int most, struct patience patienc
     if (side_lock(ring, side, self, patience) == RING_OK) {
         struct snapshot put = ledger_read(&side->ledgers);
         side_commit_put(ring, self, &put, most);
-    } else { /* its owner moves the sequence, or dies: then the slice ends the wait */
-        futex_wake(&side->ledgers.sequence, most);
+    } else { /* Its owner moves the sequence, mostly; else one that is about to sleep waits for a slice.  All that sleep:
+              * one of them may wait without taking anything. */
+        futex_wake(&side->ledgers.sequence, WAIT_EVERYONE);
     }
 }
 
