@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .profiles import PROFILES, Profile
 from .report import Column, as_json, as_markdown, print_report
+from .report_html import as_html
 from .suite import Amount, amount_of_steps, profile_for, run_suite
 from .target import START_METHODS, Target
 
@@ -33,7 +34,7 @@ __all__ = ["main"]
 @click.option("--seed", type=int, help="Of the random numbers; by default a new one, which is printed.")
 @click.option("--json", "json_file", type=click.File("w"), help="Also write all that was found as JSON.")
 @click.option("--markdown", "markdown_file", type=click.File("w"), help="Also write the table as Markdown.")
-@click.option("--html", "html_file", type=click.Path(dir_okay=False), help="Also write the report as HTML.")
+@click.option("--html", "html_file", type=click.File("w"), help="Also write a page with what was found, to look at.")
 def main(
     specs: tuple[str, ...],
     profile: str | None,
@@ -42,7 +43,7 @@ def main(
     seed: int | None,
     json_file: TextIO | None,
     markdown_file: TextIO | None,
-    html_file: str | None,
+    html_file: TextIO | None,
 ) -> None:
     """Tell which clauses of the standard queues' contract a queue class keeps.
 
@@ -70,10 +71,9 @@ def main(
 
             columns.append(Column(target, chosen, run_suite(target, chosen, amount, tick)))
             progress.remove_task(task)
-    console = Console(record=True, width=None if sys.stdout.isatty() else 120)
-    print_report(console, columns, amount)
+    print_report(Console(width=None if sys.stdout.isatty() else 120), columns, amount)
     if html_file is not None:
-        console.save_html(html_file)
+        html_file.write(as_html(columns, amount))
     if markdown_file is not None:
         markdown_file.write(as_markdown(columns, amount))
     if json_file is not None:

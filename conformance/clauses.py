@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from .timeline import Bar
+
 __all__ = ["CLAUSES", "Broken", "Clause", "clause"]
 
 
@@ -103,13 +105,15 @@ class Broken(AssertionError):
         key: which one.
         what: what was seen, and what should have been.
         program: the steps that led to it, in order.
+        history: the operations that led to it, those that violate the clause marked.
     """
 
-    def __init__(self, key: str, what: str, program: Sequence[str] = ()) -> None:
+    def __init__(self, key: str, what: str, program: Sequence[str] = (), history: Sequence[Bar] = ()) -> None:
         super().__init__(key, what)
         self.clause = clause(key)
         self.what = what
         self.program = list(program)
+        self.history = list(history)
 
     def __str__(self) -> str:
         steps = "".join(f"\n    {step}" for step in self.program)

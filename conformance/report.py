@@ -1,4 +1,4 @@
-"""What a run came to, as a table for people and as JSON for programs."""
+"""What a run came to, as a table for people and as JSON for programs; ``report_html`` has the page to look at."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .profiles import Profile
 from .suite import Amount, Result, Verdict
 from .target import Target
 
-__all__ = ["Column", "as_json", "as_markdown", "print_report"]
+__all__ = ["SHOWN", "Column", "as_json", "as_markdown", "print_report", "reasons_of"]
 
-_SHOWN = {
+SHOWN = {
     Verdict.KEPT: ("kept", "green"),
     Verdict.BROKEN: ("broken", "bold red"),
     Verdict.UNDECIDED: ("not decided", "yellow"),
     Verdict.ABSENT: ("-", "dim"),
 }
+"""The word for each verdict, and its style on a terminal."""
 
 
 class Column(NamedTuple):
@@ -72,15 +73,15 @@ def print_report(console: Console, columns: Sequence[Column], amount: Amount) ->
     for column in columns:
         name = f"{column.target.spec} ({column.target.start_method})"
         for result in column.broken:
-            style = _SHOWN[Verdict.BROKEN][1]
+            style = SHOWN[Verdict.BROKEN][1]
             console.print(Text(f"{name}, clause {result.clause.number}, broken: {result.why}", style=style))
             for step in result.program:
                 console.print(Text(f"    {step}"))
-        for verdict, line in _reasons(column):
-            console.print(Text(f"{name}, {line}", style=_SHOWN[verdict][1]))
+        for verdict, line in reasons_of(column):
+            console.print(Text(f"{name}, {line}", style=SHOWN[verdict][1]))
 
 
-def _reasons(column: Column) -> Iterator[tuple[Verdict, str]]:
+def reasons_of(column: Column) -> Iterator[tuple[Verdict, str]]:
     """Which clauses are not decided or not promised, a line for each reason."""
     for verdict in (Verdict.UNDECIDED, Verdict.ABSENT):
         results = [result for result in column.results if result.verdict is verdict and result.why]
@@ -101,10 +102,10 @@ def as_markdown(columns: Sequence[Column], amount: Amount) -> str:
     for row in zip(*(column.results for column in columns), strict=True):
         if any(result.verdict is not Verdict.ABSENT for result in row):
             words = [
-                f"**{_SHOWN[result.verdict][0]}**" if _is_bad(result) else _SHOWN[result.verdict][0] for result in row
+                f"**{SHOWN[result.verdict][0]}**" if _is_bad(result) else SHOWN[result.verdict][0] for result in row
             ]
             lines.append(f"| {row[0].clause.number} | {row[0].clause.sentence} | " + " | ".join(words) + " |")
-    reasons = [f"- `{column.target.spec}`, {line}" for column in columns for _, line in _reasons(column)]
+    reasons = [f"- `{column.target.spec}`, {line}" for column in columns for _, line in reasons_of(column)]
     return "\n".join([*lines, "", *reasons]) + "\n"
 
 
@@ -113,5 +114,5 @@ def _is_bad(result: Result) -> bool:
 
 
 def _cell(result: Result) -> Text:
-    word, style = _SHOWN[result.verdict]
+    word, style = SHOWN[result.verdict]
     return Text(word, style=style)

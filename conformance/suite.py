@@ -14,6 +14,7 @@ from .machine import explore
 from .profiles import LEASING, PROFILES, VIEWING, Profile
 from .scenarios import SCENARIOS, Scene
 from .target import Target
+from .timeline import Bar
 from .traffic import run_traffic
 from .workers import Hung
 
@@ -54,13 +55,17 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What a clause came to, how often it was put to the test, and why it was broken, not decided or not promised."""
+    """What a clause came to, how often it was put to the test, and why it was broken, not decided or not promised.
+
+    Of a broken one also the program and the history that show it, where they are known.
+    """
 
     clause: Clause
     verdict: Verdict
     tests: int = 0
     why: str = ""
     program: tuple[str, ...] = ()
+    history: tuple[Bar, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The same, as JSON has it."""
@@ -72,6 +77,7 @@ class Result:
             "tests": self.tests,
             "why": self.why,
             "program": list(self.program),
+            "history": [bar._asdict() for bar in self.history],
         }
 
 
@@ -226,7 +232,8 @@ def _result(
     if key not in profile.clauses:
         return Result(clause, Verdict.ABSENT, why=_absence(profile, key))
     if key in broken:
-        return Result(clause, Verdict.BROKEN, decided[key], broken[key].what, tuple(broken[key].program))
+        error = broken[key]
+        return Result(clause, Verdict.BROKEN, decided[key], error.what, tuple(error.program), tuple(error.history))
     if key in hopeless:
         return Result(clause, Verdict.UNDECIDED, 0, hopeless[key])
     if not decided[key]:

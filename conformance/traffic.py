@@ -20,6 +20,7 @@ from .history import Operation, Order, Violation, find_violation
 from .operations import Kind
 from .profiles import Profile
 from .target import Target
+from .timeline import excerpt
 from .workers import PATIENCE, Hung, Team
 
 __all__ = ["Logbook", "Run", "consume", "drain", "judge_run", "produce", "read_log", "run_traffic"]
@@ -171,7 +172,9 @@ def judge_run(
             target.dispose(profile, queue)
         history = run.history()
     violation = judge(history, run)
-    return None if violation is None else Broken(key, str(violation), run.program)
+    if violation is None:
+        return None
+    return Broken(key, str(violation), run.program, excerpt(history, violation.operations))
 
 
 class Run:

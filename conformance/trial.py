@@ -10,12 +10,14 @@ from __future__ import annotations
 import pickle
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .clauses import Broken
 from .profiles import Profile
+from .timeline import Bar, marked
 from .values import is_alike, is_same
 from .workers import PATIENCE, Hung, Method, Reply, Team
 
@@ -77,12 +79,13 @@ class Model:
 
 
 class Waiting(NamedTuple):
-    """An operation under way that has to wait."""
+    """An operation under way that has to wait; ``bar``: its place in the trial's history."""
 
     worker: int
     number: int
     kind: str
     value: Any
+    bar: int
 
 
 class Trial:
@@ -104,6 +107,8 @@ class Trial:
         self.model = Model(maxsize)
         self.waiting: list[Waiting] = []
         self.program: list[str] = []
+        self.history: list[Bar] = []
+        self._put_at: list[int] = []  # the place in the history of each put, by the item's number
         self.is_over = False
         self.is_dirty = False
         self.replaced = 0
@@ -124,8 +129,11 @@ class Trial:
 
     # ---- judging ----
 
-    def check(self, key: str, holds: bool, what: str) -> None:
-        """Say that a clause was put to the test, and how that ended."""
+    def check(self, key: str, holds: bool, what: str, about: Iterable[int] = ()) -> None:
+        """Say that a clause was put to the test, and how that ended.
+
+        ``about``: the places in the history of the operations that it is about, beside the last one.
+        """
         if self.is_over or key not in self._profile.clauses:
             return
         self._decided[key] += 1
@@ -133,23 +141,36 @@ class Trial:
             return
         self.is_over = self.is_dirty = True
         if key not in self._ignored:
-            raise Broken(key, what, self.program)
+            raise Broken(key, what, self.program, marked(self.history, {len(self.history) - 1, *about}))
 
     def _note(self, worker: int, call: str, outcome: object) -> None:
         self.program.append(f"{len(self.program) + 1}. worker {worker}: {call} -> {outcome}")
+
+    def _draw(self, worker: int, call: str, began: int, outcome: object = None) -> None:
+        """Add an operation to the history: one that has not ended if there is no outcome."""
+        ended = None if outcome is None else time.monotonic_ns()
+        self.history.append(Bar(worker, call if outcome is None else f"{call} -> {outcome}", began, ended))
+
+    def _count_put(self, value: Any, worker: int, bar: int) -> None:
+        self.model.put(value, worker)
+        self._put_at.append(bar)
 
     def _call(self, worker: int, method: Method, *arguments: Any, hang: str = "prompt", **options: Any) -> Reply:
         """Make a call that returns soon; ``hang`` is the clause that is broken if it does not."""
         shown = ", ".join([*map(_short, arguments), *(f"{name}={value!r}" for name, value in options.items())])
         call = f"{method if isinstance(method, str) else method.__name__}({shown})"
+        began = time.monotonic_ns()
         try:
             reply = self._team.workers[worker].call(self._slot, method, *arguments, **options)
         except Hung:
             self._note(worker, call, "does not return")
-            self.check(hang, False, f"{call} does not return")
+            self._draw(worker, call, began)
+            puts = self._next_puts() if call.startswith("get") else []
+            self.check(hang, False, f"{call} does not return", puts)
             self.is_over = self.is_dirty = True
             return Reply(None, ("Hung",), "", 0.0)
         self._note(worker, call, reply)
+        self._draw(worker, call, began, reply)
         return reply
 
     # ---- put and get ----
@@ -186,7 +207,7 @@ class Trial:
             )
         else:
             self.check("prompt", not reply.errors, f"a put with room for it: {reply}")
-            self.model.put(value, worker)
+            self._count_put(value, worker, len(self.history) - 1)
         self.settle()
 
     def _put(self, worker: int, value: Any, form: str, hang: str) -> Reply:
@@ -251,7 +272,7 @@ class Trial:
         model, firsts = self.model, self._possible_next()
         if reply.errors:
             key = self._key_of_next("kept") if "Empty" in reply.errors else "prompt"
-            self.check(key, False, f"a get with {len(model.items)} items queued: {reply}")
+            self.check(key, False, f"a get with {len(model.items)} items queued: {reply}", self._next_puts())
             self.is_over = self.is_dirty = True
             return None
         for item in firsts:
@@ -261,7 +282,9 @@ class Trial:
                     self.check(item.back, True, "")
                 return item
         expected = " or ".join(_short(item.value) for item in firsts)
-        self.check(self._fault_of(value, firsts), False, f"got {_short(value)} instead of {expected}")
+        known = [*firsts, *model.items, *(lease.item for lease in model.leases), *model.acknowledged]
+        puts = [self._put_at[item.number] for item in known if item in firsts or is_same(value, item.value)]
+        self.check(self._fault_of(value, firsts), False, f"got {_short(value)} instead of {expected}", puts)
         self.is_over = self.is_dirty = True
         return None
 
@@ -289,6 +312,10 @@ class Trial:
         for item in self.model.items:
             firsts.setdefault(item.producer, item)
         return list(firsts.values())
+
+    def _next_puts(self) -> list[int]:
+        """The places in the history of the puts of those."""
+        return [self._put_at[item.number] for item in self._possible_next()]
 
     def fill(self, worker: int) -> None:
         """Put until the queue is full, one item at least."""
@@ -327,9 +354,11 @@ class Trial:
             self.check("join", not reply.errors, f"a join with nothing unfinished: {reply}")
 
     def _start(self, worker: int, kind: str, value: Any, *arguments: Any, method: Method = "") -> None:
+        call = f"{kind}({', '.join(map(_short, arguments))})"
+        self._draw(worker, call, time.monotonic_ns())
         number = self._team.workers[worker].start("thread", self._slot, method or kind, arguments, {})
-        self.waiting.append(Waiting(worker, number, kind, value))
-        self._note(worker, f"{kind}({', '.join(map(_short, arguments))})", "under way")
+        self.waiting.append(Waiting(worker, number, kind, value, len(self.history) - 1))
+        self._note(worker, call, "under way")
         self.settle()
 
     def settle(self) -> None:
@@ -349,7 +378,7 @@ class Trial:
             reply = None if self.is_over else self._team.workers[waiting.worker].reply(waiting.number, 0)
             keys = {"join": self._key_of_join, "lease": "lease-as-get"}
             key = keys.get(waiting.kind, f"{waiting.kind}-waits")
-            self.check(key, reply is None, f"a {waiting.kind} that has to wait ended: {reply}")
+            self.check(key, reply is None, f"a {waiting.kind} that has to wait ended: {reply}", [waiting.bar])
 
     @property
     def _key_of_join(self) -> str:
@@ -372,22 +401,28 @@ class Trial:
                 if reply is not None:
                     self.waiting.remove(waiting)
                     self._note(waiting.worker, f"the {waiting.kind} under way", reply)
+                    bar = self.history[waiting.bar]
+                    self.history[waiting.bar] = bar.until(time.monotonic_ns(), reply)
                     self._ended(waiting, reply, key)
                     return
             if time.monotonic() > deadline:
                 who = ", ".join(f"worker {waiting.worker}" for waiting in candidates)
                 self._note(candidates[0].worker, f"the {candidates[0].kind} under way", "still waits")
-                self.check(key, False, f"{candidates[0].kind}() of {who} goes on waiting")
+                waits = [waiting.bar for waiting in candidates]
+                if candidates[0].kind in ("get", "lease"):
+                    waits += self._next_puts()
+                self.check(key, False, f"{candidates[0].kind}() of {who} goes on waiting", waits)
                 self.is_over = self.is_dirty = True
                 return
 
     def _ended(self, waiting: Waiting, reply: Reply, key: str) -> None:
         if key in ("shut-put", "shut-get"):
-            self.check(key, "ShutDown" in reply.errors, f"a waiting {waiting.kind} at shutdown: {reply}")
+            what = f"a waiting {waiting.kind} at shutdown: {reply}"
+            self.check(key, "ShutDown" in reply.errors, what, [waiting.bar])
             return
-        self.check(key, not reply.errors, f"a {waiting.kind} that could end: {reply}")
+        self.check(key, not reply.errors, f"a {waiting.kind} that could end: {reply}", [waiting.bar])
         if waiting.kind == "put":
-            self.model.put(waiting.value, waiting.worker)
+            self._count_put(waiting.value, waiting.worker, waiting.bar)
         elif waiting.kind == "get":
             self._got(reply)
         elif waiting.kind == "lease":
@@ -473,6 +508,7 @@ class Trial:
             politely = self._team.workers[worker].end()
             self.check("exit", politely, "a process does not end")
         self._note(worker, "killed" if kill else "ends", "another one takes its place")
+        self._draw(worker, "killed" if kill else "ends", time.monotonic_ns(), "another one takes its place")
         self._team.replace(worker)
         if self._give_back_all_of(worker, "lease-killed") and not self._takers():
             time.sleep(NOTICED)  # until then a get need not have noticed

@@ -34,6 +34,8 @@ ONCE = [
     "cli_put",
     "cli_strays",
     "conformance",
+    "conformance_plugin",
+    "conformance_report",
     "denied_futex",
     "directories",
     "documents",
