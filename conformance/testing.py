@@ -27,15 +27,17 @@ __all__ = ["PROFILES", "QueueConformance", "Target"]
 class QueueConformance:
     """Tests that a queue class keeps a profile's clauses. A test whose clause is broken fails and says how.
 
-    ``target`` is the queue class, ``module:factory``, or a ``Target`` for a start method other than fork; ``profile`` a
-    profile or its name, by default that of the standard queue with the target's name. ``examples`` programs are drawn
-    with the random numbers of ``seed``; the options ``--conformance-examples`` and ``--conformance-seed`` come before
-    both. ``operations`` are the puts of each producer in the concurrent tests.
+    ``target`` is the queue class, ``module:factory`` or a ``Target``; ``start_method`` says how the processes that use
+    it are started, "threads" that it is for one process, and is fork by default (threads for those of the module
+    ``queue``). ``profile`` is a profile or its name, by default that of the standard queue with the target's name.
+    ``examples`` programs are drawn with the random numbers of ``seed``; the options ``--conformance-examples`` and
+    ``--conformance-seed`` come before both. ``operations`` are the puts of each producer in the concurrent tests.
     """
 
     pytestmark = pytest.mark.conformance
 
     target: Target | type[object] | str
+    start_method: str | None = None
     profile: Profile | str | None = None
     examples = 50
     seed = 0
@@ -54,7 +56,7 @@ class QueueConformance:
         if isinstance(target, type):
             target = f"{target.__module__}:{target.__qualname__}"
         if isinstance(target, str):
-            target = Target(target, "threads" if target.startswith("queue:") else "fork")
+            target = Target(target, self.start_method or ("threads" if target.startswith("queue:") else "fork"))
         target.factory()
         return target
 
