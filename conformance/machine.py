@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from .clauses import Broken
+from .fixed_programs import programs_for
 from .leasing_trial import LeasingTrial
 from .profiles import Profile
 from .target import Target
@@ -252,6 +253,8 @@ def explore(
 ) -> Findings:
     """Run programs until one breaks a clause, note its shortest form, and go on without that clause.
 
+    In the end come the fixed programs, which reach what the drawn ones may have missed.
+
     Args:
         examples: programs in each round.
         seed_number: of the random numbers; the same one draws the same programs.
@@ -268,9 +271,24 @@ def explore(
                 break
             best.__traceback__ = best.__context__ = None  # whose frames would keep the queues alive
             findings.broken[best.clause.key] = best
+        if rounds > 1:
+            _run_fixed_programs(stage, profile, findings)
     finally:
         stage.close()
     return findings
+
+
+def _run_fixed_programs(stage: Stage, profile: Profile, findings: Findings) -> None:
+    for maxsize, program in programs_for(profile, stage.has_processes):
+        team, slot, size = stage.take(maxsize)
+        trial = LeasingTrial(team, slot, profile, size, set(findings.broken), findings.decided)
+        try:
+            program(trial)
+        except Broken as broken:
+            broken.__traceback__ = broken.__context__ = None
+            findings.broken[broken.clause.key] = broken
+        if not trial.is_left_clean:
+            stage.close()
 
 
 def _explore_once(

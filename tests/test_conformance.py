@@ -19,7 +19,17 @@ from shmqueue.conformance.clauses import CLAUSES, Broken
 from shmqueue.conformance.machine import explore
 from shmqueue.conformance.profiles import LEASING, PROFILES, VIEWING, Profile
 from shmqueue.conformance.scenarios import SCENARIOS, Scene
-from shmqueue.conformance.suite import TRAFFIC, Amount, Result, Verdict, profile_for, run_suite
+from shmqueue.conformance.suite import (
+    TRAFFIC,
+    Amount,
+    Result,
+    Verdict,
+    missing_methods,
+    profile_for,
+    run_suite,
+    undecidable,
+    with_capabilities,
+)
 from shmqueue.conformance.target import Target
 from shmqueue.conformance.testing import QueueConformance
 
@@ -87,6 +97,28 @@ def test_ours_keep_every_clause(spec: str, engine: str) -> None:
     assert absent == WITHOUT[spec]
     kept = {result.clause.key for result in results if result.verdict is Verdict.KEPT}
     assert kept >= SCENARIOS.keys() & (LEASING | VIEWING) - WITHOUT[spec]
+
+
+@pytest.mark.parametrize("spec", [*OURS, "multiprocessing:Queue"])
+def test_every_clause_is_decided_however_few_programs_are_drawn(spec: str, native: None) -> None:
+    target, profile = Target(spec, "fork"), profile_for(spec)
+    profile = with_capabilities(target, profile)
+    profile = profile.without(undecidable(target, profile), missing_methods(target, profile))
+    found = explore(target, profile, examples=1, seed_number=1)
+    assert found.broken == {}
+    elsewhere = SCENARIOS.keys() | {clause for clause, _, _ in TRAFFIC}
+    assert profile.clauses - elsewhere - found.decided.keys() == set()
+
+
+def test_a_clause_that_only_a_fixed_program_reaches_can_be_broken(
+    monkeypatch: pytest.MonkeyPatch, native: None
+) -> None:
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    profile = PROFILES["multiprocessing.Queue"]
+    only = profile.without(profile.clauses - {"close"})
+    broken = explore(Target("broken_queues:ForgetsToClose", "fork"), only, examples=1, seed_number=1).broken
+    gc.collect()  # a queue that forgets to close is closed when it is collected
+    assert "worker 2: close() -> None" in "\n".join(broken["close"].program)
 
 
 class TestInOnesOwnTree(QueueConformance):
