@@ -21,7 +21,7 @@ from .target import Target
 from .values import values
 from .workers import Team
 
-__all__ = ["Findings", "Stage", "explore"]
+__all__ = ["Findings", "Stage", "explore", "run_fixed_programs"]
 
 MAXSIZES = (0, 1, 2, 5)
 WORKERS = 3
@@ -272,13 +272,14 @@ def explore(
             best.__traceback__ = best.__context__ = None  # whose frames would keep the queues alive
             findings.broken[best.clause.key] = best
         if rounds > 1:
-            _run_fixed_programs(stage, profile, findings)
+            run_fixed_programs(stage, profile, findings)
     finally:
         stage.close()
     return findings
 
 
-def _run_fixed_programs(stage: Stage, profile: Profile, findings: Findings) -> None:
+def run_fixed_programs(stage: Stage, profile: Profile, findings: Findings) -> None:
+    """Run the programs that are the same in each run, and note the clauses that they break."""
     for maxsize, program in programs_for(profile, stage.has_processes):
         team, slot, size = stage.take(maxsize)
         trial = LeasingTrial(team, slot, profile, size, set(findings.broken), findings.decided)

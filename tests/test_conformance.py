@@ -16,7 +16,7 @@ from broken_queues import MUTANTS
 from support import run_python
 
 from shmqueue.conformance.clauses import CLAUSES, Broken
-from shmqueue.conformance.machine import explore
+from shmqueue.conformance.machine import Findings, Stage, explore, run_fixed_programs
 from shmqueue.conformance.profiles import LEASING, PROFILES, VIEWING, Profile
 from shmqueue.conformance.scenarios import SCENARIOS, Scene
 from shmqueue.conformance.suite import (
@@ -110,15 +110,16 @@ def test_every_clause_is_decided_however_few_programs_are_drawn(spec: str, nativ
     assert profile.clauses - elsewhere - found.decided.keys() == set()
 
 
-def test_a_clause_that_only_a_fixed_program_reaches_can_be_broken(
-    monkeypatch: pytest.MonkeyPatch, native: None
-) -> None:
+def test_a_fixed_program_finds_a_broken_clause(monkeypatch: pytest.MonkeyPatch, native: None) -> None:
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
     profile = PROFILES["multiprocessing.Queue"]
     only = profile.without(profile.clauses - {"close"})
-    broken = explore(Target("broken_queues:ForgetsToClose", "fork"), only, examples=1, seed_number=1).broken
+    stage, findings = Stage(Target("broken_queues:ForgetsToClose", "fork"), only), Findings()
+    run_fixed_programs(stage, only, findings)
+    stage.close()
     gc.collect()  # a queue that forgets to close is closed when it is collected
-    assert "worker 2: close() -> None" in "\n".join(broken["close"].program)
+    assert findings.broken.keys() == {"close"}
+    assert "worker 2: close() -> None" in "\n".join(findings.broken["close"].program)
 
 
 class TestInOnesOwnTree(QueueConformance):
@@ -179,7 +180,7 @@ def test_the_command_says_what_is_wrong_with_a_target(spec: str, complaint: str)
 @pytest.mark.thorough
 def test_the_same_seed_draws_the_same_programs() -> None:
     code = """
-from shmqueue.conformance.machine import explore
+from shmqueue.conformance.machine import Findings, Stage, explore, run_fixed_programs
 from shmqueue.conformance.profiles import PROFILES
 from shmqueue.conformance.target import Target
 findings = explore(Target("queue:Queue", "threads"), PROFILES["queue.Queue"], examples=10, seed_number=3)
