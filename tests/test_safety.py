@@ -50,7 +50,7 @@ def test_nothing_breaks(group: str) -> None:
     assert found["faults"] == []
 
 
-@pytest.mark.parametrize("group", ["torture", "interruption", "shortage", "intruders", "life_cycle"])
+@pytest.mark.parametrize("group", ["kill_stress", "interruption", "resource_limits", "foreign_files", "life_cycle"])
 def test_nothing_breaks_with_the_portable_engine(group: str) -> None:
     found = run(group, "--engine", "portable")
     print(json.dumps(found["figures"], indent=1))

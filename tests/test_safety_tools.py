@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
-from safety import busy
+from safety import GROUPS, busy
+from safety.builds import ROOT
 from support import run_python
 
 IN_A_COLLECTION = """
@@ -46,6 +49,24 @@ def test_an_exception_in_a_callback_of_the_collector_is_survived(monkeypatch: py
     """CPython 3.11 uses a trace function that it has just freed, if nobody else refers to it."""
     monkeypatch.setenv("PYTHONMALLOC", "debug")  # which overwrites what is freed
     assert run_python(IN_A_COLLECTION) == "True\n"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_group_says_what_it_fails_for(group: str) -> None:
+    module = importlib.import_module(f"safety.{group}")
+    last = (module.__doc__ or "").rstrip().rpartition("\n\n")[2]
+    assert last.startswith("Fails if: ")
+
+
+def test_each_seeded_fault_replaces_a_text_that_is_there_once() -> None:
+    for group in GROUPS:
+        for mutant in importlib.import_module(f"safety.{group}").MUTANTS:
+            file = ROOT / mutant.file
+            if not file.exists():  # in a checkout these two lie beside the package
+                file = ROOT / mutant.file.removeprefix("shmqueue/")
+            text = file.read_text()
+            assert text.count(mutant.old) == 1, (group, mutant.name)
+            assert mutant.new != mutant.old
 
 
 def test_patience_grows_with_the_load_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
-"""Nothing wedges, nothing is lost: each group of these checks does the worst to a queue and counts what breaks.
+"""Nothing gets stuck, nothing is lost: each group of these checks does the worst to a queue and counts what breaks.
 
 ``cd tests && python -m safety GROUP`` runs one and prints its figures; ``--seconds`` makes it long. ``--mutant`` runs
 it on a copy of the project with one seeded fault, which it must find: that is how we know that it can fail.
 
-Each group is a module with
+Each group is a module whose docstring ends with what it fails for, and which has
 
 * ``TITLE``: what it shows;
 * ``MUTANTS``: the faults that it must find;
@@ -15,16 +15,16 @@ Each group is a module with
 from __future__ import annotations
 
 GROUPS = (
-    "death",
-    "lease_death",
-    "sleepers",
-    "torture",
+    "crash_points",
+    "lease_crash_points",
+    "lost_wakeups",
+    "kill_stress",
     "models",
     "litmus",
     "sanitizers",
     "interruption",
-    "shortage",
-    "intruders",
+    "resource_limits",
+    "foreign_files",
     "life_cycle",
     "side_by_side",
 )

@@ -2,6 +2,9 @@
 
 Each trial fills a queue, changes some bytes of its file, then calls everything that there is, on the handle from before
 and on one from afterwards. What comes is a valid result or an error of this package, at once and in little memory.
+
+Fails if: a call on wrong bytes returns what it cannot have got, raises anything but an error of this package, takes too
+long or too much memory.
 """
 
 from __future__ import annotations

@@ -10,6 +10,9 @@ each exception: what it finds must be what the counts say, and it must be able t
   Python function around the engine or in its caller, loses the item, as with every queue of the standard library; so
   an interrupted get costs at most its own item, and one that has to wait costs none. What the portable engine did under
   its lock is taken back.
+
+Fails if: one of these rules does not hold, another process cannot use the queue at once, or something is left over: a
+reference, a block of memory, a descriptor, a mapping.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from .interruption_process import run_apart
 from .interruption_signals import check_blocked, check_busy
 from .outcome import Mutant, Options, Outcome
 
-TITLE = "interruption"
+TITLE = "Exceptions at every point"
 
 _AT_HAND, _GET, _ITEMS = (f"shmqueue/engine/native/python_{name}.c" for name in ("at_hand", "get", "items"))
 

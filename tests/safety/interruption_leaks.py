@@ -1,4 +1,8 @@
-"""Nothing is kept: memory, descriptors and mappings stay as they are over many calls, failing ones included."""
+"""Nothing is kept: memory, descriptors and mappings stay as they are over many calls, failing ones included.
+
+Fails if: the number of memory blocks, descriptors or mappings grows with the number of calls, or an interrupted call
+fails afterwards.
+"""
 
 from __future__ import annotations
 

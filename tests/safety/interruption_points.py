@@ -1,4 +1,8 @@
-"""An exception at every point of a call: where memory is asked for, and at each instruction of our Python code."""
+"""An exception at every point of a call: where memory is asked for, and at each instruction of our Python code.
+
+Fails if: an interrupted call is done in part, does nothing without saying so, or keeps references; or another process
+finds anything else than the counts say.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Real signals at random moments of puts and gets, blocked ones and busy ones."""
+"""Real signals at random moments of puts and gets, blocked ones and busy ones.
+
+Fails if: a waiting call does not end soon after its signal, or an item is missing, doubled or out of order that no
+interrupted get explains.
+"""
 
 from __future__ import annotations
 

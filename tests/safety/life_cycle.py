@@ -1,4 +1,8 @@
-"""Processes that create, attach, put, get, close and die on one name: there is one queue under it, whole, or none."""
+"""Processes that create, attach, put, get, close and die on one name: there is one queue under it, whole, or none.
+
+Fails if: there are two queues under one name at a time, an item is lost that no killed process explains, an orphan with
+items is removed or cannot be adopted, a file or a process is left, or an open takes too long.
+"""
 
 from __future__ import annotations
 

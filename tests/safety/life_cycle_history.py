@@ -10,6 +10,8 @@ the close, or the death). All processes read the same clock.
    was perhaps killed: then the queue stays with the items that are in it.
 4. A worker that closes has seen the queue empty: each item that it has put was taken once, from the incarnation it was
    put into, or was with a worker that was killed in a get.
+
+Fails if: one of these rules does not hold.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ barrier is left out. The outcome that must not happen is the test's ``exists``; 
 
 The slots of a ledger are stored with release and read with acquire. One fence on each side would do, and cost less on
 some processors; but ThreadSanitizer does not understand fences, and its checks are worth more.
+
+Fails if: the memory model allows the outcome that must not happen, or a data race.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 The models lie in models/*.pml and say there which function each part stands for. A check is a model with numbers of
 processes, deaths and so on; the short form leaves out the large ones.
+
+Fails if: Spin finds an order of steps that violates a claim, finds none where there must be one, or never reaches a
+statement of a model.
 """
 
 from __future__ import annotations

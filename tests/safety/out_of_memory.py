@@ -1,4 +1,7 @@
-"""One process of a queue is killed by the kernel because its cgroup's memory is used up; the others go on."""
+"""One process of a queue is killed by the kernel because its cgroup's memory is used up; the others go on.
+
+Fails if: the others do not go on after one was killed, or an item is missing that it had not taken.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,9 @@
 ``native/threads.c`` lets putters, getters and an onlooker loose, ``native/fuzz.c`` corrupts segments, and
 ``byte_flips`` does the same to queues of both engines in Python. Each runs in a process of its own and prints lines
 "figure: number" and "fault: sentence"; a sanitizer that finds something ends it.
+
+Fails if: a sanitizer reports something; a call on wrong bytes reads or writes outside of the segment, does not return
+in time, or keeps a lock; threads lose, double or reorder an item.
 """
 
 from __future__ import annotations

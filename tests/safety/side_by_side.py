@@ -1,6 +1,9 @@
 """Side by side: the same is done to every queue class that is installed, and only ours must stand it.
 
 ``cd tests && python -m safety.side_by_side --markdown [--peers]`` prints the table of ``README.md`` here.
+
+Fails if: a queue of this project is stuck after a kill, loses more than the item that the killed consumer had, or takes
+an item that it must refuse.
 """
 
 from __future__ import annotations

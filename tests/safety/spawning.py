@@ -1,4 +1,7 @@
-"""A child process is started with a queue among its arguments while descriptors are short."""
+"""A child process is started with a queue among its arguments while descriptors are short.
+
+Fails if: a child that could start has no queue, or one that could not leaves the parent's queue unusable.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 from shmqueue import ShmQueue, ShmQueueError
 
-from .scarcity import Descriptors
+from .limited_resources import Descriptors
 from .trials import PATIENCE, Notes
 
 __all__ = ["ANSWER", "start_children"]

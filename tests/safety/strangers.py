@@ -1,4 +1,8 @@
-"""Processes of another user, or that do not see this user's processes, cannot attach."""
+"""Processes of another user, or that do not see this user's processes, cannot attach.
+
+Fails if: another user, or a process that does not see the others, attaches to a queue, or is refused without its
+reason.
+"""
 
 from __future__ import annotations
 

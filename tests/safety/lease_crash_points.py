@@ -1,0 +1,149 @@
+"""A process is killed at every instruction of what concerns leases, and each item is in exactly one place.
+
+``native/lease_crash_points.c`` does it, by ptrace; this adds up what it prints.
+
+Fails if: an item is lost, doubled, out of order or not whole after a death; a lease of a living process ends, or one
+ends twice; the counts, the used bytes or the room of the queue are wrong afterwards.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .builds import compile_program
+from .outcome import Mutant, Options, Outcome
+
+TITLE = "Death while items are leased"
+
+RANDOM_SHARE = 0.3  # of the time, after which no more instructions are chosen at random
+NATIVE = "shmqueue/engine/native/"
+
+
+def why_not() -> str | None:
+    return None if shutil.which("gcc") else "gcc is needed"
+
+
+def run(options: Options) -> Outcome:
+    outcome = Outcome()
+    if options.engine != "native":
+        outcome.figures["portable engine"] = "not run: its instructions are Python's"
+        return outcome
+    seconds = 0.0 if options.is_long else options.seconds * RANDOM_SHARE
+    with tempfile.TemporaryDirectory(prefix="shmqueue-lease-crash-points-") as scratch:
+        program = compile_program("lease_crash_points", Path(scratch), ("-O2", "-Wl,-z,now"))
+        command = [str(program), str(seconds), str(int(options.is_long)), str(options.seed % (1 << 31))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    for line in done.stdout.splitlines():
+        what, _, value = line.partition(": ")
+        if what == "fault":
+            outcome.fault(value)
+        else:
+            outcome.count(what, int(value))
+    if done.returncode not in {0, 1}:
+        outcome.fault(f"the program ended with {done.returncode}")
+    return outcome
+
+
+CHANGE = """\
+        atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
+        atomic_signal_fence(memory_order_seq_cst);
+"""
+COPY = "        !copy_to_window(ring, arena, position, window, length)) {\n"
+OLDEST = "    if (oldest != NULL) {\n        snapshot.position = GET(oldest->position);\n"
+FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    tally_count_as_done(ring, &take.next);\n"
+
+IS_IN_C = True
+MUTANTS = (
+    Mutant("entry-changed-without-undo", NATIVE + "lease_table.c", CHANGE, ""),
+    Mutant(
+        "undo-not-compared-with-the-sequence",
+        NATIVE + "lease_table.c",
+        "GET(leases->sequence) == take->next.sequence) {",
+        "GET(leases->sequence) + 1 == take->next.sequence) {",
+    ),
+    Mutant(
+        "undo-saved-after-the-change",
+        NATIVE + "lease_table.c",
+        "        copy_entry(&leases->before[slot], entry);\n        atomic_store",
+        "        atomic_store",
+    ),
+    Mutant(
+        "finished-before-the-commit",
+        NATIVE + "lending.c",
+        FINISH,
+        FINISH + "    ledger_commit(&ring->segment->get.ledgers, &take.next);\n",
+    ),
+    Mutant(
+        "moved-before-the-copy-is-whole",
+        NATIVE + "spilling.c",
+        COPY,
+        "        !copy_to_window(ring, arena, position, window, length / 2)) {\n",
+    ),
+    Mutant(
+        "moved-over-what-is-not-finished-yet",
+        NATIVE + "spilling.c",
+        "    if (take->done_from != take->done_to) {\n",
+        "    if (take->done_from > take->done_to) {\n",
+    ),
+    Mutant(
+        "freed-before-the-oldest", NATIVE + "leases.c", OLDEST, OLDEST.replace("!= NULL", "!= NULL && number > 9999")
+    ),
+    Mutant(
+        "the-dead-not-looked-for",
+        NATIVE + "holders.c",
+        "        if (os_is_alive(holder)) {\n",
+        "        if (os_is_alive(holder) || true) {\n",
+    ),
+    Mutant(
+        "clear-leaves-what-was-given-back",
+        NATIVE + "leases.c",
+        "    take->generation++;\n",
+        "",
+    ),
+    Mutant(
+        "writers-that-died-not-looked-for",
+        NATIVE + "holders.c",
+        "state == LEASE_PINNED || state == LEASE_WRITING;",
+        "state == LEASE_PINNED;",
+    ),
+    Mutant(
+        "what-is-being-written-passed-without-an-entry",
+        NATIVE + "writers.c",
+        "        make_writing(ring, take, number);\n",
+        "        make_writing(ring, take, number);\n        take->entries = take->entries_before;\n",
+    ),
+    Mutant(
+        "any-of-the-writers-items-ended",
+        NATIVE + "writers.c",
+        "            GET(entries[i].attempt) == reservation->token) {",
+        "            true) {",
+    ),
+    Mutant(
+        "what-was-abandoned-stays-unfinished",
+        NATIVE + "writers.c",
+        "    } else {\n        tally_count_as_done(ring, &take->next);\n    }\n    take->next.position",
+        "    }\n    take->next.position",
+    ),
+    Mutant(
+        "clear-drops-what-is-being-written",
+        NATIVE + "dropping.c",
+        "        end = status == RING_OK ? open : *put;\n",
+        "        status = status == RING_OK ? RING_EMPTY : status;\n        (void)open;\n",
+    ),
+    Mutant(
+        "what-is-being-written-is-taken",
+        NATIVE + "records.c",
+        "    case RESERVATION_OPEN:\n    case RESERVATION_ABANDONED:\n        return RING_RESERVED;\n",
+        "    case RESERVATION_OPEN:\n        take->next.position += sizeof *reservation;\n        return RING_OK;\n"
+        "    case RESERVATION_ABANDONED:\n        return RING_RESERVED;\n",
+    ),
+    Mutant(
+        "lease-ends-for-anybody",
+        NATIVE + "lending.c",
+        "GET(entry->attempt) == loan->attempt && ",
+        "",
+    ),
+)
