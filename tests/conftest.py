@@ -13,6 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+try:
+    import shmqueue.compat  # in a checkout it lies beside the package: only an installation has it there
+except ImportError as missing:
+    pytest.exit(
+        f"the tests need the installed package ({missing}): python3 -m venv .venv && .venv/bin/pip install -e '.[dev]', "
+        "then .venv/bin/pytest",
+        returncode=4,
+    )
 from asyncio_support import run_asyncio, run_uvloop
 from support import PATIENCE, Opener
 

@@ -102,6 +102,30 @@ def test_programs_are_shown_in_the_readme_only() -> None:
     assert [named(document) for document in others if samples(document, "python", "pycon")] == []
 
 
+def test_there_is_one_way_to_set_up_a_checkout() -> None:
+    lines = [
+        (named(document), line)
+        for document in DOCUMENTS
+        for block in samples(document, "sh")
+        for line in block.splitlines()
+        if " -e " in line
+    ]
+    assert lines == [("CONTRIBUTING.md", f"{SET_UP}-e '.[dev]'")]
+
+
+def test_every_session_of_nox_that_is_named_exists() -> None:
+    sessions = set(re.findall(r"^def (\w+)\(session: ", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    named_by = {named(path): path.read_text() for path in [*DOCUMENTS, ROOT / ".ci/run", ROOT / "noxfile.py"]}
+    uses = [
+        (document, session)
+        for document, text in named_by.items()
+        for names in re.findall(r"nox -s ([\w ]*\w)", text)
+        for session in names.split()
+    ]
+    assert {session for _, session in uses} == sessions
+    assert [use for use in uses if use[1] not in sessions] == []
+
+
 # ---- commands ----
 
 
