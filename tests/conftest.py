@@ -6,6 +6,7 @@ import os
 import queue as standard_queue
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import uuid
@@ -15,12 +16,11 @@ from typing import Any
 import pytest
 
 try:
-    import shmqueue.compat  # in a checkout it lies beside the package: only an installation has it there
+    import shmqueue.compat  # noqa: F401  (in a checkout it lies beside the package: only an installation has it)
 except ImportError as missing:
-    pytest.exit(
-        f"the tests need the installed package ({missing}): python3 -m venv .venv && .venv/bin/pip install -e '.[dev]', "
-        "then .venv/bin/pytest",
-        returncode=4,
+    sys.exit(
+        f"the tests need the installed package ({missing}); in the checkout: "
+        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
     )
 from asyncio_support import run_asyncio, run_uvloop
 from support import PATIENCE, Opener

@@ -114,7 +114,7 @@ def test_there_is_one_way_to_set_up_a_checkout() -> None:
 
 
 def test_every_session_of_nox_that_is_named_exists() -> None:
-    sessions = set(re.findall(r"^def (\w+)\(session: ", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    sessions = set(re.findall(r"^def (\w+)\(session: nox.Session\)", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
     named_by = {named(path): path.read_text() for path in [*DOCUMENTS, ROOT / ".ci/run", ROOT / "noxfile.py"]}
     uses = [
         (document, session)
