@@ -40,10 +40,13 @@ def test_doctor_lists_orphans_and_removes_them_only_when_told_to(name: str) -> N
     orphan = name + "-orphan"
     leave_orphan(orphan)
     with holder(name + "-held"):
-        (found,) = json_of("doctor", status=3)["orphans"]
+        findings = json_of("doctor")  # with status 0: nothing is wrong with the installation
+        (found,) = findings["orphans"]
         assert (found["name"], found["items"]) == (orphan, 3)
+        assert (findings["warnings"], len(findings["notes"])) == ([], 1)
         text = run("doctor").stdout
         assert f"{orphan} (3 items, " in text
+        assert "note: 1 queue uses memory that no process has open" in text
         assert "rm --orphans" in text
         assert os.path.exists(segment.path_of(orphan))
         findings = json_of("doctor", "--sweep")

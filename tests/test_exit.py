@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import PATIENCE, run_python, wait_until
 
+from shmqueue import ShmQueue
 from shmqueue.segment import path_of
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -260,3 +262,25 @@ held[0].put("an item")
 """
     assert f"queue {name!r} was closed by its last holder with 1 item in it" in run_python(code, name)
     assert not os.path.exists(path_of(name))
+
+
+@pytest.mark.parametrize(("ending", "stays"), [(signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGKILL, True)])
+def test_the_signal_that_ends_the_last_process_decides_whether_the_queue_stays(
+    ending: signal.Signals, stays: bool, name: str
+) -> None:
+    code = (
+        "import sys, time, shmqueue\nq = shmqueue.ShmQueue(sys.argv[1])\nq.put(7)\nprint(flush=True)\ntime.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(ending)
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+    assert os.path.exists(path_of(name)) is stays
+    with ShmQueue(name) as queue:
+        assert queue.qsize() == stays
+        queue.clear()

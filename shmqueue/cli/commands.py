@@ -384,8 +384,8 @@ def rm(names: tuple[str, ...], orphans: bool) -> None:
 def doctor(ctx: click.Context, sweep: bool, as_json: bool) -> None:
     """Show which engine new queues get and why, where queues are, and what is wrong.
 
-    Something wrong: no native engine where there could be one, a directory that takes no file, little memory, orphans,
-    queues that cannot be opened. The exit status is 3 then.
+    Something wrong: no native engine where there could be one, a directory that takes no file, little memory, queues
+    that cannot be opened. The exit status is 3 then. Orphans, which other programs have left, are only noted.
     """
     findings = installation.examine_installation(sweep)
     if as_json:

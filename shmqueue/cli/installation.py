@@ -27,6 +27,7 @@ class Doctor:
     ``strays`` are the names of files that belong to no queue: they do no harm, and are not among the warnings.
 
     ``file_system`` says what the directory's can do, None if it takes no file; ``warnings`` are what is wrong.
+    ``notes`` are what other programs have left: the installation is in order all the same.
 
     ``robust_lists`` tells whether the kernel frees a lock of the native engine when its owner dies; None, it cannot be
     tried. Without them the next process that waits for the lock frees it, within 0.1 s, so that is not among the
@@ -47,6 +48,7 @@ class Doctor:
     swept_strays: list[str]
     versions: dict[str, str]
     warnings: list[str]
+    notes: list[str]
 
 
 def examine_installation(sweep: bool) -> Doctor:
@@ -67,11 +69,6 @@ def examine_installation(sweep: bool) -> Doctor:
         concerns.append(f"no queue can be opened: {reason}")
     elif engines.REASON is not None and sys.platform.startswith("linux"):
         concerns.append(f"queues are much slower than they could be: {engines.REASON}")
-    if orphans:
-        concerns.append(
-            f"orphans use memory: {len(orphans)} queues that no process has open; open them again to have their items, "
-            "or remove them with shmqueue rm --orphans"
-        )
     concerns += [f"queue {info.name!r} cannot be opened: {info.problem}" for info in queues if info.problem]
     return Doctor(
         engine=engine,
@@ -88,7 +85,14 @@ def examine_installation(sweep: bool) -> Doctor:
         swept_strays=swept_strays,
         versions={"shmqueue": shmqueue.__version__, "msgpack": _version("msgpack"), "shmlock": _version("shmlock")},
         warnings=concerns,
+        notes=[_about_orphans(len(orphans))] if orphans else [],
     )
+
+
+def _about_orphans(count: int) -> str:
+    many = "1 queue uses memory that no process has" if count == 1 else f"{count} queues use memory that no process has"
+    which = "it" if count == 1 else "them"
+    return f"{many} open: open {which} to get the items, or remove {which} with shmqueue rm --orphans"
 
 
 def _engine() -> tuple[str | None, str | None]:

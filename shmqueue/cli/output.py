@@ -100,7 +100,7 @@ def _described(info: QueueInfo) -> str:
 
 
 def print_doctor(doctor: Doctor) -> None:
-    """A line for each finding, then the warnings."""
+    """A line for each finding, then the warnings and the notes."""
     pairs: dict[str, Any] = {
         "engine": doctor.engine or "none",
         "python": doctor.python,
@@ -120,8 +120,8 @@ def print_doctor(doctor: Doctor) -> None:
     if swept:
         pairs["swept"] = ", ".join(swept)
     _print_pairs(pairs)
-    for warning in doctor.warnings:
-        _print_lines(paragraph(f"warning: {warning}", width_of_output(), indent=2))
+    for line in [*(f"warning: {each}" for each in doctor.warnings), *(f"note: {each}" for each in doctor.notes)]:
+        _print_lines(paragraph(line, width_of_output(), indent=2))
 
 
 def _robust_lists_text(has: bool | None) -> str:
