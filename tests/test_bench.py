@@ -39,6 +39,9 @@ def bench(*arguments: object, patience: float = 3 * PATIENCE) -> subprocess.Comp
     return subprocess.run([*COMMAND, *map(str, arguments)], cwd=HERE, capture_output=True, text=True, timeout=patience)
 
 
+PEERS = Path(__file__).parent / "peers"
+
+
 def figures_of(path: Path, *arguments: object) -> Any:
     """Run it; the JSON that it wrote."""
     done = bench(*arguments, "--json", path)
@@ -130,7 +133,7 @@ def test_it_writes_what_was_measured_where_and_how(tmp_path: Path) -> None:
 
 def test_peers_that_are_not_there_are_named(tmp_path: Path) -> None:
     told = figures_of(
-        tmp_path / "figures", *TINY, "--rounds", 1, "--workload", "int", "--peers",
+        tmp_path / "figures", *TINY, "--rounds", 1, "--workload", "int", "--peers", PEERS,
         "--peer-python", "pypi-shmqueue=/nowhere/python",
     )  # fmt: skip
     for label in ("pyzmq", "membridge", "faster-fifo"):
@@ -141,7 +144,7 @@ def test_peers_that_are_not_there_are_named(tmp_path: Path) -> None:
 def test_a_peer_may_have_an_interpreter_of_its_own(tmp_path: Path) -> None:
     """The one that stands in for PyPI's package is this one, whose queue has the same interface."""
     told = figures_of(
-        tmp_path / "figures", *TINY, "--rounds", 1, "--workload", "int",
+        tmp_path / "figures", *TINY, "--rounds", 1, "--workload", "int", "--peers", PEERS,
         "--peer-python", f"pypi-shmqueue={sys.executable}",
     )  # fmt: skip
     assert told["figures"]["int rate"]["queues"]["pypi-shmqueue"]["median"] > 0
@@ -331,7 +334,7 @@ def test_nothing_new_begins_when_the_time_is_over(monkeypatch: pytest.MonkeyPatc
 
 
 def filled_report() -> Report:
-    ours, standard, *_ = contestants(peers=False, pythons={})
+    ours, standard, *_ = contestants(peers=None, pythons={})
     peer = Contestant("other", "other", "field")
     report = a_report(ours, standard, peer, rounds=3)
     report.absent["other"] = "not installed"

@@ -14,7 +14,7 @@ from shmqueue.cli import conversion, installation, output, transfer
 from shmqueue.cli import demo as demonstration
 from shmqueue.cli import inspection as looks
 from shmqueue.cli.bench.command import Wish, run_bench
-from shmqueue.cli.bench.workloads import PEERS, PYPI, WORKLOADS
+from shmqueue.cli.bench.workloads import WORKLOADS
 from shmqueue.cli.demo_view import print_report, view_for
 from shmqueue.cli.exits import Exit, Failure, exit_status_of, one_line
 from shmqueue.cli.group import Commands, QueueCommand, complain
@@ -79,8 +79,6 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ..
     """Values like ``NAME=PATH``, as a dict."""
     pairs = dict(value.partition("=")[::2] for value in values)
     for name, path in pairs.items():
-        if name not in (*PEERS, PYPI):
-            raise click.BadParameter(f"{name!r} is none of {', '.join((*PEERS, PYPI))}")
         if not path:
             raise click.BadParameter(f"{name}=PATH: the path of a Python interpreter is missing")
     return pairs
@@ -140,7 +138,12 @@ _file = click.Path(dir_okay=False, writable=True)
 
 
 @commands.command(short_help="Measure throughput, latency and processor time.")
-@click.option("--peers", is_flag=True, help="Measure the other packages' queues that are installed too.")
+@click.option(
+    "--peers",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    metavar="DIRECTORY",
+    help="Measure other packages' queues too, by the adapters there: tests/peers of a checkout.",
+)
 @click.option(
     "--peer-python",
     "pythons",

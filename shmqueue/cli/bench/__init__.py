@@ -1,4 +1,6 @@
-"""The benchmark: the same work through ShmQueue, ``multiprocessing.Queue`` and other queues, round by round.
+"""The benchmark: the same work through ShmQueue and ``multiprocessing.Queue``, round by round.
+
+Other packages' queues take part by adapters that are not in this package: tests/peers in a checkout.
 
 ``workloads`` says what is measured, ``field`` which queues are there; ``runner`` measures, ``report`` keeps the
 figures, ``tables`` and ``chart`` show them, and ``command`` puts all this together. Each measurement is a process of

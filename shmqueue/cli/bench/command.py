@@ -26,7 +26,7 @@ class Wish:
     """What the command line asks for; None and empty leave the choice to this."""
 
     workloads: tuple[str, ...]
-    peers: bool
+    peers: str | None
     pythons: dict[str, str]
     quick: bool
     rounds: int | None
@@ -62,7 +62,10 @@ def run_bench(wish: Wish) -> None:
     files = (wish.json_file, _json), (wish.markdown_file, tables.as_markdown), (wish.svg_file, chart.as_svg)
     for path, _ in files:
         _require_writable(path)
-    entrants = contestants(wish.peers, wish.pythons)
+    try:
+        entrants = contestants(wish.peers, wish.pythons)
+    except LookupError as error:
+        raise click.ClickException(str(error.args[0])) from None
     if wish.quick and not wish.workloads:
         entrants = [each for each in entrants if each.role not in ("family", "async")]
     report = new_report(entrants, wish.setting.rounds)

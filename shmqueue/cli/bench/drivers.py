@@ -9,12 +9,13 @@ import asyncio
 import ctypes
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = ["DEPTH", "Driver", "Plan", "Receiver", "Sender", "find_driver"]
+__all__ = ["DEPTH", "Driver", "Plan", "Receiver", "Sender", "find_driver", "peers_in"]
 
 DEPTH = 1024  # items in a queue that counts them and must be told how many
 
@@ -86,6 +87,13 @@ class Driver:
     most_queued: ClassVar[int | None] = None
     """Items at once, where that is said when the queue is made and takes memory for each."""
     batches: ClassVar[bool] = False
+    label: ClassVar[str | None] = None
+    """How another package's queue is called in the tables, if not by its name among the peers."""
+    package: ClassVar[str | None] = None
+    """What is installed, if it is not called like that."""
+    role: ClassVar[str] = "field"
+    is_elsewhere: ClassVar[bool] = False
+    """Whether only another interpreter can have it."""
 
     @classmethod
     def why_not(cls, producers: int, consumers: int, *, objects: bool, batches: bool, queued: int) -> str | None:
@@ -274,13 +282,29 @@ _OWN: dict[str, type[Driver]] = {
 
 
 def find_driver(name: str) -> type[Driver]:
-    """The driver of this name; ``module:class`` names one that is elsewhere."""
+    """The driver of this name; ``module:class`` names one that is elsewhere, ``directory:name`` one of ``peers_in``."""
     if name in _OWN:
         return _OWN[name]
     module, colon, attribute = name.partition(":")
+    if os.sep in module:
+        return peers_in(module)[attribute]
     if colon:
         found: type[Driver] = getattr(importlib.import_module(module), attribute)
         return found
-    from .peers import PEERS
+    raise LookupError(f"there is no driver {name!r}")
 
-    return PEERS[name]
+
+def peers_in(directory: str) -> dict[str, type[Driver]]:
+    """The drivers of other packages' queues that the package in ``directory`` has as its ``PEERS``.
+
+    Raises:
+        LookupError: it has none.
+    """
+    parent, name = os.path.split(os.path.abspath(directory))
+    if parent not in sys.path:
+        sys.path.append(parent)
+    try:
+        found: dict[str, type[Driver]] = importlib.import_module(name).PEERS
+    except (ImportError, AttributeError) as error:
+        raise LookupError(f"no adapters of other queues in {directory!r}: {error}") from None
+    return found

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shmqueue.cli.bench.drivers import peers_in
 from shmqueue.cli.bench.kinds import LARGE
 
 __all__ = [
-    "PEERS",
-    "PYPI",
     "TABLES",
     "WORKLOADS",
     "YARDSTICK",
@@ -52,33 +51,31 @@ _ASYNC = (
     Contestant("compat.asyncio.Queue", "compat.asyncio", "async"),
     Contestant(f"{YARDSTICK}, to_thread", "to-thread", "async"),
 )
-_AIOPROCESSING = Contestant("aioprocessing.AioQueue", "aioprocessing", "async", package="aioprocessing")
 _FLOOR = Contestant("msgpack alone, no queue", "floor", "floor", package="msgpack")
-PEERS = (
-    "faster-fifo",
-    "cloudtoid-interprocess",
-    "membridge",
-    "iceoryx2",
-    "shmqueue3",
-    "py-sharedmemory",
-    "pyzmq",
-)
-"""Packages that can be beside this one."""
-PYPI = "pypi-shmqueue"
-"""The one that cannot."""
 
 
-def contestants(peers: bool, pythons: dict[str, str]) -> list[Contestant]:
+def contestants(peers: str | None, pythons: dict[str, str]) -> list[Contestant]:
     """All contestants.
 
     Args:
-        peers: whether other packages' queues do.
-        pythons: interpreters for some of them, by name; the one for ``pypi-shmqueue`` is the only way to have that.
+        peers: the directory of the adapters of other packages' queues, if these take part.
+        pythons: interpreters for some of them, by name; some can be nowhere else.
+
+    Raises:
+        LookupError: there are no adapters, or none for one of these interpreters.
     """
-    names = [*(PEERS if peers else ()), *(name for name in pythons if not peers or name not in PEERS)]
-    others = [Contestant(name, name, "field", name.removeprefix("pypi-"), pythons.get(name)) for name in names]
-    coroutines = [*_ASYNC, _AIOPROCESSING] if peers else list(_ASYNC)
-    return [_OURS, _STANDARD, *others, *_FAMILY, *coroutines, _FLOOR]
+    known = peers_in(peers) if peers is not None else {}
+    for name in pythons:
+        if name not in known:
+            raise LookupError(f"{name!r} is none of the peers: {', '.join(known) or 'there are none without --peers'}")
+    others = [
+        Contestant(driver.label or name, f"{peers}:{name}", driver.role, driver.package or name, pythons.get(name))
+        for name, driver in known.items()
+        if name in pythons or not driver.is_elsewhere
+    ]
+    field = [other for other in others if other.role == "field"]
+    coroutines = [other for other in others if other.role == "async"]
+    return [_OURS, _STANDARD, *field, *_FAMILY, *_ASYNC, *coroutines, _FLOOR]
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""The queues of other packages: those that carry objects, and a list of all; each is used as its documentation says."""
+"""The queues of other packages, for ``shmqueue bench --peers tests/peers``: each is used as its documentation says.
+
+``PEERS`` names all; those of ``bytes_only`` carry bytes, the others objects. ``like_standard`` makes them for the
+conformance kit.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-from .drivers import DEPTH, Driver, Plan, Receiver, Sender
-from .peers_bytes import Cloudtoid, Iceoryx2, Membridge, PyZmq, ShmQueue3
+from .bytes_only import Cloudtoid, Iceoryx2, Membridge, PyZmq, ShmQueue3
+from .interface import DEPTH, Driver, Plan, Receiver, Sender
 
 __all__ = ["PEERS"]
 
@@ -63,6 +67,8 @@ class PyPiShmQueue(Driver):
     """The package of PyPI that is called shmqueue too: it needs an interpreter of its own, without this one."""
 
     module = "shmqueue"
+    package = "shmqueue"
+    is_elsewhere = True
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -85,6 +91,8 @@ class AioProcessing(Driver):
     """aioprocessing: ``multiprocessing.Queue`` with coroutines, whose calls are made by threads of an executor."""
 
     module = "aioprocessing"
+    label = "aioprocessing.AioQueue"
+    role = "async"
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)

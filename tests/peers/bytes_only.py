@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import cycle
 from typing import Any
 
-from .drivers import DEPTH, Driver, Plan, Receiver, Sender
+from .interface import DEPTH, Driver, Plan, Receiver, Sender
 
 __all__ = ["Cloudtoid", "Iceoryx2", "Membridge", "PyZmq", "ShmQueue3"]
 
