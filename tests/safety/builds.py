@@ -43,6 +43,7 @@ def mutated_tree(mutant: Mutant, into: Path, *, is_in_c: bool) -> Path:
         ("shmqueue", "shmqueue"),
         ("compat", "shmqueue/compat"),
         ("conformance", "shmqueue/conformance"),
+        ("tests/peers", "tests/peers"),
         ("tests/safety", "tests/safety"),
     ):
         shutil.copytree(ROOT / source, tree / target, ignore=ignore)

@@ -9,22 +9,24 @@ from __future__ import annotations
 import functools
 import importlib.util
 import multiprocessing
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peers import PEERS as ADAPTERS
+from peers.interface import Driver, Plan, Sender
+
 __all__ = ["LEFT_OUT", "OURS", "PEERS", "STANDARD", "Peer"]
 
 CAPACITY = 1 << 20  # bytes, where a queue has a size
-FOR_EVER = 1e6  # seconds, where a timeout must be a number
 
 LEFT_OUT = {
     "shmqueue 0.0.2": "its import name is ours",
     "membridge": "its queue is for one producer and one consumer",
     "iceoryx2": "publish and subscribe: each consumer gets every item, so none is another one's",
+    "pyzmq": "each consumer has a socket of its own: what was sent to a killed one is for no other",
 }
 """Packages that cannot be treated like this, and why."""
 
@@ -140,147 +142,55 @@ STANDARD = (
     ),
 )
 
-# ---- other packages' ----
+# ---- other packages', by the adapters that the benchmark has ----
 
 
-def _make_faster_fifo(directory: Path) -> Any:
-    return importlib.import_module("faster_fifo").Queue(max_size_bytes=CAPACITY)
+def _make_driver(driver: type[Driver], directory: Path) -> Driver:
+    return driver(
+        Plan(
+            producers=min(2, driver.most_producers or 2),
+            consumers=2,
+            item_size=64,
+            room=CAPACITY,
+            limit=0,
+            queued=0,
+            raw=driver.bytes_only,
+            directory=str(directory),
+            token=f"side-by-side-{uuid.uuid4().hex}",
+            context=multiprocessing.get_context("fork"),
+        )
+    )
 
 
-def _make_cloudtoid(directory: Path) -> Any:
-    module: Any = importlib.import_module("cloudtoid_interprocess")
-    arguments = ("queue", CAPACITY, str(directory))
-    return module, arguments, module.Publisher(*arguments)  # the queue lives as long as somebody has it open
+class _Put:
+    """A sender, as the function that puts."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._put, self.finish = sender.put, sender.finish
+
+    def __call__(self, item: Any) -> None:
+        self._put(item)
 
 
-def _put_cloudtoid(queue: Any, worker: int) -> Callable[[bytes], None]:
-    module, arguments, _ = queue
-    publisher = module.Publisher(*arguments)
-
-    def put(item: bytes) -> None:
-        while not publisher.try_send(item):  # there is no put that waits
-            time.sleep(50e-6)
-
-    return put
+def _finish(queue: Driver, put: Any) -> None:
+    put.finish()
 
 
-def _get_cloudtoid(queue: Any, worker: int) -> Callable[[], bytes]:
-    module, arguments, _ = queue
-    receive: Callable[[], bytes] = module.Subscriber(*arguments).receive
-    return receive
+def _peer(name: str) -> Peer:
+    driver = ADAPTERS[name]
+    return Peer(
+        name,
+        driver.module or name,
+        functools.partial(_make_driver, driver),
+        put_end=lambda queue, worker: _Put(queue.sender(worker)),
+        get_end=lambda queue, worker: queue.receiver(worker).get,
+        flush=_finish,
+        takes_objects=not driver.bytes_only,
+        takes_any_size=name not in SIZED,
+        producers=driver.most_producers or 2,
+    )
 
 
-def _make_shmqueue3(directory: Path) -> Any:
-    module: Any = importlib.import_module("shmqueue3")
-    return module.ShmQueue(module.ShmPool(elem_size=32, size=1024))
-
-
-def _put_shmqueue3(queue: Any, worker: int) -> Callable[[bytes], None]:
-    def put(item: bytes) -> None:
-        element = queue.pool.allocate()
-        element.contents()[:] = item[:32]
-        queue.put(element)
-
-    return put
-
-
-def _get_shmqueue3(queue: Any, worker: int) -> Callable[[], bytes]:
-    element_type: Any = importlib.import_module("shmqueue3").ShmElem
-
-    def get() -> bytes:
-        element = queue.take(element_type())
-        item = bytes(element.contents())
-        element.free()
-        return item
-
-    return get
-
-
-def _make_pyzmq(directory: Path) -> Any:
-    return [f"ipc://{directory}/{number}" for number in range(2)]  # one for each producer
-
-
-def _put_pyzmq(addresses: Any, worker: int) -> Callable[[Any], None]:
-    zmq: Any = importlib.import_module("zmq")
-    socket = zmq.Context().socket(zmq.PUSH)
-    socket.bind(addresses[worker])
-    time.sleep(0.5)  # consumers that are there already try again every 100 ms; what they miss is not ours to count
-    put: Callable[[Any], None] = socket.send_pyobj
-    return put
-
-
-def _flush_pyzmq(addresses: Any, put: Any) -> None:
-    socket = put.__self__
-    socket.close()
-    socket.context.term()
-
-
-def _get_pyzmq(addresses: Any, worker: int) -> Callable[[], Any]:
-    zmq: Any = importlib.import_module("zmq")
-    socket = zmq.Context().socket(zmq.PULL)
-    for address in addresses:
-        socket.connect(address)
-    get: Callable[[], Any] = socket.recv_pyobj
-    return get
-
-
-def _make_py_sharedmemory(directory: Path) -> Any:
-    module: Any = importlib.import_module("py_sharedmemory")
-    return module.create_shared_memory_pair(capacity=1024, ctx=multiprocessing.get_context("fork"))
-
-
-def _dispose_pair(pair: Any) -> None:
-    for end in pair:
-        end.close()
-
-
-PEERS = (
-    Peer(
-        "faster-fifo",
-        "faster_fifo",
-        _make_faster_fifo,
-        put_end=lambda queue, worker: functools.partial(queue.put, timeout=FOR_EVER),
-        get_end=lambda queue, worker: functools.partial(queue.get, timeout=FOR_EVER),
-        flush=_nothing,
-    ),
-    Peer(
-        "cloudtoid-interprocess",
-        "cloudtoid_interprocess",
-        _make_cloudtoid,
-        put_end=_put_cloudtoid,
-        get_end=_get_cloudtoid,
-        flush=_nothing,
-        dispose=lambda queue: queue[2].close(),
-        takes_objects=False,
-    ),
-    Peer(
-        "shmqueue3",
-        "shmqueue3",
-        _make_shmqueue3,
-        put_end=_put_shmqueue3,
-        get_end=_get_shmqueue3,
-        flush=_nothing,
-        dispose=_nothing,
-        takes_objects=False,
-        takes_any_size=False,
-    ),
-    Peer(
-        "pyzmq (PUSH, PULL)",
-        "zmq",
-        _make_pyzmq,
-        put_end=_put_pyzmq,
-        get_end=_get_pyzmq,
-        flush=_flush_pyzmq,
-        dispose=_nothing,
-    ),
-    Peer(
-        "py-sharedmemory",
-        "py_sharedmemory",
-        _make_py_sharedmemory,
-        put_end=lambda pair, worker: pair[0].put,
-        get_end=lambda pair, worker: pair[1].get,
-        flush=lambda pair, put: pair[0].wait_for_all_ack(),
-        dispose=_dispose_pair,
-        producers=1,
-    ),
-)
+SIZED = {"shmqueue3"}
+"""Those whose items all have one size."""
+PEERS = tuple(map(_peer, ("faster-fifo", "cloudtoid-interprocess", "shmqueue3", "py-sharedmemory")))
