@@ -232,7 +232,7 @@ class Raw(Bytes):
 
 
 class Made(Kind):
-    """Large bytes that the producer makes for each item, in place where a queue lends the place, as a camera does."""
+    """Large bytes that the producer makes for each item, in place where a queue allows it, as a camera does."""
 
     size = LARGE
     raw = True
@@ -242,7 +242,7 @@ class Made(Kind):
             put(bytes([number & 255]) * LARGE)
 
     def produce_in_place(self, make: Callable[[int, Callable[[int], object]], object], numbers: range) -> None:
-        """``produce``, where ``make`` lends the place."""
+        """``produce``, where ``make`` gives access to the place."""
         for number in numbers:
             make(LARGE, lambda address, value=number & 255: ctypes.memset(address, value, LARGE))  # type: ignore[misc]
 
