@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from shmqueue import Lease as QueueLease
 from shmqueue import ShmQueue
 from shmqueue.compat import queue as shm_queue
 from shmqueue.compat._queues import Queue as MultiprocessingQueue
@@ -175,7 +176,7 @@ class LosesWhatCannotBePickled(shm_queue.Queue[Any]):
 class Passed:
     """A lease that does what the lease inside of it does; what is broken overrides some of it."""
 
-    def __init__(self, queue: Any, inner: Any) -> None:
+    def __init__(self, queue: Any, inner: QueueLease[Any]) -> None:
         self.queue, self.inner = queue, inner
         self.item, self.attempt = inner.item, inner.attempt
 
@@ -198,7 +199,7 @@ class Leasing(shm_queue.Queue[Any]):
 
     Lease: type[Passed] = Passed
 
-    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         return self.Lease(self, super().lease(block, timeout))
 
 
@@ -250,7 +251,7 @@ class LosesWhatAKilledProcessHad(Leasing):
 class PrefersNewItems(Leasing):
     """What came back is handed out when there is nothing else."""
 
-    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         old = super().lease(block, timeout)
         if old.attempt == 1 or not self.qsize():
             return old
@@ -275,7 +276,7 @@ class LeavesInPlace(Leasing):
 class TimesOut(Leasing):
     """A lease is over after a while, though its holder lives."""
 
-    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         lease = super().lease(block, timeout)
         timer = threading.Timer(0.1, lease.requeue)
         timer.daemon = True
@@ -335,7 +336,7 @@ class AcknowledgesWithoutTaskDone(Leasing):
 class CountsWhatIsLeased(Leasing):
     _mine = 0
 
-    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         lease = super().lease(block, timeout)
         self._mine += 1
         return lease
@@ -347,7 +348,7 @@ class CountsWhatIsLeased(Leasing):
 class LeasesNothing(Leasing):
     """Says with None that there is nothing."""
 
-    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         try:
             return super().lease(block, timeout)
         except standard_queue.Empty:
@@ -355,7 +356,7 @@ class LeasesNothing(Leasing):
 
 
 class GivesUpALeaseTooEarly(Leasing):
-    def lease(self, block: bool = True, timeout: float | None = None) -> Any:
+    def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         return super().lease(block, None if timeout is None else timeout / 2)
 
 

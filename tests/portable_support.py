@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shmqueue import segment
 from shmqueue.engine import Counters, data_size, portable, portable_lock, portable_memory, portable_state
@@ -114,7 +114,7 @@ _FILES = {
     )
 }
 
-_BREATHS = [
+_BREATHS: list[tuple[Callable[..., object], str, str]] = [
     (PortableEngine._commit, "= moves[", "copy(*"),
     (PortableEngine._commit, "= plans[", "hold.last ="),
     (portable_lock.Owner.acquire, "dead = ", "hold.marked ="),
@@ -161,7 +161,7 @@ def at_line(
     """
     lines = 0
 
-    def trace(frame: FrameType, event: str, argument: object) -> object:
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal lines
         if frame.f_code.co_filename not in _FILES:
             return None

@@ -70,7 +70,7 @@ def zipped(target: Path, packages: dict[str, str]) -> str:
 def archive(tmp_path: Path) -> str:
     """All that shmqueue needs, in a zip file."""
     modules = (shmqueue, shmqueue.compat, shmqueue.conformance, msgpack, shmlock)
-    return zipped(tmp_path / "all.zip", {module.__name__: os.path.dirname(module.__file__) for module in modules})
+    return zipped(tmp_path / "all.zip", {module.__name__: os.path.dirname(str(module.__file__)) for module in modules})
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ class Array:
     def __init__(self, data: Any) -> None:
         self.data = data
 
-    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         if protocol >= 5:
             return type(self), (pickle.PickleBuffer(self.data),)
         return type(self)._of_bytes, (bytes(self.data),)

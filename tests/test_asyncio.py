@@ -158,6 +158,7 @@ def test_what_is_put_is_the_item_as_it_was_when_put_was_called(name: str) -> Non
 
 def test_errors_are_those_of_asyncio_and_of_queue(name: str) -> None:
     with Queue[int](1, name=name) as q:
+        error: type[Exception]
         for error in (QueueEmpty, asyncio.QueueEmpty, queue.Empty):
             with pytest.raises(error):
                 q.get_nowait()
@@ -168,7 +169,7 @@ def test_errors_are_those_of_asyncio_and_of_queue(name: str) -> None:
         with pytest.raises(TypeError, match="pickle"):
             q.put_nowait(threading.Lock())  # type: ignore[arg-type]
     with pytest.raises(ImportError, match="oldest item"):
-        from shmqueue.compat.asyncio import PriorityQueue  # type: ignore[attr-defined]  # noqa: F401
+        from shmqueue.compat.asyncio import PriorityQueue  # noqa: F401
 
 
 # ---- the end ----
@@ -196,8 +197,8 @@ def test_a_shut_down_elsewhere_ends_all_that_wait(run: Callable[..., Any], name:
                 ends = await asyncio.gather(*putters, return_exceptions=True)
             assert [type(end) for end in ends] == [QueueShutDown] * 3
             assert await q.get() == 0
-            ends = await asyncio.gather(*(q.get() for _ in range(3)), return_exceptions=True)
-            assert [type(end) for end in ends] == [QueueShutDown] * 3
+            others = await asyncio.gather(*(q.get() for _ in range(3)), return_exceptions=True)
+            assert [type(end) for end in others] == [QueueShutDown] * 3
 
     run(main)
 
@@ -258,6 +259,7 @@ def test_the_job_of_a_killed_worker_goes_to_a_coroutine_that_waits(q: Queue[str]
             "lease = q.lease(); print(lease.item, flush=True); import time; time.sleep(99)", name
         ) as p:
             await q.put("job")
+            assert p.stdout is not None
             assert p.stdout.readline() == "job\n"
             leasing = asyncio.ensure_future(q.lease())
             await asyncio.sleep(0.01)

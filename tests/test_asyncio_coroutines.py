@@ -54,7 +54,7 @@ def test_all_ways_to_run_a_coroutine_run_them(run: Callable[..., Any], q: Queue[
         await asyncio.ensure_future(q.put(5))
         assert await q.get() == 0
         assert await asyncio.create_task(q.get()) == 1
-        assert await asyncio.gather(q.get(), q.get()) == [2, 3]
+        assert [*await asyncio.gather(q.get(), q.get())] == [2, 3]
         assert await asyncio.wait_for(q.get(), 30) == 4
         assert await asyncio.shield(q.get()) == 5
 
@@ -123,15 +123,15 @@ def test_one_that_waits_can_be_closed(q: Queue[Any]) -> None:
 def test_only_none_can_be_sent_into_one_that_has_not_begun(q: Queue[Any]) -> None:
     getting = q.get()
     with pytest.raises(TypeError, match="just-started"):
-        getting.send(1)  # type: ignore[arg-type]
+        getting.send(1)
     getting.close()
 
 
 def test_wrong_arguments_are_refused_as_a_function_refuses_them(q: Queue[Any]) -> None:
     with pytest.raises(TypeError, match=r"get\(\) takes 1 positional argument but 2 were given"):
-        q.get(1)  # type: ignore[call-arg]
+        q.get(1)  # type: ignore[call-arg, unused-coroutine]
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'item'"):
-        q.put()  # type: ignore[call-arg]
+        q.put()  # type: ignore[call-arg, unused-coroutine]
 
 
 def test_a_subclass_overrides_them(name: str) -> None:
@@ -183,7 +183,8 @@ def test_one_that_waits_in_a_cycle_is_collected(q: Queue[Any]) -> None:
 def test_a_step_within_a_step_is_refused_and_the_first_one_goes_on(q: Queue[Any]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        create_future, refused = loop.create_future, []
+        create_future = loop.create_future
+        refused: list[object] = []
 
         def step_again() -> asyncio.Future[Any]:
             for step in (lambda: coroutine.send(None), lambda: coroutine.throw(KeyError()), coroutine.close):

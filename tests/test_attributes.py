@@ -96,7 +96,7 @@ def test_what_is_absent_is_listed_neither_by_the_queue_nor_by_its_class(q: Any) 
 
 def test_a_subclass_may_have_an_attribute_that_is_absent_otherwise(engine: str) -> None:
     class WithMutex(our_queue.Queue[int]):
-        mutex = "mine"
+        mutex = "mine"  # type: ignore[assignment]
 
     with pytest.raises(AttributeError, match="type object 'Queue' has no attribute 'mutex'"):
         our_queue.Queue.mutex  # noqa: B018
@@ -105,7 +105,7 @@ def test_a_subclass_may_have_an_attribute_that_is_absent_otherwise(engine: str) 
         assert q.mutex == "mine"
         assert "mutex" in dir(q)
         assert "mutex" in dir(WithMutex)
-        q.not_full = "mine too"  # type: ignore[attr-defined]
+        q.not_full = "mine too"  # type: ignore[assignment]
         assert "not_full" in dir(q)
     finally:
         q.close()
@@ -120,7 +120,7 @@ def test_a_subclass_may_be_abstract(engine: str) -> None:
         def report(self) -> None: ...
 
     with pytest.raises(TypeError, match="abstract"):
-        Abstract()
+        Abstract()  # type: ignore[abstract]
     Concrete().close()
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import queue
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import children
@@ -110,6 +111,7 @@ def test_a_process_that_closed_the_writer_cannot_put(our_mp: Opener) -> None:
     for q in (our_mp.Queue(), our_mp.SimpleQueue()):
         q.put("item")
         q._writer.close()
+        put: Callable[[], object]
         for put in (lambda q=q: q.put("another"), lambda q=q: q._writer.send("another")):
             with pytest.raises(OSError, match="handle is closed"):
                 put()

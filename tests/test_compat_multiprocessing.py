@@ -140,7 +140,7 @@ def test_a_closed_queue_refuses_put_and_get(mp: Opener, kind: str) -> None:
 
 
 def test_counting_a_closed_queue_is_an_error_of_ours(our_mp: Opener) -> None:
-    original = multiprocessing.Queue()
+    original: Any = multiprocessing.Queue()
     original.close()
     assert (original.qsize(), original.full()) == (0, False)
     q = our_mp.Queue()
@@ -204,6 +204,7 @@ def test_a_simple_queue_has_the_methods_of_the_original(mp: Opener) -> None:
     assert q.empty()
     q.put(obj=1)
     assert not q.empty()
+    wrong: Callable[[], object]
     for wrong in (lambda: q.get(True), lambda: q.get(timeout=1), lambda: q.put(1, True), lambda: q.put(1, timeout=1)):
         with pytest.raises(TypeError):
             wrong()
@@ -330,7 +331,7 @@ def test_contexts_are_what_they_are_in_the_standard_library(context: Opener) -> 
     method = context.source.get_start_method()
     original = multiprocessing.get_context(method)
     assert isinstance(context.source, type(original))
-    assert context.Process is original.Process  # type: ignore[attr-defined]
+    assert context.Process is original.Process
     assert context.get_context() is context.source
     other = "spawn" if method == "fork" else "fork"
     assert context.get_context(other).get_start_method() == other

@@ -44,6 +44,7 @@ def test_a_connection_goes_through_a_queue(context: Opener) -> None:
 
 def test_what_multiprocessing_can_pickle_goes_through(mp: Opener) -> None:
     q = mp.Queue()
+    item: Any
     for item in (functools.partial(int, base=7), "text".upper, str.lower, {}.get):
         q.put(item)
         received = q.get(timeout=PATIENCE)
@@ -67,7 +68,7 @@ def test_a_registered_reducer_is_used_even_when_it_comes_late(mp: Opener, monkey
     q = mp.Queue()
     q.put({1})
     assert q.get() == {1}
-    monkeypatch.setitem(ForkingPickler._extra_reducers, Opaque, lambda opaque: (str, ("reduced",)))
+    monkeypatch.setitem(ForkingPickler._extra_reducers, Opaque, lambda opaque: (str, ("reduced",)))  # type: ignore[attr-defined]
     q.put([Opaque()])
     assert q.get(timeout=PATIENCE) == ["reduced"]
 
@@ -76,7 +77,7 @@ def test_shared_values_go_to_children_and_not_through_queues(
     our_context: Opener, capfd: pytest.CaptureFixture[str]
 ) -> None:
     value, array = our_context.Value("i", 7), our_context.RawArray("i", 3)
-    original = multiprocessing.Queue()
+    original: Any = multiprocessing.Queue()
     original.put(value)
     original.close()
     original.join_thread()
@@ -97,7 +98,7 @@ def test_shared_values_go_to_children_and_not_through_queues(
 
 
 def test_the_original_loses_what_it_cannot_pickle(capfd: pytest.CaptureFixture[str]) -> None:
-    q = multiprocessing.Queue()
+    q: Any = multiprocessing.Queue()
     q.put(lambda: None)
     q.put("next")
     assert q.get(timeout=PATIENCE) == "next"
@@ -117,12 +118,12 @@ class Refuses:
 @pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
 def test_what_cannot_be_pickled_raises_in_put_and_nothing_is_put(our_mp: Opener, kind: str) -> None:
     q = getattr(our_mp, kind)()
-    for item in (lambda: None, threading.Lock(), (n for n in ())):
+    for item in (lambda: None, threading.Lock(), (n for n in "")):
         with pytest.raises((TypeError, AttributeError, pickle.PicklingError)) as plain:
             ForkingPickler.dumps(item)
-        with pytest.raises(plain.type) as raised:
+        with pytest.raises(plain.type) as refused:
             q.put(item)
-        assert str(raised.value) == str(plain.value)
+        assert str(refused.value) == str(plain.value)
     for error in (AttributeError("mine"), ZeroDivisionError(), KeyboardInterrupt()):
         with pytest.raises(type(error)) as raised:
             q.put([1, {"x": Refuses(error)}])
@@ -192,7 +193,7 @@ def test_a_queue_is_sent_through_another_queue(our_context: Opener, kind: str) -
 
 
 def test_a_queue_of_the_original_is_passed_to_children_only(capfd: pytest.CaptureFixture[str]) -> None:
-    original = multiprocessing.Queue()
+    original: Any = multiprocessing.Queue()
     with pytest.raises(RuntimeError, match="through inheritance"):
         pickle.dumps(original)
     original.close()
@@ -313,8 +314,9 @@ def test_log_records_go_through_the_adapter_of_queue(engine: str, method: str) -
 
     q: Queue[Any] = Queue()
     recorder = Recorder()
-    listener = logging.handlers.QueueListener(q, recorder)  # type: ignore[arg-type]
-    worker = multiprocessing.get_context(method).Process(target=children.log_through, args=(q, "a", 50))
+    listener = logging.handlers.QueueListener(q, recorder)
+    context: Any = multiprocessing.get_context(method)
+    worker = context.Process(target=children.log_through, args=(q, "a", 50))
     listener.start()
     try:
         with running(worker):

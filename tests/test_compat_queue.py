@@ -219,7 +219,8 @@ def test_join_waits_for_the_last_task(queues: Opener) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_tasks_are_counted_in_all_processes_together(our_queues: Opener, method: str) -> None:
     q = our_queues.Queue()
-    workers = [get_context(method).Process(target=children.work_off, args=(q,)) for _ in range(2)]
+    context: Any = get_context(method)
+    workers = [context.Process(target=children.work_off, args=(q,)) for _ in range(2)]
     for number in range(100):
         q.put(number)
     with running(*workers):
@@ -331,7 +332,7 @@ def test_shutdown_raises_the_standard_exception_where_there_is_one(our_queues: O
 def test_shutdown_reaches_every_process(our_queues: Opener, method: str, immediate: bool) -> None:
     q, full, report = our_queues.Queue(), our_queues.Queue(1), our_queues.Queue()
     full.put("there")
-    context = get_context(method)
+    context: Any = get_context(method)
     waiting = [
         context.Process(target=children.get_until_shut_down, args=(q, report)),
         context.Process(target=children.put_until_shut_down, args=(full, report)),
@@ -490,7 +491,8 @@ def test_a_closed_handle_says_so(our_queues: Opener) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_queue_travels_to_children(our_queues: Opener, kind: str, method: str) -> None:
     questions, answers = getattr(our_queues, kind)(), getattr(our_queues, kind)()
-    child = get_context(method).Process(target=children.answer_with_type, args=(questions, [answers]))
+    context: Any = get_context(method)
+    child = context.Process(target=children.answer_with_type, args=(questions, [answers]))
     with running(child):
         for question in (1, "two", (3, [4]), {5: {6}}):
             questions.put(question)

@@ -357,7 +357,7 @@ def test_a_kill_while_it_grows_or_shrinks_breaks_nothing(make: Make, name: str, 
             for process in (produce, consume):
                 assert process.stdout is not None
                 process.stdout.readline()
-            wait_until(lambda: note() or producers in seen, "its items arrive")  # noqa: B023
+            wait_until(lambda: note() or producers in seen, "its items arrive")  # type: ignore[func-returns-value]  # noqa: B023
             dying, living = (produce, consume) if victim == "producer" else (consume, produce)
             threading.Event().wait(chance.uniform(0, 0.05))  # the moment of death is what varies
             dying.kill()

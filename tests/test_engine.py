@@ -8,6 +8,7 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import run_python
@@ -72,7 +73,7 @@ def test_a_module_that_was_not_compiled_says_what_is_missing(monkeypatch: pytest
     monkeypatch.setenv("CC", f"{compiler} -m64")
     assert native_package._why_not_compiled() == f"there was no C compiler (here is no {str(compiler)!r})"
     monkeypatch.setenv("CC", sys.executable)
-    monkeypatch.setattr(native_package.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(native_package.sysconfig, "get_path", lambda name: str(tmp_path))  # type: ignore[attr-defined]
     assert native_package._why_not_compiled() == f"there was no Python.h (here is no {str(header)!r})"
     header.touch()
     assert native_package._why_not_compiled() == "the compilation failed"
@@ -134,7 +135,7 @@ def test_bytes_that_contradict_themselves_poison_the_handle(
         file.seek(offset)
         file.write(struct.pack("Q" if offset < 4096 else "I", value & (U64_MAX if offset < 4096 else 0xFFFFFFFF)))
     fresh = make()
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "get": lambda: fresh.get(timeout=0),
         "get_many": lambda: fresh.get_many(9, timeout=0),
         "clear": fresh.clear,
@@ -183,7 +184,8 @@ def test_the_ring_itself_refuses_what_is_no_native_segment(make: Make, name: str
 
 
 def test_engine_arguments_are_checked(make: Make, native: None) -> None:
-    ring = make()._engine
+    ring: Any = make()._engine
+    attempt: Callable[[], object]
     for attempt in (
         lambda: ring.put(-1, b"", True, None), lambda: ring.put(2**32, b"", True, None),
         lambda: ring.get_many(0, True, None), lambda: ring.get(True, float("nan")),

@@ -104,7 +104,7 @@ def require_silent_end(path: str) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     for pid in map(int, done.stdout.split()):
-        wait_until(lambda pid=pid: not is_alive(pid), f"the worker {pid} ends")
+        wait_until(lambda pid=pid: not is_alive(pid), f"the worker {pid} ends")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

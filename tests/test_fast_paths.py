@@ -178,16 +178,17 @@ def test_what_help_says_of_them(queue: Any, method: str, signature: str) -> None
     documented = inspect.getdoc(function_of(queue, method))
     assert documented
     assert inspect.getdoc(found) == documented
-    text = pydoc.plaintext.document(found, method)
+    text = pydoc.plaintext.document(found, method)  # type: ignore[attr-defined]
     assert text.startswith(method + signature)
     first = documented.splitlines()[0]
     assert first in text
-    assert f" {method}{signature}\n" in pydoc.render_doc(queue, renderer=pydoc.plaintext)
+    assert f" {method}{signature}\n" in pydoc.render_doc(queue, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
 
 
 def test_a_bound_one_looks_like_a_method_and_can_be_pickled(q: Any) -> None:
     assert inspect.isbuiltin(q.put)
-    assert q.put.__self__ is q
+    owner: Any = q.put.__self__
+    assert owner is q
     assert q.put == q.put
     assert "self" not in inspect.signature(q.put).parameters
     other = pickle.loads(pickle.dumps(q.get))
@@ -213,6 +214,7 @@ def test_a_mock_takes_their_place(q: Any) -> None:
 def test_a_subclass_may_have_slots(name: str) -> None:
     class Slotted(ShmQueue):
         __slots__ = ("note",)
+        note: str
 
     with Slotted(name) as q:
         q.note = "note"
@@ -231,7 +233,7 @@ def test_an_unbound_one_takes_the_queue(q: Any) -> None:
 
 def test_a_queue_in_a_cycle_is_collected(name: str) -> None:
     q = ShmQueue(name)
-    q.custom_serialize(lambda method, item, held=q: repr(held).encode())
+    q.custom_serialize(lambda method, item, held=q: repr(held).encode())  # type: ignore[misc]
     gone = weakref.ref(q)
     del q
     gc.collect()
@@ -248,7 +250,7 @@ def test_no_python_function_leases(arguments: tuple[Any, ...], name: str) -> Non
         )
         assert leases[0].item == {"a": 1}
         acknowledged: list[bool] = []
-        assert functions_called(lambda ack=leases[0].ack, add=acknowledged.append: add(ack())) == []
+        assert functions_called(lambda ack=leases[0].ack, add=acknowledged.append: add(ack())) == []  # type: ignore[misc]
         assert acknowledged == [True]
         close(q)
 
@@ -312,11 +314,12 @@ def test_what_is_no_queue_is_refused(queue: Any) -> None:
 
 def test_all_ways_to_call_them(name: str) -> None:
     with ShmQueue(name) as q:
+        put: Callable[[], object]
         for put in (
             lambda: q.put(1),
             lambda: q.put(1, True),
             lambda: q.put(1, False),
-            lambda: q.put(1, 1),
+            lambda: q.put(1, 1),  # type: ignore[arg-type]
             lambda: q.put(1, True, None),
             lambda: q.put(1, True, 5),
             lambda: q.put(1, block=False),
@@ -325,11 +328,12 @@ def test_all_ways_to_call_them(name: str) -> None:
             lambda: ShmQueue.put(q, 1),
         ):
             put()
+        get: Callable[[], object]
         for get in (
             lambda: q.get(),
             lambda: q.get(True),
             lambda: q.get(False),
-            lambda: q.get(0),
+            lambda: q.get(0),  # type: ignore[arg-type]
             lambda: q.get(True, None),
             lambda: q.get(True, 5),
             lambda: q.get(False, -1),
@@ -350,10 +354,10 @@ def test_all_ways_to_call_them(name: str) -> None:
 def test_simple_queues_take_no_more_than_the_standard_one() -> None:
     q = compat_multiprocessing.SimpleQueue()
     with pytest.raises(TypeError):
-        q.put(1, True)
+        q.put(1, True)  # type: ignore[call-arg]
     q.put(1)
     with pytest.raises(TypeError):
-        q.get(True)
+        q.get(True)  # type: ignore[call-arg]
     assert q.get() == 1
     q.close()
 
@@ -420,7 +424,7 @@ SHARED = st.one_of(
     INNER,
     INNER.map(lambda part: [part, part]),
     INNER.map(lambda part: {"once": part, "again": [part]}),
-    st.lists(st.just([]), max_size=20).map(lambda parts: [list(part) for part in parts]),
+    st.lists(st.just(list[Any]()), max_size=20).map(lambda parts: [list(part) for part in parts]),
 )
 SELF: list[Any] = []
 SELF.append(SELF)

@@ -180,7 +180,8 @@ def test_a_child_has_a_descriptor_of_its_own(q: Any, open_queue: Callable[[str],
     source = source_of(q)
     source.fileno()
     before = threading.active_count()
-    child = multiprocessing.get_context(method).Process(target=children.watch, args=(q, report))
+    context: Any = multiprocessing.get_context(method)
+    child = context.Process(target=children.watch, args=(q, report))
     with running(child):
         assert report.get(timeout=PATIENCE) == ("empty", False, False)
         assert not is_readable(source)
@@ -275,7 +276,7 @@ def test_many_items_through_a_watched_queue(q: Any) -> None:
                 time.sleep(0)
 
     producer = Call(produce)
-    got = []
+    got: list[int] = []
     while len(got) < count:
         assert is_readable(source, PATIENCE)
         while not q.empty():
@@ -369,7 +370,7 @@ def test_every_call_of_a_shm_queue_leaves_it_true(open_queue: Callable[[str], An
         lambda: q.lease(max_attempts=2, dead_letter=queue.Queue()).ack(),
         q.clear,
     ]
-    puts = [
+    puts: list[Callable[[], object]] = [
         lambda: q.put(b"1"),
         lambda: q.put(b"1", timeout=1),
         lambda: q.put(b"1", serialization_method=1),
@@ -454,7 +455,7 @@ def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
     q = open_queue("mp.Queue")
     other = pickle.loads(pickle.dumps(q))
     q._writer.close()
-    left = [watching.start_daemon_thread] * started
+    left = [watching.start_daemon_thread] * started  # type: ignore[attr-defined]
 
     def start(target: Callable[[], object]) -> None:
         if not left:

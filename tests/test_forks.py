@@ -499,7 +499,7 @@ sys.modules["last"].last = AtTheEnd()
 def test_a_daemon_thread_runs_when_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """In Python 3.10 one that has not begun at the end of the interpreter crashes it."""
     started: list[Callable[[], None]] = []
-    monkeypatch.setattr(threads._real_thread, "start_new_thread", lambda run, arguments: started.append(run))
+    monkeypatch.setattr(threads._real_thread, "start_new_thread", lambda run, arguments: started.append(run))  # type: ignore[attr-defined]
     call = Call(threads.start_daemon_thread, bool)
     call.join(1.0)
     assert call.is_alive(), "it did not wait for the thread"

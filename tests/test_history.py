@@ -43,7 +43,7 @@ def pending_get(invoked: int, worker: int = 7) -> Operation:
 def pattern(history: Sequence[Operation], **options: object) -> Pattern | None:
     """The pattern that refutes it; whichever order it is given in."""
     violations = [find_violation(each, **options) for each in (history, history[::-1])]  # type: ignore[arg-type]
-    patterns = [violation and violation.pattern for violation in violations]
+    patterns = [violation.pattern if violation else None for violation in violations]
     assert patterns[0] == patterns[1]
     return patterns[0]
 

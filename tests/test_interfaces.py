@@ -192,7 +192,7 @@ def test_objects_have_the_attributes_of_the_standard_ones(engine: str) -> None:
         has = {name for name in public(dir(ours)) if hasattr(ours, name)}
         ours.close()
         if hasattr(standard, "_reader"):
-            standard.close()
+            standard.close()  # type: ignore[union-attr]
         assert wanted - has == missing.keys(), type(standard)
 
 

@@ -6,7 +6,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
@@ -70,7 +70,9 @@ relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], 
 def test_a_scalar_is_packed_as_msgpack_packs_it(make: Make, item: Any) -> None:
     q = make(buffer_size=1 << 20)
     q.put(item)
-    method, payload = q._engine.get(False, None)
+    record = q._engine.get(False, None)
+    assert record is not None
+    method, payload = record
     if method == 0:
         assert payload == msgpack.packb(item)
     else:
@@ -158,7 +160,7 @@ def damaged(packed: bytes) -> st.SearchStrategy[bytes]:
 
 
 @relaxed
-@given(payload=TUPLES.map(lambda item: DUMP(item)[1]).flatmap(damaged))
+@given(payload=TUPLES.map(lambda item: cast(bytes, DUMP(item)[1])).flatmap(damaged))
 @example(payload=b"\x91\xc7\x00\xac")
 @example(payload=b"\x91\xc8\x00\x00\xac")
 @example(payload=b"\xc7\x00\xac")
@@ -210,6 +212,7 @@ def test_damaged_lists_and_dicts_are_what_msgpack_says_they_are(make: Make, payl
 @example(payload=bytes(16) + bytes(8) + b"\x01\x00\x00\x00", method=3)
 def test_any_bytes_are_an_item_or_a_clear_error_and_are_consumed(make: Make, payload: bytes, method: int) -> None:
     q = make()
+    take: Callable[[], object]
     for take in (q.get, lambda: q.get_many(1)[0]):
         q._engine.put(method, payload, True, None)
         try:
@@ -324,7 +327,7 @@ def test_a_scalar_is_the_very_bytes_of_msgpack(number: int, name: str) -> None:
     item = ORDINARY[number]
     with ShmQueue(name, buffer_size=1 << 16) as q, compat_queue.Queue(name=name) as adapter:
         q.put(item)
-        assert tuple(q._engine.get(True, None)) == (0, msgpack.packb(item))
+        assert q._engine.get(True, None) == (0, msgpack.packb(item))
         for one in (q, adapter):
             one.put(item)
             got = one.get()

@@ -123,7 +123,9 @@ def test_the_more_urgent_message_comes_first_also_if_it_is_the_first_of_its_prio
     consumer = connect()
     got: list[Any] = []
     with kombu.Consumer(
-        consumer.channel(), [JOBS], callbacks=[lambda body, message: (got.append(body), message.ack())]
+        consumer.channel(),
+        [JOBS],
+        callbacks=[lambda body, message: (got.append(body), message.ack())],  # type: ignore[func-returns-value]
     ):
         with pytest.raises(socket.timeout):
             consumer.drain_events(timeout=0.01)  # it waits for no other priority
@@ -366,7 +368,7 @@ def test_memory_that_a_killed_process_was_about_to_free_is_freed_with_the_next_c
     state = topology.current()
     state.drop_queue("jobs")
     topology._write(state)
-    del topology._free  # type: ignore[method-assign]
+    del topology._free
     assert inspection.look_at(segment_name("", "jobs", 0)).keep
     topology.change(lambda state: False)
     with pytest.raises(shmqueue.ShmQueueNotFoundError):

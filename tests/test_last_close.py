@@ -47,7 +47,7 @@ def test_such_a_copy_when_this_process_has_forked_before(
     os.waitpid(child, 0)
     copy = os.dup(queue._segment.fileno())
     monkeypatch.setattr(handle_module, "_PATIENCE", PATIENCE)
-    monkeypatch.setattr(handle_module.time, "sleep", lambda _: os.close(copy))
+    monkeypatch.setattr(handle_module.time, "sleep", lambda _: os.close(copy))  # type: ignore[attr-defined]
     queue.close()
     assert os.listdir(segment_directory) == []
 
@@ -56,7 +56,7 @@ def test_a_process_that_looks_at_the_file(name: str, segment_directory: str, mon
     queue = ShmQueue(name)
     queue.put(1)
     looker = os.open(queue._segment.path, os.O_RDWR)
-    real, calls = handle_module.lock_alone, []
+    real, calls = handle_module.lock_alone, []  # type: ignore[attr-defined]
 
     def lock_alone(fd: int) -> bool:
         calls.append(fd)
@@ -78,7 +78,7 @@ def test_the_lock_of_another_handle_is_not_waited_for(make: Make, monkeypatch: p
     def sleep(_: float) -> None:
         raise AssertionError("it waits")
 
-    monkeypatch.setattr(handle_module.time, "sleep", sleep)
+    monkeypatch.setattr(handle_module.time, "sleep", sleep)  # type: ignore[attr-defined]
     first.put(1)
     first.close()
     assert second.get() == 1

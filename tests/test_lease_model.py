@@ -44,7 +44,7 @@ class LeaseMachine(RuleBasedStateMachine):
         if engine.chosen() != "portable" or self.returned:  # a requeued item has its place
             return False
         used = [len(item) for _, _, item, _ in self.leases]
-        free = self.options.get("max_bytes", CAPACITY) - sum(used)
+        free: int = self.options.get("max_bytes", CAPACITY) - sum(used)
         return free < (len(used) + 1) * (len(self.new[0][1]) + 3)  # bytes that its header takes
 
     def next_item(self) -> tuple[int, bytes, int]:
@@ -164,7 +164,7 @@ class LeaseMachine(RuleBasedStateMachine):
     ids=["fixed", "elastic", "maxsize"],
 )
 def test_any_sequence_of_calls_agrees_with_the_model(options: dict[str, Any]) -> None:
-    machine = type("Machine", (LeaseMachine,), {"options": {"buffer_size": CAPACITY} | options})
+    machine: Any = type("Machine", (LeaseMachine,), {"options": {"buffer_size": CAPACITY} | options})
     case = machine.TestCase
     case.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
     case().runTest()

@@ -164,7 +164,7 @@ def test_a_lease_is_of_the_public_class(q: ShmQueue) -> None:
     for name in ("ack", "requeue", "__enter__", "__exit__"):
         public = inspect.signature(getattr(shmqueue.Lease, name))
         assert list(inspect.signature(getattr(type(lease), name)).parameters) == list(public.parameters)
-    assert "counts as ``task_done()``" in pydoc.render_doc(shmqueue.Lease, renderer=pydoc.plaintext)
+    assert "counts as ``task_done()``" in pydoc.render_doc(shmqueue.Lease, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     assert shmqueue.Lease[int].__origin__ is shmqueue.Lease  # type: ignore[attr-defined]
     with pytest.raises(TypeError):
         pickle.dumps(lease)
@@ -412,7 +412,7 @@ def test_a_getter_with_a_backlog_takes_what_a_killed_process_had_first(make: Mak
         holder.kill()
         holder.wait(PATIENCE)
     taken: list[int] = []
-    wait_until(lambda: taken.append(q.get(timeout=PATIENCE)) or taken[-1] == 0, "the oldest item comes")
+    wait_until(lambda: taken.append(q.get(timeout=PATIENCE)) or taken[-1] == 0, "the oldest item comes")  # type: ignore[func-returns-value]
     assert not q.empty()
     assert taken == [*range(2, len(taken) + 1), 0]
     assert [q.get(timeout=PATIENCE) for _ in range(2)] == [1, len(taken) + 1]

@@ -41,7 +41,7 @@ def requeue(value: object, invoked: int, returned: int | None, worker: int = A) 
 def pattern(*history: Operation, deaths: dict[int, int] | None = None, order: Order = Order.TOTAL) -> Pattern | None:
     """The pattern that refutes it; whichever order it is given in."""
     violations = [find_leasing_violation(each, deaths or {}, order=order) for each in (history, history[::-1])]
-    patterns = [violation and violation.pattern for violation in violations]
+    patterns = [violation.pattern if violation else None for violation in violations]
     assert patterns[0] == patterns[1]
     return patterns[0]
 

@@ -60,7 +60,7 @@ def test_until_then_other_threads_open_and_close_queues(
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
-    monkeypatch.setattr(files.time, "sleep", sleep)
+    monkeypatch.setattr(files.time, "sleep", sleep)  # type: ignore[attr-defined]
     assert make().get() == 1
 
 

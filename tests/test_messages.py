@@ -81,7 +81,8 @@ def test_a_lock_that_is_not_released_is_not_called_a_full_queue(
 ) -> None:
     for q in (make(), our_queues.Queue(), our_mp.Queue()):
         with locked(q, PUT_LOCK):
-            for call in (lambda q=q: q.put(1, *arguments), lambda q=q: q.put_many([1, 2], *arguments)):  # type: ignore[misc]
+            call: Callable[[], object]
+            for call in (lambda q=q: q.put(1, *arguments), lambda q=q: q.put_many([1, 2], *arguments)):
                 with pytest.raises(
                     shmqueue.ShmQueueFull,
                     match=r"^queue '.*': its producers' lock was not released in time, nothing was put: ",

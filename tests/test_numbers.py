@@ -112,7 +112,8 @@ def test_every_real_number_is_a_timeout(
             with pytest.raises(shmqueue.ShmQueueFull):
                 call()
         assert q.get(True, number(1)) == 1
-        for empty in (lambda q=q: q.get(True, number(0.0078125)), lambda q=q: q.get_many(5, timeout=number(0))):  # type: ignore[misc]
+        empty: Callable[[], object]
+        for empty in (lambda q=q: q.get(True, number(0.0078125)), lambda q=q: q.get_many(5, timeout=number(0))):
             with pytest.raises(shmqueue.ShmQueueEmpty):
                 empty()
     q = make(maxsize=1)
@@ -134,7 +135,12 @@ def test_a_timeout_beyond_all_bounds_is_for_ever(make: Make, our_queues: Opener,
 def test_what_is_no_real_number_is_no_timeout(make: Make, bad: Any) -> None:
     q = make(maxsize=1)
     q.put("kept")
-    calls = [*calls_with(q, bad), lambda: q.get(timeout=bad), lambda: q.get_many(1, timeout=bad), lambda: q.join(bad)]
+    calls: list[Callable[[], object]] = [
+        *calls_with(q, bad),
+        lambda: q.get(timeout=bad),
+        lambda: q.get_many(1, timeout=bad),
+        lambda: q.join(bad),
+    ]
     for call in calls:
         with pytest.raises(shmqueue.ShmQueueTypeError, match=r"^timeout must be a number of seconds or None, not "):
             call()
@@ -168,7 +174,7 @@ def test_the_adapters_take_what_the_standard_queues_take(queues: Opener, mp: Ope
 def test_a_memoryview_with_gaps_says_so(make: Make) -> None:
     q = make()
     every_second = memoryview(bytes(range(100)))[::2]
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: q.put(every_second),
         lambda: q.put_many([every_second]),
         lambda: q.put(every_second, serialization_method=1),

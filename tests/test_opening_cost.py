@@ -85,7 +85,7 @@ class TestOpening:
         monkeypatch.setattr(removal, "_CHANCE", 1.0)
         monkeypatch.setattr(removal, "_not_before", 0.0)
         listed = []
-        monkeypatch.setattr(removal, "list_entries", lambda: listed.append(1) or [])
+        monkeypatch.setattr(removal, "list_entries", lambda: listed.append(1) or [])  # type: ignore[func-returns-value]
         for number in range(10):
             make(f"{name}-{number}")
         assert len(listed) == 1

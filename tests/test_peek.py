@@ -49,6 +49,13 @@ def test_a_queue_that_grows_is_looked_at_and_taken_from_too(make: Make) -> None:
     assert q.buffer_occupancy() == 0
 
 
+def number_of_next(q: ShmQueue, block: bool) -> int:
+    """The number of the oldest record; there is one."""
+    seen = q._engine.peek(block, None)
+    assert seen is not None
+    return seen[0]
+
+
 def test_only_the_record_with_that_number_is_taken(make: Make) -> None:
     q = make()
     assert not q._engine.take(0)
@@ -57,7 +64,7 @@ def test_only_the_record_with_that_number_is_taken(make: Make) -> None:
     assert not q._engine.take(1)
     assert q._engine.take(0)
     assert not q._engine.take(0)
-    assert q._engine.peek(False, None)[0] == 1
+    assert number_of_next(q, False) == 1
     assert q.statistics().gets == 1
     assert q.get() == "second"
 
@@ -66,7 +73,7 @@ def test_a_record_is_taken_by_one_of_several_that_saw_it(make: Make, name: str) 
     q = make()
     q.put("only")
     handles = [make(name) for _ in range(4)]
-    number = q._engine.peek(False, None)[0]
+    number = number_of_next(q, False)
     barrier = threading.Barrier(len(handles))
 
     def take(handle: ShmQueue) -> bool:
@@ -105,7 +112,7 @@ def test_a_queue_that_was_shut_down_is_looked_at_to_its_end(make: Make) -> None:
     q = make()
     q.put(1)
     q.shutdown_all()
-    assert q._engine.peek(True, None)[0] == 0
+    assert number_of_next(q, True) == 0
     assert q._engine.take(0)
     assert not q._engine.take(1)
     with pytest.raises(shmqueue.ShmQueueShutDown):

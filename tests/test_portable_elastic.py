@@ -458,7 +458,7 @@ class TestInTheMiddle:
     def test_the_next_owner_gives_back_what_one_reserved_and_did_not_live_to_use(self, elastic: Opened) -> None:
         def reserve_and_die() -> None:
             reserve = elastic.segment.reserve
-            elastic.segment.reserve = lambda *given: (reserve(*given), kill_myself())  # type: ignore[method-assign, assignment, return-value]
+            elastic.segment.reserve = lambda *given: (reserve(*given), kill_myself())  # type: ignore[method-assign, assignment, func-returns-value]
             elastic.engine.put(1, bytes(5 * PAGE), True, None)
 
         assert exit_status(in_child(reserve_and_die)) == -signal.SIGKILL
@@ -530,7 +530,7 @@ class TestProcesses:
         kept: list[int] = []
         chance = random.Random(5)
 
-        def handle(*_: object) -> None:
+        def handle(*_signal: object) -> None:
             for _ in range(chance.randrange(3)):
                 put()
             seen.extend(queue.engine.get_many(chance.randrange(1, 20), False, None))
@@ -584,9 +584,9 @@ class TestDamage:
 
     def test_a_state_survives_packing(self) -> None:
         room = Room(PAGE, WHOLE)
-        state = State(*range(1, 11), 2 * PAGE, 3)
+        state = State(*range(1, 11), 2 * PAGE, 3)  # type: ignore[call-arg]
         assert unpack(state.pack(), room) == state
         zeros = bytes(len(state.pack()))
-        assert unpack(zeros, room) == State(*[0] * 10, PAGE, 0)
+        assert unpack(zeros, room) == State(*[0] * 10, PAGE, 0)  # type: ignore[call-arg]
         for offset in range(len(zeros)):
             assert unpack(zeros[:offset] + b"\1" + zeros[offset + 1 :], room) is None

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from support import (
@@ -82,7 +83,7 @@ def test_two_consumers_get_each_item_once_and_in_order(make: Make, name: str) ->
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_queue_is_passed_to_children_of_every_start_method(make: Make, name: str, method: str) -> None:
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     questions, answers = make(name + "-q"), make(name + "-a")
     child = context.Process(target=answer, args=(questions, answers))
     child.start()
@@ -103,7 +104,8 @@ def test_a_child_of_multiprocessing_that_outlives_its_parents_handle_frees_the_m
     name: str, method: str, segment_directory: str
 ) -> None:
     q = ShmQueue(name)
-    child = multiprocessing.get_context(method).Process(target=wait_for_parent, args=(q,))
+    context: Any = multiprocessing.get_context(method)
+    child = context.Process(target=wait_for_parent, args=(q,))
     child.start()
     try:
         assert q.get(timeout=PATIENCE) == "up"

@@ -89,6 +89,7 @@ def test_an_item_that_can_never_fit_is_refused_at_once(make: Make, name: str) ->
 
 def test_an_empty_queue_says_so(make: Make) -> None:
     q = make()
+    attempt: Callable[[], object]
     for attempt in (lambda: q.get(block=False), q.get_nowait, lambda: q.get(timeout=0.01), lambda: q.get(timeout=0)):
         with pytest.raises(shmqueue.ShmQueueEmpty):
             attempt()
@@ -99,6 +100,7 @@ def test_an_empty_queue_says_so(make: Make) -> None:
 def test_a_full_queue_says_so(make: Make) -> None:
     q = make(maxsize=1)
     q.put(1)
+    attempt: Callable[[], object]
     for attempt in (lambda: q.put(2, block=False), lambda: q.put_nowait(2), lambda: q.put(2, timeout=0.01)):
         with pytest.raises(shmqueue.ShmQueueFull):
             attempt()
@@ -392,7 +394,7 @@ def test_join_waits_for_task_done(make: Make) -> None:
     assert not q.join(timeout=0)
     q.task_done()
     joined = threading.Event()
-    waiter = threading.Thread(target=lambda: q.join() and joined.set())
+    waiter = threading.Thread(target=lambda: q.join() and joined.set())  # type: ignore[func-returns-value]
     waiter.start()
     q.task_done()
     waiter.join()

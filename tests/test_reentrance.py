@@ -56,6 +56,7 @@ def test_a_finalizer_may_use_the_queue_that_is_being_read(make: Make, call: str,
     q = make(buffer_size=1 << 20)
     q.put_many(range(2000))
     got: list[int] = []
+    take: Callable[[], list[int]]
     take = {"get": lambda: [q.get(timeout=5)], "get_many": lambda: q.get_many(7, timeout=5)}[call]
     for _ in range(100):
         Garbage(lambda: got.append(q.get(timeout=5)))

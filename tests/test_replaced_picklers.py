@@ -48,7 +48,7 @@ class Marking:
 class Reducer(reduction.AbstractReducer):
     """A reducer with another pickler."""
 
-    ForkingPickler = Marking
+    ForkingPickler = Marking  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +68,8 @@ def replaced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     elif request.param == "class":
         monkeypatch.setattr(reduction, "ForkingPickler", Marking)
     else:
-        monkeypatch.setitem(vars(multiprocessing.context), "reduction", multiprocessing.context.reduction)
-        multiprocessing.get_context().reducer = Reducer()
+        monkeypatch.setitem(vars(multiprocessing.context), "reduction", multiprocessing.context.reduction)  # type: ignore[attr-defined]
+        multiprocessing.get_context().reducer = Reducer()  # type: ignore[assignment]
     return str(request.param)
 
 

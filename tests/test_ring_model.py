@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -232,7 +233,7 @@ def test_a_ring_behaves_like_a_list(engine_name: str, monkeypatch: pytest.Monkey
     if thrifty:
         monkeypatch.setattr(portable_memory, "_KEPT", 0)
         monkeypatch.setattr(portable_memory, "_KEPT_TIMES", 1)
-    machine = type("Machine", (RingMachine,), {"engine_name": engine_name})
+    machine: Any = type("Machine", (RingMachine,), {"engine_name": engine_name})
     case = machine.TestCase
     case.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
     case().runTest()

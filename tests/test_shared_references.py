@@ -136,6 +136,7 @@ def test_without_pickle_too_many_copies_are_refused(
     make: Make, engine: str, kind: Callable[[Any], Any], times: int
 ) -> None:
     q = make(max_bytes=1 << 26, allow_pickle=False)
+    put: Callable[[Any], object]
     for put in (q.put, lambda item: q.put_many([1, item])):
         with pytest.raises(
             shmqueue.ShmQueueSerializationError,
@@ -168,7 +169,7 @@ def test_an_item_is_packed_once_before_pickle(make: Make, engine: str, monkeypat
     q = make()
     packed: list[Any] = []
     pack = plain._pack
-    monkeypatch.setattr(plain, "_pack", lambda item: packed.append(item) or pack(item))
+    monkeypatch.setattr(plain, "_pack", lambda item: packed.append(item) or pack(item))  # type: ignore[func-returns-value]
     monkeypatch.setattr(msgpack, "packb", lambda *_, **__: pytest.fail("msgpack was tried once more"))
     q.put(Other())
     q.put_many([Other(), Other()])

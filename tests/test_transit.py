@@ -65,7 +65,7 @@ def unlinked(q: Any) -> bytes:
 @contextmanager
 def pool_of(method: str, **options: Any) -> Iterator[Any]:
     """A pool with one worker, whose queues are closed at the end."""
-    pool = our_multiprocessing.get_context(method).Pool(1, **options)
+    pool: Any = our_multiprocessing.get_context(method).Pool(1, **options)
     try:
         yield pool
         pool.close()
@@ -98,7 +98,7 @@ def test_a_queue_arrives_that_its_sender_has_closed(kind: str) -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("kind", ["multiprocessing.Queue", "queue.Queue", "ShmQueue"])
 def test_a_queue_arrives_whose_sender_has_ended(engine: str, kind: str, method: str) -> None:
-    context = our_multiprocessing.get_context(method)
+    context: Any = our_multiprocessing.get_context(method)
     carrier = context.Queue()
     child = context.Process(target=send_queue, args=(carrier, kind, settings()))
     with running(child):
@@ -245,7 +245,7 @@ def test_a_queue_that_is_opened_while_it_is_removed_as_not_arrived_stays(
     pickle.dumps(q)
     q.close()
     later()
-    lock_alone, opened = removal.lock_alone, []
+    lock_alone, opened = removal.lock_alone, []  # type: ignore[attr-defined]
 
     def open_and_lock(fd: int) -> bool:
         monkeypatch.setattr(removal, "lock_alone", lock_alone)

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import shmqueue
 import shmqueue.compat.asyncio
@@ -46,7 +47,8 @@ def try_start_method(method: str) -> None:
     """Items come back from a process that is started that way."""
     name = f"wheel-alone-{os.getpid()}-{method}"
     with shmqueue.ShmQueue(name + "-there") as there, shmqueue.ShmQueue(name + "-back") as back:
-        process = multiprocessing.get_context(method).Process(target=send_back, args=(there, back))
+        context: Any = multiprocessing.get_context(method)
+        process = context.Process(target=send_back, args=(there, back))
         process.start()
         for item in ITEMS:
             there.put(item)

@@ -103,7 +103,7 @@ def check_items(target: Target, outcome: Outcome) -> None:
 
 
 def _refusal(target: Target, queue: Any, neighbour: Neighbour, outcome: Outcome) -> None:
-    puts = [lambda: queue.put(Refuses()), lambda: queue.put([1, [Refuses()]])]
+    puts: list[Callable[[], object]] = [lambda: queue.put(Refuses()), lambda: queue.put([1, [Refuses()]])]
     if target.has_many:
         puts.append(lambda: queue.put_many([1, [2], Refuses(), 3]))
     for put in puts:
@@ -222,7 +222,7 @@ def _wrong_serializers(target: Target, queue: Any, neighbour: Neighbour, outcome
         return
     neighbour.exchange(["before"])
     for wrong in ("a str", None, 5, [b"x"], object()):
-        queue.custom_serialize(lambda method, item, wrong=wrong: wrong)
+        queue.custom_serialize(lambda method, item, wrong=wrong: wrong)  # type: ignore[misc]
         try:
             queue.put(1, serialization_method=1001)
             outcome.fault(f"what custom_serialize returned, {wrong!r:.40}, was put")
@@ -259,6 +259,7 @@ def _huge(target: Target, queue: Any, neighbour: Neighbour, outcome: Outcome) ->
     if not isinstance(queue, shmqueue.ShmQueue):
         return
     neighbour.exchange(["before"])
+    put: Callable[[], object]
     for put in (
         lambda: queue.put(b"x" * (1 << 21)),
         lambda: queue.put(["x" * (1 << 21)]),

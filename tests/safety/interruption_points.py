@@ -23,11 +23,11 @@ from .interruption_process import Neighbour
 from .outcome import Outcome
 
 try:
-    import _testcapi
+    import _testcapi  # type: ignore[import-not-found]
 except ImportError:  # some distributions leave it out
-    _testcapi = None  # type: ignore[assignment]
+    _testcapi = None
 
-OURS = tuple(os.path.dirname(module.__file__) + os.sep for module in (shmqueue, shmqueue.compat))
+OURS = tuple(os.path.dirname(str(module.__file__)) + os.sep for module in (shmqueue, shmqueue.compat))
 LOSES_ARGUMENTS = (3, 11) <= sys.version_info < (3, 13)
 """Whether CPython loses a reference to each argument of a function that it cannot make a cell for."""
 
@@ -160,7 +160,7 @@ class Trial:
             step = 1
             while through < _GOES_THROUGH and len(self.outcome.faults) < _ENOUGH:
                 self._has_garbage = True  # a collection empties the free lists, from which tuples need no allocation
-                _, raised = self._inject(call, lambda before, p=point, a=for_a_while: NoMemory(p, a))
+                _, raised = self._inject(call, lambda before, p=point, a=for_a_while: NoMemory(p, a))  # type: ignore[misc]
                 self.outcome.count("allocations that failed", raised)
                 through = 0 if raised else through + 1
                 step = 2 * step if time.monotonic() > deadline else 1
@@ -171,7 +171,7 @@ class Trial:
         for point in points:
             if len(self.outcome.faults) >= _ENOUGH:
                 return
-            injection, _ = self._inject(call, lambda before, p=point: Interrupt(p, before))
+            injection, _ = self._inject(call, lambda before, p=point: Interrupt(p, before))  # type: ignore[misc]
             if not injection.is_reached:
                 return
             self.outcome.count("instructions interrupted")

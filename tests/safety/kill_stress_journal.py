@@ -47,7 +47,7 @@ class What(IntEnum):
 
 class Line(NamedTuple):
     what: int
-    count: int
+    count: int  # type: ignore[assignment]  # it hides the method of tuple
     number: int
     time: int
     """Nanoseconds of the monotonic clock; of ``GOT`` and ``LEASED``, the producer.

@@ -9,6 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shmqueue import ShmQueueEmpty, ShmQueueFull
 from shmqueue.segment import path_of, read_header, sweep_orphans
@@ -46,7 +47,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.random = random.Random(f"{self.options.seed} round {self.number}")
-        self.context = multiprocessing.get_context(self.options.start_method)
+        self.context: Any = multiprocessing.get_context(self.options.start_method)
         self.queue_name = f"kill-stress-{self.number}"
         self.control = self.directory / f"{self.number}.control"
         self.control.write_bytes(b"\0")

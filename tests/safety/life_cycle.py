@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from shmqueue import ShmQueue
 from shmqueue.inspection import look_at, remove_orphans
@@ -143,7 +144,7 @@ class Storm:
     def __init__(self, number: int, options: Options, outcome: Outcome, scratch: Path) -> None:
         self.number, self.options, self.outcome, self.scratch = number, options, outcome, scratch
         self.random = random.Random(f"{options.seed} storm {number}")
-        self.context = multiprocessing.get_context(options.start_method)
+        self.context: Any = multiprocessing.get_context(options.start_method)
         self.history = History()
         self.workers: list[Worker] = []
         self.started = 0
