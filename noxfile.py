@@ -22,9 +22,18 @@ ROOT = Path(__file__).parent
 HERE = Path(sys.executable).parent
 
 
-def run_here(session: nox.Session, program: str, *arguments: str) -> None:
+def run_here(session: nox.Session, program: str, *arguments: str, **environment: str) -> None:
     """Run a program of the environment that nox is installed in."""
-    session.run(str(HERE / program), *arguments, external=True)
+    session.run(str(HERE / program), *arguments, external=True, env=environment)
+
+
+def as_installed(session: nox.Session) -> Path:
+    """A directory that has the package as it is installed: in the checkout parts of it lie beside it."""
+    installed = Path(session.create_tmp()).absolute()
+    shutil.rmtree(installed / "shmqueue", ignore_errors=True)
+    for source, target in (("shmqueue", ""), ("compat", "compat"), ("conformance", "conformance")):
+        shutil.copytree(ROOT / source, installed / "shmqueue" / target, dirs_exist_ok=True)
+    return installed
 
 
 @nox.session(python=PYTHONS)
@@ -58,19 +67,19 @@ def lint(session: nox.Session) -> None:
     """Style and layers."""
     run_here(session, "ruff", "check", ".")
     run_here(session, "ruff", "format", "--check", ".")
-    installed = Path(session.create_tmp()).absolute()  # in the checkout parts of the package lie beside it
-    shutil.rmtree(installed / "shmqueue", ignore_errors=True)
-    for source, target in (("shmqueue", ""), ("compat", "compat"), ("conformance", "conformance")):
-        shutil.copytree(ROOT / source, installed / "shmqueue" / target, dirs_exist_ok=True)
-    with session.chdir(installed):
+    with session.chdir(as_installed(session)):
         run_here(session, "lint-imports", "--config", str(ROOT / "pyproject.toml"))
 
 
 @nox.session(venv_backend="none")
 def typing(session: nox.Session) -> None:
-    """Types, and what a type checker says of programs that use the package."""
+    """Types, those of the tests too, and what a type checker says of programs that use the package."""
     run_here(session, "mypy")
     run_here(session, "pytest", "-q", "tests/test_typing.py")
+    installed = str(as_installed(session))
+    with session.chdir(ROOT / "tests"):
+        files = sorted(str(path) for path in Path().glob("*.py"))
+        run_here(session, "mypy", "--config-file", "../pyproject.toml", *files, "safety", MYPYPATH=installed)
 
 
 @nox.session
