@@ -407,7 +407,7 @@ def test_a_coroutine_is_called_though_that_failed_once(q: Queue[Any]) -> None:
                 raise errors.pop()
             return call_soon_threadsafe(*arguments, **options)
 
-        loop.call_soon_threadsafe = fail_first  # type: ignore[method-assign]
+        loop.call_soon_threadsafe = fail_first  # type: ignore[method-assign, assignment]
         try:
             call = asyncio.ensure_future(q.get())
             await asyncio.sleep(0)
