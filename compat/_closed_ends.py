@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from shmqueue import clock
 from shmqueue.engine import deadline_after, seconds_until
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.exceptions import ShmQueueClosedError, ShmQueueEmpty, ShmQueueFull
 from shmqueue.segment import READER, WRITER, Segment
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class ClosedEnds:
             ShmQueueNotInitializedError: the queue was closed.
         """
         if not self._segment.is_open:
-            raise ShmQueueNotInitializedError(f"queue {self._segment.name!r} is closed")
+            raise ShmQueueClosedError(f"queue {self._segment.name!r} is closed")
         return WRITER in self._closed and self._nobody_else(WRITER)
 
     def _from_writers(self, get: _Get) -> _Get:

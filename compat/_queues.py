@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 
 from shmqueue.arguments import real_seconds
 from shmqueue.dead_letters import DeadLetterQueue
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueNotInitializedError
 from shmqueue.generics import T
-from shmqueue.items import Record, fast_get, fast_lease, fast_put
+from shmqueue.items import fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
-from ._parts import Parts
-from ._port import open_port
-from ._serialization import dump_forking, load_forking, unpack_plain
+from ._pipe_emulation import PipeEmulation
 
 if TYPE_CHECKING:
     from multiprocessing.queues import JoinableQueue as _StdlibJoinableQueue
@@ -37,12 +34,12 @@ _PIPE_CAPACITY = 65536  # bytes
 _UNBOUNDED = (1 << 31) - 1  # what the standard queue's _maxsize is then: the most that a semaphore counts
 
 
-def _seconds(timeout: float | None) -> float | None:
-    """A timeout of any real number; less than 0 counts as 0."""
-    return None if timeout is None else max(0.0, real_seconds(timeout))
+def _seconds(timeout: float | None, block: bool) -> float | None:
+    """A timeout of any real number; less than 0 counts as 0. It is not looked at unless ``block``."""
+    return None if timeout is None or not block else max(0.0, real_seconds(timeout))
 
 
-class Queue(Parts, _StdlibQueue[T]):
+class Queue(PipeEmulation, _StdlibQueue[T]):
     """``multiprocessing.Queue`` in shared memory.
 
     Args:
@@ -67,9 +64,7 @@ class Queue(Parts, _StdlibQueue[T]):
         ctx: object = None,
     ) -> None:
         items = max(0, operator.index(maxsize))
-        self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
-
-    _load = staticmethod(load_forking)
+        self._open(name, maxsize=items or None, max_bytes=max_bytes, keep=keep)
 
     if TYPE_CHECKING:
 
@@ -77,11 +72,11 @@ class Queue(Parts, _StdlibQueue[T]):
 
     @property
     def _maxsize(self) -> int:
-        return self._port.maxsize or _UNBOUNDED
+        return self._channel.maxsize or _UNBOUNDED
 
     @property
     def _closed(self) -> bool:
-        return not self._port.handle.is_open
+        return not self._channel.handle.is_open
 
     @fast_put(as_pickle=True)
     def put(self, obj: T, block: bool = True, timeout: float | None = None) -> None:
@@ -97,16 +92,7 @@ class Queue(Parts, _StdlibQueue[T]):
             ValueError: the queue was closed in this process.
             Exception: what pickling raises; nothing was put, as with the others.
         """
-        if timeout is not None:
-            timeout = max(0.0, real_seconds(timeout)) if block else 0.0
-        try:
-            put = self._port.put_item(obj, block, timeout, True)
-            if put is None:
-                put = self._port.put(*dump_forking(obj), block, timeout)
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
-        if not put:
-            raise ShmQueueFull(self._port.handle.why_full(1))
+        self._channel.put(obj, block, _seconds(timeout, block))
 
     @fast_get
     def get(self, block: bool = True, timeout: float | None = None) -> T:
@@ -121,17 +107,7 @@ class Queue(Parts, _StdlibQueue[T]):
             ValueError: the queue was closed in this process.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        if timeout is not None:
-            timeout = max(0.0, real_seconds(timeout)) if block else 0.0
-        try:
-            item = self._port.get_item(block, timeout, unpack_plain)
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
-        if type(item) is not Record:
-            return item  # type: ignore[no-any-return]
-        if not item:
-            raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
-        return load_forking(*item)  # type: ignore[no-any-return]
+        return self._channel.get(block, _seconds(timeout, block))  # type: ignore[no-any-return]
 
     def put_nowait(self, obj: T) -> None:
         """``put(obj, False)``."""
@@ -149,10 +125,7 @@ class Queue(Parts, _StdlibQueue[T]):
         Raises:
             ShmQueueFull: its ``items_put`` says how many of a batch larger than the queue were put.
         """
-        try:
-            self._port.put_many(tuple(items), dump_forking, block, _seconds(timeout))
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
+        self._channel.put_many(items, block, _seconds(timeout, block))
 
     def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -168,10 +141,7 @@ class Queue(Parts, _StdlibQueue[T]):
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
                 are consumed.
         """
-        try:
-            return self._port.get_many(max_items, load_forking, _seconds(timeout) if block else 0.0)
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
+        return self._channel.get_many(max_items, block, _seconds(timeout, block))
 
     @fast_lease
     def lease(
@@ -204,31 +174,18 @@ class Queue(Parts, _StdlibQueue[T]):
             queue.Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """
-        if timeout is not None:
-            timeout = max(0.0, real_seconds(timeout)) if block else 0.0
-        try:
-            return self._port.lease(load_forking, block, timeout, max_attempts, dead_letter)
-        except ShmQueueNotInitializedError:
-            if not self._closed:
-                raise  # the dead-letter queue is
-            raise self._is_closed() from None
+        return self._channel.lease(block, _seconds(timeout, block), max_attempts, dead_letter)
 
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
-        try:
-            return self._port.put_record(method, payload, block, timeout)
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
+        return self._channel.put_unchanged(method, payload, block, timeout)
 
     def qsize(self) -> int:
         """Items in the queue, on every platform. Others may change it at any time, as with the two below."""
-        try:
-            return self._port.engine.qsize()
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
+        return self._channel.qsize()
 
     def full(self) -> bool:
         """Whether there are ``maxsize`` items."""
-        return self.qsize() >= self._port.maxsize > 0
+        return self.qsize() >= self._channel.maxsize > 0
 
     def empty(self) -> bool:
         """Whether there is nothing to take.
@@ -236,10 +193,7 @@ class Queue(Parts, _StdlibQueue[T]):
         Raises:
             OSError: the queue, or its ``_reader``, was closed in this process.
         """
-        try:
-            return self._port.is_empty()
-        except ShmQueueNotInitializedError:
-            raise OSError("handle is closed") from None
+        return self._channel.is_empty()
 
     def join_thread(self) -> None:
         """Nothing to wait for: what was put is in the queue. As with the standard queue, only after ``close``."""
@@ -247,9 +201,6 @@ class Queue(Parts, _StdlibQueue[T]):
 
     def cancel_join_thread(self) -> None:
         """Does nothing: no thread has anything to lose or to wait for."""
-
-    def _is_closed(self) -> ValueError:
-        return ValueError(f"Queue {self!r} is closed")
 
 
 class JoinableQueue(Queue[T], _StdlibJoinableQueue[T]):
@@ -261,11 +212,7 @@ class JoinableQueue(Queue[T], _StdlibJoinableQueue[T]):
         Raises:
             ValueError: more often than items were put, or the queue was closed in this process.
         """
-        try:
-            if not self._port.engine.task_done():
-                raise ValueError("task_done() called too many times")
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
+        self._channel.task_done()
 
     def join(self) -> None:
         """Wait until ``task_done`` was called for every item put.
@@ -273,13 +220,10 @@ class JoinableQueue(Queue[T], _StdlibJoinableQueue[T]):
         Raises:
             ValueError: the queue was closed in this process.
         """
-        try:
-            self._port.engine.join(None)
-        except ShmQueueNotInitializedError:
-            raise self._is_closed() from None
+        self._channel.engine.join(None)
 
 
-class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
+class SimpleQueue(PipeEmulation, _StdlibSimpleQueue[T]):
     """``multiprocessing.SimpleQueue`` in shared memory.
 
     As with the pipe of the standard one, put waits while there are 64 KiB or more in the queue.
@@ -294,9 +238,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
     def __init__(
         self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False, ctx: object = None
     ) -> None:
-        self._start(open_port(name, max_bytes=max_bytes, threshold=_PIPE_CAPACITY, keep=keep))
-
-    _load = staticmethod(load_forking)
+        self._open(name, max_bytes=max_bytes, threshold=_PIPE_CAPACITY, keep=keep)
 
     if TYPE_CHECKING:
 
@@ -310,11 +252,7 @@ class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
             OSError: the queue was closed in this process.
             Exception: what pickling raises; nothing was put.
         """
-        try:
-            if self._port.put_item(obj, True, None, True) is None:
-                self._port.put(*dump_forking(obj), True, None)
-        except ShmQueueNotInitializedError:
-            raise OSError("handle is closed") from None
+        self._channel.put(obj, True, None)
 
     @fast_get
     def get(self) -> T:
@@ -324,14 +262,10 @@ class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
             OSError: the queue was closed in this process.
             Exception: what unpickling raises; the item is consumed, and the next one comes next.
         """
-        try:
-            item = self._port.get_item(True, None, unpack_plain)
-        except ShmQueueNotInitializedError:
-            raise OSError("handle is closed") from None
-        return load_forking(*item) if type(item) is Record else item  # type: ignore[no-any-return]
+        return self._channel.get(True, None)  # type: ignore[no-any-return]
 
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
-        return self._port.put_record(method, payload, block, timeout)
+        return self._channel.put_unchanged(method, payload, block, timeout)
 
     def empty(self) -> bool:
         """Whether there is nothing to take. Others may change it at any time.
@@ -339,7 +273,4 @@ class SimpleQueue(Parts, _StdlibSimpleQueue[T]):
         Raises:
             OSError: the queue, or its ``_reader``, was closed in this process.
         """
-        try:
-            return self._port.is_empty()
-        except ShmQueueNotInitializedError:
-            raise OSError("handle is closed") from None
+        return self._channel.is_empty()

@@ -19,20 +19,18 @@ from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from shmqueue.arguments import require_int
+from shmqueue.channel import Channel
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
 from shmqueue.generics import Self, T
-from shmqueue.items import Record as _LoadLater
 from shmqueue.items import fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
-from shmqueue.serialization import unpack_plain
 from shmqueue.threads import WeakRegistry
 
 from . import queue as _synchronous
+from ._adapter import Adapter
 from ._event_loops import Line, Refused, current_loop, running_loop
-from ._port import Port, Ported, arrive, open_port
-from ._serialization import dump, load
 
 __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
 
@@ -64,7 +62,7 @@ else:
         """``queue.ShutDown``; also ``asyncio.QueueShutDown`` from Python 3.13 on."""
 
 
-class Queue(Ported, Generic[T]):
+class Queue(Adapter, Generic[T]):
     """``asyncio.Queue``, shared between processes.
 
     It may be made with a running loop or without, and used by several loops in several threads. Pickled, it is the same
@@ -88,13 +86,11 @@ class Queue(Ported, Generic[T]):
         self, maxsize: float = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
     ) -> None:
         items = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
-        self._start(open_port(name, maxsize=items or None, max_bytes=max_bytes, keep=keep))
+        self._open(name, maxsize=items or None, max_bytes=max_bytes, keep=keep)
 
-    _load = staticmethod(load)
-
-    def _start(self, port: Port) -> None:
-        port.engine.lock_patience = _LOCK_PATIENCE
-        super()._start(port)
+    def _start(self, channel: Channel) -> None:
+        channel.handle.engine.lock_patience = _LOCK_PATIENCE
+        super()._start(channel)
         self._lines: dict[tuple[object, int], Line] = {}
         self._sync_queue: _synchronous.Queue[T] | None = None
         _open_queues.add(self)
@@ -117,7 +113,7 @@ class Queue(Ported, Generic[T]):
                 pass
             else:
                 return
-        record = dump(item)
+        record = self._channel.codec.dump_rest(item)
         await self._until(ROOM, lambda: self._attempt_record(record), is_turn_over)
 
     @fast_put(as_pickle=True)
@@ -130,15 +126,11 @@ class Queue(Ported, Generic[T]):
             Exception: what pickling raises; nothing was put.
         """
         try:
-            put = self._port.put_item(item, False, None, True)
-            if put is None:
-                put = self._port.put(*dump(item), False, None)
+            self._channel.put(item, False, None)
         except ShmQueueFull as full:
             raise _as_full(full) from None
         except ShmQueueShutDown as error:
             raise QueueShutDown(*error.args) from None
-        if not put:
-            raise QueueFull(self._port.handle.why_full(1))
         if self._lines:
             self._call(ITEMS)
 
@@ -154,7 +146,7 @@ class Queue(Ported, Generic[T]):
         def attempt() -> None:
             nonlocal done
             try:
-                self._port.put_many(rest, dump, False, None)
+                self._channel.put_many(rest, False, None)
             except ShmQueueFull as full:
                 done += full.items_put
                 del rest[: full.items_put]
@@ -172,7 +164,7 @@ class Queue(Ported, Generic[T]):
 
     def _attempt_record(self, record: tuple[int, Any]) -> None:
         try:
-            put = self._port.put(*record, False, None)
+            put = self._channel.put_record(*record, False, None)
         except ShmQueueFull as full:
             raise Refused(full.is_busy) from None
         except ShmQueueShutDown as error:
@@ -209,18 +201,14 @@ class Queue(Ported, Generic[T]):
             Exception: what unpickling raises; the item is consumed.
         """
         try:
-            item = self._port.get_item(False, None, unpack_plain)
+            item = self._channel.take(False, None)
         except ShmQueueEmpty as empty:
             raise _as_empty(empty) from None
         except ShmQueueShutDown as error:
             raise QueueShutDown(*error.args) from None
-        if type(item) is _LoadLater and not item:
-            raise QueueEmpty(f"queue {self._port.name!r} is empty")
         if self._lines:
             self._call(ROOM)
-        if type(item) is not _LoadLater:
-            return item  # type: ignore[no-any-return]
-        return load(*item)  # type: ignore[no-any-return]
+        return self._channel.loaded(item)  # type: ignore[no-any-return]
 
     async def get_many(self, max_items: int) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -237,7 +225,7 @@ class Queue(Ported, Generic[T]):
 
         def attempt() -> list[T]:
             try:
-                items: list[T] = self._port.get_many(max_items, load, 0)
+                items: list[T] = self._channel.get_many(max_items, False, None)
             except ShmQueueEmpty as empty:
                 raise Refused(empty.is_busy) from None
             except ShmQueueShutDown as error:
@@ -296,7 +284,7 @@ class Queue(Ported, Generic[T]):
             QueueShutDown, ShmQueueError: as ``lease``.
         """
         try:
-            return self._port.lease(load, False, None, max_attempts, dead_letter)
+            return self._channel.lease(False, None, max_attempts, dead_letter)
         except ShmQueueEmpty as empty:
             raise _as_empty(empty) from None
         except ShmQueueShutDown as error:
@@ -310,8 +298,7 @@ class Queue(Ported, Generic[T]):
         Raises:
             ValueError: more often than items were put.
         """
-        if not self._port.engine.task_done():
-            raise ValueError("task_done() called too many times")
+        self._channel.task_done()
         if self._lines:
             self._call(FINISHED)
 
@@ -319,7 +306,7 @@ class Queue(Ported, Generic[T]):
         """Wait until ``task_done`` was called for every item put, in whichever process."""
 
         def attempt() -> None:
-            if self._port.counters().unfinished:
+            if self._channel.counters().unfinished:
                 raise Refused
 
         await self._until(FINISHED, attempt)
@@ -329,15 +316,15 @@ class Queue(Ported, Generic[T]):
     @property
     def maxsize(self) -> int:
         """Most items, 0 for as many as there is memory for."""
-        return self._port.maxsize
+        return self._channel.maxsize
 
     def qsize(self) -> int:
         """Items in the queue. Other processes may change it at any time, as with ``empty`` and ``full``."""
-        return self._port.engine.qsize()
+        return self._channel.qsize()
 
     def empty(self) -> bool:
         """Whether there is nothing to take."""
-        return self._port.engine.qsize() == 0
+        return self._channel.qsize() == 0
 
     def full(self) -> bool:
         """Whether there are ``maxsize`` items."""
@@ -349,7 +336,7 @@ class Queue(Ported, Generic[T]):
         Args:
             immediate: also drop the items that are queued; they count as done.
         """
-        self._port.shut_down(immediate)
+        self._channel.engine.shut_down(immediate)
         for kind in (ITEMS, ROOM, FINISHED):
             self._call(kind)
 
@@ -358,7 +345,7 @@ class Queue(Ported, Generic[T]):
         """The same queue for code that is not asynchronous, such as other threads; closed with this one."""
         if self._sync_queue is None:
             synchronous: _synchronous.Queue[T] = _synchronous.Queue.__new__(_synchronous.Queue)
-            synchronous._start(arrive(self._port.travel()))
+            synchronous.__setstate__(self._channel.handle.travel())
             self._sync_queue = synchronous
         return self._sync_queue
 
@@ -369,7 +356,7 @@ class Queue(Ported, Generic[T]):
         """
         if self._sync_queue is not None:
             self._sync_queue.close()
-        self._port.close()
+        super().close()
         for kind in (ITEMS, ROOM, FINISHED):
             self._call(kind)
 
@@ -389,7 +376,7 @@ class Queue(Ported, Generic[T]):
         key = loop.key, kind
         line = self._lines.get(key)
         if line is None:
-            line = self._lines[key] = Line(loop, self._port.engine, kind)
+            line = self._lines[key] = Line(loop, self._channel.handle.engine, kind)
         try:
             self._look_for_waiting()
             return await line.until(attempt, is_turn_over)
@@ -403,7 +390,7 @@ class Queue(Ported, Generic[T]):
         is_needed = None
         while is_needed is not bool(self._lines):  # another loop's thread may have changed them meanwhile
             is_needed = bool(self._lines)
-            self._port.look_for_waiting(is_needed)
+            self._channel.look_for_waiting(is_needed)
 
     def _call(self, kind: int) -> None:
         """Have the first coroutine of the caller's loop that waits for this try again, before the thread says so."""

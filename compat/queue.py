@@ -20,17 +20,17 @@ from collections.abc import Iterable, Iterator
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
+from shmqueue.any_queue import Iterated
 from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown, ShutDown
+from shmqueue.exceptions import ShmQueueShutDown, ShutDown
 from shmqueue.generics import T
-from shmqueue.items import Record, fast_get, fast_lease, fast_put
+from shmqueue.items import fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
 from ._absent import Absent, refuse_hooks
-from ._port import Synchronous, open_port
-from ._serialization import dump, load, unpack_plain
+from ._adapter import Adapter
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
@@ -54,14 +54,12 @@ _HOOKS = dict.fromkeys(
 )
 
 
-class _Shared(Synchronous, Generic[T]):
+class _Shared(Adapter, Iterated, Generic[T]):
     """What Queue and SimpleQueue have in common."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         refuse_hooks(cls, _HOOKS, lambda base: False)
-
-    _load = staticmethod(load)
 
     if TYPE_CHECKING:
 
@@ -82,12 +80,7 @@ class _Shared(Synchronous, Generic[T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, block)
-        item = self._port.get_item(block, timeout, unpack_plain)
-        if type(item) is not Record:
-            return item  # type: ignore[no-any-return]
-        if not item:
-            raise ShmQueueEmpty(f"queue {self._port.name!r} is empty")
-        return load(*item)  # type: ignore[no-any-return]
+        return self._channel.get(block, timeout)  # type: ignore[no-any-return]
 
     def get_nowait(self) -> T:
         """``get(block=False)``."""
@@ -95,11 +88,11 @@ class _Shared(Synchronous, Generic[T]):
 
     def qsize(self) -> int:
         """Items in the queue. Others may change it at any time, as with ``empty``."""
-        return self._port.engine.qsize()
+        return self._channel.qsize()
 
     def empty(self) -> bool:
         """Whether there is nothing to take."""
-        return self._port.engine.qsize() == 0
+        return self._channel.qsize() == 0
 
     def _seconds_of_get(self, timeout: float, block: bool) -> float:
         if not block:
@@ -112,8 +105,8 @@ class _Shared(Synchronous, Generic[T]):
         return timeout
 
     def _refuse_if_shut_down(self) -> None:
-        if self._port.counters().is_shut_down:
-            raise ShmQueueShutDown(f"queue {self._port.name!r} was shut down for all processes")
+        if self._channel.counters().is_shut_down:
+            raise ShmQueueShutDown(f"queue {self._channel.name!r} was shut down for all processes")
 
 
 class Queue(_Shared[T], _StandardQueue[T]):
@@ -136,7 +129,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
     def __init__(
         self, maxsize: int = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
     ) -> None:
-        self._start(open_port(name, maxsize=_most_items(maxsize) or None, max_bytes=max_bytes, keep=keep))
+        self._open(name, maxsize=_most_items(maxsize) or None, max_bytes=max_bytes, keep=keep)
 
     @property
     def maxsize(self) -> int:
@@ -144,11 +137,11 @@ class Queue(_Shared[T], _StandardQueue[T]):
 
         Growing wakes blocked puts; when it shrinks, the items that are in the queue stay.
         """
-        return self._port.maxsize
+        return self._channel.maxsize
 
     @maxsize.setter
     def maxsize(self, maxsize: float) -> None:
-        self._port.maxsize = _most_items(maxsize)
+        self._channel.maxsize = _most_items(maxsize)
 
     @fast_put(as_pickle=True)
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
@@ -166,11 +159,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_put(timeout, block)
-        put = self._port.put_item(item, block, timeout, True)
-        if put is None:
-            put = self._port.put(*dump(item), block, timeout)
-        if not put:
-            raise ShmQueueFull(self._port.handle.why_full(1))
+        self._channel.put(item, block, timeout)
 
     def put_nowait(self, item: T) -> None:
         """``put(item, block=False)``."""
@@ -186,7 +175,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_put(timeout, block)
-        self._port.put_many(tuple(items), dump, block, timeout)
+        self._channel.put_many(items, block, timeout)
 
     def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
@@ -201,11 +190,9 @@ class Queue(_Shared[T], _StandardQueue[T]):
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could. All
                 are consumed.
         """
-        if not block:
-            timeout = 0.0
-        elif timeout is not None:
-            timeout = self._seconds_of_get(timeout, True)
-        return self._port.get_many(max_items, load, timeout)
+        if timeout is not None:
+            timeout = self._seconds_of_get(timeout, block)
+        return self._channel.get_many(max_items, block, timeout)
 
     @fast_lease
     def lease(
@@ -239,10 +226,10 @@ class Queue(_Shared[T], _StandardQueue[T]):
         """
         if timeout is not None:
             timeout = self._seconds_of_get(timeout, block)
-        return self._port.lease(load, block, timeout, max_attempts, dead_letter)
+        return self._channel.lease(block, timeout, max_attempts, dead_letter)
 
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
-        return self._port.put_record(method, payload, block, timeout)
+        return self._channel.put_unchanged(method, payload, block, timeout)
 
     def full(self) -> bool:
         """Whether there are ``maxsize`` items. Others may change it at any time."""
@@ -254,18 +241,17 @@ class Queue(_Shared[T], _StandardQueue[T]):
         Raises:
             ValueError: more often than items were put.
         """
-        if not self._port.engine.task_done():
-            raise ValueError("task_done() called too many times")
+        self._channel.task_done()
 
     def join(self) -> None:
         """Wait until ``task_done`` was called for every item put."""
-        self._port.engine.join(None)
+        self._channel.engine.join(None)
 
     @property
     @absent_when_closed
     def unfinished_tasks(self) -> int:  # type: ignore[override]
         """Items put for which ``task_done`` was not called yet; after ``close``, what it was then."""
-        return self._port.handle.state().unfinished
+        return self._channel.handle.state().unfinished
 
     def shutdown(self, immediate: bool = False) -> None:
         """Shut the queue down in all processes: put raises ShutDown from now on, get when nothing is left.
@@ -273,13 +259,13 @@ class Queue(_Shared[T], _StandardQueue[T]):
         Args:
             immediate: also drop the items that are queued; they count as done.
         """
-        self._port.shut_down(immediate)
+        self._channel.engine.shut_down(immediate)
 
     @property
     @absent_when_closed
     def is_shutdown(self) -> bool:
         """Whether the queue was shut down; after ``close``, whether it was then."""
-        return self._port.handle.state().is_shut_down
+        return self._channel.handle.state().is_shut_down
 
     def _seconds_of_put(self, timeout: float, block: bool) -> float | None:
         if not block:
@@ -319,16 +305,15 @@ class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
     """
 
     def __init__(self, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False) -> None:
-        self._start(open_port(name, max_bytes=max_bytes, keep=keep))
+        self._open(name, max_bytes=max_bytes, keep=keep)
 
     @fast_put(as_pickle=True)
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put an item at the end; ``block`` and ``timeout`` are there for those who know ``Queue``, and do nothing."""
-        if self._port.put_item(item, True, None, True) is None:
-            self._port.put(*dump(item), True, None)
+        self._channel.put(item, True, None)
 
     def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
-        return self._port.put_record(method, payload, block, timeout)
+        return self._channel.put_unchanged(method, payload, block, timeout)
 
     def put_nowait(self, item: T) -> None:
         """The same as ``put(item)``."""

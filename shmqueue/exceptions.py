@@ -16,6 +16,7 @@ __all__ = [
     "PortableEngineWarning",
     "ShmQueueBrokerError",
     "ShmQueueBufferOverflow",
+    "ShmQueueClosedError",
     "ShmQueueCorruptedError",
     "ShmQueueDeserializationError",
     "ShmQueueEmpty",
@@ -94,6 +95,13 @@ class ShmQueueTypeError(ShmQueueError, TypeError):
 
 class ShmQueueNotInitializedError(ShmQueueError, RuntimeError):
     """The handle was closed before the call, with ``close()`` or ``shutdown()``."""
+
+
+class ShmQueueClosedError(ShmQueueNotInitializedError, ValueError, OSError):
+    """What is raised then: also what the standard queues raise when they are closed, so that no adapter translates it.
+
+    Properties of a closed queue raise one that is an AttributeError instead, which no OSError can be.
+    """
 
 
 class ShmQueueBrokerError(ShmQueueError, ConnectionError):

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from shmqueue import engine, reflog
 from shmqueue.engine import Counters, Engine
-from shmqueue.exceptions import ShmQueueError, ShmQueueNotInitializedError, ShmQueueTypeError
+from shmqueue.exceptions import ShmQueueClosedError, ShmQueueError, ShmQueueTypeError
 from shmqueue.segment import (
     KEEP,
     PRIVATE,
@@ -141,7 +141,7 @@ class Handle:
     def require_open(self) -> None:
         """Raise ``ShmQueueNotInitializedError`` if it is closed."""
         if not self._close_once.alive:
-            raise ShmQueueNotInitializedError(f"queue {self.name!r} is closed")
+            raise ShmQueueClosedError(f"queue {self.name!r} is closed")
 
     def counters(self) -> Counters:
         """The queue's figures."""

@@ -13,7 +13,8 @@ Each record carries the number of the method that made its payload, so a reader 
 What comes back equals what was put, and has the same type, with one exception: bytearray and memoryview arrive as
 bytes. A container to which an item refers more than once is one container afterwards, by pickle; with
 ``allow_pickle=False`` it arrives as copies. Subclasses of msgpack's types (an OrderedDict, an IntEnum, a numpy float)
-go by pickle and stay what they are. This module knows nothing of queues or shared memory.
+go by pickle and stay what they are. The adapters keep to pickle more closely, see ``PickleSerializer``. This module
+knows nothing of queues or shared memory.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import enum
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from shmqueue import pickling, plain
 from shmqueue.arguments import whole_number
@@ -33,17 +34,12 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.pickling import Payload
-from shmqueue.plain import SCALARS as PLAIN
-from shmqueue.plain import pack_scalar as pack_plain
-from shmqueue.plain import unpack as unpack_plain
 
 __all__ = [
     "LOADERS",
-    "PLAIN",
+    "PickleSerializer",
     "SerializationMethods",
     "Serializer",
-    "pack_plain",
-    "unpack_plain",
 ]
 
 
@@ -92,11 +88,13 @@ def _require_whole_bytes(data: bytes | bytearray | memoryview) -> None:
 
 
 class Serializer:
-    """One handle's rules for turning items into (method, payload) and back.
+    """One handle's rules for turning items into (method, payload) and back; a ``Codec`` of ``shmqueue.channel``.
 
     Args:
         allow_pickle: whether pickle may be used, in either direction.
     """
+
+    as_pickle: ClassVar[bool] = False
 
     def __init__(self, allow_pickle: bool) -> None:
         self.allow_pickle = allow_pickle
@@ -217,3 +215,49 @@ class Serializer:
                 "call custom_deserialize() first"
             )
         return lambda payload: custom(method, [payload])
+
+
+class PickleSerializer:
+    """The rules of ``shmqueue.compat``: what comes back is what was put, as pickle would have it.
+
+    msgpack is used only for exact None, bool, int of 64 bits, float, str and bytes, and by the native engine (methods 0
+    and 2) for lists, dicts and tuples of those, up to 64 KiB, in which none of these occurs twice; pickle for all else.
+    Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of pickling
+    and unpickling are raised as they are.
+    """
+
+    as_pickle: ClassVar[bool] = True
+
+    def dump(self, item: Any) -> tuple[int, Payload]:
+        """The record of an item."""
+        if type(item) in plain.SCALARS:
+            try:
+                return _MSGPACK, plain.pack_scalar(item)
+            except Exception:
+                pass  # an int of more than 64 bits, or a str with lone surrogates
+        return self._dump_pickle(item)
+
+    dump_rest = dump
+
+    def _dump_pickle(self, item: Any) -> tuple[int, Payload]:
+        has_buffers, payload = pickling.dumps(item)
+        return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
+
+    def load(self, method: int, payload: bytes) -> Any:
+        """The item of a record.
+
+        Raises:
+            ShmQueueDeserializationError: it was made with a method that is not known here.
+            Exception: whatever unpickling raises.
+        """
+        loader = LOADERS.get(method)
+        if loader is None:
+            raise ShmQueueDeserializationError(
+                f"the item was put with serialization method {method}, its user's own: "
+                "take it with a ShmQueue on which custom_deserialize() was called"
+            )
+        return loader(payload)
+
+    def takes(self, method: int) -> bool:
+        """Whether a record of this method, which another queue has made, could be loaded."""
+        return method in LOADERS

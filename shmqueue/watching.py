@@ -26,7 +26,7 @@ from shmqueue.segment.files import changing
 from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread
 
 if TYPE_CHECKING:
-    from shmqueue.engine import Payload
+    pass
 
 try:
     from shmqueue.engine.native import Ring
@@ -94,26 +94,6 @@ class Watcher:
         self._under_lock(self._renew)
         self.look()
         return self._signal.number
-
-    def put(self, method: int, payload: Payload, block: bool, timeout: float | None) -> bool:
-        """``Engine.put``; the descriptor is true when it returns."""
-        try:
-            return self._engine.put(method, payload, block, timeout)
-        finally:
-            try:
-                self.look()
-            except (RecursionError, MemoryError):  # no room for that call: the thread looks. What was put stays put
-                pass
-
-    def get(self, block: bool, timeout: float | None) -> tuple[int, bytes] | None:
-        """``Engine.get``; the descriptor is true when it returns."""
-        try:
-            return self._engine.get(block, timeout)
-        finally:
-            try:
-                self.look()
-            except (RecursionError, MemoryError):
-                pass
 
     def look(self) -> bool:
         """Make the descriptor agree with the queue.
@@ -299,6 +279,7 @@ class QueueDescriptor:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._watcher: Watcher | None = None
+        self._is_over: Callable[[], bool] | None = None
 
     def looking_engine(self) -> Engine:
         """The engine for all that changes the queue: the descriptor is true whenever a call returns."""
@@ -311,6 +292,8 @@ class QueueDescriptor:
             if self._watcher is None:
                 watcher = Watcher(self._engine)
                 try:
+                    if self._is_over is not None:
+                        watcher.watch_for_end(self._is_over)
                     watcher.start()
                 except BaseException:  # without its thread the descriptor would not be kept true
                     watcher.close()
@@ -319,6 +302,12 @@ class QueueDescriptor:
                 watch(self)
         self.look()
         return self._watcher.fileno()
+
+    def watch_for_end(self, is_over: Callable[[], bool]) -> None:
+        """``Watcher.watch_for_end``, for the descriptor that there is and those that will be made."""
+        self._is_over = is_over
+        if self._watcher is not None:
+            self._watcher.watch_for_end(is_over)
 
     def look(self) -> None:
         """Make the descriptor true, if there is one."""
@@ -362,7 +351,7 @@ class _Looking:
             finally:
                 try:
                     look()
-                except (RecursionError, MemoryError):  # see Watcher.put
+                except (RecursionError, MemoryError):  # no room for that call: the thread looks. What was put stays put
                     pass
 
         setattr(self, name, call_and_look)

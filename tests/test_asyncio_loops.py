@@ -131,7 +131,7 @@ def test_what_is_tidied_in_many_queues_waits_for_no_lock(name: str, engine: str)
             try:
                 for file in files:
                     os.pwrite(file.fileno(), struct.pack("=I", owner), PUT_LOCK)
-                wishes: Any = tuple((q._port.engine, ITEMS, q._port.engine.moment(ITEMS)) for q in queues)
+                wishes: Any = tuple((q._channel.engine, ITEMS, q._channel.engine.moment(ITEMS)) for q in queues)
                 bell = Bell()
                 waits = []
                 for _ in range(3):  # whatever else takes time does not each time

@@ -148,7 +148,7 @@ def test_a_queue_in_transit_may_still_be_put_to(our_mp: Opener) -> None:
 def test_a_queue_without_a_name_ends_too(our_mp: Opener) -> None:
     q = our_mp.Queue()
     q.put("item")
-    q._port.handle.segment.unlink()
+    q._channel.handle.segment.unlink()
     q._writer.close()
     assert Call(all_items, q).result() == ["item"]
 

@@ -166,7 +166,7 @@ from shmqueue.compat import queue
 
 q = queue.SimpleQueue()
 q.fileno()
-watcher = q._port._watcher
+watcher = q._channel._descriptor._watcher
 stopped = threading.Event()
 
 class Engine:

@@ -306,7 +306,7 @@ def test_an_exception_at_any_call_or_return_leaves_no_lock_taken(name: str, engi
     q = maker("queue.Queue")(name=name)
     try:
         q.fileno()
-        watcher = q._port._watcher
+        watcher = q._channel._descriptor._watcher
         point, interrupted = 0, True
         while interrupted:
             point += 1
@@ -494,7 +494,7 @@ def test_a_put_while_a_queue_is_being_closed_waits_for_no_look(open_queue: Calla
     """A look may collect another queue, which waits until this one is closed."""
     q = open_queue("queue.Queue")
     q.fileno()
-    watcher = q._port._watcher
+    watcher = q._channel._descriptor._watcher
     is_ready, looking, collecting = watcher._is_ready, threading.Event(), threading.Event()
 
     def collect_and_see() -> bool:

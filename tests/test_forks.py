@@ -133,7 +133,7 @@ def in_child():
     q = shared[0]
     q.put(2)
     assert q.get() in (1, 2)
-    assert q._port._watcher is None
+    assert q._channel._descriptor._watcher is None
     q._reader.fileno()
 
 thread = threading.Thread(target=loop, args=[turn])

@@ -51,7 +51,7 @@ def shut_down(q: Any) -> None:
     if hasattr(q, "shutdown_all"):
         q.shutdown_all()
     else:
-        q._port.shut_down(False)
+        q._channel.engine.shut_down(False)
 
 
 # ---- figures ----

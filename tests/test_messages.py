@@ -28,8 +28,8 @@ PUT_LOCK, GET_LOCK = 256, 512  # where layout.h has them
 def locked(q: Any, lock: int) -> Iterator[None]:
     """The lock of one side of a queue (of both, in the portable engine) is held by another thread."""
     go_on, is_held = threading.Event(), threading.Event()
-    segment = q._segment if isinstance(q, ShmQueue) else q._port.handle.segment
-    engine: Any = q._engine if isinstance(q, ShmQueue) else q._port.engine
+    segment = q._segment if isinstance(q, ShmQueue) else q._channel.handle.segment
+    engine: Any = q._engine if isinstance(q, ShmQueue) else q._channel.engine
 
     def hold_native() -> None:
         with open(segment.path, "r+b", buffering=0) as file:
@@ -138,7 +138,7 @@ def test_a_batch_that_a_shutdown_ends_says_how_many_were_put(engine: str, make: 
 
 def test_a_batch_that_a_close_ends_says_how_many_were_put(engine: str, make: Make, our_queues: Opener) -> None:
     for q, call in blocked_batch(make, our_queues):
-        with ShmQueue(q.identifier if isinstance(q, ShmQueue) else q._port.name) as other:
+        with ShmQueue(q.identifier if isinstance(q, ShmQueue) else q._channel.name) as other:
             q.close()
             with pytest.raises(
                 shmqueue.ShmQueueNotInitializedError, match=r"is closed; 2 of 5 items were put$"

@@ -74,7 +74,7 @@ def test_without_a_size_a_queue_grows(make: Make) -> None:
 def test_it_starts_as_small_as_the_queues_of_the_adapters(make: Make, name: str) -> None:
     q = make()
     with our_queue.Queue(name=name + "-other") as adapter:
-        ours, theirs = q._segment.header.shape, adapter._port.handle.shape
+        ours, theirs = q._segment.header.shape, adapter._channel.handle.shape
         assert ours.initial == theirs.initial == 64 << 10
         assert ours.capacity == theirs.capacity == q.max_buffer_size()
 

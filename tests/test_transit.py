@@ -51,7 +51,7 @@ def settings() -> dict[str, str]:
 
 
 def segment_of(q: Any) -> Any:
-    return q._segment if isinstance(q, ShmQueue) else q._port.handle.segment
+    return q._segment if isinstance(q, ShmQueue) else q._channel.handle.segment
 
 
 def unlinked(q: Any) -> bytes:
@@ -185,7 +185,7 @@ def test_queues_pickled_at_once_do_not_share_a_note(engine: str, later: Callable
 
     def pickle_several(copy: Any) -> None:
         start.wait()
-        notes.extend(copy._port.travel()[4] for _ in range(5))
+        notes.extend(copy._channel.handle.travel()[4] for _ in range(5))
 
     threads = [threading.Thread(target=pickle_several, args=(copy,)) for copy in copies]
     for thread in threads:

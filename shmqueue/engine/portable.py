@@ -62,9 +62,9 @@ from shmqueue.engine.portable_processes import Process, is_alive, this_image, th
 from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import SLOT_SIZE, Contradiction, State, unpack
 from shmqueue.exceptions import (
+    ShmQueueClosedError,
     ShmQueueCorruptedError,
     ShmQueueError,
-    ShmQueueNotInitializedError,
     ShmQueueShutDown,
     ShmQueueValueError,
 )
@@ -328,7 +328,7 @@ class PortableEngine:
 
     def _require_usable(self) -> None:
         if self._closing:
-            raise ShmQueueNotInitializedError(f"queue {self._name!r} is closed")
+            raise ShmQueueClosedError(f"queue {self._name!r} is closed")
         if self._broken is not None:
             raise ShmQueueCorruptedError(
                 f"queue {self._name!r} is corrupted: {self._broken}; this handle does not touch it any more"

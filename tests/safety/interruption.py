@@ -65,7 +65,7 @@ _MUTANTS = (
     ),
     Mutant(
         "pickler shared with an item that uses the queue",
-        "shmqueue/compat/_serialization.py",
+        "shmqueue/compat/_forking_pickler.py",
         "pickler = _idle_picklers.pop()",
         "pickler = _idle_picklers[-1]",
     ),

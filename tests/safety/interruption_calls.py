@@ -46,7 +46,7 @@ def new_name() -> str:
 
 def engine_of(queue: Any) -> Any:
     """The engine that moves the queue's bytes."""
-    return queue._engine if isinstance(queue, shmqueue.ShmQueue) else queue._port.engine
+    return queue._engine if isinstance(queue, shmqueue.ShmQueue) else queue._channel.engine
 
 
 def counts_of(queue: Any) -> Counts:

@@ -89,10 +89,10 @@ MUTANTS = (
     ),
     Mutant(
         "put_many() puts one by one",
-        "shmqueue/queue.py",
-        "        put = self._items.put_items(items, block, timeout, False, self._serializer.dump_rest)\n",
-        "        dump = self._serializer.dump\n"
-        "        put = sum(self._items.put_items([item], block, timeout, False, dump) for item in items)\n",
+        "shmqueue/channel.py",
+        "        return self._items.put_items(items, block, timeout, self._as_pickle, self.codec.dump_rest)\n",
+        "        dump = self.codec.dump_rest\n"
+        "        return sum(self._items.put_items([item], block, timeout, False, dump) for item in items)\n",
     ),
     Mutant(
         "a dead owner's mark keeps the others out",

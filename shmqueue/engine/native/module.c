@@ -58,7 +58,7 @@ static int module_exec(PyObject *module)
     }
     state->value_error = PyObject_GetAttrString(exceptions, "ShmQueueValueError");
     state->corrupted_error = PyObject_GetAttrString(exceptions, "ShmQueueCorruptedError");
-    state->not_initialized_error = PyObject_GetAttrString(exceptions, "ShmQueueNotInitializedError");
+    state->not_initialized_error = PyObject_GetAttrString(exceptions, "ShmQueueClosedError");
     state->shut_down_error = PyObject_GetAttrString(exceptions, "ShmQueueShutDown");
     state->error = PyObject_GetAttrString(exceptions, "ShmQueueError");
     Py_DECREF(exceptions);

@@ -1,27 +1,33 @@
-"""The two ends of a multiprocessing queue's pipe, for programs that reach for them, where there is no pipe.
+"""What programs are known to reach for inside a queue of ``multiprocessing``, where there is no pipe inside.
 
-``multiprocessing.pool`` and ``concurrent.futures`` do, and programs that wait for a queue among other things. An end
-is closed by itself: it says that this process will not use it, and takes nothing from the other end or from the queue.
+Most of it are the two ends of the pipe and their locks, for ``multiprocessing.pool``, ``concurrent.futures``, and
+programs that wait for a queue among other things. An end is closed by itself: it says that this process will not use
+it, and takes nothing from the other end or from the queue.
 """
 
 from __future__ import annotations
 
 import os
+import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from shmqueue.any_queue import Iterated
 from shmqueue.arguments import real_seconds
-from shmqueue.exceptions import ShmQueueEmpty, ShmQueueNotInitializedError, ShmQueueShutDown
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueShutDown
 from shmqueue.pickling import Payload
 from shmqueue.segment import READER, WRITER
 from shmqueue.threads import new_lock
 
-from ._port import Port
-from ._serialization import dump_forking, load_forking, pickle_forking
+from ._absent import Absent, refuse_hooks
+from ._adapter import Adapter
+from ._forking_pickler import SERIALIZER, pickle_forking
+from ._pipe_channel import PipeChannel
 
 if TYPE_CHECKING:
     from _thread import LockType
 
-__all__ = ["Reader", "ReadersLock", "Writer", "WritersLock"]
+__all__ = ["PipeEmulation", "Reader", "Writer"]
 
 
 class _End:
@@ -31,14 +37,14 @@ class _End:
     writable = False
     role: int
 
-    def __init__(self, port: Port) -> None:
-        self._port = port
+    def __init__(self, channel: PipeChannel) -> None:
+        self._channel = channel
         self._is_closed = False
 
     @property
     def closed(self) -> bool:
         """Whether it was closed in this process, by itself or with the queue."""
-        return self._is_closed or not self._port.handle.is_open
+        return self._is_closed or not self._channel.handle.is_open
 
     def close(self) -> None:
         """Do not use this end in this process any more, by the queue's methods neither. Idempotent.
@@ -49,7 +55,7 @@ class _End:
             NotImplementedError: they would, on this system.
         """
         if not self.closed:
-            self._port.close_end(self.role)
+            self._channel.close_end(self.role)
         self._is_closed = True
 
     def __enter__(self) -> Any:
@@ -58,12 +64,12 @@ class _End:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _open_port(self) -> Port:
+    def _open_channel(self) -> PipeChannel:
         if self.closed:
-            if self._port.handle.missing is not None:
-                self._port.require_open()
+            if self._channel.handle.missing is not None:
+                self._channel.require_open()
             raise OSError("handle is closed")
-        return self._port
+        return self._channel
 
 
 class Reader(_End):
@@ -72,8 +78,8 @@ class Reader(_End):
     readable = True
     role = READER
 
-    def __init__(self, port: Port) -> None:
-        super().__init__(port)
+    def __init__(self, channel: PipeChannel) -> None:
+        super().__init__(channel)
         self._reserving = 0  # the process in which poll takes the record that the next recv returns; 0, in none
 
     @property
@@ -87,21 +93,21 @@ class Reader(_End):
 
     def fileno(self) -> int:
         """A descriptor that is readable while the queue is not empty; made when it is first asked for."""
-        return self._open_port().fileno()
+        return self._open_channel().fileno()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether there is something to take, waiting ``timeout`` seconds for it at most, None for ever.
 
         While this process has the lock of the readers, no other process can take the item that made it return True.
         """
-        port = self._open_port()
-        if port.has_reserved():
+        channel = self._open_channel()
+        if channel.has_reserved():
             return True
         seconds = None if timeout is None else max(0.0, real_seconds(timeout))
         if not self.reserves:
-            return port.wait_for_item(seconds)
+            return channel.wait_for_item(seconds)
         try:
-            return port.reserve(seconds is None or seconds > 0, seconds)
+            return channel.reserve(seconds is None or seconds > 0, seconds)
         except (ShmQueueShutDown, EOFError):
             return True  # recv does not wait: it raises
         except ShmQueueEmpty:
@@ -109,7 +115,7 @@ class Reader(_End):
 
     def recv(self) -> Any:
         """Take the oldest item; wait for it."""
-        return load_forking(*self._record())
+        return SERIALIZER.load(*self._record())
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Take the oldest item as the bytes of its pickle; wait for it.
@@ -118,26 +124,24 @@ class Reader(_End):
             OSError: they are more than ``maxlength``; the item is consumed.
         """
         method, payload = self._record()
-        message = payload if method == 1 else pickle_forking(load_forking(method, payload))
+        message = payload if method == 1 else pickle_forking(SERIALIZER.load(method, payload))
         if maxlength is not None and len(message) > maxlength:
             raise OSError("bad message length")
         return message
 
     def give_back(self) -> None:
-        """Stop reserving, and put what is reserved at the queue's end, without waiting for room: ``Port.put_back``."""
+        """Stop reserving, and put what is reserved at the queue's end, without waiting for room."""
         self._reserving = 0
-        self._port.put_back()
+        self._channel.put_back()
 
     def _record(self) -> tuple[int, bytes]:
-        port = self._open_port()
-        record = port.take_reserved()
+        channel = self._open_channel()
+        record = channel.take_reserved()
         try:
             while record is None:
-                record = port.get(True, None)
+                record = channel.get_record(True, None)
         except ShmQueueShutDown as error:
             raise EOFError(str(error)) from error
-        except ShmQueueNotInitializedError:
-            raise OSError("handle is closed") from None
         return record
 
 
@@ -149,7 +153,7 @@ class Writer(_End):
 
     def send(self, obj: Any) -> None:
         """Put an item; wait for room."""
-        self._put(*dump_forking(obj))
+        self._put(*SERIALIZER.dump(obj))
 
     def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
         """Put the item whose pickle these bytes are; wait for room."""
@@ -160,10 +164,7 @@ class Writer(_End):
         self._put(1, bytes(view[offset:end]))
 
     def _put(self, method: int, payload: Payload) -> None:
-        try:
-            self._open_port().put(method, payload, True, None)
-        except ShmQueueNotInitializedError:
-            raise OSError("handle is closed") from None
+        self._open_channel().put_record(method, payload, True, None)
 
 
 class ReadersLock:
@@ -216,3 +217,66 @@ class WritersLock:
 
     def __exit__(self, *exception: object) -> None:
         pass
+
+
+class _Part:
+    """An attribute that is made when it is first asked for."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self._name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, queue: Any, owner: type) -> Any:
+        return self if queue is None else queue.__dict__.setdefault(self._name, self._make(queue))
+
+
+def _no_pipe(instead: str) -> Absent:
+    return Absent(f"the queue is in shared memory and has no pipe; use {instead}")
+
+
+_HOOKS = {
+    "_on_queue_feeder_error": "an item that cannot be pickled raises in put()",
+    **dict.fromkeys(
+        ("_feed", "_start_thread"), "put() itself puts the item; override put() to change items on their way"
+    ),
+    **dict.fromkeys(("_reset", "_after_fork"), "there is nothing to renew after a fork; use os.register_at_fork()"),
+}
+
+
+class PipeEmulation(Adapter, Iterated):
+    """The private parts of the standard queues that programs are known to use, made when they are asked for."""
+
+    _channel: PipeChannel
+    _codec = SERIALIZER
+    _channel_type = PipeChannel
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        refuse_hooks(cls, _HOOKS, lambda base: base.__module__ == "multiprocessing.queues")
+
+    _reader: Any = _Part(lambda queue: Reader(queue._channel))
+    _writer: Any = _Part(lambda queue: Writer(queue._channel))
+    _rlock: Any = _Part(lambda queue: ReadersLock(queue._reader))
+    _wlock: Any = _Part(lambda queue: WritersLock())
+
+    if not TYPE_CHECKING:  # to a type checker these do not exist
+        _poll = _no_pipe("empty() or _reader.poll()")
+        _recv_bytes = _no_pipe("_reader.recv_bytes()")
+        _send_bytes = _no_pipe("_writer.send_bytes()")
+        _sem = _no_pipe("full() and qsize()")
+        _unfinished_tasks = _no_pipe("task_done() and join()")
+        _cond = _no_pipe("join()")
+        _buffer = _no_pipe("qsize(): each item is in the queue when put() returns")
+        _notempty = _no_pipe("get()")
+        _thread = _no_pipe("put(): it needs no thread")
+        _jointhread = _no_pipe("join_thread()")
+        _joincancelled = _no_pipe("cancel_join_thread()")
+        _close = _no_pipe("close()")
+        _ignore_epipe = _no_pipe("put(): there is no pipe that breaks")
+        _opid = _no_pipe("os.getpid()")
+
+    if not TYPE_CHECKING:  # which knows their parameter
+        __class_getitem__ = classmethod(types.GenericAlias)

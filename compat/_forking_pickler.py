@@ -1,13 +1,7 @@
-"""Items to records and back, as the adapters promise it: what comes back is what was put, as pickle would have it.
+"""Items to records and back as the queues of multiprocessing do it, with ``ForkingPickler``.
 
-msgpack (record method 0) is used only for exact None, bool, int of 64 bits, float, str and bytes, and by the native
-engine (methods 0 and 2) for lists, dicts and tuples of those, up to 64 KiB, in which none of these occurs twice; pickle
-(method 1, or 3 with buffers beside it) for all else.
-Whatever a ``ShmQueue`` puts can be loaded, except what was made with a method of its user's own. Errors of pickling and
-unpickling are raised as they are.
-
-The queues of multiprocessing pickle with ``ForkingPickler``. Where a program has replaced it, or its ``dumps`` or
-``loads``, the replacement is called for every item that needs pickle.
+Where a program has replaced it, or its ``dumps`` or ``loads``, the replacement is called for every item that needs
+pickle.
 """
 
 from __future__ import annotations
@@ -21,46 +15,41 @@ from multiprocessing import context, reduction
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from shmqueue import pickling
-from shmqueue.exceptions import ShmQueueDeserializationError
 from shmqueue.pickling import BUFFER_LEAST, BUFFERS_MOST, Beside, Payload
-from shmqueue.serialization import LOADERS, PLAIN, pack_plain, unpack_plain
+from shmqueue.serialization import PickleSerializer
 
-__all__ = [
-    "Record",
-    "dump",
-    "dump_forking",
-    "load",
-    "load_forking",
-    "pickle_forking",
-    "unpack_plain",
-]
+__all__ = ["SERIALIZER", "pickle_forking"]
 
-Record = tuple[int, Payload]
-
-_MSGPACK, _PICKLE, _PICKLE_BUFFERS = 0, 1, 3
+_PICKLE, _PICKLE_BUFFERS = 1, 3
 
 
-def dump(item: Any) -> Record:
-    """The record of an item, with plain pickle."""
-    if type(item) in PLAIN:
-        try:
-            return _MSGPACK, pack_plain(item)
-        except Exception:
-            pass  # an int of more than 64 bits, or a str with lone surrogates
-    has_buffers, payload = pickling.dumps(item)
-    return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
+class _ForkingSerializer(PickleSerializer):
+    """With the reducers that multiprocessing and its users have registered."""
+
+    def _dump_pickle(self, item: Any) -> tuple[int, Payload]:
+        replaced = _replaced_pickler()
+        return _pickle(item) if replaced is None else (_PICKLE, bytes(replaced.dumps(item)))
+
+    def load(self, method: int, payload: bytes) -> Any:
+        """The item of a record, by the ``loads`` of whatever stands in ``ForkingPickler``'s place.
+
+        Raises:
+            ShmQueueDeserializationError: it was made with a method that is not known here.
+            Exception: whatever unpickling raises.
+        """
+        if method == _PICKLE:
+            replaced = _replaced_pickler()
+            if replaced is not None:
+                return replaced.loads(payload)
+        return super().load(method, payload)
 
 
-def dump_forking(item: Any) -> Record:
-    """The record of an item, with the reducers that multiprocessing and its users have registered."""
-    if type(item) in PLAIN:
-        try:
-            return _MSGPACK, pack_plain(item)
-        except Exception:
-            pass
-    replaced = _replaced_pickler()
-    return _pickle(item) if replaced is None else (_PICKLE, bytes(replaced.dumps(item)))
+SERIALIZER = _ForkingSerializer()
+
+
+def pickle_forking(item: Any) -> bytes:
+    """The bytes that multiprocessing would send: all of the item in one piece."""
+    return bytes((_replaced_pickler() or ForkingPickler).dumps(item))
 
 
 # ---- ForkingPickler without building its table of reducers anew for each item ----
@@ -140,7 +129,7 @@ class _Pickler:
 _idle_picklers: list[_Pickler] = []
 
 
-def _pickle(item: Any) -> Record:
+def _pickle(item: Any) -> tuple[int, Payload]:
     """Pickle with what ``ForkingPickler`` knows.
 
     Each call has a pickler for itself: a ``__reduce__``, a finalizer or a signal handler in the middle of it may put.
@@ -170,11 +159,6 @@ def _pickle(item: Any) -> Record:
     return _PICKLE, pickled
 
 
-def pickle_forking(item: Any) -> bytes:
-    """The bytes that multiprocessing would send: all of the item in one piece."""
-    return bytes((_replaced_pickler() or ForkingPickler).dumps(item))
-
-
 # ---- a ForkingPickler that was replaced ----
 
 
@@ -202,31 +186,3 @@ def _replaced_pickler() -> Any:
         if attributes["dumps"] is _DUMPS and attributes["loads"] is _LOADS:
             return None
     return pickler
-
-
-# ---- the way back ----
-
-
-def load(method: int, payload: bytes) -> Any:
-    """The item of a record.
-
-    Raises:
-        ShmQueueDeserializationError: it was made with a method that is not known here.
-        Exception: whatever unpickling raises.
-    """
-    loader = LOADERS.get(method)
-    if loader is None:
-        raise ShmQueueDeserializationError(
-            f"the item was put with serialization method {method}, its user's own: "
-            "take it with a ShmQueue on which custom_deserialize() was called"
-        )
-    return loader(payload)
-
-
-def load_forking(method: int, payload: bytes) -> Any:
-    """``load`` with the ``loads`` of whatever stands in ``ForkingPickler``'s place."""
-    if method == _PICKLE:
-        replaced = _replaced_pickler()
-        if replaced is not None:
-            return replaced.loads(payload)
-    return load(method, payload)
