@@ -16,7 +16,21 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from shmqueue import segment
-from shmqueue.engine import Counters, data_size, portable, portable_lock, portable_memory, portable_state
+from shmqueue.engine import (
+    Counters,
+    data_size,
+    portable,
+    portable_calls,
+    portable_commit,
+    portable_get,
+    portable_lock,
+    portable_memory,
+    portable_put,
+    portable_records,
+    portable_returns,
+    portable_state,
+    portable_waiting,
+)
 from shmqueue.engine.portable import PortableEngine
 from shmqueue.segment import Segment
 
@@ -105,9 +119,16 @@ _FILES = {
     module.__file__
     for module in (
         portable,
+        portable_calls,
+        portable_commit,
+        portable_get,
         portable_lock,
         portable_memory,
+        portable_put,
+        portable_records,
+        portable_returns,
         portable_state,
+        portable_waiting,
         segment.handle,
         segment.sidecar,
         segment.files,

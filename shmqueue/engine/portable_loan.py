@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from shmqueue.exceptions import ShmQueueError
 
 if TYPE_CHECKING:
-    from shmqueue.engine.portable import PortableEngine
     from shmqueue.engine.portable_leases import Entry
+    from shmqueue.engine.portable_returns import Returns
 
 __all__ = ["PortableLoan", "contents_of"]
 
@@ -28,7 +28,7 @@ def contents_of(method: int, payload: bytes) -> memoryview | None:
 class PortableLoan:
     """One record in the hands of this process: a copy of it, and the right to say what becomes of the original."""
 
-    def __init__(self, engine: PortableEngine, entry: Entry, payload: bytes) -> None:
+    def __init__(self, engine: Returns, entry: Entry, payload: bytes) -> None:
         self._engine, self._entry, self._payload = engine, entry, payload
         self._pid = os.getpid()
         self._is_over = False

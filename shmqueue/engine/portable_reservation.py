@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shmqueue.exceptions import ShmQueueError
 
 if TYPE_CHECKING:
-    from shmqueue.engine.portable import PortableEngine
+    from shmqueue.engine.portable_put import Puts
 
 __all__ = ["PortableReservation", "head_of"]
 
@@ -28,7 +28,7 @@ def head_of(length: int) -> bytes:
 class PortableReservation:
     """Bytes that become an item: ``length`` of them."""
 
-    def __init__(self, engine: PortableEngine, length: int, block: bool, timeout: float | None) -> None:
+    def __init__(self, engine: Puts, length: int, block: bool, timeout: float | None) -> None:
         self._engine, self._block, self._timeout = engine, block, timeout
         self._bytes: bytearray | None = bytearray(length)
         self._pid = os.getpid()

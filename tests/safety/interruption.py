@@ -94,7 +94,7 @@ _MUTANTS_OF_OLD_PYTHONS = (
 _MUTANTS_WITHOUT_MEMORY = (
     Mutant(
         "portable lock kept when there is no memory to release it",
-        "shmqueue/engine/portable.py",
+        "shmqueue/engine/portable_commit.py",
         "owner.let_go(hold)",
         "pass",
         engine="portable",

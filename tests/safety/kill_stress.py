@@ -75,14 +75,14 @@ MUTANTS = (
     ),
     Mutant(
         "a lease that is finished is not committed",
-        "shmqueue/engine/portable.py",
+        "shmqueue/engine/portable_returns.py",
         "            return following._replace(dropped=dropped, acknowledged=acknowledged), True, move\n",
         '            return None, True, b""\n',
         engine="portable",
     ),
     Mutant(
         "the dead are not looked for",
-        "shmqueue/engine/portable.py",
+        "shmqueue/engine/portable_returns.py",
         "            if is_earlier or not is_alive(holder):\n",
         "            if is_earlier or (not is_alive(holder) and not holder[0]):\n",
         engine="portable",

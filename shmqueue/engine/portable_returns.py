@@ -1,0 +1,155 @@
+"""What becomes of records that the portable engine has handed out: finished, given back, dropped, or the holder died.
+
+Rule 8 of ``portable.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+
+from shmqueue import clock
+from shmqueue.engine import deadline_after
+from shmqueue.engine.portable_calls import SHORTEST_PAUSE
+from shmqueue.engine.portable_commit import LOCKED, Step
+from shmqueue.engine.portable_leases import Entry, Move, oldest_returned, replaced
+from shmqueue.engine.portable_lock import Hold
+from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
+from shmqueue.engine.portable_records import Records
+from shmqueue.engine.portable_state import Contradiction, State
+from shmqueue.segment import Segment
+from shmqueue.threads import sleep
+
+__all__ = ["LOCK_PATIENCE", "Returns", "oldest_of"]
+
+LOCK_PATIENCE = 1.0
+"""Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
+
+LOOK_FOR_DEAD = 0.1
+"""Seconds between two checks whether the holders of leases still live."""
+
+_IMAGE = this_image()
+_handles = itertools.count((_IMAGE << 32) + int.from_bytes(os.urandom(4), "little") // 2 + 1)  # of this interpreter
+
+
+class Returns(Records):
+    """A handle that has loans, and takes back those of others."""
+
+    def __init__(self, segment: Segment, report: Callable[[int], None]) -> None:
+        super().__init__(segment, report)
+        self._handle = next(_handles)  # tells its loans from those of other handles in this process
+        self._loans = 0  # that this handle may have
+        self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
+
+    def _after_fork_in_child(self) -> None:
+        super()._after_fork_in_child()
+        self._loans = 0  # they are the parent's
+
+    def lease_figures(self, /) -> tuple[int, int, int, int, float]:
+        def look(state: State, hold: Hold) -> Step[tuple[State, int]]:
+            entries = self._entries(state, hold) if state.entries else []
+            return None, (state, min((entry.since for entry in entries if not entry.is_returned), default=0)), b""
+
+        state, oldest = self._counted(lambda: self._at_once(look))
+        age = max(0.0, clock.monotonic() - oldest / 1e9) if oldest else 0.0
+        return state.entries - state.returned, state.returned, state.acknowledged, state.redelivered, age
+
+    def finish(self, entry: Entry, /) -> bool:
+        """A loan is done. False: it was over."""
+
+        def finish(state: State, hold: Hold) -> Step[bool]:
+            entries = self._entries(state, hold) if state.entries else []
+            if entry not in entries:
+                return None, False, b""
+            dropped, acknowledged = state.dropped + min(1, state.unfinished), state.acknowledged + 1
+            following, move = self._without(state, hold, entries, entry)
+            return following._replace(dropped=dropped, acknowledged=acknowledged), True, move
+
+        return self._counted(lambda: self._at_once(finish))
+
+    def give_back(self, entry: Entry, /) -> bool:
+        """A loan is not done. False: it was over."""
+        return self._counted(lambda: self._at_once(lambda state, hold: self._give_one_back(state, hold, entry)))
+
+    def _reserve(self, move: Move, hold: Hold) -> None:
+        try:
+            self._ring.reserve_for_lease((move.window, move.table), hold)
+        except OSError as error:
+            if error.errno is None:  # what a signal handler raises usually has none
+                raise error.__cause__ or error from None
+            raise
+
+    def _entries(self, state: State, hold: Hold) -> list[Entry]:
+        return self._ring.leases.entries(state, self._copy_at(self._ring.leases.table(state), hold))
+
+    def _payload(self, entry: Entry, hold: Hold) -> bytes:
+        return self._copy_at(self._ring.leases.window(entry), hold)
+
+    def _without(self, state: State, hold: Hold, entries: list[Entry], entry: Entry) -> tuple[State, Move]:
+        hold.last = self._ring.giving_back_window(entry)
+        following, move = self._ring.leases.change(state, replaced(entries, entry, None), None)
+        return following, move
+
+    def _give_one_back(self, state: State, hold: Hold, entry: Entry) -> Step[bool]:
+        entries = self._entries(state, hold) if state.entries else []
+        if entry not in entries:
+            return None, False, b""
+        if state.shut == 2:  # a requeued record is dropped, as those queued then were
+            following, move = self._without(state, hold, entries, entry)
+            return following._replace(dropped=state.dropped + min(1, state.unfinished)), True, move
+        given = entry._replace(is_returned=1, pid=0, started=0, handle=0)
+        following, move = self._ring.leases.change(state, replaced(entries, entry, given), None)
+        self._reserve(move, hold)
+        return following, True, move
+
+    def _dropped(self, state: State, hold: Hold) -> tuple[State, bytes | Move]:
+        """The state without the records that can be taken, and what is written before it is committed."""
+        following = self._trimmed(state, state.without_records())
+        if not state.returned:
+            return following, b""
+        kept = [entry for entry in self._entries(state, hold) if not entry.is_returned]
+        return self._ring.leases.change(following, kept, None)
+
+    def _return_loans_of(self, holder: Process, handle: int) -> None:
+        """Give back what a process has; with a handle that is not 0, by that one only."""
+
+        def is_theirs(entry: Entry) -> bool:
+            return (entry.pid, entry.started) == holder and handle in (0, entry.handle) and not entry.is_returned
+
+        def give_back(state: State, hold: Hold) -> Step[bool]:
+            entries = self._entries(state, hold) if state.entries else []
+            oldest = min(filter(is_theirs, entries), default=None)  # by number; a getter may take it before the next
+            return (None, False, b"") if oldest is None else self._give_one_back(state, hold, oldest)
+
+        deadline = clock.monotonic() + LOCK_PATIENCE
+        while (given := self._locked(give_back, deadline)) is True or (given is LOCKED and self._closing):
+            if given is LOCKED:  # a handle that is being closed does not wait for it
+                if clock.monotonic() >= deadline:
+                    break
+                sleep(SHORTEST_PAUSE)
+
+    def _return_loans_of_the_dead(self, now: float) -> None:
+        if now - self._looked < LOOK_FOR_DEAD:
+            return
+        self._looked = now
+        state = self._peek()
+        if state is None or state.entries == state.returned:
+            return
+
+        def holders(state: State, hold: Hold) -> Step[set[tuple[Process, int]]]:
+            entries = self._entries(state, hold) if state.entries else []
+            return None, {((entry.pid, entry.started), entry.handle) for entry in entries if not entry.is_returned}, b""
+
+        found = self._locked(holders, deadline_after(LOCK_PATIENCE))
+        for holder, handle in () if found is None or found is LOCKED else found:
+            is_earlier = holder == this_process() and handle >> 32 != _IMAGE  # exec() has replaced that program
+            if is_earlier or not is_alive(holder):
+                self._return_loans_of(holder, handle)
+
+
+def oldest_of(entries: list[Entry]) -> Entry:
+    entry = oldest_returned(entries)
+    if entry is None:
+        raise Contradiction("a requeued item cannot be found")
+    return entry
