@@ -1,4 +1,4 @@
-"""One process's handle on a queue: how it is opened, how it travels to other processes, and how it is closed.
+"""One process's handle on a queue: how it is opened, and how it travels to other processes.
 
 Everything that looks like a queue (``ShmQueue``, the adapters in ``shmqueue.compat``) holds one of these and adds how
 items become bytes. It knows names, segments and engines, and nothing of items.
@@ -11,33 +11,36 @@ import logging
 import multiprocessing.context
 import multiprocessing.util
 import os
-import sys
 import threading
-import traceback
-import warnings
 import weakref
 from multiprocessing import reduction
 from typing import Any, NoReturn
 
 from shmqueue import engine, reflog
+from shmqueue.closing import (
+    Closing,
+    close_segment,
+    give_up,
+    let_go,
+    not_given_up,
+    open_handles,
+    remove_unarrived_queues,
+    tell_of_replaced,
+)
 from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import ShmQueueClosedError, ShmQueueError, ShmQueueTypeError
 from shmqueue.segment import (
     KEEP,
     PRIVATE,
     Note,
-    Replaced,
     Segment,
     Shape,
     attach_segment,
     open_segment,
-    remove_left_to_others,
-    remove_unarrived,
 )
 from shmqueue.segment import free_bytes as free_bytes_of_directory
 from shmqueue.segment import total_bytes as total_bytes_of_directory
-from shmqueue.shapes import callers_level, require_shape, warn_of_another
-from shmqueue.threads import WeakRegistry
+from shmqueue.shapes import require_shape, warn_of_another
 
 __all__ = ["Handle", "Travel", "open_handle"]
 
@@ -88,9 +91,9 @@ def open_handle(
         segment.drops_items = False
         handle.close()
         raise
-    _remove_unarrived()
+    remove_unarrived_queues()
     if segment.replaced is not None:
-        _tell_of_replaced(name, segment.replaced)
+        tell_of_replaced(name, segment.replaced)
     return handle
 
 
@@ -116,11 +119,11 @@ class Handle:
         self.name, self.segment, self.shape = segment.name, segment, segment.header.shape
         self.log_file = log_file
         self._logger = logger
-        self._closing = _Closing()
-        self._close_once = weakref.finalize(self, _give_up, self._closing, self.engine, segment, log_file, logger)
-        self._close_once.atexit = False  # see _leave_all
-        _open_handles.add(self)
-        _not_given_up[self._closing] = segment, log_file, logger
+        self._closing = Closing()
+        self._close_once = weakref.finalize(self, give_up, self._closing, self.engine, segment, log_file, logger)
+        self._close_once.atexit = False  # see shmqueue.closing
+        open_handles.add(self)
+        not_given_up[self._closing] = segment, log_file, logger
         segment.used_by, segment.is_in_use = weakref.ref(self), True
         action = reflog.DebugRefLogAction.CREATE if segment.created else reflog.DebugRefLogAction.ATTACH
         if logger is not None:
@@ -182,9 +185,9 @@ class Handle:
             self._close_once()
         if not self.segment.is_released:
             if self._closing.thread is None:  # an exception came before the call above could do anything
-                _give_up(self._closing, self.engine, self.segment, None, None)
+                give_up(self._closing, self.engine, self.segment, None, None)
             elif self._closing.thread == threading.get_ident():  # a signal handler within it, which may not return
-                _close_segment(self.segment, at_exit=False)
+                close_segment(self.segment, at_exit=False)
 
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``.
@@ -215,7 +218,7 @@ class Handle:
             try:
                 handle = cls(attach_segment(name, path, incarnation, fd), None, log_file)
                 handle.segment.arrived(note)
-                _remove_unarrived()
+                remove_unarrived_queues()
                 return handle
             finally:
                 if fd >= 0:
@@ -223,13 +226,13 @@ class Handle:
         except (ShmQueueError, OSError) as error:
             return _Unreachable(travel, error, log_file)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Give it up and keep the memory mapped, which ends with the process."""
         try:
             if self._close_once.detach() is not None:
-                _let_go(self.segment, self.log_file, self._logger, at_exit=True)
+                let_go(self.segment, self.log_file, self._logger, at_exit=True)
         finally:  # a daemon thread may be in the middle of closing it, and would not come to the end
-            _not_given_up.pop(self._closing, None)
+            not_given_up.pop(self._closing, None)
             self.segment.close()
 
 
@@ -301,130 +304,3 @@ def _memory_left(path: str) -> str:
         return f"{where} has {free_bytes_of_directory(where)} of {total_bytes_of_directory(where)} bytes free"
     except OSError as error:
         return f"{where}: {error.strerror}"
-
-
-class _Closing:
-    """The thread that is closing a handle; None, there is none."""
-
-    thread: int | None = None
-
-
-def _give_up(
-    closing: _Closing, the_engine: Engine, segment: Segment, log_file: str | None, logger: logging.Logger | None
-) -> None:
-    """Close a handle: the engine first, which unmaps, then the segment, whose last holder frees the memory."""
-    closing.thread = threading.get_ident()
-    try:
-        segment.is_in_use = False
-        the_engine.close()
-    finally:
-        try:
-            _let_go(segment, log_file, logger, at_exit=sys.is_finalizing())
-        finally:
-            closing.thread = None
-            _not_given_up.pop(closing, None)
-
-
-def _let_go(segment: Segment, log_file: str | None, logger: logging.Logger | None, at_exit: bool) -> None:
-    try:
-        if log_file is not None:
-            reflog.append(log_file, reflog.DebugRefLogAction.SHUTDOWN, segment.name, max(0, len(segment.holders()) - 1))
-        if logger is not None:
-            logger.debug("queue %r: shutdown", segment.name)
-    finally:
-        _close_segment(segment, at_exit)
-
-
-def _close_segment(segment: Segment, at_exit: bool) -> None:
-    dropped = segment.close()
-    if not segment.header.private:
-        _tell_of_dropped(segment.name, dropped, at_exit)
-    _remove_unarrived(at_exit)
-
-
-def _remove_unarrived(at_exit: bool = False) -> None:
-    """Remove what was kept for a pickled queue that never came; this process is its last holder, only later.
-
-    Whatever is done just now has to do with another queue. So where warnings are errors, the log alone tells of it.
-    """
-    for name, dropped in remove_unarrived():
-        try:
-            _tell_of_dropped(name, dropped, at_exit)
-        except ResourceWarning:
-            pass
-
-
-def _tell_of_dropped(name: str, dropped: int, at_exit: bool) -> None:
-    if dropped:
-        _tell(
-            f"queue {name!r} was closed by its last holder with {_count(dropped)} in it, which "
-            f"{'is' if dropped == 1 else 'are'} lost (keep=True keeps them)",
-            at_exit,
-        )
-
-
-def _tell_of_replaced(name: str, replaced: Replaced) -> None:
-    if replaced.items != 0:
-        _tell(
-            f"queue {name!r} replaces a file that no process had open and that cannot be used: {replaced.why}; "
-            f"{_count(replaced.items)} in it lost",
-            False,
-        )
-
-
-def _count(items: int | None) -> str:
-    return "an unknown number of items" if items is None else f"{items} item{'' if items == 1 else 's'}"
-
-
-def _tell(what: str, at_exit: bool) -> None:
-    """Say that items are lost: in the log, and as a warning unless the interpreter is at its end."""
-    logging.getLogger("shmqueue").warning("%s", what)
-    if not at_exit:
-        warnings.warn(what, ResourceWarning, stacklevel=callers_level())
-
-
-# ---- the end of the process ----
-
-_open_handles: WeakRegistry[Handle] = WeakRegistry()
-
-_not_given_up: dict[_Closing, tuple[Segment, str | None, logging.Logger | None]] = {}
-"""Of each handle that is open. One that is collected while atexit functions run is not finalized any more: those of
-``weakref`` may be over, and then it finalizes nothing."""
-
-_LAST = -sys.maxsize
-"""Priority of a finalizer of ``multiprocessing`` that runs after all others, and after its children have ended."""
-
-
-def _leave_all() -> None:
-    """Close what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
-    interruption: BaseException | None = None
-    for handle in _open_handles:
-        try:
-            handle._leave()
-        except Exception:
-            traceback.print_exc()  # as multiprocessing does; the others are to be closed all the same
-        except BaseException as error:
-            interruption = error
-    while _not_given_up:  # of handles that were collected too late
-        try:
-            _let_go(*_not_given_up.popitem()[1], at_exit=True)
-        except Exception:
-            traceback.print_exc()
-    remove_left_to_others()  # multiprocessing has ended the children by now, perhaps with a signal
-    if interruption is not None:
-        raise interruption
-
-
-def _leave_at_exit(_: object = None) -> None:
-    """Have all handles closed when this process ends.
-
-    It is left to ``multiprocessing``, which ends its children and its own users of queues before, a ``Pool`` that was
-    not closed for instance. Its child processes do not even run atexit.
-    """
-    multiprocessing.util.Finalize(None, _leave_all, exitpriority=_LAST)
-
-
-_leave_at_exit()
-multiprocessing.util.register_after_fork(_open_handles, _leave_at_exit)  # its children forget finalizers at their start
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_at_exit)  # a finalizer runs only in the process that has made it

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from shmqueue import console, reflog
+from shmqueue import reflog, signals
 from shmqueue.arguments import require_int
 from shmqueue.attributes import readable_names
 from shmqueue.channel import Channel
@@ -160,7 +160,7 @@ class ShmQueue(QueueItems[T], QueueState):
             register_atexit: also at the interpreter's exit; handles do that by themselves, so it changes nothing.
         """
         self._handle.require_open()
-        console.close_on_signals(self)
+        signals.close_on_signals(self)
 
     def add_ref_manually(self, pid: int) -> None:
         """Does nothing: kept for programs that counted a process in by hand. The kernel counts the holders."""

@@ -13,7 +13,7 @@ import pytest
 from support import PATIENCE
 
 from shmqueue import ShmQueue, ShmQueueRefusedError, segment
-from shmqueue.segment import files, life
+from shmqueue.segment import files, lifecycle
 
 Make = Callable[..., ShmQueue]
 
@@ -74,7 +74,7 @@ def test_when_the_process_has_gone_the_queue_is_adopted_as_any_other(
         fcntl.flock(looker, fcntl.LOCK_UN)
         real(fd, path)
 
-    monkeypatch.setattr(life, "lock_shared", lock_shared)
+    monkeypatch.setattr(lifecycle, "lock_shared", lock_shared)
     queue = make(keep=True)
     assert queue.keep
     queue.unlink()

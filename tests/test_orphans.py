@@ -22,10 +22,10 @@ ITEMS = list(range(12))
 
 KILLED = """
 import os, signal, sys, shmqueue
-from shmqueue.segment import life
+from shmqueue.segment import lifecycle
 name, items, namespace, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
 if namespace:
-    life.pid_namespace = lambda: namespace
+    lifecycle.pid_namespace = lambda: namespace
 q = shmqueue.ShmQueue(name, **options)
 for item in range(items):
     q.put(item)
@@ -118,7 +118,7 @@ class TestLooking:
             import resource, sys, shmqueue
             with shmqueue.ShmQueue("warm"):
                 pass
-            os = shmqueue.segment.life.os
+            os = shmqueue.segment.lifecycle.os
             pages = int(open("/proc/self/statm").read().split()[0])
             resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
             try:
@@ -331,7 +331,7 @@ class TestAdopting:
         self, engine: str, name: str, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr("shmqueue.segment.life.pid_namespace", lambda: 4711)
+            elsewhere.setattr("shmqueue.segment.lifecycle.pid_namespace", lambda: 4711)
             queue = make()
             queue.put(1)
         with pytest.raises(shmqueue.ShmQueueRefusedError, match="another pid namespace"):

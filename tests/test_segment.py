@@ -298,7 +298,7 @@ class TestRefusals:
 
     def test_a_segment_of_another_pid_namespace(self, make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr("shmqueue.segment.life.pid_namespace", lambda: 4711)
+            elsewhere.setattr("shmqueue.segment.lifecycle.pid_namespace", lambda: 4711)
             make()
         self.refused(name, r"it was made in another pid namespace \(4711, ours is \d+\)")
 

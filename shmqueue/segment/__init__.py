@@ -23,7 +23,7 @@ from shmqueue.segment.header import (
     Shape,
 )
 from shmqueue.segment.holders import holders_of
-from shmqueue.segment.life import attach_segment, judge, open_segment, read_header
+from shmqueue.segment.lifecycle import attach_segment, judge, open_segment, read_header
 from shmqueue.segment.naming import directory, free_bytes, list_names, list_segments, path_of, total_bytes
 from shmqueue.segment.removal import (
     list_strays,

@@ -35,7 +35,7 @@ PATIENCE = at_least(10.0)  # seconds: nothing waits for anything here
 MUTANTS = (
     Mutant(
         "symbolic links are followed",
-        "shmqueue/segment/life.py",
+        "shmqueue/segment/lifecycle.py",
         'OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))\n        except FileNotFoundError:\n            return None\n',
         "OPEN_FLAGS)\n        except FileNotFoundError:\n            return None\n",
     ),
@@ -45,7 +45,10 @@ MUTANTS = (
     ),
     Mutant("any checksum will do", "shmqueue/segment/header.py", "!= zlib.crc32(data[: FIELDS.size])", "is None"),
     Mutant(
-        "any pid namespace will do", "shmqueue/segment/life.py", "if found.pid_namespace != ours:", "if ours is None:"
+        "any pid namespace will do",
+        "shmqueue/segment/lifecycle.py",
+        "if found.pid_namespace != ours:",
+        "if ours is None:",
     ),
     Mutant(
         "a sweep takes any file",
@@ -55,7 +58,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is in use and cannot be used is replaced",
-        "shmqueue/segment/life.py",
+        "shmqueue/segment/lifecycle.py",
         "            if is_alone and opening is not None and opening.makes_way(fd, found):",
         "            if opening is not None and opening.makes_way(fd, found):",
     ),

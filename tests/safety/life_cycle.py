@@ -38,7 +38,7 @@ STALL = at_least(5.0)
 MUTANTS = (
     Mutant(
         "attach does not look whether the name is gone",
-        "shmqueue/segment/life.py",
+        "shmqueue/segment/lifecycle.py",
         "                if fcntl is not None and not same_file(fd, path):",
         "                if False:",
     ),
