@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from shmqueue.arguments import real_seconds
 from shmqueue.dead_letters import DeadLetterQueue
+from shmqueue.fast_paths import fast_get, fast_lease, fast_put
 from shmqueue.generics import T
-from shmqueue.items import fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
 from ._pipe_emulation import PipeEmulation

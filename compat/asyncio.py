@@ -22,8 +22,8 @@ from shmqueue.arguments import require_int
 from shmqueue.channel import Channel
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueShutDown
+from shmqueue.fast_paths import fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
 from shmqueue.generics import Self, T
-from shmqueue.items import fast_get, fast_get_coroutine, fast_put, fast_put_coroutine
 from shmqueue.leases import Lease
 from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.threads import WeakRegistry

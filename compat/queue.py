@@ -25,8 +25,8 @@ from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueShutDown, ShutDown
+from shmqueue.fast_paths import fast_get, fast_lease, fast_put
 from shmqueue.generics import T
-from shmqueue.items import fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease
 
 from ._absent import Absent, refuse_hooks

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shmqueue.attributes import absent_when_closed
 from shmqueue.channel import Channel
 from shmqueue.exceptions import ShmQueueShutDown
+from shmqueue.fast_paths import QueueBase
 from shmqueue.generics import Self
-from shmqueue.items import QueueBase
 from shmqueue.statistics import Statistics, statistics_of
 
 __all__ = ["AnyQueue", "Iterated"]

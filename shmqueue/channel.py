@@ -14,8 +14,9 @@ from shmqueue.arguments import NUMBER_MOST, require_int
 from shmqueue.dead_letters import DeadLetterQueue, lend_within, limit_for
 from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueTypeError, ShmQueueValueError
+from shmqueue.fast_paths import allow_fast_paths
 from shmqueue.handle import Handle
-from shmqueue.items import GetItem, PutItem, Record, allow_fast_paths, items_of, load_many
+from shmqueue.items import GetItem, PutItem, Record, items_of, load_many
 from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.plain import unpack as unpack_plain

@@ -1,7 +1,7 @@
 """What ``ShmQueue`` does with items: put, get, and lease them, one or several, as copies or in place.
 
 Each method says what it takes and raises, and leaves the work to the channel; the native engine does the most ordinary
-puts, gets and leases before that, see ``shmqueue.items``.
+puts, gets and leases before that, see ``shmqueue.fast_paths``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Generic
 from shmqueue.any_queue import Iterated
 from shmqueue.arguments import require_seconds
 from shmqueue.dead_letters import DeadLetterQueue
+from shmqueue.fast_paths import fast_get, fast_lease, fast_put
 from shmqueue.generics import T
-from shmqueue.items import fast_get, fast_lease, fast_put
 from shmqueue.leases import Lease, View
 from shmqueue.reservations import PutView
 from shmqueue.serialization import SerializationMethods, Serializer

@@ -339,7 +339,7 @@ static PyMemberDef Method_members[] = {
 };
 
 static PyType_Slot Method_slots[] = {
-    {Py_tp_doc, "CoroutineMethod(function, is_put): stands for an `async def` in a class; see shmqueue.items."},
+    {Py_tp_doc, "CoroutineMethod(function, is_put): stands for an `async def` in a class; see shmqueue.fast_paths."},
     {Py_tp_new, Method_new},
     {Py_tp_dealloc, Method_dealloc},
     {Py_tp_traverse, Method_traverse},

@@ -342,7 +342,7 @@ static void QueueBase_dealloc(QueueObject *queue)
 
 static PyMethodDef QueueBase_methods[] = {
     {"_method", QueueBase_method, METH_VARARGS | METH_CLASS,
-     "_method(way, name, text): a method for this class; see shmqueue.items."},
+     "_method(way, name, text): a method for this class; see shmqueue.fast_paths."},
     {"_try_first", (PyCFunction)(void (*)(void))QueueBase_use, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "_try_first(engine, load, ended): have the methods try this engine first, if it is native."},
     {"_is_turn_over", (PyCFunction)QueueBase_is_turn_over, METH_NOARGS,
@@ -351,7 +351,7 @@ static PyMethodDef QueueBase_methods[] = {
 };
 
 static PyType_Slot QueueBase_slots[] = {
-    {Py_tp_doc, "Base of the queue classes: see shmqueue.items."},
+    {Py_tp_doc, "Base of the queue classes: see shmqueue.fast_paths."},
     {Py_tp_traverse, QueueBase_traverse},
     {Py_tp_clear, QueueBase_clear},
     {Py_tp_dealloc, QueueBase_dealloc},
