@@ -41,7 +41,7 @@ class _ForkingSerializer(PickleSerializer):
             replaced = _replaced_pickler()
             if replaced is not None:
                 return replaced.loads(payload)
-        return super().load(method, payload)
+        return PickleSerializer.load(self, method, payload)  # super() would cost more than the call
 
 
 SERIALIZER = _ForkingSerializer()

@@ -47,7 +47,10 @@ class AnyQueue(QueueBase):
         Raises:
             ShmQueueNotInitializedError: the queue is closed.
         """
-        return self._channel.fileno()
+        channel = self._channel
+        channel.require_open()
+        self._try_first(channel.handle.engine, channel.load, channel.look)
+        return channel.fileno()
 
     @property
     def capacity_bytes(self) -> int:

@@ -102,6 +102,7 @@ class ShmQueue(QueueItems[T], QueueState):
         self._handle, self._engine, self._segment = handle, handle.engine, handle.segment
         self._serializer = serializer
         self._start(Channel(handle, serializer))
+        self._try_first(handle.engine, self._channel.load, None)  # until fileno(): leases that do not look cost less
 
     # ---- serialization of one's own ----
 
