@@ -25,7 +25,7 @@ from shmqueue.arguments import real_seconds
 from shmqueue.attributes import absent_when_closed
 from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueShutDown, ShutDown
-from shmqueue.fast_paths import fast_get, fast_lease, fast_put
+from shmqueue.fast_paths import fast_get, fast_lease, fast_put, own_fast_paths
 from shmqueue.generics import T
 from shmqueue.leases import Lease
 
@@ -109,6 +109,7 @@ class _Shared(Adapter, Iterated, Generic[T]):
             raise ShmQueueShutDown(f"queue {self._channel.name!r} was shut down for all processes")
 
 
+@own_fast_paths
 class Queue(_Shared[T], _StandardQueue[T]):
     """``queue.Queue``, shared between processes.
 
@@ -295,6 +296,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
         all_tasks_done = Absent(_SHARED + "join() waits for that")
 
 
+@own_fast_paths
 class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
     """``queue.SimpleQueue``, shared between processes: unbounded, without tasks.
 

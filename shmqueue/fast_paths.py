@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shmqueue import clock
+from shmqueue.attributes import static_attributes
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine
@@ -46,9 +47,11 @@ __all__ = [
     "fast_lease",
     "fast_put",
     "fast_put_coroutine",
+    "own_fast_paths",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Class = TypeVar("_Class", bound=type[Any])
 
 TURN = 0.002
 """Seconds of coroutines that need not wait before one lets the loop's other tasks run, as in ``python_queue.c``."""
@@ -101,6 +104,18 @@ def fast_lease(lease: _Function) -> _Function:
     return _in_place_of(lease, "lease")
 
 
+def own_fast_paths(queue_type: _Class) -> _Class:
+    """Give a class built-in methods of its own in the place of those that it inherits.
+
+    CPython takes the shortest way to one only with objects of the very class that the method belongs to.
+    """
+    for name, value in static_attributes(queue_type).items():
+        built_in = _built_in.get(value) if type(value) is MethodDescriptorType else None
+        if built_in is not None and name not in vars(queue_type):
+            built_in.put_into(queue_type, name)
+    return queue_type
+
+
 def allow_fast_paths(engine_: Engine, puts: bool, gets: bool) -> None:
     """Whether items may pass by whatever was put around the engine."""
     if Ring is not None and isinstance(engine_, Ring):
@@ -130,7 +145,16 @@ class _BuiltIn:
 
     def __set_name__(self, owner: type[QueueBase], name: str) -> None:
         setattr(owner, f"_slow_{self._way.partition('_')[0]}", self._function)
-        setattr(owner, name, owner._method(self._way, name, _text_of(self._function)))
+        self.put_into(owner, name)
+
+    def put_into(self, owner: type[QueueBase], name: str) -> None:
+        method = owner._method(self._way, name, _text_of(self._function))
+        _built_in[method] = self
+        setattr(owner, name, method)
+
+
+_built_in: dict[Any, _BuiltIn] = {}
+"""By the methods that they stood for."""
 
 
 def _text_of(function: Callable[..., Any]) -> str:

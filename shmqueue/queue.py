@@ -14,6 +14,7 @@ from shmqueue.arguments import require_int
 from shmqueue.attributes import readable_names
 from shmqueue.channel import Channel
 from shmqueue.exceptions import ShmQueueTypeError
+from shmqueue.fast_paths import own_fast_paths
 from shmqueue.generics import T
 from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.queue_items import QueueItems
@@ -24,6 +25,7 @@ from shmqueue.statistics import Statistics
 __all__ = ["ShmQueue", "ShmRefDataSnapshot", "Statistics"]
 
 
+@own_fast_paths
 class ShmQueue(QueueItems[T], QueueState):
     """A FIFO queue that any process of this user on this machine can open by its name.
 
@@ -103,6 +105,10 @@ class ShmQueue(QueueItems[T], QueueState):
         self._serializer = serializer
         self._start(Channel(handle, serializer))
         self._try_first(handle.engine, self._channel.load, None)  # until fileno(): leases that do not look cost less
+
+    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
+        """Put an item as the record that it is in another queue. False: this one does not take such records."""
+        return self._channel.put_unchanged(method, payload, block, timeout)
 
     # ---- serialization of one's own ----
 

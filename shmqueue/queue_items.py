@@ -232,10 +232,6 @@ class QueueItems(Iterated, Generic[T]):
             timeout = require_seconds(timeout, block)
         return self._channel.lease(block, timeout, max_attempts, dead_letter)
 
-    def _put_record(self, method: int, payload: bytes, block: bool, timeout: float | None) -> bool:
-        """Put an item as the record that it is in another queue. False: this one does not take such records."""
-        return self._channel.put_unchanged(method, payload, block, timeout)
-
     def clear(self) -> None:
         """Drop all items. ``join`` does not wait for them any more."""
         self._channel.engine.clear()
