@@ -13,7 +13,6 @@ from typing import Any
 from shmqueue.channel import Channel, Codec
 from shmqueue.engine import deadline_after, seconds_until
 from shmqueue.exceptions import ShmQueueFull, ShmQueueNotInitializedError, ShmQueueShutDown
-from shmqueue.fast_paths import allow_fast_paths
 from shmqueue.handle import Handle
 from shmqueue.items import as_get_item, as_put_item
 from shmqueue.segment import READER, WRITER

@@ -411,7 +411,7 @@ def test_a_coroutine_is_called_though_that_failed_once(q: Queue[Any]) -> None:
         try:
             call = asyncio.ensure_future(q.get())
             await asyncio.sleep(0)
-            with in_another_process("q.put(1)", q._port.name):
+            with in_another_process("q.put(1)", q._channel.name):
                 assert await call == 1
         finally:
             loop.call_soon_threadsafe = call_soon_threadsafe  # type: ignore[method-assign]
