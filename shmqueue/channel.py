@@ -242,7 +242,7 @@ class Channel:
         try:
             return lease_of(lend_within(limit, lend, self.load, block, timeout), self.load, self.look)
         finally:
-            self.look()  # an item may have been given back
+            self.look()  # an item may have been requeued
 
     # ---- what calls raise ----
 

@@ -1,6 +1,6 @@
-"""How handles on queues are closed: when they are told to, when they are collected, and at the end of the process.
+"""How handles on queues are closed: by a call, when they are collected, and at the end of the process.
 
-What is lost then is told in the log, and as a warning. None of it needs the handle itself, which may be gone.
+Items that are lost then are reported in the log, and as a warning. None of it needs the handle itself, which may be gone.
 """
 
 from __future__ import annotations

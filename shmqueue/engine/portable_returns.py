@@ -1,4 +1,4 @@
-"""What becomes of records that the portable engine has handed out: finished, given back, dropped, or the holder died.
+"""What becomes of records that the portable engine has handed out: finished, requeued, dropped; or the holder died.
 
 Rule 8 of ``portable.py``.
 """
