@@ -1,6 +1,6 @@
 """How handles on queues are closed: by a call, when they are collected, and at the end of the process.
 
-Items that are lost then are reported in the log, and as a warning. None of it needs the handle itself, which may be gone.
+Items that are lost then are reported in the log, and as a warning. Nothing here needs the handle itself.
 """
 
 from __future__ import annotations
