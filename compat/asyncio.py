@@ -274,7 +274,9 @@ class Queue(Adapter, Generic[T]):
             except QueueEmpty as empty:
                 raise Refused(empty.is_busy) from None
 
-        return Leasing(self._until(ITEMS, attempt))
+        waiting = self._until(ITEMS, attempt)
+        waiting.__qualname__ = "Queue.lease"  # type: ignore[attr-defined]  # what Python calls one that nobody awaits
+        return Leasing(waiting)
 
     def lease_nowait(self, *, max_attempts: int | None = None, dead_letter: DeadLetterQueue | None = None) -> Lease[T]:
         """``lease``, if there is an item.

@@ -9,15 +9,27 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import kombu
+
+from shmqueue import clock
+from shmqueue.broker.answers import answer
 
 __all__ = ["Link", "Links"]
 
 
+_T = TypeVar("_T")
+
+_FAREWELL = 5.0  # seconds that a broker has for the end of a connection
+
+
 class Link:
-    """A connection with a channel, on which the queue is declared."""
+    """A connection with a channel, on which the queue is declared.
+
+    Raises:
+        Exception: what kombu and the broker's client raise, of any kind.
+    """
 
     def __init__(self, url: str, name: str, transport_options: Mapping[str, Any]) -> None:
         self.pid = os.getpid()
@@ -25,7 +37,7 @@ class Link:
         """Held while the connection is used: leases may be ended by any thread."""
         self.is_alive = True
         self.name = name
-        self.connection = kombu.Connection(url, transport_options=dict(transport_options))
+        self.connection: Any = kombu.Connection(url, transport_options=dict(transport_options))
         try:
             self.connection.ensure_connection(max_retries=0)  # how often to try is the caller's to decide
             self.channel = self.connection.channel()
@@ -35,18 +47,36 @@ class Link:
             self.close()
             raise
 
+    def use(self, how: Callable[[Link], _T]) -> _T:
+        """What ``how`` returns; no other thread uses the connection meanwhile."""
+        try:
+            with self.lock:
+                return how(self)
+        finally:
+            if not self.is_alive:
+                self._end()
+
     def close(self) -> None:
-        """Close the connection, whatever state it is in; the broker gives back what was leased."""
-        if not self.is_alive:
-            return
-        self.is_alive = False
-        if self.pid != os.getpid():
-            return
-        with self.lock:
-            try:
-                self.connection.close()
-            except Exception:
-                pass  # it may be broken, and nothing is asked of it any more
+        """Close the connection, whatever state it is in; the broker gives back what was leased.
+
+        If another thread uses it just now, that one closes it when it has its answer.
+        """
+        if self.is_alive:
+            self.is_alive = False
+            if self.pid == os.getpid():
+                answer(self._end, clock.monotonic() + _FAREWELL, lambda _: None)
+
+    def _end(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            return  # whoever has it comes here next
+        try:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                connection.close()
+        except Exception:
+            pass  # of whatever kind: the connection may be broken in any way, and nothing is asked of it any more
+        finally:
+            self.lock.release()
 
 
 class _ThreadsEnd:
@@ -75,12 +105,17 @@ class Links:
         self._all: dict[int, Link] = {}
         """Those of the threads of this process; and of its ancestors, so that nothing collects and closes them."""
 
-    def current(self) -> Link:
-        """The link of this thread."""
+    def current(self, deadline: float | None = None) -> Link:
+        """The link of this thread; a new one is made until the deadline, by ``clock.monotonic``.
+
+        Raises:
+            TimeoutError: the broker has not answered until then.
+            Exception: as ``Link``.
+        """
         found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
         if found is not None and found.link.is_alive and found.link.pid == os.getpid():
             return found.link
-        link = Link(*self._arguments)
+        link = answer(lambda: Link(*self._arguments), deadline, Link.close)
         self._all[id(link)] = link
         self._of_thread.end = _ThreadsEnd(link, self._all)
         return link

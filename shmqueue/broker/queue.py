@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -13,11 +12,13 @@ except ImportError as missing:
     raise ImportError("a queue at a broker needs kombu: install shmqueue[broker]") from missing
 from kombu.exceptions import OperationalError
 from kombu.transport import get_transport_cls
-from kombu.utils.url import maybe_sanitize_url
 
 from shmqueue import clock, threads
 from shmqueue.arguments import require_int, require_seconds
+from shmqueue.broker.answers import answer
 from shmqueue.broker.links import Link, Links
+from shmqueue.broker.retries import RetryPolicy
+from shmqueue.broker.urls import BrokerUrl, require_options, require_span, shown
 from shmqueue.exceptions import (
     ShmQueueBrokerError,
     ShmQueueDeserializationError,
@@ -41,7 +42,8 @@ _FOREIGN = ["json", "msgpack", "text/plain"]
 
 _FIRST_PACE, _LONGEST_PACE = 0.001, 0.05  # seconds between two questions to the broker whether there is an item
 _RESTORE_PACE = 1.0  # seconds between two looks for messages whose visibility timeout is over
-_RETRY_POLICY = {"max_retries": 10, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 1.0}
+_ANSWER = 5.0  # seconds that a broker has to answer a call that takes no timeout, or does not block
+_ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to connect takes a while
 
 
 class BrokerLease(Lease[Any]):
@@ -84,22 +86,24 @@ class BrokerLease(Lease[Any]):
         return self._end(self._message.requeue)
 
     def _end(self, how: Callable[[], object]) -> bool:
-        with self._link.lock:
+        def end(link: Link) -> bool:
             if not self.is_held:
                 return False
             try:
                 how()
             except self._queue._errors:
-                self._link.close()
+                link.close()
                 return False
             return True
+
+        return self._link.use(end)
 
     def __del__(self) -> None:
         message = getattr(self, "_message", None)
         if message is not None and not message.acknowledged:
             try:
                 self.requeue()
-            except Exception:
+            except Exception:  # of whatever kind: the interpreter may be ending, and half of kombu gone
                 pass  # the broker has it again when the connection ends
 
 
@@ -117,10 +121,13 @@ class BrokerQueue:
     has written that down. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers the
     item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over.
 
-    A call that waits for an item asks the broker again and again, up to 20 times a second.
+    A call that waits for an item asks the broker again and again, up to 20 times a second. A broker that accepts a
+    connection and does not answer counts as gone when the timeout of the call is over, after 2 seconds at the earliest;
+    calls that do not block or take no timeout (``qsize``, ``clear``) give it 5 seconds. A ``put``, ``get`` or ``lease``
+    without a timeout waits for its answer for ever.
 
     Args:
-        url, allow_pickle, retry_policy, transport_options: as for ``connect``.
+        url, allow_pickle, retry_policy, transport_options: as for ``connect``, which says what is raised.
     """
 
     def __init__(
@@ -132,13 +139,11 @@ class BrokerQueue:
         transport_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._options = (url, allow_pickle, retry_policy, transport_options)
-        self._broker, self._name, options = _taken_apart(url)
-        options.update(transport_options or {})
-        self._policy = {**_RETRY_POLICY, **(retry_policy or {})}
-        unknown = set(self._policy) - set(_RETRY_POLICY)
-        if unknown:
-            raise ShmQueueValueError(f"retry_policy has {', '.join(sorted(unknown))}, which means nothing")
-        transport: Any = get_transport_cls(urllib.parse.urlsplit(self._broker).scheme)
+        self._policy = RetryPolicy.of(retry_policy)
+        parts = BrokerUrl.of(url)
+        self._url, self._name = parts.url, parts.queue
+        options = {**parts.options, **require_options("transport_options", transport_options)}
+        transport = _transport(parts, options)
         self._errors: tuple[type[BaseException], ...] = (
             *transport.connection_errors,
             *transport.channel_errors,
@@ -149,7 +154,7 @@ class BrokerQueue:
             error for error in self._errors if "Irrecoverable" in error.__name__ or error.__name__ == "AccessRefused"
         )
         self._serializer = Serializer(allow_pickle)
-        self._links = Links(self._broker, self._name, options)
+        self._links = Links(self._url, self._name, options)
         self._is_closed = False
         self._restored = clock.monotonic()
 
@@ -161,7 +166,7 @@ class BrokerQueue:
         Args:
             data: the item.
             block: whether to try again if the broker cannot be reached.
-            timeout: seconds to try for at most, None as the retry policy says; ignored unless ``block``.
+            timeout: seconds to try for, None as the retry policy says; ignored unless ``block``.
 
         Raises:
             ShmQueueBrokerError: the broker could not be reached.
@@ -262,7 +267,7 @@ class BrokerQueue:
             declared = link.channel.queue_declare(queue=self._name, durable=True, exclusive=False, auto_delete=False)
             return int(declared.message_count)
 
-        return self._run(ask, True, None)
+        return self._run(ask, True, None, _ANSWER)
 
     def empty(self) -> bool:
         """Whether there is nothing to take."""
@@ -270,7 +275,7 @@ class BrokerQueue:
 
     def clear(self) -> None:
         """Drop all items that are not leased."""
-        self._run(lambda link: link.channel.queue_purge(self._name), True, None)
+        self._run(lambda link: link.channel.queue_purge(self._name), True, None, _ANSWER)
 
     @property
     def identifier(self) -> str:
@@ -351,31 +356,50 @@ class BrokerQueue:
 
     def _where(self) -> str:
         """What to call the queue; without the password."""
-        return f"{self._name!r} at {maybe_sanitize_url(self._broker)}"
+        return f"{self._name!r} at {shown(self._url)}"
 
     def _require_open(self) -> None:
         if self._is_closed:
             raise ShmQueueNotInitializedError(f"queue {self._name!r} is closed")
 
-    def _run(self, how: Callable[[Link], _T], block: bool, deadline: float | None) -> _T:
-        """Do something with this thread's link; after a failure with a new one, as the retry policy says."""
-        failures, policy = 0, self._policy
+    def _run(self, how: Callable[[Link], _T], block: bool, deadline: float | None, patience: float | None = None) -> _T:
+        """Do something with this thread's link; after a failure with a new one, as the retry policy says.
+
+        Args:
+            how: what to do.
+            block: whether to try again.
+            deadline: until when, by ``clock.monotonic``; None, as often as the policy says.
+            patience: seconds that the broker has to answer each time; None, what is left, or for ever.
+        """
+        failures = 0
         while True:
             self._require_open()
             try:
-                link = self._links.current()
-                with link.lock:
-                    return how(link)
+                return self._try(how, _sooner(deadline, patience if block else _ANSWER))
             except self._errors as error:
                 self._links.drop()
                 self._require_open()
-                pause = min(policy["interval_start"] + failures * policy["interval_step"], policy["interval_max"])
                 failures += 1
-                most, is_final = policy["max_retries"], isinstance(error.__cause__ or error, self._final_errors)
-                is_over = deadline is not None and clock.monotonic() + pause > deadline
-                if not block or is_over or is_final or (most is not None and failures > most):
+                left = None if deadline is None else deadline - clock.monotonic()
+                is_final = isinstance(error.__cause__ or error, self._final_errors)
+                is_spent = self._policy.is_spent(failures, deadline is not None)
+                if not block or is_final or is_spent or (left is not None and left <= 0):
                     raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
-            threads.sleep(pause)
+            pause = self._policy.pause(failures)
+            threads.sleep(pause if left is None else min(pause, left))
+
+    def _try(self, how: Callable[[Link], _T], deadline: float | None) -> _T:
+        try:
+            link = self._links.current(deadline)
+        except self._errors:
+            raise
+        except ImportError:
+            raise
+        except Exception as error:  # of whatever kind: kombu and the clients look at most of their options only now
+            raise ShmQueueValueError(
+                f"queue {self._where()} cannot be opened; see url and transport_options: {error!r}"
+            ) from error
+        return answer(lambda: link.use(how), deadline, lambda _: link.close())
 
     def _publish(self, link: Link, body: bytes) -> None:
         link.producer.publish(
@@ -430,7 +454,7 @@ class BrokerQueue:
         try:
             message.accept = kombu.serialization.prepare_accept_content(_FOREIGN)
             return message.decode()
-        except Exception as error:
+        except Exception as error:  # of whatever kind: the decoders are those of other packages
             raise ShmQueueDeserializationError(
                 f"cannot load an item of content type {message.content_type!r}: {error!r}"
             ) from error
@@ -440,33 +464,32 @@ def _as_it_is(message: Any) -> Any:
     return message
 
 
-def _taken_apart(url: str) -> tuple[str, str, dict[str, Any]]:
-    """What a URL means: the URL for kombu, the queue's name, options of the transport.
+def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
+    """kombu's transport for a URL, made and not connected.
 
     Raises:
-        ShmQueueValueError: it names no queue, or kombu has no transport for it.
+        ShmQueueTypeError, ShmQueueValueError: there is none, or it refuses the URL or the options.
+        ImportError: what the transport needs is not installed.
     """
-    parts = urllib.parse.urlsplit(url)
-    query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
-    name = query.pop("queue", "")
-    if not name:
-        raise ShmQueueValueError(f"{maybe_sanitize_url(url)!r} names no queue: add ?queue=NAME")
-    options: dict[str, Any] = {}
-    if parts.scheme.startswith(("amqp", "pyamqp")):
-        options["confirm_publish"] = True  # or else a put could be lost that has returned
-    if "visibility_timeout" in query:
-        text = query.pop("visibility_timeout")
-        try:
-            options["visibility_timeout"] = float(text)
-        except ValueError:
-            raise ShmQueueValueError(f"visibility_timeout must be a number of seconds, not {text!r}") from None
-    if "." in parts.scheme or ":" in parts.scheme or not parts.scheme:
-        raise ShmQueueValueError(f"{maybe_sanitize_url(url)!r} has no scheme that kombu knows")
+    where = shown(parts.url)
+    if "visibility_timeout" in options:
+        options["visibility_timeout"] = require_span("visibility_timeout", options["visibility_timeout"])
+    if parts.transport == "sentinel" and not options.get("master_name"):
+        raise ShmQueueValueError(f"url {where!r} needs transport_options={{'master_name': ...}}")
     try:
-        get_transport_cls(parts.scheme)
+        get_transport_cls(parts.transport)
+        transport = kombu.Connection(parts.url, transport_options=options).transport
     except KeyError as error:
-        raise ShmQueueValueError(f"kombu has no transport for {maybe_sanitize_url(url)!r}: {error}") from None
-    return urllib.parse.urlunsplit(parts._replace(query=urllib.parse.urlencode(query))), name, options
+        raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
+    except (
+        ImportError,
+        NameError,
+        AttributeError,
+    ) as error:  # some of kombu's modules raise these without their client
+        raise ImportError(f"kombu cannot use url {where!r}: install what it needs: {error!r}") from error
+    except Exception as error:  # of whatever kind: it is kombu that looks at the rest of the URL
+        raise ShmQueueValueError(f"kombu refuses url {where!r}, or the transport_options: {error!r}") from error
+    return transport
 
 
 def _deadline(block: bool, timeout: float | None) -> float | None:
@@ -474,6 +497,13 @@ def _deadline(block: bool, timeout: float | None) -> float | None:
         return None
     seconds = require_seconds(timeout, block)
     return None if not block or seconds is None else clock.monotonic() + seconds
+
+
+def _sooner(deadline: float | None, patience: float | None) -> float | None:
+    """Until when to wait for one answer."""
+    if patience is not None:
+        return clock.monotonic() + patience
+    return None if deadline is None else max(deadline, clock.monotonic() + _ANSWER_LEAST)
 
 
 def _reopen(queue_type: type[BrokerQueue], options: tuple[Any, ...]) -> BrokerQueue:
