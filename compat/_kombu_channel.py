@@ -255,22 +255,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self._owned.add(queue)
 
     def _disown(self) -> None:
-        mine, owned = this_owner(self._token), self._owned
-
-        def change(state: State) -> bool:
-            changed = False
-            for name in owned:
-                queue = state.queues.get(name)
-                if queue is not None and queue.owners is not None and mine in queue.owners:
-                    queue.owners.remove(mine)
-                    changed = True
-                    if not queue.owners:
-                        state.drop_queue(name)
-            return changed
-
+        owned, self._owned = self._owned, set()
         if owned:
-            self._messages.topology.change(change)
-            self._owned = set()
+            self._change(lambda state: state.disown(owned, this_owner(self._token)))
 
     # ---- exchanges ----
 
@@ -285,36 +272,21 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         passive: bool = False,
     ) -> None:
         type = type or "direct"
-        name = exchange or f"amq.{type}"
-        if self._is_declared(self._state, name, type, durable, auto_delete, arguments):
-            return
-        if passive:
+        name, described = exchange or f"amq.{type}", (type, bool(durable), bool(auto_delete), _plain(arguments))
+
+        def is_declared(state: State) -> bool:
+            found = state.exchanges.get(name)
+            if found not in (None, described):
+                raise NotEquivalentError(NOT_EQUIVALENT_FMT.format(name, self._host))
+            return found is not None
+
+        if not passive:
+            self._change(lambda state: state.add_exchange(name, described), unless=is_declared)
+        elif not is_declared(self._state):
             raise self._not_found("exchange", name, "Channel.exchange_declare")
 
-        def change(state: State) -> bool:
-            if self._is_declared(state, name, type, durable, auto_delete, arguments):
-                return False
-            state.exchanges[name] = type, bool(durable), bool(auto_delete), _plain(arguments)
-            return True
-
-        self._messages.topology.change(change)
-
-    def _is_declared(
-        self, state: State, name: str, type: str, durable: bool, auto_delete: bool, arguments: dict[str, Any] | None
-    ) -> bool:
-        found = state.exchanges.get(name)
-        if found is None:
-            return False
-        if found != (type, bool(durable), bool(auto_delete), _plain(arguments)):
-            raise NotEquivalentError(NOT_EQUIVALENT_FMT.format(name, self.connection.client.virtual_host or "/"))
-        return True
-
     def exchange_delete(self, exchange: str, if_unused: bool = False, nowait: bool = False) -> None:
-        def change(state: State) -> bool:
-            state.bindings.pop(exchange, None)
-            return state.exchanges.pop(exchange, None) is not None
-
-        self._messages.topology.change(change)
+        self._change(lambda state: state.drop_exchange(exchange))
 
     def queue_bind(
         self,
@@ -325,16 +297,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         source, binding = exchange or "amq.direct", (routing_key or "", queue, _plain(arguments))
-        if binding in self._state.bindings.get(source, ()):
-            return
-
-        def change(state: State) -> bool:
-            if queue not in state.queues or binding in state.bindings.get(source, ()):
-                return False
-            state.bindings.setdefault(source, []).append(binding)
-            return True
-
-        self._messages.topology.change(change)
+        self._change(lambda state: state.bind(source, binding), unless=lambda state: state.is_bound(source, binding))
 
     def queue_unbind(
         self,
@@ -344,15 +307,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         arguments: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        source = exchange or "amq.direct"
-
-        def change(state: State) -> bool:
-            bindings = state.bindings.get(source, [])
-            left = [found for found in bindings if found[:2] != (routing_key or "", queue)]
-            state.bindings[source] = left
-            return len(left) != len(bindings)
-
-        self._messages.topology.change(change)
+        self._change(lambda state: state.unbind(exchange or "amq.direct", routing_key or "", queue))
 
     def get_exchanges(self) -> list[str]:
         return list(self._state.exchanges)
@@ -368,7 +323,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if bindings and now - self._looked_at_owners > _LOOK_AT_OWNERS:
             self._looked_at_owners = now
             if has_ownerless(self._state, [queue for _, queue, _ in bindings]):
-                self._messages.topology.change(lambda state: False)
+                self._change(lambda state: False)  # a change removes them
                 bindings = self._state.bindings.get(exchange, [])
         return bindings
 
@@ -398,6 +353,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             pass  # of what was removed or closed already: those who come next see that this process has none of it
         super().close()
 
+    def _change(self, how: Callable[[State], bool], unless: Callable[[State], bool] = lambda state: False) -> None:
+        """Change what is declared, unless it is so already, which is looked at before and after the lock is taken."""
+        if not unless(self._state):
+            self._messages.topology.change(lambda state: not unless(state) and how(state))
+
     @property
     def _messages(self) -> Any:
         return self.connection.messages
@@ -407,9 +367,12 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         state: State = self.connection.messages.topology.current()
         return state
 
+    @property
+    def _host(self) -> str:
+        return self.connection.client.virtual_host or "/"
+
     def _not_found(self, what: str, name: str, method: str) -> ChannelError:
-        host = self.connection.client.virtual_host or "/"
-        return ChannelError(f"NOT_FOUND - no {what} {name!r} in vhost {host!r}", (50, 10), method, "404")
+        return ChannelError(f"NOT_FOUND - no {what} {name!r} in vhost {self._host!r}", (50, 10), method, "404")
 
 
 def _plain(arguments: dict[str, Any] | None) -> dict[str, Any]:

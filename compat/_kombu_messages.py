@@ -15,6 +15,7 @@ from kombu.utils.json import dumps as dump_json
 from kombu.utils.json import loads as load_json
 
 from shmqueue import clock
+from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
     ShmQueueError,
     ShmQueueFull,
@@ -237,8 +238,9 @@ def _dump(item: Any) -> tuple[int, Any]:
 
 
 def level_of(priority: Any) -> int:
-    """The priority that messages with this one have, 0 to 9, the most urgent."""
-    try:
-        return max(0, min(int(priority), LEVELS - 1))
-    except (TypeError, ValueError):
-        return 0
+    """The priority that messages with this one have, 0 to 9, the most urgent; None is 0.
+
+    Raises:
+        ShmQueueTypeError: it is not a whole number.
+    """
+    return 0 if priority is None else max(0, min(whole_number("priority", priority), LEVELS - 1))

@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,12 @@ LEVELS = 10
 
 Owner = tuple[int, int, str]
 """A process, by its id and start time, and what in it wants an automatically deleted queue."""
+
+Exchange = tuple[str, bool, bool, dict[str, Any]]
+"""Type, durable, auto_delete, arguments."""
+
+Binding = tuple[str, str, dict[str, Any]]
+"""Routing key, queue, arguments."""
 
 _GONE_MOST = 1000  # names of deleted queues that are remembered
 
@@ -73,10 +79,10 @@ class State:
     """Everything that was declared."""
 
     serial: int = 0
-    exchanges: dict[str, tuple[str, bool, bool, dict[str, Any]]] = field(default_factory=dict)
-    """By name: type, durable, auto_delete, arguments."""
-    bindings: dict[str, list[tuple[str, str, dict[str, Any]]]] = field(default_factory=dict)
-    """By exchange: routing key, queue, arguments."""
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    """By name."""
+    bindings: dict[str, list[Binding]] = field(default_factory=dict)
+    """By exchange."""
     queues: dict[str, Queue] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     """Automatically deleted queues, newest last: what is sent to them is dropped."""
@@ -104,6 +110,46 @@ class State:
                 "it with shmqueue.compat.kombu.remove()"
             ) from error
         return cls(serial, exchanges, bindings, described, gone, doomed)
+
+    def add_exchange(self, name: str, described: Exchange) -> bool:
+        """Declare an exchange. False: it is declared already."""
+        if self.exchanges.get(name) == described:
+            return False
+        self.exchanges[name] = described
+        return True
+
+    def drop_exchange(self, name: str) -> bool:
+        """Delete an exchange and its bindings. False: there is none."""
+        self.bindings.pop(name, None)
+        return self.exchanges.pop(name, None) is not None
+
+    def is_bound(self, exchange: str, binding: Binding) -> bool:
+        """Whether an exchange has a binding."""
+        return binding in self.bindings.get(exchange, ())
+
+    def bind(self, exchange: str, binding: Binding) -> bool:
+        """Bind a queue to an exchange. False: there is no such queue, or it is bound already."""
+        if binding[1] not in self.queues or self.is_bound(exchange, binding):
+            return False
+        self.bindings.setdefault(exchange, []).append(binding)
+        return True
+
+    def unbind(self, exchange: str, routing_key: str, queue: str) -> bool:
+        """Remove the bindings of a queue with a routing key. False: there are none."""
+        bindings = self.bindings.get(exchange, [])
+        left = [found for found in bindings if found[:2] != (routing_key, queue)]
+        self.bindings[exchange] = left
+        return len(left) != len(bindings)
+
+    def disown(self, names: Iterable[str], owner: Owner) -> bool:
+        """End an owner of automatically deleted queues; those without another one are deleted. False: it owned none."""
+        owned = [(name, self.queues[name]) for name in names if name in self.queues]
+        mine = [(name, queue.owners) for name, queue in owned if queue.owners is not None and owner in queue.owners]
+        for name, owners in mine:
+            owners.remove(owner)
+            if not owners:
+                self.drop_queue(name)
+        return bool(mine)
 
     def drop_queue(self, name: str) -> bool:
         """Delete a queue and its bindings; its memory is freed at the end of the change. False: there is none."""

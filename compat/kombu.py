@@ -24,7 +24,15 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, base, virtual
 
 from shmqueue import clock
-from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueError, ShmQueueNotInitializedError
+from shmqueue.arguments import require_int, require_span
+from shmqueue.exceptions import (
+    ShmQueueCorruptedError,
+    ShmQueueError,
+    ShmQueueFull,
+    ShmQueueNotFoundError,
+    ShmQueueNotInitializedError,
+    ShmQueueValueError,
+)
 
 from ._kombu_channel import Channel
 from ._kombu_doorbell import Doorbell
@@ -46,6 +54,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     driver_name = "shmqueue"
     default_port = 0
     polling_interval = None
+    recoverable_connection_errors = base.Transport.connection_errors
+    recoverable_channel_errors = (*base.Transport.channel_errors, ShmQueueFull, ShmQueueNotFoundError)
     connection_errors = (*base.Transport.connection_errors, ShmQueueCorruptedError, ShmQueueNotInitializedError)
     channel_errors = (*base.Transport.channel_errors, ShmQueueError)
     implements = base.Transport.implements.extend(
@@ -63,8 +73,12 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """The queues of this connection."""
         if self._messages is None:
             options = self.client.transport_options
-            topology = Topology(_namespace(self.client), options.get("max_bytes"))
-            self._messages = Messages(topology, options.get("put_timeout"))
+            max_bytes, put_timeout = options.get("max_bytes"), options.get("put_timeout")
+            if max_bytes is not None:
+                max_bytes = require_int("max_bytes", max_bytes, least=1)
+            if put_timeout is not None:
+                put_timeout = require_span("put_timeout", put_timeout, is_zero_allowed=True)
+            self._messages = Messages(Topology(_namespace(self.client), max_bytes), put_timeout)
         return self._messages
 
     @property
@@ -152,7 +166,8 @@ def remove(namespace: str = "") -> None:
 
 
 def _namespace(client: Any) -> str:
-    host = client.virtual_host or ""
-    if host in ("", "/") and client.hostname not in (None, "", "localhost"):
-        host = client.hostname
-    return namespace_of(host)
+    path, host = (client.virtual_host or "").strip("/"), client.hostname or ""
+    host = "" if host == "localhost" else host  # which is kombu's word for none
+    if client.userid or client.password or client.port or (host and path):
+        raise ShmQueueValueError("a shm:// URL for kombu is shm://, shm:///NAME or shm://NAME, without user and port")
+    return namespace_of(host or path)

@@ -11,7 +11,7 @@ from typing import Any
 
 from shmqueue.exceptions import ShmQueueTypeError, ShmQueueValueError
 
-__all__ = ["NUMBER_MOST", "real_seconds", "require_int", "require_seconds", "whole_number"]
+__all__ = ["NUMBER_MOST", "real_seconds", "require_int", "require_seconds", "require_span", "whole_number"]
 
 NUMBER_MOST = (1 << 62) - 1
 """A size or count above it is no limit: nothing comes near."""
@@ -90,6 +90,29 @@ def require_seconds(timeout: Any, block: Any) -> float:
     seconds = real_seconds(timeout)
     if seconds < 0:
         raise ShmQueueValueError(f"'timeout' must be a non-negative number of seconds, not {seconds}")
+    return seconds
+
+
+def require_span(name: str, value: Any, is_zero_allowed: bool = False) -> float:
+    """The value of the argument called ``name``: finite seconds, more than 0 unless it is allowed.
+
+    Raises:
+        ShmQueueTypeError: it is no real number.
+        ShmQueueValueError: it is negative, infinite or NaN, or 0 if that is not allowed.
+    """
+    if isinstance(value, bool):
+        raise ShmQueueTypeError(f"{name} must be a number of seconds, not the bool {value!r}")
+    try:
+        seconds = real_seconds(value)
+    except ShmQueueTypeError:
+        raise ShmQueueTypeError(
+            f"{name} must be a number of seconds, not {value!r:.60} ({type(value).__name__})"
+        ) from None
+    except ShmQueueValueError:
+        seconds = math.nan
+    if not (0 <= seconds < math.inf and (seconds or is_zero_allowed)):
+        least = "0 or more" if is_zero_allowed else "more than 0"
+        raise ShmQueueValueError(f"{name} must be a number of seconds, finite and {least}, not {seconds}")
     return seconds
 
 

@@ -62,6 +62,16 @@ class Server:
             self._process.wait()
             self._process = None
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It runs, and does nothing meanwhile."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
     def url(self, queue: str, port: int | None = None) -> str:
         """The URL of a queue; through a proxy, that one's port."""
         raise NotImplementedError
@@ -149,6 +159,13 @@ def running(kind: str, directory: Path) -> Iterator[Server]:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def silence() -> Iterator[int]:
+    """The port of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield int(listener.getsockname()[1])
 
 
 class Proxy:

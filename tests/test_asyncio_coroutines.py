@@ -94,6 +94,8 @@ def test_one_that_is_never_awaited_says_so_and_has_done_nothing(q: Queue[Any]) -
     with pytest.warns(RuntimeWarning, match="'Queue.put' was never awaited"):
         q.put(1)  # type: ignore[unused-coroutine]
     assert q.empty()
+    with pytest.warns(RuntimeWarning, match="'Queue.lease' was never awaited"):
+        q.lease()
 
 
 def test_what_is_thrown_in_before_it_has_begun_is_raised(q: Queue[Any]) -> None:

@@ -341,8 +341,41 @@ def test_namespaces_know_nothing_of_each_other(connect: Callable[..., kombu.Conn
     publish(connect("shm:///two").channel(), 2)
     assert take(connect("shm:///two").channel()) == 2
     assert take(connect("shm://one").channel()) == 1
-    with pytest.raises(shmqueue.ShmQueueValueError, match="letters, digits"):
-        kombu.Connection("shm:///a.b").connect()
+
+
+# ---- what is refused, at once ----
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "why"),
+    [
+        ("shm:///a.b", {}, "letters, digits"),
+        ("shm:///" + "x" * 200, {}, "1 to 180 characters"),
+        ("shm://user@/jobs", {}, "without user and port"),
+        ("shm://:secret@/jobs", {}, "without user and port"),
+        ("shm://jobs:6379", {}, "without user and port"),
+        ("shm://one/two", {}, "shm:///NAME or shm://NAME"),
+        ("shm://", {"put_timeout": "x"}, "put_timeout must be a number"),
+        ("shm://", {"put_timeout": -1}, "put_timeout must be a number"),
+        ("shm://", {"put_timeout": float("nan")}, "put_timeout must be a number"),
+        ("shm://", {"max_bytes": "x"}, "max_bytes must be an int"),
+        ("shm://", {"max_bytes": 0}, "max_bytes must be at least 1"),
+    ],
+)
+def test_a_url_or_an_option_that_means_nothing_is_not_tried_again(url: str, options: Any, why: str) -> None:
+    with kombu.Connection(url, transport_options=options) as connection:
+        for call in (connection.connect, connection.ensure_connection, lambda: connection.default_channel):
+            began = time.monotonic()
+            with pytest.raises((shmqueue.ShmQueueValueError, shmqueue.ShmQueueTypeError), match=why) as caught:
+                call()
+            assert time.monotonic() - began < 1
+            assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("priority", ["high", "5", 1.5, True])
+def test_a_priority_that_is_no_whole_number_is_refused(connect: Callable[..., kombu.Connection], priority: Any) -> None:
+    with pytest.raises(shmqueue.ShmQueueTypeError, match="priority must be an int"):
+        publish(connect().channel(), 1, priority=priority)
 
 
 # ---- a process that is killed while it changes what is declared ----

@@ -1,68 +1,99 @@
 """Calls that end in time even if the broker accepts everything and never answers.
 
 Neither kombu nor its clients have one timeout for connecting, TLS and operations together. So a call that must end is
-made in a thread of its own, and given up when its time is over: the thread ends when the socket does.
+made in another thread, and given up when its time is over: that thread ends when the socket does.
 """
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from shmqueue import clock
 
-__all__ = ["answer"]
+__all__ = ["Asker"]
 
 _T = TypeVar("_T")
 
 
-def answer(call: Callable[[], _T], deadline: float | None, undo: Callable[[_T], object]) -> _T:
-    """What ``call`` returns, or raises.
+class Asker:
+    """A thread that makes one call after the other, started with the first one that must end in time."""
 
-    Args:
-        call: what asks the broker.
-        deadline: until when to wait for it, by ``clock.monotonic``; None, for ever.
-        undo: called with what ``call`` has returned if nobody waits for that any more; perhaps by another thread.
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[_Call[Any] | None] | None = None
+        self._is_closed = False
 
-    Raises:
-        TimeoutError: it has not ended in time.
-    """
-    if deadline is None or sys.is_finalizing():  # when no other thread runs any more
-        return call()
-    seconds = deadline - clock.monotonic()
-    asked = _Asked(call, undo)
-    try:
-        threading.Thread(target=asked.run, name="shmqueue-broker", daemon=True).start()
-    except RuntimeError:  # the interpreter ends
-        return call()
-    try:
-        asked.ended.wait(max(0.0, seconds))
-    except BaseException:
-        if not asked.is_given_up():
-            undo(asked.result())
-        raise
-    if asked.is_given_up():
-        raise TimeoutError(f"no answer within {seconds:.3g} s")
-    return asked.result()
+    def answer(self, make: Callable[[], _T], deadline: float | None, undo: Callable[[_T], object]) -> _T:
+        """What ``make`` returns, or raises. One thread at a time may call this.
+
+        Args:
+            make: what asks the broker.
+            deadline: until when to wait for it, by ``clock.monotonic``; None, for ever.
+            undo: called with what ``make`` has returned if nobody waits for that any more; perhaps by another thread.
+
+        Raises:
+            TimeoutError: it has not ended in time. What is asked next is asked in another thread.
+        """
+        if deadline is None or not self._has_thread():
+            return make()
+        assert self._calls is not None
+        seconds = deadline - clock.monotonic()
+        call = _Call(make, undo)
+        self._calls.put(call)
+        try:
+            call.ended.wait(max(0.0, seconds))
+        except BaseException:
+            if call.is_given_up():
+                self._leave_thread()
+            else:
+                undo(call.result())
+            raise
+        if call.is_given_up():
+            self._leave_thread()
+            raise TimeoutError(f"no answer within {seconds:.3g} s")
+        return call.result()
+
+    def close(self) -> None:
+        """End the thread, after the call that it makes just now."""
+        self._is_closed = True
+        self._leave_thread()
+
+    def _has_thread(self) -> bool:
+        if (
+            self._calls is None and not self._is_closed and not sys.is_finalizing()
+        ):  # when no other thread runs any more
+            calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+            try:
+                threading.Thread(target=_make_calls, args=(calls,), name="shmqueue-broker", daemon=True).start()
+            except RuntimeError:  # the interpreter ends
+                return False
+            self._calls = calls
+        return self._calls is not None
+
+    def _leave_thread(self) -> None:
+        if self._calls is not None:
+            self._calls.put(None)
+            self._calls = None
 
 
-class _Asked(Generic[_T]):
+class _Call(Generic[_T]):
     """A call that another thread makes."""
 
-    def __init__(self, call: Callable[[], _T], undo: Callable[[_T], object]) -> None:
+    def __init__(self, make: Callable[[], _T], undo: Callable[[_T], object]) -> None:
         self.ended = threading.Event()
-        self._call, self._undo = call, undo
+        self._make, self._undo = make, undo
         self._lock = threading.Lock()  # decides what came first: the end of the call, or that of the caller's patience
         self._has_ended = self._is_given_up = False
         self._returned: list[_T] = []
         self._raised: BaseException | None = None
 
     def run(self) -> None:
-        """Make the call."""
+        """Make it."""
         try:
-            self._returned.append(self._call())
+            self._returned.append(self._make())
         except BaseException as error:  # it is raised in the thread that has asked
             self._raised = error
         with self._lock:
@@ -73,14 +104,23 @@ class _Asked(Generic[_T]):
                 self._undo(returned)
 
     def is_given_up(self) -> bool:
-        """Give the call up. False: it has ended."""
+        """Give it up. False: it has ended."""
         with self._lock:
             self._is_given_up = not self._has_ended
             return self._is_given_up
 
     def result(self) -> _T:
-        """What the call returned; raises what it raised."""
+        """What it returned; raises what it raised."""
         raised, self._raised = self._raised, None  # or else its traceback would keep itself
         if raised is not None:
             raise raised
         return self._returned[0]
+
+
+def _make_calls(calls: queue.SimpleQueue[_Call[Any] | None]) -> None:
+    while True:
+        call = calls.get()
+        if call is None:
+            return
+        call.run()
+        del call  # or else it would keep what it returned until the next one comes

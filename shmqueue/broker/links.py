@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import kombu
 
 from shmqueue import clock
-from shmqueue.broker.answers import answer
+from shmqueue.broker.answers import Asker
 
 __all__ = ["Link", "Links"]
 
@@ -27,11 +27,17 @@ _FAREWELL = 5.0  # seconds that a broker has for the end of a connection
 class Link:
     """A connection with a channel, on which the queue is declared.
 
+    Args:
+        url, transport_options: for ``kombu.Connection``.
+        name: the queue.
+        asker: of the thread that has the link.
+
     Raises:
         Exception: what kombu and the broker's client raise, of any kind.
     """
 
-    def __init__(self, url: str, name: str, transport_options: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, name: str, transport_options: Mapping[str, Any], asker: Asker) -> None:
+        self.asker = asker
         self.pid = os.getpid()
         self.lock = threading.RLock()
         """Held while the connection is used: leases may be ended by any thread."""
@@ -64,7 +70,13 @@ class Link:
         if self.is_alive:
             self.is_alive = False
             if self.pid == os.getpid():
-                answer(self._end, clock.monotonic() + _FAREWELL, lambda _: None)
+                self.asker.close()
+                farewell = Asker()  # another one: any thread may close a link
+                try:
+                    farewell.answer(self._end, clock.monotonic() + _FAREWELL, lambda _: None)
+                except TimeoutError:
+                    pass  # it ends when the socket does
+                farewell.close()
 
     def _end(self) -> None:
         if not self.lock.acquire(blocking=False):
@@ -115,7 +127,12 @@ class Links:
         found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
         if found is not None and found.link.is_alive and found.link.pid == os.getpid():
             return found.link
-        link = answer(lambda: Link(*self._arguments), deadline, Link.close)
+        asker = Asker()
+        try:
+            link = asker.answer(lambda: Link(*self._arguments, asker), deadline, Link.close)
+        except BaseException:
+            asker.close()
+            raise
         self._all[id(link)] = link
         self._of_thread.end = _ThreadsEnd(link, self._all)
         return link

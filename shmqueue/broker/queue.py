@@ -14,11 +14,10 @@ from kombu.exceptions import OperationalError
 from kombu.transport import get_transport_cls
 
 from shmqueue import clock, threads
-from shmqueue.arguments import require_int, require_seconds
-from shmqueue.broker.answers import answer
+from shmqueue.arguments import require_int, require_seconds, require_span
 from shmqueue.broker.links import Link, Links
 from shmqueue.broker.retries import RetryPolicy
-from shmqueue.broker.urls import BrokerUrl, require_options, require_span, shown
+from shmqueue.broker.urls import BrokerUrl, require_options, shown
 from shmqueue.exceptions import (
     ShmQueueBrokerError,
     ShmQueueDeserializationError,
@@ -385,6 +384,11 @@ class BrokerQueue:
                 is_spent = self._policy.is_spent(failures, deadline is not None)
                 if not block or is_final or is_spent or (left is not None and left <= 0):
                     raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
+            except Exception:
+                raise
+            except BaseException:  # an interrupt: nobody knows how far the conversation was
+                self._links.drop()
+                raise
             pause = self._policy.pause(failures)
             threads.sleep(pause if left is None else min(pause, left))
 
@@ -399,7 +403,7 @@ class BrokerQueue:
             raise ShmQueueValueError(
                 f"queue {self._where()} cannot be opened; see url and transport_options: {error!r}"
             ) from error
-        return answer(lambda: link.use(how), deadline, lambda _: link.close())
+        return link.asker.answer(lambda: link.use(how), deadline, lambda _: link.close())
 
     def _publish(self, link: Link, body: bytes) -> None:
         link.producer.publish(
@@ -478,18 +482,16 @@ def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
         raise ShmQueueValueError(f"url {where!r} needs transport_options={{'master_name': ...}}")
     try:
         get_transport_cls(parts.transport)
-        transport = kombu.Connection(parts.url, transport_options=options).transport
     except KeyError as error:
         raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
-    except (
-        ImportError,
-        NameError,
-        AttributeError,
-    ) as error:  # some of kombu's modules raise these without their client
+    except (ImportError, NameError, AttributeError) as error:  # what kombu's modules raise without their client
         raise ImportError(f"kombu cannot use url {where!r}: install what it needs: {error!r}") from error
+    try:
+        return kombu.Connection(parts.url, transport_options=options).transport
+    except ImportError:
+        raise
     except Exception as error:  # of whatever kind: it is kombu that looks at the rest of the URL
         raise ShmQueueValueError(f"kombu refuses url {where!r}, or the transport_options: {error!r}") from error
-    return transport
 
 
 def _deadline(block: bool, timeout: float | None) -> float | None:

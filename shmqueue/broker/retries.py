@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shmqueue.arguments import require_int
-from shmqueue.broker.urls import require_options, require_span
+from shmqueue.arguments import require_int, require_span
+from shmqueue.broker.urls import require_options
 from shmqueue.exceptions import ShmQueueValueError
 
 __all__ = ["RetryPolicy"]

@@ -5,16 +5,14 @@ It imports nothing of kombu, and knows no transport but by its scheme.
 
 from __future__ import annotations
 
-import math
 import re
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from shmqueue.arguments import real_seconds
 from shmqueue.exceptions import ShmQueueTypeError, ShmQueueUnsupportedError, ShmQueueValueError
 
-__all__ = ["BrokerUrl", "SharedUrl", "require_options", "require_span", "scheme_of", "shown"]
+__all__ = ["BrokerUrl", "SharedUrl", "require_options", "scheme_of", "shown"]
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CREDENTIALS = re.compile(r"(://[^:@]*):.*@", re.DOTALL)  # to the last @: a password may have some that are not quoted
@@ -136,29 +134,6 @@ def require_options(name: str, value: Any) -> dict[str, Any]:
     if wrong is not None:
         raise ShmQueueTypeError(f"the keys of {name} must be str, not {wrong!r:.60}")
     return dict(value)
-
-
-def require_span(name: str, value: Any, is_zero_allowed: bool = False) -> float:
-    """The value of the argument called ``name``: finite seconds, more than 0 unless it is allowed.
-
-    Raises:
-        ShmQueueTypeError: it is no real number.
-        ShmQueueValueError: it is negative, infinite or NaN, or 0 if that is not allowed.
-    """
-    if isinstance(value, bool):
-        raise ShmQueueTypeError(f"{name} must be a number of seconds, not the bool {value!r}")
-    try:
-        seconds = real_seconds(value)
-    except ShmQueueTypeError:
-        raise ShmQueueTypeError(
-            f"{name} must be a number of seconds, not {value!r:.60} ({type(value).__name__})"
-        ) from None
-    except ShmQueueValueError:
-        seconds = math.nan
-    if not (0 <= seconds < math.inf and (seconds or is_zero_allowed)):
-        least = "0 or more" if is_zero_allowed else "more than 0"
-        raise ShmQueueValueError(f"{name} must be a number of seconds, finite and {least}, not {seconds}")
-    return seconds
 
 
 def _check_broker(url: str) -> None:
