@@ -339,7 +339,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(scheme: str
     with broker_servers.silence() as port:
         q: Any = shmqueue.connect(f"{scheme}://127.0.0.1:{port}/0?queue=jobs")
         began = time.monotonic()
-        with pytest.raises(shmqueue.ShmQueueBrokerError, match="no answer within 2 s"):
+        with pytest.raises(shmqueue.ShmQueueBrokerError, match="no answer within"):
             q.get(timeout=0.5)
         assert 2 <= time.monotonic() - began < PATIENCE
         q.close()
@@ -367,7 +367,7 @@ def test_an_interrupted_call_leaves_a_queue_that_works(servers: _Servers, name: 
     with shmqueue.connect(server.url(name)) as q:
         q.put("first")
         with server.stopped():
-            interrupt = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+            interrupt = threading.Timer(0.3, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
             interrupt.start()
             with pytest.raises(KeyboardInterrupt):
                 q.put("perhaps", timeout=timeout)

@@ -53,7 +53,7 @@ class Asker:
             raise
         if call.is_given_up():
             self._leave_thread()
-            raise TimeoutError(f"no answer within {seconds:.3g} s")
+            raise TimeoutError(f"no answer within {seconds:.1f} s")
         return call.result()
 
     def close(self) -> None:
