@@ -81,6 +81,7 @@ _SENTENCES = {
     "view-put": "what is written in a put_view() block comes once, as bytes, when the block has ended and not before",
     "view-dropped": "of a put_view() block that raises, or in which its process is killed, nothing comes",
     "view-get": "a get_view() block takes the oldest item at its end; it comes again if the block raises or is killed",
+    "lease-again": "what is requeued, or was leased by a killed process, comes again once, in whatever order",
 }
 
 CLAUSES: dict[str, Clause] = {

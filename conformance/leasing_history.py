@@ -104,6 +104,7 @@ def find_leasing_violation(
     *,
     order: Order = Order.TOTAL,
     empties: bool = True,
+    returns_anywhere: bool = False,
 ) -> Violation | None:
     """Why ``history``, in any order, is not that of a queue with leases that was drained; None if nothing says so.
 
@@ -111,6 +112,7 @@ def find_leasing_violation(
         deaths: when each killed worker was killed, at the earliest, in nanoseconds of the history's clock.
         order: which puts must come out as they went in.
         empties: whether an answer that there is nothing may come only if there was.
+        returns_anywhere: whether a value that comes again may do so at any place, with any attempt above 1.
 
     Raises:
         ValueError: an operation contradicts itself, or a value was put twice.
@@ -120,19 +122,20 @@ def find_leasing_violation(
         reason = f"the {refused.kind} of {refused.value!r} by {log.tell(refused)} was refused, though it had the lease"
         return Violation(Pattern.REFUSED, (refused,), reason)
     for value, deliveries in log.deliveries.items():
-        wrong = _find_wrong_delivery(log, value, deliveries)
+        wrong = _find_wrong_delivery(log, value, deliveries, is_counted=not returns_anywhere)
         if wrong is not None:
             return wrong
-    wrong = _find_wrong_attempts(log) or _find_lost(log)
+    wrong = None if returns_anywhere else _find_wrong_attempts(log)
+    wrong = wrong or _find_lost(log)
     if wrong is None:
-        available = _certainly_available(log)
-        wrong = _find_disorder(log, available, order)
+        available = _certainly_new(log) if returns_anywhere else _certainly_available(log)
+        wrong = _find_disorder(log, available, order, only_new=returns_anywhere)
         if wrong is None and empties:
             wrong = find_wrong_empty(log, sorted(available, key=attrgetter("put_returned")))
     return wrong
 
 
-def _find_wrong_delivery(log: _Log, value: Hashable, deliveries: list[_Delivery]) -> Violation | None:
+def _find_wrong_delivery(log: _Log, value: Hashable, deliveries: list[_Delivery], is_counted: bool) -> Violation | None:
     put = log.puts.get(value)
     for delivery in deliveries:
         taken = delivery.taken
@@ -150,7 +153,7 @@ def _find_wrong_delivery(log: _Log, value: Hashable, deliveries: list[_Delivery]
         if one.held_until > end_of(second):
             reason = f"{value!r} was leased by {log.tell(first)}, and while that had it, by {log.tell(second)}"
             return Violation(Pattern.HOLDERS, operations, reason)
-        if second.kind == "lease" and second.attempt <= first.attempt:
+        if second.kind == "lease" and second.attempt <= (first.attempt if is_counted else 1):
             reason = (
                 f"{value!r} came to {log.tell(first)} as attempt {first.attempt}, "
                 f"and then to {log.tell(second)} as attempt {second.attempt}"
@@ -216,11 +219,24 @@ def _certainly_available(log: _Log) -> list[Stay]:
     return stays
 
 
-def _find_disorder(log: _Log, available: list[Stay], order: Order) -> Violation | None:
+def _certainly_new(log: _Log) -> list[Stay]:
+    """From when to when each value certainly could be taken for the first time."""
+    pending = [*log.pending_leases, *log.pending_gets]
+    perhaps_taken = min((operation.invoked for operation in pending), default=NEVER)
+    stays = []
+    for value, put in log.puts.items():
+        first = next((delivery.taken for delivery in log.deliveries[value]), None)
+        until = perhaps_taken if first is None else min(first.invoked, perhaps_taken)
+        if end_of(put) < until:
+            stays.append(Stay(put, first, put.invoked, end_of(put), until, NEVER if first is None else end_of(first)))
+    return stays
+
+
+def _find_disorder(log: _Log, available: list[Stay], order: Order, only_new: bool) -> Violation | None:
     windows = []  # in which each delivery happened
     for value, deliveries in log.deliveries.items():
         since = log.puts[value].invoked
-        for delivery in deliveries:
+        for delivery in deliveries if not only_new else [each for each in deliveries if each.taken.attempt == 1]:
             windows.append((max(since, delivery.taken.invoked), delivery.taken))
             since = delivery.held_until
     windows.sort(key=lambda window: window[0])

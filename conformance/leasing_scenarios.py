@@ -10,7 +10,7 @@ from typing import Any
 from . import leasing
 from .scene import Scene, decides, require
 from .trial import NOTICED
-from .workers import Method, Reply, Worker
+from .workers import PATIENCE, Method, Reply, Worker
 
 __all__: list[str] = []
 
@@ -27,6 +27,14 @@ def _is(scene: Scene, key: str, reply: Reply, item: object, attempt: int) -> int
     leased = leasing.Leased(*reply.value)
     scene.check(key, leased[1:] == (item, attempt), f"leased {reply} instead of {item!r} at attempt {attempt}")
     return leased.number
+
+
+def _lease_again(scene: Scene, key: str, worker: Worker, item: object) -> int:
+    """Lease what must be this item at its second attempt, when the death of its holder is noticed."""
+    call = worker.start("here", 0, leasing.lease, (), {})
+    what = "a lease of what a killed process had"
+    reply = require(scene, key, what, worker.answer, call, timeout=PATIENCE + scene.profile.noticed)
+    return _is(scene, key, reply, item, 2)
 
 
 def _ack(scene: Scene, key: str, worker: Worker, number: int) -> None:
@@ -92,6 +100,35 @@ def _killed_while_others_wait(scene: Scene, key: str) -> None:
         _is_drained(scene, key, putter)
 
 
+@decides("lease-again")
+def _comes_again(scene: Scene) -> None:
+    key = "lease-again"
+    with scene.queue() as queue, scene.team(queue, 4) as team:
+        holder, other, third, putter = team.workers
+        for number in range(6):
+            require(scene, key, "put", putter.call, 0, "put", number)
+        numbers = [_lease(scene, key, holder, item, 1) for item in range(4)]
+        _ack(scene, key, holder, numbers[0])
+        reply = require(scene, key, "a requeue", holder.call, 0, leasing.end, numbers[1], "requeue")
+        scene.check(key, leasing.Ended(*reply.value).first is True, f"a requeue: {reply}")
+        wanted = {1: 2, 4: 1, 5: 1}
+        if scene.has_processes:
+            holder.kill()
+            wanted |= {2: 2, 3: 2}
+        got: dict[object, int] = {}
+        deadline = time.monotonic() + PATIENCE + scene.profile.noticed
+        while len(got) < len(wanted) and time.monotonic() < deadline:
+            worker = (other, third)[len(got) % 2]
+            reply = worker.call(0, leasing.lease, block=True, timeout=1)
+            if not reply.errors:
+                leased = leasing.Leased(*reply.value)
+                scene.check(key, leased.item not in got, f"{leased.item!r} comes twice")
+                got[leased.item] = leased.attempt
+                _ack(scene, key, worker, leased.number)
+        scene.check(key, got == wanted, f"items and their attempts were {got} instead of {wanted}")
+        _is_drained(scene, key, other)
+
+
 @decides("lease-acked")
 def _acknowledged(scene: Scene) -> None:
     key = "lease-acked"
@@ -105,7 +142,7 @@ def _acknowledged(scene: Scene) -> None:
         _kill(scene, putter)
         _kill(scene, holder)
         if scene.has_processes:
-            _ack(scene, key, other, _lease(scene, key, other, 1, 2))
+            _ack(scene, key, other, _lease_again(scene, key, other, 1))
             scene.check(key, other.end(), "a process that has acknowledged what it leased does not end")
             team.replace(1)
         _is_drained(scene, key, team.workers[1])
@@ -150,8 +187,7 @@ def _joined(scene: Scene) -> None:
 def _blocks(queue: Any) -> list[str]:
     """What is wrong with blocks."""
     wrong = []
-    for item in ("a", "b", "c"):
-        queue.put(item)
+    queue.put("a")
     try:
         with queue.lease() as lease:
             if lease.item != "a":
@@ -162,6 +198,8 @@ def _blocks(queue: Any) -> list[str]:
     else:
         wrong.append("a block's exception does not come out of it")
     for item, attempt, ends in (("a", 2, "itself"), ("b", 1, "ack"), ("c", 1, "requeue"), ("c", 2, "itself")):
+        if attempt == 1:
+            queue.put(item)
         with queue.lease() as lease:
             if (lease.item, lease.attempt) != (item, attempt):
                 seen = f"{lease.item!r} at attempt {lease.attempt}"

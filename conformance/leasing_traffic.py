@@ -60,13 +60,16 @@ def consume_leases(queue: Any, path: str, stop: str, can_wait: bool) -> None:
     log.close()
 
 
-def drain_leases(queue: Any, path: str, expected: str) -> None:
-    """Take values until all that the file ``expected`` lists have come, and then nothing for a while."""
+def drain_leases(queue: Any, path: str, expected: str, patience: float) -> None:
+    """Take values until all that the file ``expected`` lists have come, and then nothing for a while.
+
+    ``patience``: seconds without one of them after which they count as lost.
+    """
     log = Logbook(path)
     with open(expected, encoding="ascii") as file:
         left = set(file.read().split())
     quiet_since = time.monotonic()
-    while time.monotonic() - quiet_since < (PATIENCE if left else _QUIET):
+    while time.monotonic() - quiet_since < (patience if left else _QUIET):
         lease = _lease(queue, log, timeout=_QUIET)
         if lease is not None:
             left.discard(lease.item)
@@ -82,7 +85,7 @@ class _LeasingRun(Run):
         expected = os.path.join(self._directory, "expected")
         with open(expected, "w", encoding="ascii") as file:
             file.write("\n".join(map(str, unfinished(self.history()))))
-        self._await(self._start(drain_leases, expected))
+        self._await(self._start(drain_leases, expected, max(PATIENCE, self._profile.noticed)))
 
 
 def run_leasing_traffic(target: Target, profile: Profile, *, operations: int, kills: int) -> Broken | None:
@@ -90,6 +93,8 @@ def run_leasing_traffic(target: Target, profile: Profile, *, operations: int, ki
 
     def judge(history: list[Operation], run: Run) -> Violation | None:
         order = Order.PER_PRODUCER if profile.reordering else Order.TOTAL
-        return find_leasing_violation(history, run.deaths, order=order, empties=not profile.early_empty)
+        return find_leasing_violation(
+            history, run.deaths, order=order, empties=not profile.early_empty, returns_anywhere=profile.returns_anywhere
+        )
 
     return judge_run(_LeasingRun, "lease-linear", target, profile, operations, kills, judge)

@@ -39,7 +39,7 @@ class Stage:
 
     def __init__(self, target: Target, profile: Profile) -> None:
         self._target, self._profile = target, profile
-        self._sizes = MAXSIZES if profile.has("timeout") else (0,)
+        self._sizes = MAXSIZES if profile.has("full") else (0,)
         self._queues: list[Any] = []
         self._free: dict[int, list[int]] = {}
         self._team: Team | None = None
@@ -232,7 +232,7 @@ class QueueMachine(RuleBasedStateMachine):
         self._do(step)
 
     def _may_go(self, trial: LeasingTrial, worker: int) -> bool:
-        return trial.replaced < 2 and trial.is_idle(worker) and trial.has_clear_order(worker)
+        return trial.replaced < 2 and trial.is_idle(worker) and trial.has_clear_order(worker) and trial.is_soon(worker)
 
     def _may_lose(self, trial: LeasingTrial, worker: int) -> bool:
         return self.profile.reordering and trial.has_put(worker)

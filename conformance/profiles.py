@@ -1,6 +1,7 @@
 """Profiles: which clauses a kind of queue promises, and in which form.
 
-A profile describes the standard library's own queue of that name, relaxations included. ``multiprocessing.Queue`` needs
+A profile describes the standard library's own queue of that name, relaxations included; "broker" is what a queue at a
+message broker can have. ``multiprocessing.Queue`` needs
 two, because every process writes through a buffer and a feeder thread of its own: items of *different* processes may
 overtake each other, and a get that may not wait, or ``empty()``, may find nothing although a put has returned.
 
@@ -29,6 +30,7 @@ _WAITING = {
     "empty-raises", "full-raises", "get-timeout", "put-timeout", "get-negative", "put-negative", "no-block", "keywords",
     "qsize", "full", "put-waits", "put-woken",
 }  # fmt: skip
+_OF_MAXSIZE = {"full-raises", "put-timeout", "full", "put-waits", "put-woken"}
 _JOINING = {"unfinished", "join"}
 _SHUTTING = {"shut-put", "shut-get", "shut-now"}
 _CLOSING = {"close", "close-twice"}
@@ -44,6 +46,20 @@ LEASING = frozenset(
 VIEWING = frozenset({"view-put", "view-dropped", "view-get"})
 """The clauses of a queue whose items can be written and read in place."""
 
+_BROKER_LEASING = frozenset(
+    {
+        "lease-as-get",
+        "lease-acked",
+        "lease-alone",
+        "lease-ends",
+        "lease-block",
+        "lease-qsize",
+        "lease-again",
+        "lease-linear",
+    }
+)
+"""Those of a broker, which neither counts attempts nor says where in the queue an item is that comes again."""
+
 
 def _make_bounded(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
     return factory(maxsize) if name is None else factory(maxsize, name=name)
@@ -51,6 +67,10 @@ def _make_bounded(factory: Callable[..., Any], maxsize: int, name: str | None) -
 
 def _make_simple(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
     return factory() if name is None else factory(name=name)
+
+
+def _make_by_name(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
+    return factory(name)
 
 
 def _make_named(factory: Callable[..., Any], maxsize: int, name: str | None) -> Any:
@@ -66,8 +86,10 @@ class Profile:
     negative timeout does: it "raises" ValueError, which a put without maxsize does not look at, "always raises" it, or
     is "no wait". ``closed`` is the error that put and get raise after ``close_method``, None if it cannot be closed.
     With ``is_pipe`` some 64 KiB are enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations
-    described above. With ``bytes_for_bytearray`` a bytearray arrives as bytes, which it says itself. ``make`` calls the
-    factory; ``needs_name`` says that it cannot do without a name.
+    described above. ``leasing`` are the clauses about leases, if it has any. With ``returns_anywhere`` an item that is
+    requeued, or that a killed process had leased, may come again at any place in the queue; ``noticed`` is after how
+    many seconds it does so after a death at the latest. With ``bytes_for_bytearray`` a bytearray arrives as bytes,
+    which it says itself. ``make`` calls the factory; ``needs_name`` says that it cannot do without a name.
     """
 
     name: str
@@ -81,6 +103,9 @@ class Profile:
     bytes_for_bytearray: bool = False
     reordering: bool = False
     early_empty: bool = False
+    leasing: frozenset[str] = LEASING
+    returns_anywhere: bool = False
+    noticed: float = 0.3
     make: Make = field(default=_make_bounded, compare=False)
     needs_name: bool = False
 
@@ -106,7 +131,7 @@ class Profile:
         lacking = {
             clause for method, clause in (("join", "lease-join"), ("qsize", "lease-qsize")) if not self.has(method)
         }
-        return replace(self, clauses=self.clauses | LEASING - lacking, methods=self.methods | {"lease"})
+        return replace(self, clauses=self.clauses | self.leasing - lacking, methods=self.methods | {"lease"})
 
     def with_views(self) -> Profile:
         """The profile of a queue that has ``put_view(length, block, timeout)``, ``get_view(block, timeout)`` besides.
@@ -122,8 +147,10 @@ class Profile:
 
 def _profile(name: str, clauses: set[str], item: str, **more: Any) -> Profile:
     methods = {"empty"}
-    if clauses >= _WAITING:
-        methods |= {"timeout", "qsize", "full"}
+    if clauses >= _WAITING - _OF_MAXSIZE:
+        methods |= {"timeout", "qsize"}
+    if clauses >= _OF_MAXSIZE:
+        methods |= {"full"}
     if clauses >= _JOINING:
         methods |= {"join"}
     if clauses >= _SHUTTING:
@@ -172,6 +199,19 @@ PROFILES: dict[str, Profile] = {
             closed="RuntimeError",
             close_method="shutdown",
             make=_make_named,
+            needs_name=True,
+        ),
+        _profile(
+            "broker",
+            (_ALWAYS | _WAITING | _CLOSING | {"pickled", "named"}) - _OF_MAXSIZE,
+            "data",
+            negative="always raises",
+            bytes_for_bytearray=True,
+            closed="RuntimeError",
+            leasing=_BROKER_LEASING,
+            returns_anywhere=True,
+            noticed=20.0,
+            make=_make_by_name,
             needs_name=True,
         ),
     )

@@ -222,7 +222,9 @@ def _absence(profile: Profile, key: str) -> str:
         return "it has no put_view()"
     if key not in LEASING:
         return ""
-    return "it has no lease()" if not profile.has_leases else "it has no join()"
+    if not profile.has_leases:
+        return "it has no lease()"
+    return "it has no join()" if key in profile.leasing else "its profile does not promise it"
 
 
 def _result(

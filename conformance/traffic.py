@@ -155,7 +155,7 @@ def judge_run(
     judge: Callable[[list[Operation], _Run], Violation | None],
 ) -> Broken | None:
     """Have a run, and ``judge`` what its workers logged. Returns the broken clause, which is ``key``, or None."""
-    maxsize = 100 if profile.has("timeout") else 0
+    maxsize = 100 if profile.has("full") else 0
     queue = target.make(profile, maxsize)
     team = Team([queue], target.context(), 0)
     with tempfile.TemporaryDirectory(prefix="conformance-") as directory:

@@ -306,6 +306,9 @@ class Trial:
 
     def _possible_next(self) -> list[Item]:
         """The items that may come next: the oldest, or the oldest of each worker where these may be reordered."""
+        if self._profile.returns_anywhere:
+            new = [item for item in self.model.items if not item.back]
+            return [*new[:1], *(item for item in self.model.items if item.back)]
         if not self._profile.reordering:
             return self.model.items[:1]
         firsts: dict[int, Item] = {}
@@ -487,6 +490,10 @@ class Trial:
         """
         leases = sum(lease.worker == worker for lease in self.model.leases)
         return leases == 0 or not (self.model.shut_now or (leases > 1 and self._takers()))
+
+    def is_soon(self, worker: int) -> bool:
+        """Whether others get a worker's items at once, should it be killed now; later ones are not waited for here."""
+        return self._profile.noticed <= NOTICED or all(lease.worker != worker for lease in self.model.leases)
 
     # ---- workers come and go ----
 
