@@ -118,6 +118,19 @@ def test_a_lease_ends_once_and_what_is_requeued_comes_again(q: Any) -> None:
     assert q.empty()
 
 
+def test_a_lease_outlives_the_thread_that_took_it(q: Any) -> None:
+    q.put_many(["first", "second"])
+    leases: list[Any] = []
+    thread = threading.Thread(target=lambda: leases.extend(q.lease(timeout=PATIENCE) for _ in range(2)))
+    thread.start()
+    thread.join()
+    assert q.empty()
+    first, second = leases
+    assert (first.item, second.item, first.is_held) == ("first", "second", True)
+    assert (first.ack(), second.requeue()) == (True, True)
+    assert q.get(timeout=PATIENCE) == "second"
+
+
 def test_pickle_is_refused_unless_it_is_allowed(url: str) -> None:
     with shmqueue.connect(url) as q, shmqueue.connect(url, allow_pickle=True) as lax:
         with pytest.raises(shmqueue.ShmQueueSerializationError):
@@ -345,10 +358,14 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(scheme: str
         q.close()
 
 
-def test_a_server_that_stops_to_answer_is_given_up_and_used_again_later(servers: _Servers, name: str) -> None:
+def test_a_server_that_stops_to_answer_is_given_up_and_used_again_later(
+    servers: _Servers, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = servers.of("redis")
     with shmqueue.connect(server.url(name), retry_policy={"max_retries": 0}) as q:
         q.put("first")
+        monkeypatch.setattr("shmqueue.broker.queue._ANSWER", 1.0)
+        monkeypatch.setattr("shmqueue.broker.links._FAREWELL", 1.0)
         with server.stopped():
             for call in (q.qsize, q.get_nowait, lambda: q.get(timeout=3)):
                 with pytest.raises(shmqueue.ShmQueueBrokerError, match="no answer"):
@@ -418,8 +435,7 @@ def test_what_a_killed_holder_had_leased_comes_again_and_what_it_acknowledged_do
         assert q.empty()
 
 
-def test_a_killed_redis_has_lost_nothing_that_a_put_has_returned_for(servers: _Servers, name: str) -> None:
-    server = servers.of("redis")  # RabbitMQ writes new queues, and what was taken, some time later
+def test_a_killed_server_has_lost_nothing_that_a_put_has_returned_for(server: broker_servers.Server, name: str) -> None:
     with shmqueue.connect(server.url(name), retry_policy={"max_retries": None}) as q:
         q.put_many(["first", "second", "third"])
         assert q.get(timeout=PATIENCE) == "first"
@@ -436,6 +452,8 @@ def test_a_killed_redis_has_lost_nothing_that_a_put_has_returned_for(servers: _S
                 found.add(lease.item)
         while not q.empty():
             found.add(q.get(timeout=PATIENCE))
+        if isinstance(server, broker_servers.Rabbit):
+            found.discard("first")  # it writes some time later what was taken
         assert found == {"second", "third", "fourth"}
 
 

@@ -42,6 +42,10 @@ class Link:
         self.lock = threading.RLock()
         """Held while the connection is used: leases may be ended by any thread."""
         self.is_alive = True
+        self.is_left = False
+        """Whether its thread has ended: it is closed with the last of its leases."""
+        self.leases = 0
+        """Those that are held, counted with the lock held."""
         self.name = name
         self.connection: Any = kombu.Connection(url, transport_options=dict(transport_options))
         try:
@@ -61,6 +65,12 @@ class Link:
         finally:
             if not self.is_alive:
                 self._end()
+
+    def leave(self) -> None:
+        """Close the connection as soon as it has no leases: any thread may have them."""
+        self.is_left = True
+        if not self.leases:
+            self.close()
 
     def close(self) -> None:
         """Close the connection, whatever state it is in; the broker gives back what was leased.
@@ -92,14 +102,16 @@ class Link:
 
 
 class _ThreadsEnd:
-    """Closes the link of a thread that has ended."""
+    """Leaves the link of a thread that has ended."""
 
     def __init__(self, link: Link, links: dict[int, Link]) -> None:
         self.link, self._links = link, links
 
     def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # at the end the names in this module are gone
-        if self.link.pid == getpid() and self._links.pop(id(self.link), None) is not None:
-            self.link.close()
+        if self.link.pid == getpid() and id(self.link) in self._links:
+            self.link.leave()
+            if not self.link.is_alive:
+                self._links.pop(id(self.link), None)
 
 
 class Links:
@@ -133,6 +145,9 @@ class Links:
         except BaseException:
             asker.close()
             raise
+        for key, other in list(self._all.items()):
+            if not other.is_alive and other.pid == os.getpid():
+                self._all.pop(key, None)
         self._all[id(link)] = link
         self._of_thread.end = _ThreadsEnd(link, self._all)
         return link

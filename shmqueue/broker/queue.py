@@ -93,6 +93,9 @@ class BrokerLease(Lease[Any]):
             except self._queue._errors:
                 link.close()
                 return False
+            link.leases -= 1
+            if link.is_left:
+                link.leave()
             return True
 
         return self._link.use(end)
@@ -432,6 +435,7 @@ class BrokerQueue:
     def _take(self, link: Link, no_ack: bool) -> tuple[Link, Any] | None:
         message = link.channel.basic_get(self._name, no_ack=no_ack)
         if message is not None:
+            link.leases += not no_ack
             # What the transport for RabbitMQ returns is not a message of kombu's yet.
             return link, getattr(link.channel, "message_to_python", _as_it_is)(message)
         self._restore(link)
