@@ -22,6 +22,9 @@ import kombu
 import shmqueue
 from shmqueue.broker.queue import BrokerQueue
 from shmqueue.broker.urls import BrokerUrl, shown
+from shmqueue.conformance.profiles import PROFILES
+from shmqueue.conformance.suite import Amount, Verdict, run_suite
+from shmqueue.conformance.target import Target
 
 BROKERS = ["redis", pytest.param("amqp", marks=pytest.mark.thorough)]
 
@@ -503,6 +506,30 @@ def test_a_thread_that_ends_closes_its_connection(servers: _Servers, name: str) 
         thread.join()
         wait_until(lambda: not q._links._all, "the link of the thread is gone")
         assert q.get(timeout=PATIENCE) == 1
+
+
+# ---- the conformance kit ----
+
+
+def _with_a_name(url: str) -> str:
+    return url.replace("shm://{}", "shm://{}?max_bytes=0").replace("visibility_timeout=2", "visibility_timeout=10")
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["shm", "redis", "amqp"])
+def test_a_queue_by_a_url_keeps_the_profile_of_brokers(
+    kind: str, servers: _Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = _with_a_name("shm://{}" if kind == "shm" else servers.of(kind).url("{}"))
+    monkeypatch.setenv("CONFORMANCE_URL", url)
+    results = run_suite(Target("shmqueue.conformance.peers:connected", "fork"), PROFILES["broker"], Amount(15, seed=3))
+    broken = {result.clause.key: result.why for result in results if result.verdict is Verdict.BROKEN}
+    if kind == "redis":
+        broken.pop("lease-linear", None)  # a consumer that is killed between two commands of kombu's loses its item
+    assert broken == {}
+    kept = {result.clause.key for result in results if result.verdict is Verdict.KEPT}
+    assert {"fifo", "linear", "killed-busy", "lease-again", "lease-alone", "close"} <= kept
 
 
 # ---- the README's recipe ----

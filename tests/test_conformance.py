@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,37 @@ def test_a_broken_queue_is_caught_by_the_clause_that_it_breaks(
     broken = judge(Target(f"broken_queues:{mutant.__name__}", "fork"), profile, clauses)
     assert broken is not None, f"{mutant.__name__} keeps {clauses} in {EXAMPLES} examples"
     print(f"\n{mutant.__name__} is caught by {broken}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "clauses", "caught"),
+    [
+        ("LosesWhatAKilledProcessHad", {"lease-again"}, True),
+        ("LeavesInPlace", {"lease-alone"}, True),
+        ("PrefersNewItems", {"fifo", "once", "lease-alone", "lease-again"}, False),
+    ],
+)
+def test_a_broker_may_return_an_item_to_any_place_but_neither_lose_nor_double_it(
+    broken: str, clauses: set[str], caught: bool, monkeypatch: pytest.MonkeyPatch, native: None
+) -> None:
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    broker = PROFILES["broker"]
+    profile = replace(PROFILES["queue.Queue"], leasing=broker.leasing, returns_anywhere=True).with_leases()
+    found = judge(Target(f"broken_queues:{broken}", "fork"), profile, clauses)
+    assert (found is not None) == caught, found
+
+
+def test_a_broker_is_held_to_less_than_a_queue_of_one_machine() -> None:
+    broker, ours = PROFILES["broker"].with_leases(), PROFILES["ShmQueue"].with_leases()
+    assert broker.clauses - ours.clauses == {"lease-again"}
+    assert {
+        "full",
+        "put-waits",
+        "join",
+        "lease-requeued",
+        "lease-killed",
+        "lease-attempt",
+    } <= ours.clauses - broker.clauses
 
 
 @pytest.mark.thorough

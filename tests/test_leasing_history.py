@@ -38,9 +38,17 @@ def requeue(value: object, invoked: int, returned: int | None, worker: int = A) 
     return Operation(worker, "requeue", value, invoked, returned, "pending" if returned is None else "ok")
 
 
-def pattern(*history: Operation, deaths: dict[int, int] | None = None, order: Order = Order.TOTAL) -> Pattern | None:
+def pattern(
+    *history: Operation,
+    deaths: dict[int, int] | None = None,
+    order: Order = Order.TOTAL,
+    returns_anywhere: bool = False,
+) -> Pattern | None:
     """The pattern that refutes it; whichever order it is given in."""
-    violations = [find_leasing_violation(each, deaths or {}, order=order) for each in (history, history[::-1])]
+    violations = [
+        find_leasing_violation(each, deaths or {}, order=order, returns_anywhere=returns_anywhere)
+        for each in (history, history[::-1])
+    ]
     patterns = [violation.pattern if violation else None for violation in violations]
     assert patterns[0] == patterns[1]
     return patterns[0]
@@ -101,6 +109,36 @@ def test_a_requeued_value_comes_before_newer_ones() -> None:
     assert pattern(*first, lease("a", 8, 9, 2, B), lease("b", 10, 11, 1, B), *acks) is None
     assert pattern(*first, lease("b", 8, 9, 1, B), lease("a", 10, 11, 2, B), *acks) is Pattern.ORDER
     assert pattern(*first, lease("b", 6, 9, 1, B), lease("a", 10, 11, 2, B), *acks) is None  # perhaps before
+
+
+def test_where_values_return_to_any_place_only_new_ones_have_an_order() -> None:
+    puts = [put("a", 0, 1), put("b", 2, 3)]
+    acks = [ack("a", 20, 21, B), ack("b", 22, 23, B)]
+    late = [lease("a", 4, 5), requeue("a", 6, 7), lease("b", 8, 9, 1, B), lease("a", 10, 11, 2, B)]
+    assert pattern(*puts, *late, *acks, returns_anywhere=True) is None
+    early = [put("c", 4, 5), lease("a", 6, 7), requeue("a", 8, 9), lease("a", 10, 11, 2, B), lease("b", 12, 13, 1, B)]
+    end = [lease("c", 14, 15, 1, B), ack("c", 24, 25, B)]
+    assert pattern(*puts, *early, *end, *acks, returns_anywhere=True) is None
+    swapped = [lease("b", 6, 7, 1, B), lease("a", 8, 9, 1, B)]
+    assert pattern(*puts, *swapped, *acks, returns_anywhere=True) is Pattern.ORDER
+
+
+def test_where_values_return_to_any_place_attempts_only_tell_new_from_old() -> None:
+    first = [put("a", 0, 1), lease("a", 2, 3), requeue("a", 4, 5), lease("a", 6, 7, 2, B), requeue("a", 8, 9, B)]
+    assert pattern(*first, lease("a", 10, 11, 2, B), ack("a", 12, 13, B), returns_anywhere=True) is None
+    assert pattern(*first, lease("a", 10, 11, 2, B), ack("a", 12, 13, B)) is Pattern.ATTEMPTS
+    as_new = [lease("a", 10, 11, 1, B), ack("a", 12, 13, B)]
+    assert pattern(*first, *as_new, returns_anywhere=True) is Pattern.ATTEMPTS
+
+
+def test_where_values_return_to_any_place_none_is_lost_or_there_twice() -> None:
+    first = [put("a", 0, 1), lease("a", 2, 3)]
+    assert pattern(*first, deaths={A: 4}, returns_anywhere=True) is Pattern.LOST
+    again = [ack("a", 4, 6), lease("a", 7, 8, 2, B), ack("a", 9, 10, B)]
+    assert pattern(*first, *again, returns_anywhere=True) is Pattern.TWICE
+    assert (
+        pattern(put("a", 0, 1), empty(2, 3), lease("a", 4, 5), ack("a", 6, 7), returns_anywhere=True) is Pattern.EMPTY
+    )
 
 
 def test_a_dead_holders_value_may_come_late() -> None:

@@ -1,7 +1,7 @@
 """Calls that end in time even if the broker accepts everything and never answers.
 
 Neither kombu nor its clients have one timeout for connecting, TLS and operations together. So a call that must end is
-made in another thread, and given up when its time is over: that thread ends when the socket does.
+made in another thread, and abandoned when its time is over: that thread ends when the socket does.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Asker:
         try:
             call.ended.wait(max(0.0, seconds))
         except BaseException:
-            if call.is_given_up():
+            if call.is_abandoned():
                 self._leave_thread()
             else:
                 undo(call.result())
             raise
-        if call.is_given_up():
+        if call.is_abandoned():
             self._leave_thread()
             raise TimeoutError(f"no answer within {seconds:.1f} s")
         return call.result()
@@ -86,7 +86,7 @@ class _Call(Generic[_T]):
         self.ended = threading.Event()
         self._make, self._undo = make, undo
         self._lock = threading.Lock()  # decides what came first: the end of the call, or that of the caller's patience
-        self._has_ended = self._is_given_up = False
+        self._has_ended = self._is_abandoned = False
         self._returned: list[_T] = []
         self._raised: BaseException | None = None
 
@@ -99,15 +99,15 @@ class _Call(Generic[_T]):
         with self._lock:
             self._has_ended = True
         self.ended.set()
-        if self._is_given_up:
+        if self._is_abandoned:
             for returned in self._returned:
                 self._undo(returned)
 
-    def is_given_up(self) -> bool:
-        """Give it up. False: it has ended."""
+    def is_abandoned(self) -> bool:
+        """Abandon it. False: it has ended."""
         with self._lock:
-            self._is_given_up = not self._has_ended
-            return self._is_given_up
+            self._is_abandoned = not self._has_ended
+            return self._is_abandoned
 
     def result(self) -> _T:
         """What it returned; raises what it raised."""

@@ -90,7 +90,7 @@ class Link:
 
     def _end(self) -> None:
         if not self.lock.acquire(blocking=False):
-            return  # whoever has it comes here next
+            return  # the thread that has it comes here next
         try:
             connection, self.connection = self.connection, None
             if connection is not None:
