@@ -88,7 +88,8 @@ class Profile:
     With ``is_pipe`` some 64 KiB are enough to make a put wait. ``reordering`` and ``early_empty`` are the relaxations
     described above. ``leasing`` are the clauses about leases, if it has any. With ``returns_anywhere`` an item that is
     requeued, or that a killed process had leased, may come again at any place in the queue; ``noticed`` is after how
-    many seconds it does so after a death at the latest. With ``bytes_for_bytearray`` a bytearray arrives as bytes,
+    many seconds it does so after a death at the latest. Without ``has_views`` nothing is promised about views, though
+    there may be methods of that name. With ``bytes_for_bytearray`` a bytearray arrives as bytes,
     which it says itself. ``make`` calls the factory; ``needs_name`` says that it cannot do without a name.
     """
 
@@ -106,6 +107,7 @@ class Profile:
     leasing: frozenset[str] = LEASING
     returns_anywhere: bool = False
     noticed: float = 0.3
+    has_views: bool = True
     make: Make = field(default=_make_bounded, compare=False)
     needs_name: bool = False
 
@@ -138,6 +140,8 @@ class Profile:
 
         Both return context managers, whose blocks have a buffer of the item's bytes.
         """
+        if not self.has_views:
+            return self
         return replace(self, clauses=self.clauses | VIEWING, methods=self.methods | {"put_view", "get_view"})
 
     def without(self, clauses: Iterable[str], methods: Iterable[str] = ()) -> Profile:
@@ -211,6 +215,7 @@ PROFILES: dict[str, Profile] = {
             leasing=_BROKER_LEASING,
             returns_anywhere=True,
             noticed=20.0,
+            has_views=False,
             make=_make_by_name,
             needs_name=True,
         ),

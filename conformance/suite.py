@@ -219,7 +219,7 @@ def undecidable(target: Target, profile: Profile) -> dict[str, str]:
 def _absence(profile: Profile, key: str) -> str:
     """Why a clause of ours is not promised; "" for the others, which the standard queue does not promise."""
     if key in VIEWING:
-        return "it has no put_view()"
+        return "it has no put_view()" if profile.has_views else "its profile does not promise it"
     if key not in LEASING:
         return ""
     if not profile.has_leases:
