@@ -89,8 +89,9 @@ class Profile:
     described above. ``leasing`` are the clauses about leases, if it has any. With ``returns_anywhere`` an item that is
     requeued, or that a killed process had leased, may come again at any place in the queue; ``noticed`` is after how
     many seconds it does so after a death at the latest. Without ``has_views`` nothing is promised about views, though
-    there may be methods of that name. With ``bytes_for_bytearray`` a bytearray arrives as bytes,
-    which it says itself. ``make`` calls the factory; ``needs_name`` says that it cannot do without a name.
+    there may be methods of that name. ``many`` is how many items have to be put and got within a minute each. With
+    ``bytes_for_bytearray`` a bytearray arrives as bytes, which it says itself. ``make`` calls the factory;
+    ``needs_name`` says that it cannot do without a name.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Profile:
     returns_anywhere: bool = False
     noticed: float = 0.3
     has_views: bool = True
+    many: int = 20_000
     make: Make = field(default=_make_bounded, compare=False)
     needs_name: bool = False
 
@@ -216,6 +218,7 @@ PROFILES: dict[str, Profile] = {
             returns_anywhere=True,
             noticed=20.0,
             has_views=False,
+            many=2_000,
             make=_make_by_name,
             needs_name=True,
         ),

@@ -17,7 +17,6 @@ from .workers import PATIENCE
 __all__ = ["SCENARIOS", "Scene"]
 
 _LARGE = 8 << 20  # bytes
-_MANY = 20_000  # items
 _CHANGES = 300
 
 
@@ -112,9 +111,10 @@ def _get_many(queue: Any, count: int) -> int:
 def _unbounded(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 2) as team:
         producer, consumer = team.workers
-        put = require(scene, "unbounded", f"{_MANY} puts", producer.run, 0, _put_many, _MANY, timeout=60)
-        got = require(scene, "unbounded", f"{_MANY} gets", consumer.run, 0, _get_many, _MANY, timeout=60)
-        scene.check("unbounded", got.value == _MANY, f"of {_MANY} items {got.value} came as they were put ({put})")
+        many = scene.profile.many
+        put = require(scene, "unbounded", f"{many} puts", producer.run, 0, _put_many, many, timeout=60)
+        got = require(scene, "unbounded", f"{many} gets", consumer.run, 0, _get_many, many, timeout=60)
+        scene.check("unbounded", got.value == many, f"of {many} items {got.value} came as they were put ({put})")
 
 
 def _put_large(queue: Any) -> None:
