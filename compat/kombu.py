@@ -135,24 +135,31 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         delivered = 0
         try:
             while delivered < _BATCH:
-                if not self._deliver_one():
+                round_of_channels = self._deliver_one_each()
+                if not round_of_channels:
                     doorbell.ring_for(moments)
                     return delivered
-                delivered += 1
+                delivered += round_of_channels
         except BaseException:
             doorbell.ring()  # a callback has raised: there may be more
             raise
         doorbell.ring()
         return delivered
 
-    def _deliver_one(self) -> bool:
-        for channel in list(self.channels):
+    def _deliver_one_each(self) -> int:
+        """Deliver one message of each channel that has one, and return how many it was. The newest channel comes first.
+
+        Celery opens the channel of its control commands after that of its tasks, and a command to revoke a task that
+        was sent before the task must not come after it.
+        """
+        delivered = 0
+        for channel in reversed(list(self.channels)):
             try:
                 channel.drain_events()
             except Empty:
                 continue
-            return True
-        return False
+            delivered += 1
+        return delivered
 
     def _leave_loop(self) -> None:
         loop, self._loop = self._loop, None

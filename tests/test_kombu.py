@@ -220,6 +220,26 @@ def test_a_consumer_is_handed_no_more_than_its_prefetch_count_until_it_acknowled
         assert [message.payload for message in got] == [0, 1, 2]
 
 
+def test_channels_take_turns_and_the_newest_one_comes_first(connect: Callable[..., kombu.Connection]) -> None:
+    connection = connect()
+    got: list[Any] = []
+    names = "tasks", "control"
+    queues = [kombu.Queue(name, routing_key=name) for name in names]
+    consumers = [
+        kombu.Consumer(
+            connection.channel(), [queue], callbacks=[lambda body, message: (got.append(body), message.ack())]
+        )
+        for queue in queues
+    ]
+    publisher = connect().channel()
+    for queue, name in zip(queues, names, strict=True):
+        publish(publisher, *[f"{name} {number}" for number in range(3)], queue=queue)
+    with consumers[0], consumers[1]:
+        while len(got) < 6:
+            connection.drain_events(timeout=PATIENCE)
+    assert got == [f"{name} {number}" for number in range(3) for name in ("control", "tasks")]
+
+
 def test_a_forked_childs_end_gives_back_nothing(connect: Callable[..., kombu.Connection]) -> None:
     connection = connect()
     channel = connection.channel()
