@@ -82,13 +82,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def heard_interrupts() -> Iterator[None]:
-    """SIGINT ends programs that tests start, even if the tests run in the background, where a shell ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def heard_signals() -> Iterator[None]:
+    """Signals end programs that tests start, even if the tests run in the background, where a shell or nohup ignores some."""
+    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

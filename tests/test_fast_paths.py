@@ -58,7 +58,6 @@ def functions_called(call: Callable[[], Any]) -> list[str]:
         if event == "call":
             called.append(frame.f_code.co_name)
 
-    gc.collect()
     gc.disable()  # a collection has callbacks, hypothesis's for one
     sys.setprofile(note)
     try:
