@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import string
+import struct
+import sys
 import weakref
 from collections.abc import Callable
 
@@ -17,6 +19,7 @@ from support import PATIENCE, python, run_python
 
 import shmqueue
 from shmqueue import SYSTEM_PAGESIZE, ShmQueue, segment
+from shmqueue.segment.header import FIELDS
 
 Make = Callable[..., ShmQueue]
 
@@ -290,6 +293,15 @@ class TestRefusals:
             file.seek(offset)
             file.write(value)
         self.refused(name, why)
+
+    def test_a_file_of_a_machine_of_the_other_byte_order(self, make: Make, name: str) -> None:
+        make()
+        other = ">" if sys.byteorder == "little" else "<"
+        with open(segment.path_of(name), "r+b") as file:
+            fields = FIELDS.unpack(file.read(FIELDS.size))
+            file.seek(0)
+            file.write(struct.pack(other + FIELDS.format[1:], *fields))
+        self.refused(name, "it was written by a machine of the other byte order")
 
     def test_a_truncated_segment(self, make: Make, name: str) -> None:
         make(buffer_size=4 * SYSTEM_PAGESIZE)

@@ -40,6 +40,7 @@ HEADER_SIZE = 4096
 MAGIC = b"shmqueue"
 _VERSION = 5
 _BYTE_ORDER = 0x01020304
+_OTHER_BYTE_ORDER = 0x04030201
 FIELDS = struct.Struct("=8s8sIIQQQQQQ16sqQIII")  # the first 116 bytes of struct header in engine/native/layout.h
 CRC = struct.Struct("=I")
 
@@ -138,6 +139,8 @@ class Header(NamedTuple):
         _, engine, version, header_size, *numbers, limit, byte_order = FIELDS.unpack_from(data)
         if not is_segment:
             return Unfit("it is not a shmqueue segment (wrong magic)", is_segment)
+        if byte_order == _OTHER_BYTE_ORDER:  # the version below would be a wrong number
+            return Unfit("it was written by a machine of the other byte order", is_segment)
         if version != _VERSION or header_size != HEADER_SIZE:
             return Unfit(f"it has layout version {version}, this installation uses version {_VERSION}", is_segment)
         if byte_order != _BYTE_ORDER or CRC.unpack_from(data, FIELDS.size)[0] != zlib.crc32(data[: FIELDS.size]):
