@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.threads import new_lock, start_daemon_thread
+from shmqueue.threads import Guard, new_lock, start_daemon_thread
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine
@@ -79,14 +79,14 @@ class _Thread:
         self._bell: Any = Bell() if Bell is not None else None
         self._nudge = new_lock()  # open: there is a new request, for the thread while it has none
         self._nudge.acquire()
-        self._start_lock = new_lock()
+        self._start_lock = Guard()
         self._has_started = False
 
     def add(self, request: Request) -> None:
         self._requests[id(request)] = request
         self._added += 1
         if not self._has_started:
-            with self._start_lock:
+            with self._start_lock():
                 if not self._has_started:
                     start_daemon_thread(self._run)
                     self._has_started = True

@@ -81,6 +81,29 @@ def sleep(seconds: float) -> None:
     (_real_sleep if _real_thread.get_ident() in _ours else time.sleep)(seconds)
 
 
+_new_reentrant_lock: Callable[[], RLock] = _real_thread.RLock
+
+if sys.version_info[:2] == (3, 14):
+
+    class _ReentrantLock(_real_thread.RLock):
+        """One that is free again if the exception of a signal handler comes on the way into ``with``.
+
+        CPython 3.14, and no other version, handles signals after a ``__enter__`` in C has taken the lock and before the
+        block is entered. It handles none between the last instruction of one in Python and the block.
+        """
+
+        def __enter__(self) -> bool:
+            depth = self._recursion_count()
+            try:
+                return self.acquire()
+            except BaseException:
+                while self._recursion_count() > depth:
+                    self.release()
+                raise
+
+    _new_reentrant_lock = _ReentrantLock
+
+
 class Guard:
     """A reentrant lock for use as ``with guard():``.
 
@@ -98,9 +121,9 @@ class Guard:
     def __call__(self) -> RLock:
         """The lock of this process."""
         pid = os.getpid()
-        lock: Any = self._locks.get(pid) or self._locks.setdefault(pid, _real_thread.RLock())
+        lock: Any = self._locks.get(pid) or self._locks.setdefault(pid, _new_reentrant_lock())
         if sys.is_finalizing() and not lock._is_owned():
-            lock = self._locks[pid] = _real_thread.RLock()
+            lock = self._locks[pid] = _new_reentrant_lock()
         return lock  # type: ignore[no-any-return]
 
 

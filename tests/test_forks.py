@@ -405,6 +405,30 @@ class TestGuard:
         thread.join()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
+    def test_the_exception_of_a_signal_handler_on_the_way_in_or_out_leaves_it_free(self) -> None:
+        code = """
+import signal, sys
+from shmqueue.threads import Guard
+
+class Interruption(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interruption
+
+guard = Guard()
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(200):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        while True:
+            with guard():
+                pass
+    except Interruption:
+        assert not guard()._is_owned(), number
+"""
+        run_python(code)
+
     @pytest.mark.parametrize("moment", ["before", "after_in_parent"])
     def test_a_fork_that_a_signal_interrupts_leaves_it(self, moment: str) -> None:
         """The handler is called by the first Python code that runs then, and raises in it."""
