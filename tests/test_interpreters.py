@@ -98,6 +98,51 @@ with ShmQueue("items") as q, ShmQueue("done") as done:
     )
 
 
+@pytest.mark.thorough
+def test_two_interpreters_exchange_a_million_items_and_lose_none() -> None:
+    run(
+        """
+run_together('''
+with ShmQueue("items") as q, ShmQueue("done") as done:
+    for i in range(1_000_000):
+        q.put(i)
+    done.get(timeout=60)
+''', '''
+with ShmQueue("items") as q, ShmQueue("done") as done:
+    for i in range(1_000_000):
+        assert q.get(timeout=60) == i
+    assert q.empty()
+    done.put(True)
+''')
+"""
+    )
+
+
+def test_the_interpreters_of_a_pool_lose_none() -> None:
+    run(
+        """
+from concurrent.futures import InterpreterPoolExecutor
+from shmqueue import ShmQueue
+
+def put(first):
+    from shmqueue import ShmQueue, engine
+    assert engine.NAME == "native", engine.REASON
+    with ShmQueue("pool", create=False) as q:
+        for i in range(first, first + 1000):
+            q.put(i)
+
+with ShmQueue("pool") as q, InterpreterPoolExecutor(4) as pool:
+    futures = [pool.submit(put, first) for first in range(0, 4000, 1000)]
+    taken = [q.get(timeout=60) for _ in range(4000)]
+    for first in range(0, 4000, 1000):
+        of_one = [i for i in taken if first <= i < first + 1000]
+        assert of_one == list(range(first, first + 1000)), first
+    [future.result() for future in futures]
+    assert q.empty()
+"""
+    )
+
+
 def test_a_lease_that_an_interpreter_leaves_comes_again_in_another() -> None:
     run(
         """

@@ -1,0 +1,203 @@
+"""Run the tests on every Python that is here, and print the table of what was tested: ``python tests/platforms.py``.
+
+``python tests/platforms.py [PYTHON]... [--as-is] [--out FILE] [-- PYTEST ARGUMENTS]`` takes interpreters by path, and
+without any those that it finds, 3.10 to 3.15 and those without a GIL. Each gets a clone of this checkout's HEAD and an
+environment with ``.[test]``. A test package that has no wheel for it is left out, and said. With ``--as-is`` the
+interpreters are used as they are: each has the package and pytest installed already, as one of another machine's kind
+has that an emulator runs.
+
+One Python after another, in two processes. The exit status is 1 if a test failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15", "3.15t")
+ENGINES = ("native", "portable")
+OUTCOMES = ("passed", "failed", "skipped")
+PYTEST = ("-m", "not thorough", "-n", "2")
+
+DESCRIBE = """
+import json, platform, struct, sys, sysconfig
+name = platform.python_implementation() + " " + platform.python_version()
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    import shmqueue.compat.asyncio, shmqueue.compat.multiprocessing, shmqueue.compat.queue
+    name += ", GIL " + ("on" if sys._is_gil_enabled() else "off")
+from shmqueue import engine
+print(json.dumps([name, f"{platform.machine()}, {8 * struct.calcsize('P')} bits, {sys.byteorder}-endian", engine.NAME]))
+"""
+
+
+@dataclass
+class Result:
+    """What became of the tests on one Python: for each engine, how many had each outcome."""
+
+    python: str
+    machine: str = ""
+    outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {engine: Counter() for engine in ENGINES})
+    factors: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    trouble: str = ""
+
+
+def engine_of(test: str, usual: str = "native") -> str:
+    """The engine that a test is about: its parameters name it, or it runs on the usual one."""
+    parameters = test.partition("[")[2]
+    return next((engine for engine in ENGINES if re.search(rf"\b{engine}\b", parameters)), usual)
+
+
+def read(report: Path, result: Result, usual: str = "native") -> None:
+    """Count the outcomes in a report of pytest's (``--junitxml``). A test that fails in its end, too, counts once."""
+    seen: dict[str, str] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        kinds = {child.tag for child in case}
+        outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
+        if seen.get(name) != "failed":
+            seen[name] = outcome
+    for name, outcome in seen.items():
+        result.outcomes[engine_of(name, usual)][outcome] += 1
+        if outcome == "failed":
+            result.failures.append(name)
+
+
+def table(results: Iterable[Result]) -> str:
+    """The results in Markdown."""
+    lines = ["| Python | machine | engine | passed | failed | skipped | demo |", "|---|---|---|---:|---:|---:|---:|"]
+    for result in results:
+        if result.trouble:
+            lines.append(f"| {result.python} | {result.machine} | not tested: {result.trouble} | | | | |")
+            continue
+        for engine in ENGINES:
+            numbers = " | ".join(f"{result.outcomes[engine][outcome]}" for outcome in OUTCOMES)
+            factor = result.factors.get(engine, "")
+            lines.append(f"| {result.python} | {result.machine} | {engine} | {numbers} | {factor} |")
+    return "\n".join(lines)
+
+
+def find_python(version: str) -> str | None:
+    """An interpreter of that version, which ends in t if it has no GIL: on the PATH, or pyenv's."""
+    probe = "import sys, sysconfig, venv; t = 't' * bool(sysconfig.get_config_var('Py_GIL_DISABLED')); "
+    probe += "print('%d.%d' % sys.version_info[:2] + t, sys.executable)"
+    pyenv = sorted(Path.home().glob(f".pyenv/versions/{version.rstrip('t')}.*/bin/python"))
+    for candidate in (f"python{version}", *map(str, pyenv)):
+        try:
+            output = subprocess.run([candidate, "-c", probe], capture_output=True, text=True).stdout.split(maxsplit=1)
+        except OSError:
+            continue
+        if output and output[0] == version:
+            return output[1].strip()
+    return None
+
+
+def requirements(pyproject: str) -> list[str]:
+    """The packages of the extra ``test``, without the project's own extras."""
+    block = re.search(r"^test = \[\n(.*?)^\]", pyproject, re.MULTILINE | re.DOTALL)
+    assert block is not None, "pyproject.toml has no extra 'test'"
+    return [name for name in re.findall(r'"([^"]+)"', block[1]) if not name.startswith("shmqueue")]
+
+
+def environment(python: str, within: Path, result: Result) -> tuple[str, Path]:
+    """A clone and an environment of that Python: its interpreter, and where the tests are."""
+    clone = within / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    subprocess.run([python, "-m", "venv", str(clone / ".venv")], check=True)
+    own = str(clone / ".venv" / "bin" / "python")
+    pip = [own, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    project = clone / "pyproject.toml"
+    for requirement in requirements(project.read_text()):
+        if subprocess.run([*pip, "--only-binary", ":all:", requirement], capture_output=True).returncode != 0:
+            result.left_out.append(requirement)
+            project.write_text(project.read_text().replace(f'    "{requirement}",\n', ""))
+    subprocess.run([*pip, ".[test]"], cwd=clone, check=True, capture_output=True)
+    return own, clone
+
+
+def factor(python: str, engine: str) -> str:
+    """How many times as fast as the standard queue the demo is, or why it says nothing."""
+    command = [python, "-W", "ignore", "-m", "shmqueue.cli", "demo", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd="/", env={**os.environ, "SHMQUEUE_ENGINE": engine}
+    )
+    try:
+        return f"{json.loads(done.stdout)['ratio']:.3g}"
+    except (ValueError, KeyError):
+        return f"failed: {done.stderr.strip().splitlines()[-1:]}"
+
+
+def test(python: str, arguments: Sequence[str], as_is: bool) -> Result:
+    """Run the tests and the demo on one Python."""
+    result = Result(python)
+    with tempfile.TemporaryDirectory(prefix="shmqueue-platforms-") as directory:
+        within = Path(directory)
+        try:
+            own, where = (python, ROOT) if as_is else environment(python, within, result)
+            described = subprocess.run([own, "-c", DESCRIBE], capture_output=True, text=True, check=True, cwd=directory)
+        except subprocess.CalledProcessError as error:
+            result.trouble = f"{' '.join(map(str, error.cmd[:4]))} failed: {str(error.stderr)[-200:]!r}"
+            return result
+        result.python, result.machine, usual = json.loads(described.stdout)
+        report = within / "report.xml"
+        command = [own, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
+        with (within / "output").open("w") as output:
+            subprocess.run(command, cwd=where, stdout=output, stderr=subprocess.STDOUT)
+        if not report.exists():
+            result.trouble = (within / "output").read_text()[-200:]
+            return result
+        read(report, result, usual)
+        for engine in ENGINES if usual == "native" else ("portable",):
+            result.factors[engine] = factor(own, engine)
+    return result
+
+
+def main() -> int:
+    arguments, options = sys.argv[1:], list(PYTEST)
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, options = arguments[:at], arguments[at + 1 :]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON")
+    parser.add_argument("--as-is", action="store_true", help="the interpreters have the package and pytest installed")
+    parser.add_argument("--out", type=Path, help="write the table there, too")
+    given = parser.parse_args(arguments)
+    pythons = [shutil.which(python) or python for python in given.pythons]
+    if not pythons:
+        found = {version: find_python(version) for version in VERSIONS}
+        print("not here:", ", ".join(version for version in VERSIONS if not found[version]) or "none", flush=True)
+        pythons = [python for python in found.values() if python]
+    results = []
+    for python in pythons:
+        result = test(python, options, given.as_is)
+        results.append(result)
+        print(f"{result.python}: {result.trouble or 'tested'}", flush=True)
+        for what in result.left_out:
+            print(f"  no wheel: {what}; its tests are skipped")
+        for name in result.failures:
+            print(f"  failed: {name}", flush=True)
+    what = f"{datetime.date.today()}, {platform.system()} {platform.release()}, pytest {' '.join(options)}"
+    text = f"{what}\n\n{table(results)}\n"
+    print(f"\n{text}", end="")
+    if given.out is not None:
+        given.out.write_text(text)
+    return int(any(result.trouble or result.failures for result in results) or not results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

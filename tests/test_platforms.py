@@ -1,0 +1,65 @@
+"""``tests/platforms.py``: what the table of what was tested is made of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import platforms
+import pytest
+
+REPORT = """<testsuites><testsuite>
+<testcase classname="tests.test_a" name="test_it[native]"/>
+<testcase classname="tests.test_a" name="test_it[portable-7]"/>
+<testcase classname="tests.test_a" name="test_it[7-portable]"><failure message="no"/></testcase>
+<testcase classname="tests.test_a" name="test_it[7-portable]"><error message="at its end, too"/></testcase>
+<testcase classname="tests.test_a" name="test_other_portable_things"><skipped message="why"/></testcase>
+<testcase classname="tests.test_b" name="test_it[x]"/>
+<testcase classname="tests.test_b" name="test_end"><error message="only in its end"/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_each_test_counts_once_on_the_engine_that_its_parameters_name(tmp_path: Path) -> None:
+    report, result = tmp_path / "report.xml", platforms.Result("CPython")
+    report.write_text(REPORT)
+    platforms.read(report, result)
+    assert result.outcomes == {
+        "native": {"passed": 2, "skipped": 1, "failed": 1},
+        "portable": {"passed": 1, "failed": 1},
+    }
+    assert result.failures == ["tests.test_a::test_it[7-portable]", "tests.test_b::test_end"]
+
+
+def test_an_installation_without_the_native_engine_counts_as_portable(tmp_path: Path) -> None:
+    report, result = tmp_path / "report.xml", platforms.Result("CPython")
+    report.write_text(REPORT)
+    platforms.read(report, result, "portable")
+    assert result.outcomes["native"] == {"passed": 1}
+
+
+def test_the_table_has_a_line_for_each_engine_and_says_why_one_was_not_tested() -> None:
+    tested, failed = platforms.Result("CPython 3.14", "x86_64"), platforms.Result("CPython 3.15", trouble="no pip")
+    tested.outcomes["native"].update(passed=5, skipped=2)
+    tested.factors["native"] = "38.1"
+    assert platforms.table([tested, failed]).splitlines()[2:] == [
+        "| CPython 3.14 | x86_64 | native | 5 | 0 | 2 | 38.1 |",
+        "| CPython 3.14 | x86_64 | portable | 0 | 0 | 0 |  |",
+        "| CPython 3.15 |  | not tested: no pip | | | | |",
+    ]
+
+
+def test_its_requirements_are_those_of_the_extra() -> None:
+    names = platforms.requirements((platforms.ROOT / "pyproject.toml").read_text())
+    assert any(name.startswith("pytest-timeout") for name in names)
+    assert not any(name.startswith("shmqueue") for name in names)
+
+
+@pytest.mark.thorough
+def test_a_part_of_the_tests_on_the_python_that_runs_this(tmp_path: Path) -> None:
+    out = tmp_path / "table.md"
+    command = [sys.executable, platforms.__file__, sys.executable, "--as-is", "--out", str(out)]
+    done = subprocess.run([*command, "--", "tests/test_clock.py"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| native | " in out.read_text()
+    assert "failed: [" not in out.read_text(), "the demo has failed"
