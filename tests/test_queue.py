@@ -367,6 +367,12 @@ def test_get_many_takes_what_is_there(make: Make) -> None:
             q.get_many(bad)
 
 
+def test_get_many_takes_what_is_there_also_where_no_list_could_be_as_long_as_it_may(make: Make) -> None:
+    q = make()
+    q.put_many([1, 2, 3])
+    assert q.get_many(1 << 61) == [1, 2, 3]
+
+
 def test_get_many_waits_for_the_first_item_only(make: Make) -> None:
     q = make()
     got: list[int] = []

@@ -308,7 +308,7 @@ static bool many_from(RingObject *self, PyObject *number, PyObject *truth_of_blo
     if (*block < 0) {
         return false;
     }
-    *most = PyNumber_AsSsize_t(number, PyExc_OverflowError);
+    *most = PyNumber_AsSsize_t(number, NULL); /* more than a size can be: as many as there are */
     if (*most == -1 && PyErr_Occurred()) {
         return false;
     }

@@ -241,7 +241,7 @@ PyObject *Ring_reserve(RingObject *self, PyObject *const *args, Py_ssize_t count
     if (!count_is("reserve", count, 3) || (block = truth(args[1])) < 0) {
         return NULL;
     }
-    Py_ssize_t length = PyLong_AsSsize_t(args[0]);
+    Py_ssize_t length = PyNumber_AsSsize_t(args[0], NULL); /* where a size has 32 bits, a larger number never fits */
     if (length < 0) {
         if (!PyErr_Occurred()) {
             PyErr_SetString(PyExc_ValueError, "a reservation has at least 0 bytes");
