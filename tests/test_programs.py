@@ -280,7 +280,8 @@ def test_mpire_as_its_readme_shows_it(both: Callable[..., tuple[Ran, Ran]]) -> N
     with_pool, with_mpire, *_ = mpire_samples()
     assert "from multiprocessing import Pool" in with_pool
     assert "from mpire import WorkerPool" in with_mpire
-    program = with_pool + with_mpire + "\nprint(results)\n"  # which they leave to the reader
+    fork = "import multiprocessing\n\nmultiprocessing.set_start_method('fork')\n"  # they have no `if __name__`
+    program = fork + with_pool + with_mpire + "\nprint(results)\n"  # which they leave to the reader
     as_it_is, on_ours = both("program.py", files={"program.py": program})
     assert (as_it_is.code, as_it_is.errors, on_ours.errors) == (0, [], [])
     assert as_it_is.output == [str([...] * 10)]
