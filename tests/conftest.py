@@ -84,7 +84,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def heard_signals() -> Iterator[None]:
     """Signals end programs that tests start, even where a shell or nohup ignores some, as in the background."""
-    heard = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    heard: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGQUIT: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
     before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     try:
         yield

@@ -343,10 +343,10 @@ def test_a_call_with_a_timeout_tries_until_it_is_over_and_no_longer() -> None:
     url = f"redis://127.0.0.1:{broker_servers.free_port()}/0?queue=jobs"
     for policy in (None, {"interval_start": 60, "interval_max": 60}):
         with shmqueue.connect(url, retry_policy=policy) as q:
-            for call in (lambda q=q: q.put(1, timeout=0.7), lambda q=q: q.lease(timeout=0.7)):
+            for name, arguments in (("put", (1,)), ("lease", ())):
                 began = time.monotonic()
                 with pytest.raises(shmqueue.ShmQueueBrokerError):
-                    call()
+                    getattr(q, name)(*arguments, timeout=0.7)
                 assert 0.7 <= time.monotonic() - began < PATIENCE
 
 

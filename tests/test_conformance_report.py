@@ -88,12 +88,12 @@ def test_a_broken_queue_is_shown_with_its_history(monkeypatch: pytest.MonkeyPatc
     assert "prefers-color-scheme: dark" in text
     sections = re.findall(r"<section.*?</section>", text, re.DOTALL)
     for column, section in zip(columns, sections, strict=True):
-        (broken,) = column.broken
-        assert escape(broken.why) in section
-        assert escape(broken.program[-1]) in section
+        (result,) = column.broken
+        assert escape(result.why) in section
+        assert escape(result.program[-1]) in section
         (picture,) = pictures(section)
-        assert len(boxes_of(picture)) == len(broken.history)
-        assert marked_in(picture) == [bar.label for bar in broken.history if bar.is_marked]
+        assert len(boxes_of(picture)) == len(result.history)
+        assert marked_in(picture) == [bar.label for bar in result.history if bar.is_marked]
         kinds = {label.partition("(")[0] for label in marked_in(picture)}
         assert "put" in kinds  # the item,
         assert kinds & {"get", "get_nowait"}  # and the call that should have taken it

@@ -17,6 +17,7 @@ from support import PATIENCE, python, run_python, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue, segment
+from shmqueue.plain import pack_scalar
 
 Make = Callable[..., ShmQueue]
 
@@ -138,7 +139,7 @@ def test_the_limit_is_exact(make: Make) -> None:
     assert q.max_buffer_size() == MIB
     q.put(b"", block=False)
     rest = MIB - q.buffer_occupancy()
-    head = len(shmqueue.serialization.pack_plain(bytes(rest - 100))) - (rest - 100)
+    head = len(pack_scalar(bytes(rest - 100))) - (rest - 100)
     with pytest.raises(shmqueue.ShmQueueFull):
         q.put(bytes(rest - 8 - head + 1), block=False)
     q.put(bytes(rest - 8 - head), block=False)

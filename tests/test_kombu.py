@@ -225,12 +225,12 @@ def test_channels_take_turns_and_the_newest_one_comes_first(connect: Callable[..
     got: list[Any] = []
     names = "tasks", "control"
     queues = [kombu.Queue(name, routing_key=name) for name in names]
-    consumers = [
-        kombu.Consumer(
-            connection.channel(), [queue], callbacks=[lambda body, message: (got.append(body), message.ack())]
-        )
-        for queue in queues
-    ]
+
+    def take(body: Any, message: Any) -> None:
+        got.append(body)
+        message.ack()
+
+    consumers = [kombu.Consumer(connection.channel(), [queue], callbacks=[take]) for queue in queues]
     publisher = connect().channel()
     for queue, name in zip(queues, names, strict=True):
         publish(publisher, *[f"{name} {number}" for number in range(3)], queue=queue)

@@ -16,7 +16,7 @@ __all__ = ["NUMBER_MAX", "SLOT_SIZE", "Contradiction", "Room", "State", "unpack"
 
 _FIELDS = struct.Struct("=19Q")
 _CHECKSUM = struct.Struct("=Q")
-SLOT_SIZE = _FIELDS.size + _CHECKSUM.size
+SLOT_SIZE: int = _FIELDS.size + _CHECKSUM.size
 """Bytes that a packed state takes."""
 _OF_ZEROS = zlib.crc32(bytes(_FIELDS.size))  # makes the checksum of an all-zero state 0
 NUMBER_MAX = 1 << 62  # no honest state comes near, and arithmetic below it cannot leave 64 bits

@@ -53,7 +53,7 @@ class Sender:
     """The producer's side. ``finish`` gives it up, when all items have been received.
 
     ``put``, and ``get`` of the other side, return awaitables where coroutines use the queue. ``make`` puts an item of
-    that many bytes, where the queue lends the place for it: it calls a function that writes them, with their address,
+    that many bytes, where the queue has a place for it: it calls a function that writes them, with their address,
     once or, where the first place was in vain, more often.
     """
 
