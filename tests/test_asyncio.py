@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from asyncio_support import in_another_process, run_asyncio
 
-from shmqueue import ShmQueueNotInitializedError
+from shmqueue import ShmQueueClosedError
 from shmqueue.compat.asyncio import Queue, QueueEmpty, QueueFull, QueueShutDown
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -211,7 +211,7 @@ def test_closing_ends_all_that_wait(run: Callable[..., Any], name: str) -> None:
         q.close()
         q.close()
         ends = await asyncio.gather(*getters, return_exceptions=True)
-        assert [type(end) for end in ends] == [ShmQueueNotInitializedError] * 3
+        assert [type(end) for end in ends] == [ShmQueueClosedError] * 3
         assert q.closed
 
     run(main)

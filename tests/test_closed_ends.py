@@ -99,7 +99,7 @@ def test_a_batch_ends_too(our_mp: Opener) -> None:
     q = our_mp.Queue()
     q.put_many([1, 2, 3])
     q._writer.close()
-    with pytest.raises(OSError, match="handle is closed"):
+    with pytest.raises(OSError, match="is closed"):
         q.put_many([4])
     assert q.get_many(2) == [1, 2]
     assert q.get_many(2, timeout=PATIENCE) == [3]
@@ -113,7 +113,7 @@ def test_a_process_that_closed_the_writer_cannot_put(our_mp: Opener) -> None:
         q._writer.close()
         put: Callable[[], object]
         for put in (lambda q=q: q.put("another"), lambda q=q: q._writer.send("another")):
-            with pytest.raises(OSError, match="handle is closed"):
+            with pytest.raises(OSError, match="is closed"):
                 put()
         q._writer.close()
         assert q.get() == "item"
@@ -258,13 +258,13 @@ def test_calls_that_were_blocked_at_an_end_itself_are_refused_when_it_is_closed(
     calls = [asleep(Call(call)) for call in (q.get, lambda: q.get_many(2), lambda: q._reader.poll(None))]
     q._reader.close()
     for call in calls:
-        with pytest.raises(OSError, match="handle is closed"):
+        with pytest.raises(OSError, match="is closed"):
             call.result()
     q = our_mp.Queue(1)
     q.put("item")
     put = asleep(Call(q.put, "another"))
     q._writer.close()
-    with pytest.raises(OSError, match="handle is closed"):
+    with pytest.raises(OSError, match="is closed"):
         put.result()
     assert q.get() == "item"
 
@@ -281,7 +281,7 @@ def test_a_process_that_closed_the_reader_cannot_get(q: Any) -> None:
     if hasattr(q, "get_many"):
         calls += [lambda: q.get_many(1)]
     for call in calls:
-        with pytest.raises(OSError, match="handle is closed"):
+        with pytest.raises(OSError, match="is closed"):
             Call(call).result()
 
 
@@ -292,7 +292,7 @@ def test_both_ends_may_be_closed(our_mp: Opener) -> None:
         for end in ends:
             getattr(q, end).close()
         for call in (q.get, lambda q=q: q.put("another")):
-            with pytest.raises(OSError, match="handle is closed"):
+            with pytest.raises(OSError, match="is closed"):
                 Call(call).result()
 
 

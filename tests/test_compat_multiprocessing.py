@@ -133,9 +133,9 @@ def test_a_closed_queue_refuses_put_and_get(mp: Opener, kind: str) -> None:
     q.join_thread()
     q.cancel_join_thread()
     for call in (lambda: q.put(1), q.get, lambda: q.put_nowait(1), q.get_nowait, lambda: q.get(timeout=1)):
-        with pytest.raises(ValueError, match=r"^Queue <.*> is closed$"):
+        with pytest.raises(ValueError, match=r"(?i)^queue .* is closed$"):
             call()
-    with pytest.raises(OSError, match="handle is closed"):
+    with pytest.raises(OSError, match="is closed"):
         q.empty()
 
 
@@ -181,7 +181,7 @@ def test_a_closed_simple_queue_raises_oserror(mp: Opener) -> None:
     q.close()
     q.close()
     for call in (lambda: q.put(1), q.get, q.empty):
-        with pytest.raises(OSError, match="handle is closed"):
+        with pytest.raises(OSError, match="is closed"):
             call()
 
 
@@ -192,7 +192,7 @@ def test_a_call_that_waits_ends_when_its_handle_is_closed(our_mp: Opener) -> Non
     simple.close()
     with pytest.raises(ValueError, match="is closed"):
         waiting.result()
-    with pytest.raises(OSError, match="handle is closed"):
+    with pytest.raises(OSError, match="is closed"):
         waiting_simple.result()
 
 
@@ -460,14 +460,14 @@ def test_the_ends_of_a_queue_are_closed_one_by_one(mp: Opener) -> None:
     q.put(1)
     q._writer.close()
     assert q._writer.closed
-    with pytest.raises(OSError, match="handle is closed"):
+    with pytest.raises(OSError, match="is closed"):
         q._writer.send(2)
     assert not q._reader.closed
     assert q.get() == 1
     q._reader.close()
     assert q._reader.closed
     for use in (q._reader.recv, q._reader.recv_bytes, q._reader.poll, q._reader.fileno):
-        with pytest.raises(OSError, match="handle is closed"):
+        with pytest.raises(OSError, match="is closed"):
             use()
 
 

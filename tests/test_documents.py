@@ -115,7 +115,11 @@ def test_there_is_one_way_to_set_up_a_checkout() -> None:
 
 
 def test_every_session_of_nox_that_is_named_exists() -> None:
-    sessions = set(re.findall(r"^def (\w+)\(session: nox.Session\)", (ROOT / "noxfile.py").read_text(), re.MULTILINE))
+    sessions = set(
+        re.findall(
+            r"^@nox.session.*\ndef (\w+)\(session: nox.Session\)", (ROOT / "noxfile.py").read_text(), re.MULTILINE
+        )
+    )
     named_by = {named(path): path.read_text() for path in [*DOCUMENTS, ROOT / ".ci/run", ROOT / "noxfile.py"]}
     uses = [
         (document, session)
@@ -168,7 +172,7 @@ def test_the_parts_of_a_command_line_exist(document: str, line: str, tmp_path: P
         ):
             continue  # of the extra "dev", which not every environment has; `.ci/run` runs them
         elif words[0].endswith("/pytest"):
-            assert_parsed([sys.executable, "-m", "pytest", *words[1:]], where)
+            assert_parsed([str(Path(sys.executable).with_name("pytest")), *words[1:]], where)
         elif words[0].endswith("python"):
             is_installed = words[2].startswith("shmqueue")  # and in the checkout is the source tree, without `compat`
             assert_parsed([sys.executable, *words[1:]], tmp_path if is_installed else where)

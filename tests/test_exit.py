@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, run_python, wait_until
+from support import PATIENCE, python, run_python, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.segment import path_of
@@ -271,15 +271,11 @@ def test_the_signal_that_ends_the_last_process_decides_whether_the_queue_stays(
     code = (
         "import sys, time, shmqueue\nq = shmqueue.ShmQueue(sys.argv[1])\nq.put(7)\nprint(flush=True)\ntime.sleep(600)"
     )
-    command = [sys.executable, "-c", code, name]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.send_signal(ending)
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
+    with python(code, name) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "\n"
+        process.send_signal(ending)
+        process.wait(PATIENCE)
     assert os.path.exists(path_of(name)) is stays
     with ShmQueue(name) as queue:
         assert queue.qsize() == stays

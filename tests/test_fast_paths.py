@@ -161,7 +161,7 @@ def test_they_are_ordinary_built_in_methods(queue: Any, method: str, signature: 
     found, slow = getattr(queue, method), function_of(queue, method)
     assert type(found) is types.MethodDescriptorType
     assert found.__name__ == method
-    assert found.__qualname__ == slow.__qualname__
+    assert found.__qualname__ == f"{queue.__name__}.{method}"
     assert found.__objclass__ in queue.__mro__
     assert str(inspect.signature(found)) == signature
     assert list(inspect.signature(found).parameters) == list(inspect.signature(slow).parameters)

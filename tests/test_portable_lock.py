@@ -18,7 +18,7 @@ from portable_support import Open, Opened, at_line, exit_status, in_child, kill,
 from support import python, run_python, wait_until
 
 from shmqueue import segment
-from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.exceptions import ShmQueueClosedError, ShmQueueCorruptedError, ShmQueueFull, ShmQueueNotInitializedError
 
 OPEN = """
 import os, sys, signal, struct, time
@@ -430,7 +430,7 @@ class TestInterruption:
             queue.close()
             for thread in threads:
                 thread.join()
-            assert ends == [ShmQueueNotInitializedError] * 2
+            assert ends == [ShmQueueClosedError] * 2
             kill(process)
         segment.sweep_orphans()
 
