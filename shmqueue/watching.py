@@ -64,7 +64,8 @@ class Watcher:
 
     def start(self) -> None:
         """Start the thread that keeps the descriptor true. ``look`` makes it so."""
-        start_daemon_thread(self._watch)
+        if not self._may_start(self._watch):
+            self._is_over = True  # nothing would keep it true: a select returns, until the interpreter has ended
 
     def watch_for_end(self, is_over: Callable[[], bool]) -> None:
         """Make the descriptor true for good once ``is_over`` returns True: a get does not wait, it raises."""
@@ -84,7 +85,16 @@ class Watcher:
                     pass  # the next time, or a select would wait for ever
                 pause.acquire(timeout=_END_PACE)
 
-        start_daemon_thread(watch)
+        self._may_start(watch)
+
+    def _may_start(self, target: Callable[[], object]) -> bool:
+        try:
+            start_daemon_thread(target)
+        except RuntimeError as error:
+            if "interpreter shutdown" not in str(error):  # there are too many threads
+                raise
+            return False
+        return True
 
     def fileno(self) -> int:
         """The descriptor; -1 when closed. Another one if the program has closed the last one."""

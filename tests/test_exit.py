@@ -280,3 +280,17 @@ def test_the_signal_that_ends_the_last_process_decides_whether_the_queue_stays(
     with ShmQueue(name) as queue:
         assert queue.qsize() == stays
         queue.clear()
+
+
+def test_a_descriptor_can_be_made_when_no_thread_can_be_started_any_more() -> None:
+    code = """
+import atexit, select
+from shmqueue.compat.multiprocessing import Queue
+q = Queue()
+q.put("an item")
+
+@atexit.register  # from Python 3.12 on
+def at_the_end():
+    print(len(select.select([q._reader], [], [], 30)[0]), q.get())
+"""
+    assert run_python(code) == "1 an item\n"
