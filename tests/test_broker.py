@@ -523,7 +523,7 @@ def test_a_queue_by_a_url_keeps_the_profile_of_brokers(
 ) -> None:
     url = _with_a_name("shm://{}" if kind == "shm" else servers.of(kind).url("{}"))
     monkeypatch.setenv("CONFORMANCE_URL", url)
-    results = run_suite(Target("shmqueue.conformance.peers:connected", "fork"), PROFILES["broker"], Amount(15, seed=3))
+    results = run_suite(Target("peers.like_standard:connected", "fork"), PROFILES["broker"], Amount(15, seed=3))
     broken = {result.clause.key: result.why for result in results if result.verdict is Verdict.BROKEN}
     if kind == "redis":
         broken.pop("lease-linear", None)  # a consumer that is killed between two commands of kombu's loses its item
