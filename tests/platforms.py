@@ -155,7 +155,7 @@ def test(python: str, arguments: Sequence[str], as_is: bool) -> Result:
             return result
         result.python, result.machine, usual = json.loads(described.stdout)
         report = within / "report.xml"
-        program = Path(own).with_name("pytest")  # not -m pytest, which would import the source tree
+        program = str(Path(own).with_name("pytest"))  # not -m pytest, which would import the source tree
         command = [program, "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
         with (within / "output").open("w") as output:
             subprocess.run(command, cwd=where, stdout=output, stderr=subprocess.STDOUT)
