@@ -113,6 +113,7 @@ class Queue(Adapter, Generic[T]):
                 pass
             else:
                 return
+        self._channel.require_open()
         record = self._channel.codec.dump_rest(item)
         await self._until(ROOM, lambda: self._attempt_record(record), is_turn_over)
 

@@ -115,6 +115,7 @@ class Channel:
         """
         put = self.put_item(item, block, timeout, self._as_pickle)
         if put is None:
+            self.require_open()  # first: packing may run any code
             put = self.put_record(*self.codec.dump_rest(item), block, timeout)
         if not put:
             raise self.full(1, block, timeout)
@@ -152,6 +153,7 @@ class Channel:
             ShmQueueFull: there was no room in time; its ``items_put`` says how many were put, as that of other
                 exceptions does that end the wait for room.
         """
+        self.require_open()
         items = tuple(items)
         count = len(items)  # now: later there may be no memory for the number, and all is put
         put = self._put_items(items, block, timeout)
@@ -316,4 +318,4 @@ class Channel:
 
 
 def _in_time(block: bool, timeout: float | None) -> str:
-    return f" after {timeout} s" if block and timeout is not None else ""
+    return f" after {round(float(timeout), 3):g} s" if block and timeout is not None else ""

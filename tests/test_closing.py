@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import shmqueue
-from shmqueue import ShmQueue
+from shmqueue import ShmQueue, ShmQueueClosedError
 from shmqueue.compat import multiprocessing as our_multiprocessing
 from shmqueue.compat import queue as our_queue
 
@@ -97,3 +97,23 @@ def test_a_handle_that_is_closed_is_no_empty_queue(q: Any) -> None:
     with pytest.raises(Exception, match="is closed") as raised:
         q.get()
     assert not isinstance(raised.value, (queue.Empty, queue.Full, shmqueue.ShmQueueShutDown))
+
+
+def test_a_closed_queue_says_so_before_it_packs_an_item(q: Any) -> None:
+    q.close()
+    pickled = []
+
+    class Pickled:
+        def __reduce__(self) -> tuple[Any, ...]:
+            pickled.append(self)
+            return int, ()
+
+    for item in (Pickled(), lambda: None):
+        with pytest.raises(ShmQueueClosedError):
+            q.put(item)
+        if hasattr(q, "put_many"):
+            with pytest.raises(ShmQueueClosedError):
+                q.put_many([item])
+            with pytest.raises(ShmQueueClosedError):
+                q.put_many([])
+    assert pickled == []
