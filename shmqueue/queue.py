@@ -7,6 +7,7 @@ the queue tells of itself, ``any_queue`` what it shares with the adapters. Benea
 from __future__ import annotations
 
 import logging
+from types import FunctionType
 from typing import Any
 
 from shmqueue import reflog, signals
@@ -192,6 +193,12 @@ class ShmQueue(QueueItems[T], QueueState):
         counters = self._handle.counters()
         size = self._handle.shape.capacity
         return f"<ShmQueue {self._channel.name!r}, {counters.qsize} items, {counters.occupancy} of {size} bytes>"
+
+
+for _part in (QueueItems, QueueState):
+    for _method in vars(_part).values():
+        if isinstance(_method, FunctionType):
+            _method.__qualname__ = f"ShmQueue.{_method.__name__}"  # as errors and help name it
 
 
 def _arrive(

@@ -179,3 +179,10 @@ def test_nothing_is_taken_to_see_whether_it_is_there(q: Any) -> None:
     with pytest.raises(TypeError):
         1 in q  # noqa: B015
     assert q.get() == 1
+
+
+def test_errors_of_wrong_calls_name_the_class_that_programs_use(make: Callable[..., ShmQueue]) -> None:
+    q: Any = make()
+    for call in (q.put, q.get_many, q.put_view, lambda: q.join(1, 2, 3)):
+        with pytest.raises(TypeError, match=r"^ShmQueue\.\w+\(\) "):
+            call()
