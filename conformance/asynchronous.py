@@ -3,7 +3,8 @@
 >>> Target("shmqueue.conformance.asynchronous:Queue", "fork")
 
 Such a queue promises what ``queue.Queue`` does. The waiting, with and without a timeout, is done by its coroutines,
-which a timeout cancels.
+which a timeout cancels. One thing is different by design: a call that may not wait does not wait for a lock either,
+since it is made in an event loop. It says so (``is_busy``), and is made again here.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import importlib
 import os
 import queue
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 __all__ = ["Queue"]
+
+_LOCK_PATIENCE = 1.0  # seconds
 
 _loops = threading.local()
 
@@ -37,21 +41,21 @@ class Queue:
         if _waits(block, timeout):
             self._run(self._queue.put(item), timeout, queue.Full)
         else:
-            self._queue.put_nowait(item)
+            self.put_nowait(item)
 
     def put_nowait(self, item: Any) -> None:
         """``put(item, block=False)``."""
-        self._queue.put_nowait(item)
+        _at_once(self._queue.put_nowait, item)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """``queue.Queue.get``."""
         if not _waits(block, timeout):
-            return self._queue.get_nowait()
+            return self.get_nowait()
         return self._run(self._queue.get(), timeout, queue.Empty)
 
     def get_nowait(self) -> Any:
         """``get(block=False)``."""
-        return self._queue.get_nowait()
+        return _at_once(self._queue.get_nowait)
 
     def lease(self, block: bool = True, timeout: float | None = None) -> Any:
         """``shmqueue.compat.queue.Queue.lease``."""
@@ -60,7 +64,7 @@ class Queue:
             return await self._queue.lease()
 
         if not _waits(block, timeout):
-            return self._queue.lease_nowait()
+            return _at_once(self._queue.lease_nowait)
         return self._run(lease(), timeout, queue.Empty)
 
     def join(self) -> None:
@@ -80,6 +84,17 @@ class Queue:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrived, (self._queue,)
+
+
+def _at_once(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call that may not wait returns or raises, as soon as it can have the lock."""
+    end = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            return call(*arguments)
+        except (queue.Empty, queue.Full) as error:
+            if not getattr(error, "is_busy", False) or time.monotonic() >= end:
+                raise
 
 
 def _waits(block: bool, timeout: float | None) -> bool:
