@@ -55,6 +55,6 @@ def static_attributes(cls: type) -> dict[str, Any]:
 def _can_be_read(obj: object, name: str) -> bool:
     try:
         getattr(obj, name)
-    except Exception:
+    except Exception:  # of whatever kind: then it cannot be read
         return False
     return True

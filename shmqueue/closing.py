@@ -146,7 +146,7 @@ def _leave_all() -> None:
         try:
             let_go(*not_given_up.popitem()[1], at_exit=True)
         except Exception:
-            traceback.print_exc()
+            traceback.print_exc()  # as above
     remove_left_to_others()  # multiprocessing has ended the children by now, perhaps with a signal
     if interruption is not None:
         raise interruption

@@ -144,7 +144,7 @@ def _packed(item: Any, as_pickle: bool) -> tuple[int, bytes] | None:
         if not as_pickle and kind in plain.TYPES:
             return plain.pack(item)
     except Exception:
-        pass
+        pass  # an int of more than 64 bits, for instance: the codec packs it, or says why it cannot
     return None
 
 

@@ -130,7 +130,7 @@ class Serializer:
             try:
                 return plain.pack(data)
             except Exception:
-                pass
+                pass  # whatever it was: the rest of the ladder says what is wrong with the item
         return self.dump_rest(data)
 
     def dump_rest(self, data: Any) -> tuple[int, Payload]:
@@ -152,7 +152,7 @@ class Serializer:
             try:
                 return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
             except Exception:
-                pass
+                pass  # the error of pickle is told, not that of the last attempt
             raise
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
