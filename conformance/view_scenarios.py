@@ -78,7 +78,7 @@ def _dropped(scene: Scene) -> None:
         _gets(scene, key, getter, "behind them")
         if scene.has_processes:
             killed.kill()
-            time.sleep(NOTICED)
+            time.sleep(NOTICED)  # so long that its death must have been noticed
         else:
             require(scene, key, "the end of a block that raises", killed.call, 0, viewing.end, block, True)
         _has_nothing(scene, key, getter, "of what was not written to its end")
@@ -103,7 +103,7 @@ def _get(scene: Scene) -> None:
         again = _begin_get(scene, key, first, b"b")
         if scene.has_processes:
             first.kill()
-            time.sleep(NOTICED)
+            time.sleep(NOTICED)  # so long that its death must have been noticed
         else:
             require(scene, key, "the end of a block that raises", first.call, 0, viewing.end, again, True)
         _gets(scene, key, second, b"b", b"c")

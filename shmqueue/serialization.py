@@ -152,7 +152,7 @@ class Serializer:
             try:
                 return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
             except Exception:
-                pass  # the error of pickle is told, not that of the last attempt
+                pass  # the error of pickle says more than that of this last attempt
             raise
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:

@@ -387,7 +387,7 @@ class BrokerQueue:
                 is_spent = self._policy.is_spent(failures, deadline is not None)
                 if not block or is_final or is_spent or (left is not None and left <= 0):
                     raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
-            except Exception:  # was told by the broker, or is the caller's: the conversation is at its end
+            except Exception:  # an answer, such as "empty": the connection is as good as before
                 raise
             except BaseException:  # an interrupt: nobody knows how far the conversation was
                 self._links.drop()
