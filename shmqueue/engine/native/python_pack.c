@@ -300,7 +300,7 @@ static inline bool add_item(struct writer *writer, PyObject *item)
 }
 
 /* What is left of a container, up to and with another container in it, which is opened. */
-static bool add_items(struct writer *writer, struct written *frame)
+static inline bool add_items(struct writer *writer, struct written *frame)
 {
     unsigned depth = writer->depth;
     while (frame->left > 0) {
@@ -316,7 +316,7 @@ static bool add_items(struct writer *writer, struct written *frame)
     return true;
 }
 
-INLINE_ALL static bool add_pairs(struct writer *writer, struct written *frame)
+static inline bool add_pairs(struct writer *writer, struct written *frame)
 {
     unsigned depth = writer->depth;
     PyObject *key, *value = frame->value;
@@ -346,7 +346,7 @@ INLINE_ALL static bool add_pairs(struct writer *writer, struct written *frame)
 }
 
 /* No Python code runs meanwhile, so what is borrowed stays; or it is of copies that no other thread has. */
-static bool add_all(struct writer *writer, PyObject *item)
+INLINE_ALL static bool add_all(struct writer *writer, PyObject *item)
 {
     bool done = add_item(writer, item);
     while (done && writer->depth > 0) {

@@ -224,7 +224,7 @@ static bool set_value(struct partial *frame, PyObject *value)
     return done;
 }
 
-INLINE_ALL static bool take_pairs(struct reader *reader, struct partial *frame)
+static inline bool take_pairs(struct reader *reader, struct partial *frame)
 {
     PyObject *value;
     while (frame->left > 0) {
@@ -266,7 +266,7 @@ static bool deliver(struct partial *frame, PyObject *value)
 }
 
 /* NULL: it is left to the serializer; perhaps an exception is set. */
-static PyObject *take_all(struct reader *reader)
+INLINE_ALL static PyObject *take_all(struct reader *reader)
 {
     PyObject *result;
     bool done = take_value(reader, false, &result);
