@@ -52,7 +52,7 @@ CHANGE = """\
         atomic_signal_fence(memory_order_seq_cst);
 """
 COPY = "        !copy_to_window(ring, arena, position, window, length)) {\n"
-OLDEST = "    if (oldest != NULL) {\n        snapshot.position = GET(oldest->position);\n"
+OLDEST = "    if (oldest != NULL) {\n        settled->position = GET(oldest->position);\n"
 FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    tally_count_as_done(ring, &take.next);\n"
 
 IS_IN_C = True

@@ -68,7 +68,7 @@ void leases_drop_returned(struct ring *ring, struct take *take)
     take->at = NOT_RETURNED;
 }
 
-struct snapshot leases_settle(struct ring *ring, struct take *take)
+void leases_settle(struct ring *ring, struct take *take, struct snapshot *settled)
 {
     struct lease *entries = lease_entries(ring);
     struct next *next = &ring->segment->get.next;
@@ -80,10 +80,15 @@ struct snapshot leases_settle(struct ring *ring, struct take *take)
     while (take->entries > 0 && !lease_is_used(&entries[take->entries - 1], take->generation)) {
         take->entries--;
     }
-    struct snapshot snapshot = take->next;
-    snapshot.leases = take->entries > 0;
-    if (!snapshot.leases) {
-        return snapshot;
+    /* Field by field: a copy of the whole would wait for the stores that have just filled it. */
+    settled->position = take->next.position;
+    settled->count = take->next.count - take->returned;
+    settled->dropped = take->next.dropped;
+    settled->arena = take->next.arena;
+    settled->leases = take->entries > 0;
+    settled->sequence = take->next.sequence;
+    if (!settled->leases) {
+        return;
     }
     spilling_move_if_it_holds_up(ring, take);
     uint32_t number;
@@ -94,9 +99,7 @@ struct snapshot leases_settle(struct ring *ring, struct take *take)
     SET(next->entries[slot], take->entries);
     SET(next->generation[slot], take->generation);
     if (oldest != NULL) {
-        snapshot.position = GET(oldest->position);
-        snapshot.arena = GET(oldest->arena);
+        settled->position = GET(oldest->position);
+        settled->arena = GET(oldest->arena);
     }
-    snapshot.count = take->next.count - take->returned;
-    return snapshot;
 }

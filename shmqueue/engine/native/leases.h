@@ -18,17 +18,20 @@ enum ring_status leases_peek(struct ring *ring, const struct take *take, uint64_
 /* Drops all requeued items; they are what `take` then says. */
 void leases_drop_returned(struct ring *ring, struct take *take);
 
-/* What becomes of take->next in the ledger; writes what belongs beside it. */
-struct snapshot leases_settle(struct ring *ring, struct take *take);
+/* *settled: what becomes of take->next in the ledger; writes what belongs beside it. */
+void leases_settle(struct ring *ring, struct take *take, struct snapshot *settled);
 
 /* Commits what was taken, releases the lock, and wakes putters. */
 static inline void leases_commit(struct ring *ring, struct take *take)
 {
-    struct snapshot snapshot = take->next.leases ? leases_settle(ring, take) : take->next;
-    side_commit_get(ring, take->self, &snapshot);
-    if (take->next.leases) {
-        spilling_tidy(ring, take);
+    if (!take->next.leases) {
+        side_commit_get(ring, take->self, &take->next);
+        return;
     }
+    struct snapshot settled;
+    leases_settle(ring, take, &settled);
+    side_commit_get(ring, take->self, &settled);
+    spilling_tidy(ring, take);
 }
 
 /* The same, and notes whether memory could be given back. */
