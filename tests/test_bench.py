@@ -67,7 +67,7 @@ def test_each_shape_of_work_runs_on_ours_and_on_the_standard_queue(tmp_path: Pat
     )
     assert len(told["figures"]) == 9, "the round trip has two, the floor is beside the pair"
     for name, figure in told["figures"].items():
-        floor = {"msgpack alone, no queue"} if name == "pair-dict cost" else set()
+        floor = {"msgpack alone, no queue", "queue.SimpleQueue (threads only)"} if name == "pair-dict cost" else set()
         assert set(figure["queues"]) == {"shmqueue", YARDSTICK} | floor
         for each in figure["queues"].values():
             if name == "numpy rate" and importlib.util.find_spec("numpy") is None:
@@ -86,6 +86,19 @@ def test_all_ways_to_use_shmqueue_do_what_compares_them(tmp_path: Path) -> None:
         medians = {label: each["median"] for label, each in told["figures"][name]["queues"].items()}
         assert set(medians) == {"shmqueue", YARDSTICK} | family
         assert min(medians.values()) > 0
+
+
+def test_leases_and_full_rings_are_measured_on_ours_alone(tmp_path: Path) -> None:
+    names = ["lease", "ring-1m", "ring-16m"]
+    told = figures_of(
+        tmp_path / "figures", *TINY, "--rounds", 1, *(part for name in names for part in ("--workload", name))
+    )
+    assert set(told["figures"]) == {f"{name} rate" for name in names}
+    for figure in told["figures"].values():
+        assert set(figure["queues"]) == {"shmqueue"}
+        assert figure["queues"]["shmqueue"]["median"] > 0
+    rings = (told["figures"][f"ring-{n}m rate"]["queues"]["shmqueue"]["items"] for n in (1, 16))
+    assert len(set(rings)) == 1, "each with its own number of items: not comparable"
 
 
 def test_two_asyncio_programs_are_measured(tmp_path: Path) -> None:

@@ -65,11 +65,13 @@ class Sender:
 
 @dataclass(frozen=True)
 class Receiver:
-    """The consumer's side. ``lend`` gives an item's bytes in place, where the queue can."""
+    """The consumer's side. ``lend`` gives an item's bytes in place, and ``lease`` an item that is acknowledged, where
+    the queue can."""
 
     get: Callable[[], Any]
     get_many: Callable[[int], list[Any]] | None = None
     lend: Callable[[], AbstractContextManager[Any]] | None = None
+    lease: Callable[[], Any] | None = None
     finish: Callable[[], object] = _nothing
 
 
@@ -150,7 +152,7 @@ class _Own(Driver):
 
     def receiver(self, index: int) -> Receiver:
         queue = self._class(self.plan.token, create=False)
-        return Receiver(queue.get, queue.get_many, queue.get_view if self.lends else None, queue.shutdown)
+        return Receiver(queue.get, queue.get_many, queue.get_view if self.lends else None, queue.lease, queue.shutdown)
 
     def close(self) -> None:
         self._queue.shutdown()
@@ -263,6 +265,22 @@ class ToThread(Multiprocessing):
         return Receiver(lambda: asyncio.to_thread(get))
 
 
+class SimpleQueue(_Inherited):
+    """The one that only the threads of a process share: what a queue costs that has nothing to pack."""
+
+    module = "queue"
+    batches = False
+
+    def make(self) -> Any:
+        return importlib.import_module("queue").SimpleQueue()
+
+    def sender(self, index: int) -> Sender:
+        return Sender(self._queue.put)
+
+    def receiver(self, index: int) -> Receiver:
+        return Receiver(self._queue.get)
+
+
 class NoQueue(Driver):
     """msgpack alone: what packing and unpacking cost."""
 
@@ -277,6 +295,7 @@ _OWN: dict[str, type[Driver]] = {
     "compat.asyncio": AdapterAsyncio,
     "multiprocessing": Multiprocessing,
     "to-thread": ToThread,
+    "simple-queue": SimpleQueue,
     "floor": NoQueue,
 }
 

@@ -70,6 +70,10 @@ class Kind:
 class Numbered(Kind):
     """Small items that carry their number."""
 
+    def acknowledge(self, lease: Get, count: int) -> None:
+        """As ``consume``, and each item is leased and acknowledged."""
+        raise NotImplementedError
+
     def log(self, get: Get, count: int) -> array[int]:
         """Take items of several producers; check their content and return their numbers in the order of arrival."""
         raise NotImplementedError
@@ -101,6 +105,14 @@ class Ints(Numbered):
             item = get()
             if item != number:
                 raise Mistake(number, item)
+
+    def acknowledge(self, lease: Get, count: int) -> None:
+        for number in range(count):
+            held = lease()
+            item = held.item
+            if item != number:
+                raise Mistake(number, item)
+            held.ack()
 
     def log(self, get: Get, count: int) -> array[int]:
         return array("q", [get() for _ in range(count)])

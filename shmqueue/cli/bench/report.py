@@ -97,7 +97,7 @@ class Report:
         wanted = [
             each
             for each in self.contestants
-            if each.role in table.roles or (each.label == "shmqueue" and "ours" in table.roles)
+            if each.role in table.roles or (each.label == "shmqueue" and not {"ours", "alone"}.isdisjoint(table.roles))
         ]
         if "ours" in table.roles:
             wanted += [each for each in self.contestants if each.label == YARDSTICK]

@@ -75,7 +75,7 @@ class View(Protocol):
 
 def run(report: Report, workloads: list[Workload], setting: Setting, view: View) -> None:
     """Measure, and put it into the report, which is complete when this returns and usable if it raises."""
-    races = [(workload, [each for each in report.contestants if each.role in workload.roles]) for workload in workloads]
+    races = [(workload, [each for each in report.contestants if workload.is_for(each)]) for workload in workloads]
     runs = [
         (number, workload, contestant)
         for number in range(setting.rounds)
@@ -143,6 +143,7 @@ def run_stage(workload: Workload, contestant: Contestant, items: int, seconds: f
             consumers=workload.consumers,
             items=items,
             queued=workload.queued,
+            room=workload.room,
             seconds=seconds,
             deadline=deadline,
             directory=directory,

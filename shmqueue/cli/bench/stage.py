@@ -47,6 +47,8 @@ class Spec:
     consumers: int
     items: int
     queued: int
+    room: int | None
+    """Bytes of the queue; None, as many as are usual."""
     seconds: float
     deadline: float
     """Seconds after which the workers are ended."""
@@ -130,7 +132,7 @@ def _job(spec: Spec) -> Job:
 
 def _plan(spec: Spec, job: Job, lane: int, context: Any) -> Plan:
     large = job.kind.size >= LARGE
-    room = _LARGE_ROOM if large else _SMALL_ROOM
+    room = spec.room or (_LARGE_ROOM if large else _SMALL_ROOM)
     while room < (job.queued + 1) * (job.kind.size + 24):  # 24: what the most wasteful one adds to an item
         room *= 2
     return Plan(

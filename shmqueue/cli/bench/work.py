@@ -26,9 +26,9 @@ class Job:
     """One measurement, as the workers see it."""
 
     shape: str
-    """stream: items go through. logged: they do between any number of processes. batches: many at once. pair: one
-    process puts and takes in turn. convert: it does so without a queue. round-trip: there and back.
-    async-round-trip: the same by coroutines. idle: one waits."""
+    """stream: items go through. leases: the same, and each is leased and acknowledged. logged: they go through between
+    any number of processes. batches: many at once. pair: one process puts and takes in turn. convert: it does so
+    without a queue. round-trip: there and back. async-round-trip: the same by coroutines. idle: one waits."""
     kind: Kind
     producers: int
     consumers: int
@@ -70,9 +70,12 @@ def roles_of(job: Job) -> list[Role]:
         return [_ask_in_a_loop, _answer_in_a_loop]
     if job.shape == "idle":
         return [_sleep, _wake]
-    produce, consume = {"stream": (_produce, _consume), "logged": (_produce, _log), "batches": (_put_many, _get_many)}[
-        job.shape
-    ]
+    produce, consume = {
+        "stream": (_produce, _consume),
+        "leases": (_produce, _acknowledge),
+        "logged": (_produce, _log),
+        "batches": (_put_many, _get_many),
+    }[job.shape]
     return [
         *(_numbered(consume, index) for index in range(job.consumers)),
         *(_numbered(produce, index) for index in range(job.producers)),
@@ -114,6 +117,13 @@ def _consume(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
     if isinstance(kind, (Raw, Made)) and lend is not None:
         return _measured(ready, lambda: kind.consume_lent(lend, job.items), receiver.finish)
     return _measured(ready, lambda: kind.consume(receiver.get, job.items), receiver.finish)
+
+
+def _acknowledge(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:
+    receiver = queue.receiver(index)
+    kind, lease = _numbered_kind(job), receiver.lease
+    assert lease is not None
+    return _measured(ready, lambda: kind.acknowledge(lease, job.items), receiver.finish)
 
 
 def _log(job: Job, queue: Driver, ready: Barrier, index: int) -> Told:

@@ -33,7 +33,7 @@ class Contestant:
     driver: str
     role: str
     """field: one of the queues to choose from. family: another way to use ours. floor: what no queue can be below.
-    async: a queue that coroutines wait for."""
+    async: a queue that coroutines wait for. threads: one that only the threads of a process share."""
     package: str | None = None
     """The package whose version is reported; None, this one or Python."""
     python: str | None = None
@@ -51,6 +51,7 @@ _ASYNC = (
     Contestant("compat.asyncio.Queue", "compat.asyncio", "async"),
     Contestant(f"{YARDSTICK}, to_thread", "to-thread", "async"),
 )
+_THREADS = Contestant("queue.SimpleQueue (threads only)", "simple-queue", "threads")
 _FLOOR = Contestant("msgpack alone, no queue", "floor", "floor", package="msgpack")
 
 
@@ -75,7 +76,7 @@ def contestants(peers: str | None, pythons: dict[str, str]) -> list[Contestant]:
     ]
     field = [other for other in others if other.role == "field"]
     coroutines = [other for other in others if other.role == "async"]
-    return [_OURS, _STANDARD, *field, *_FAMILY, *_ASYNC, *coroutines, _FLOOR]
+    return [_OURS, _STANDARD, *field, *_FAMILY, *_ASYNC, *coroutines, _THREADS, _FLOOR]
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ class Workload:
     consumers: int = 1
     queued: int = 0
     roles: tuple[str, ...] = ("field",)
-    """Which contestants do it."""
+    """Which contestants do it; alone: ours does."""
+    room: int | None = None
+    """Bytes of the queue; None, as many as are usual."""
     sized_like: str | None = None
     """Of which workload this takes the number of items, if that was measured."""
     quick: bool = False
@@ -119,6 +122,10 @@ class Workload:
     def patience(self) -> float:
         """Seconds that it takes longer than others, at most: so slow is one that puts 10,000 items a second."""
         return self.queued / 10_000
+
+    def is_for(self, contestant: Contestant) -> bool:
+        """Whether that contestant does it."""
+        return contestant.role in self.roles or (contestant is _OURS and "alone" in self.roles)
 
     @property
     def is_timed(self) -> bool:
@@ -145,14 +152,19 @@ WORKLOADS: dict[str, Workload] = {
         Workload("2-to-2", "logged", "dict", 2_000, producers=2, consumers=2),
         Workload("round-trip", "round-trip", "int", 200, quick=True),
         Workload("async-round-trip", "async-round-trip", "int", 200, roles=("async",)),
-        Workload("pair-int", "pair", "int", 2_000),
-        Workload("pair-dict", "pair", "dict", 2_000),
+        Workload("pair-int", "pair", "int", 2_000, roles=("field", "threads")),
+        Workload("pair-dict", "pair", "dict", 2_000, roles=("field", "threads")),
         Workload("floor-int", "convert", "int", 20_000, roles=("floor",)),
         Workload("floor-dict", "convert", "dict", 20_000, roles=("floor",)),
         Workload("idle", "idle", "int", 1),
         Workload("batch-int", "batches", "int", 2_000, roles=_ALL),
         Workload("batch-dict", "batches", "dict", 2_000, roles=_ALL),
         Workload("list", "stream", "list", 200, roles=_ALL),
+        Workload("lease", "leases", "int", 2_000, roles=("alone",)),
+        *(
+            Workload(f"ring-{n}m", "stream", "int", 2_000, roles=("alone",), room=n << 20, sized_like="ring-16m")
+            for n in (16, 1)
+        ),
         *(Workload(f"1-to-{n}", "logged", "int", 2_000, consumers=n) for n in (1, 2, 4, 8)),
         *(Workload(f"{n}-to-1", "logged", "int", 2_000, producers=n) for n in (2, 4, 8)),
         *(
@@ -205,7 +217,7 @@ TABLES: tuple[Table, ...] = (
             Column("dict", "cpu", "CPU per million dicts", "s"),
             Column("idle", "idle", "CPU of a blocked get", "%"),
         ),
-        roles=("field", "floor"),
+        roles=("field", "threads", "floor"),
         notes={
             "pair-int": "put+get: in turn, in one process",
             "idle": "CPU of a blocked get: percent of one processor",
@@ -240,6 +252,16 @@ TABLES: tuple[Table, ...] = (
         ),
         roles=("async",),
         notes={"async-round-trip": f"{YARDSTICK}: each put and each get in a thread, by asyncio.to_thread"},
+    ),
+    Table(
+        "One producer and one consumer, small int: what leases and a full ring cost",
+        (
+            Column("lease", "rate", "lease and ack"),
+            Column("ring-1m", "rate", "ring of 1 MiB"),
+            Column("ring-16m", "rate", "ring of 16 MiB"),
+        ),
+        roles=("alone",),
+        notes={"ring-1m": "Rings: with as many items in both, of which a million fit the large one"},
     ),
     Table(
         "The ways to use shmqueue",
