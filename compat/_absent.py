@@ -5,12 +5,33 @@ A ``__getattr__`` would say it as well, and make every other attribute slower to
 
 from __future__ import annotations
 
+import sys
 from abc import ABCMeta
+from opcode import opmap
 from typing import Any, NoReturn
 
 from shmqueue.attributes import readable_names, static_attributes
 
-__all__ = ["Absent", "ListsWhatIsThere", "refuse_hooks"]
+__all__ = ["Absent", "ListsWhatIsThere", "refuse_hooks", "refuse_name"]
+
+_ORDERS = ("LifoQueue", "PriorityQueue")
+_IMPORT_FROM = opmap["IMPORT_FROM"]
+
+
+def refuse_name(module: str, name: str) -> NoReturn:
+    """What the ``__getattr__`` of a module ends with.
+
+    Raises:
+        ImportError: ``from module import LifoQueue``, with the reason, which an AttributeError would lose there.
+        AttributeError: everywhere else, so that ``hasattr`` works.
+    """
+    if name not in _ORDERS:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    why = f"{module} does not offer {name}: only queues in which the oldest item comes first are shared"
+    asker = sys._getframe(2)
+    if asker.f_code.co_code[asker.f_lasti] == _IMPORT_FROM:
+        raise ImportError(why)
+    raise AttributeError(why)
 
 
 class Absent:

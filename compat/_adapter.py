@@ -13,7 +13,17 @@ from shmqueue.serialization import PickleSerializer
 
 from ._absent import ListsWhatIsThere
 
-__all__ = ["Adapter"]
+__all__ = ["Adapter", "refuse_text"]
+
+
+def refuse_text(maxsize: object) -> None:
+    """Refuse a queue's name where its ``maxsize`` is expected.
+
+    Raises:
+        TypeError: it is one.
+    """
+    if isinstance(maxsize, (str, bytes)):
+        raise TypeError(f"maxsize must be a number, not {maxsize!r}: a queue's name is given as name={maxsize!r}")
 
 
 class Adapter(AnyQueue, ListsWhatIsThere):

@@ -17,6 +17,7 @@ from shmqueue.fast_paths import fast_get, fast_lease, fast_put
 from shmqueue.generics import T
 from shmqueue.leases import Lease
 
+from ._adapter import refuse_text
 from ._pipe_emulation import PipeEmulation
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Queue(PipeEmulation, _StdlibQueue[T]):
         keep: bool = False,
         ctx: object = None,
     ) -> None:
+        refuse_text(maxsize)
         items = max(0, operator.index(maxsize))
         self._open(name, maxsize=items or None, max_bytes=max_bytes, keep=keep)
 

@@ -29,7 +29,8 @@ from shmqueue.readiness import FINISHED, ITEMS, ROOM
 from shmqueue.threads import WeakRegistry
 
 from . import queue as _synchronous
-from ._adapter import Adapter
+from ._absent import refuse_name
+from ._adapter import Adapter, refuse_text
 from ._event_loops import Line, Refused, current_loop, running_loop
 
 __all__ = ["Queue", "QueueEmpty", "QueueFull", "QueueShutDown"]
@@ -85,6 +86,7 @@ class Queue(Adapter, Generic[T]):
     def __init__(
         self, maxsize: float = 0, *, name: str | None = None, max_bytes: int | None = None, keep: bool = False
     ) -> None:
+        refuse_text(maxsize)
         items = 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
         self._open(name, maxsize=items or None, max_bytes=max_bytes, keep=keep)
 
@@ -450,8 +452,4 @@ if hasattr(os, "register_at_fork"):
 
 
 def __getattr__(name: str) -> NoReturn:
-    if name in ("LifoQueue", "PriorityQueue"):
-        raise ImportError(
-            f"{__name__} does not offer {name}: only queues in which the oldest item comes first are shared"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    refuse_name(__name__, name)

@@ -29,8 +29,8 @@ from shmqueue.fast_paths import fast_get, fast_lease, fast_put, own_fast_paths
 from shmqueue.generics import T
 from shmqueue.leases import Lease
 
-from ._absent import Absent, refuse_hooks
-from ._adapter import Adapter
+from ._absent import Absent, refuse_hooks, refuse_name
+from ._adapter import Adapter, refuse_text
 
 __all__ = ["Empty", "Full", "Queue", "ShutDown", "SimpleQueue"]
 
@@ -324,12 +324,9 @@ class SimpleQueue(_Shared[T], _StandardSimpleQueue[T]):
 
 def _most_items(maxsize: float) -> int:
     """Of any number that the standard queue takes; 0, there is no limit."""
+    refuse_text(maxsize)
     return 0 if maxsize <= 0 or maxsize == math.inf else math.ceil(maxsize)
 
 
 def __getattr__(name: str) -> NoReturn:
-    if name in ("LifoQueue", "PriorityQueue"):
-        raise ImportError(
-            f"{__name__} does not offer {name}: only queues in which the oldest item comes first are shared"
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    refuse_name(__name__, name)

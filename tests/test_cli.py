@@ -26,7 +26,7 @@ from cli_support import (
     started,
     usage_error_of,
 )
-from support import PATIENCE, is_asleep, wait_until
+from support import PATIENCE, Call, is_asleep, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue, segment
@@ -61,6 +61,22 @@ def on_terminal(*arguments: str, columns: int = 80) -> list[str]:
         os.close(ours)
     # What moves the cursor begins another line.
     return [line for line in re.split(r"[\r\n]|\x1b\[[0-9;?]*[A-Za-z]", output.decode()) if line]
+
+
+def test_a_get_on_a_terminal_says_that_the_queue_was_not_there(name: str) -> None:
+    """Else a mistyped name waits without a word."""
+    putter = Call(_put_when_it_is_there, name)
+    lines = on_terminal("get", name)
+    putter.result()
+    assert len(lines) == 2
+    assert f"no queue called {name!r}" in lines[0]
+    assert lines[1] == "7"
+
+
+def _put_when_it_is_there(name: str) -> None:
+    wait_until(lambda: os.path.exists(segment.path_of(name)), "the queue is there")
+    with ShmQueue(name, create=False) as q:
+        q.put(7)
 
 
 # ---- help ----

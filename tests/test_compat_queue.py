@@ -16,6 +16,7 @@ import typing
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import children
@@ -23,6 +24,9 @@ import pytest
 from support import PATIENCE, Call, Opener, asleep, running, succeed
 
 import shmqueue.compat
+from shmqueue.compat import asyncio as compat_asyncio
+from shmqueue.compat import multiprocessing as compat_multiprocessing
+from shmqueue.compat import queue as compat_queue
 
 METHODS = ["fork", "spawn", "forkserver"]
 HAS_SHUTDOWN = sys.version_info >= (3, 13)
@@ -387,6 +391,21 @@ def test_other_orders_are_refused_with_a_reason(our_queues: Opener, kind: str) -
         exec(f"from shmqueue.compat.queue import {kind}")
     with pytest.raises(ImportError, match="no_such_thing"):
         exec("from shmqueue.compat.queue import no_such_thing")
+
+
+@pytest.mark.parametrize("module", [compat_queue, compat_asyncio])
+@pytest.mark.parametrize("kind", ["LifoQueue", "PriorityQueue"])
+def test_a_program_may_ask_for_other_orders(module: ModuleType, kind: str) -> None:
+    assert not hasattr(module, kind)
+    assert getattr(module, kind, None) is None
+    with pytest.raises(AttributeError, match="oldest item"):
+        getattr(module, kind)
+
+
+@pytest.mark.parametrize("make", [compat_queue.Queue, compat_asyncio.Queue, compat_multiprocessing.Queue])
+def test_a_name_in_place_of_maxsize_is_refused(make: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="name='jobs'"):
+        make("jobs")
 
 
 # ---- typing ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -140,9 +141,12 @@ def get_items(
         BrokenPipeError: the reader of the output is gone.
     """
     lines = Lines()
+    is_there = os.path.lexists(segment.path_of(name))
     _use_engine_of(name)
     with raising():
         handle = open_handle(name, **room.options())
+        if not is_there and timeout is None and sys.stderr.isatty():
+            complain(f"there was no queue called {name!r}: made it, and wait for an item (Ctrl-C ends this)")
         handle.segment.drops_items = False
         try:
             consumer = _Consumer(name, handle.engine, Serializer(allow_pickle), lines, skip)

@@ -394,7 +394,8 @@ def _only_namer_in(parent: str) -> Iterator[None]:
 def _no_file(error: OSError, parent: str) -> ShmQueueNoSpaceError | ShmQueueRefusedError:
     if error.errno in _FULL:
         return _no_space(error, parent, HEADER_SIZE)
-    why = f"cannot create a segment: {error.strerror}; {_ANOTHER_DIRECTORY}"
+    another = "SHMQUEUE_DIR names this directory" if os.environ.get("SHMQUEUE_DIR") else _ANOTHER_DIRECTORY
+    why = f"cannot create a segment: {error.strerror}; {another}"
     return ShmQueueRefusedError(error.errno, why, parent)
 
 

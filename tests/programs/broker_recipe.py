@@ -22,7 +22,7 @@ def work(url: str) -> None:
 
 
 if __name__ == "__main__":
-    url, what, *count = sys.argv[1:]  # shm://jobs, or redis://host/0?queue=jobs
+    url, what, *count = sys.argv[1:]  # shm://jobs?keep=1, or redis://host/0?queue=jobs
     if what == "put":
         put(url, int(count[0]))
     else:
