@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,20 @@ def test_a_payload_is_whole_whenever_it_is_asked_for(q: ShmQueue) -> None:
     assert loan.finish()
 
 
+HAS_IT_OPEN = """if True:
+    import sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
 @contextmanager
 def get_lock_held(name: str) -> Iterator[Callable[[], None]]:
-    """A living process has the native get lock until the returned function is called."""
-    with python("import sys; sys.stdin.read()") as owner, open(path_of(name), "r+b", buffering=0) as file:
+    """A living process that has the queue open has the native get lock until the returned function is called."""
+    with python(HAS_IT_OPEN, name) as owner, open(path_of(name), "r+b", buffering=0) as file:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "open\n"
 
         def write(word: int) -> None:
             os.pwrite(file.fileno(), struct.pack("=I", word), 512)
@@ -360,3 +371,154 @@ time.sleep(99)
         assert q.qsize() == leases - 1
         os.pwrite(file.fileno(), struct.pack("=I", 0), 256)
     assert took < leases * 5  # to wait for the lock after each one takes ten milliseconds each time
+
+
+# ---- the end of a lease, a view or a reservation at a bad moment ----
+
+
+@pytest.mark.usefixtures("only_native")
+def test_a_lease_that_is_collected_while_the_lock_is_held_comes_back(make: Make, name: str) -> None:
+    q, other = make(), make()
+    q.put("job")
+    lease: Any = q.lease()
+    with get_lock_held(name) as release:
+        lease = None
+        gc.collect()
+        release()
+    assert lease is None
+    assert other.get(timeout=PATIENCE) == "job"
+
+
+@pytest.mark.usefixtures("only_native")
+def test_a_view_whose_last_look_ends_while_the_lock_is_held_frees_its_bytes(make: Make, name: str) -> None:
+    q, other = make(buffer_size=100_000), make()
+    q.put(b"x" * 60_000)
+    with q.get_view() as memory:
+        seen = memoryview(memory)[:1]
+        del memory
+    assert q.buffer_occupancy() > 60_000, "its bytes are still looked at"
+    with get_lock_held(name) as release:
+        del seen
+        release()
+    other.put(b"y" * 60_000, timeout=PATIENCE)
+    assert len(other.get(timeout=PATIENCE)) == 60_000
+    wait_until(lambda: _occupied_after_a_look(other) == 0, "its bytes are free")
+
+
+def _occupied_after_a_look(q: ShmQueue) -> int:
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.get(timeout=0.2)
+    return q.buffer_occupancy()
+
+
+@pytest.mark.usefixtures("only_native")
+@pytest.mark.parametrize("end", ["put", "get", "close"])
+def test_a_reservation_that_is_dropped_while_the_lock_is_held_is_abandoned_later(
+    make: Make, name: str, end: str
+) -> None:
+    q, other = make(), make()
+    other.put("before")
+    block: Any = q.put_view(1000)
+    memory = block.__enter__()
+    memory[:3] = b"abc"
+    with get_lock_held(name) as release:
+        del memory
+        block = None
+        gc.collect()
+        release()
+    assert block is None
+    if end == "put":
+        q.put("next")
+        assert [other.get(timeout=PATIENCE) for _ in range(2)] == ["before", "next"]
+    elif end == "get":
+        assert q.get() == "before"
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            q.get(block=False)
+    else:
+        q.close()
+        assert other.get() == "before"
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            other.get(block=False)
+    assert other.buffer_occupancy() == 0
+    assert other.unfinished_tasks == (2 if end == "put" else 1)
+
+
+@pytest.mark.usefixtures("only_native")
+@pytest.mark.parametrize("raises", [False, True])
+def test_close_leaves_the_bytes_of_a_view_alone_until_nothing_looks_at_them(make: Make, raises: bool) -> None:
+    q, other = make(buffer_size=100_000), make()
+    q.put(b"A" * 5000)
+    seen = None
+    with suppress(RuntimeError), q.get_view() as memory:
+        seen = memoryview(memory)[:]
+        if raises:
+            raise RuntimeError
+        q.close()
+    q.close()
+    for _ in range(15):
+        other.put(b"B" * 5000)
+        assert other.get(timeout=PATIENCE) == b"B" * 5000
+    assert bytes(seen) == b"A" * 5000
+    del memory, seen
+    assert other.get(timeout=PATIENCE) == b"A" * 5000
+    assert other.buffer_occupancy() == 0
+
+
+def test_a_close_gives_leases_back_while_other_threads_use_the_queue(make: Make) -> None:
+    for number in range(20):
+        q, base = make(), make()
+        for _ in range(300):
+            base.put(b"x" * 50)
+        held = [q.lease() for _ in range(5)]
+        is_over = threading.Event()
+        using = [Call(_until_closed, use, q, is_over) for use in (_write, _lease)]
+        time.sleep(number / 1000)  # another moment each time
+        q.close()
+        is_over.set()
+        for call in using:
+            call.result()
+        assert base.statistics().leased == 0, number
+        assert not any(lease.is_held for lease in held)
+        base.clear()
+
+
+def _write(q: ShmQueue) -> None:
+    with q.put_view(1000) as memory:
+        memory[:5] = b"abcde"
+
+
+def _lease(q: ShmQueue) -> None:
+    q.lease(timeout=0.01).ack()
+
+
+def _until_closed(use: Callable[[ShmQueue], None], q: ShmQueue, is_over: threading.Event) -> None:
+    while not is_over.is_set():
+        try:
+            use(q)
+        except (shmqueue.ShmQueueEmpty, shmqueue.ShmQueueNotInitializedError):
+            pass
+
+
+@pytest.mark.parametrize("timeout", [0, PATIENCE])
+def test_a_put_moves_leased_bytes_out_of_its_way(make: Make, timeout: float) -> None:
+    q = make(buffer_size=100_000)
+    q.put(b"1" * 60_000)
+    first = q.lease()
+    q.put(b"2" * 60_000, timeout=timeout)
+    assert q.get() == b"2" * 60_000
+    q.put_many([b"%d" % number * 20_000 for number in range(4)], timeout=timeout)
+    assert [len(q.get()) for _ in range(4)] == [20_000] * 4
+    assert first.item == b"1" * 60_000
+    assert first.ack()
+    assert q.buffer_occupancy() == 0
+
+
+def test_a_put_moves_small_leased_bytes_as_well(make: Make) -> None:
+    """Less than keeps a get from moving them on its own."""
+    q = make(buffer_size=100_000)
+    q.put(b"1" * 1000)
+    first = q.lease()
+    q.put(b"2" * 99_000, timeout=PATIENCE)
+    assert q.get() == b"2" * 99_000
+    first.requeue()
+    assert q.get() == b"1" * 1000

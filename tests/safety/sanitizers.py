@@ -242,8 +242,8 @@ MUTANTS = (
     Mutant(
         "a record is moved while its holder looks at it",
         NATIVE + "spilling.c",
-        "atomic_load_explicit(&oldest->in_place, memory_order_acquire) != 0)",
-        "atomic_load_explicit(&oldest->in_place, memory_order_acquire) > 1)",
+        "atomic_load_explicit(&oldest->in_place, memory_order_acquire) != BYTES_MAY_MOVE)",
+        "atomic_load_explicit(&oldest->in_place, memory_order_acquire) > BYTES_IN_PLACE)",
     ),
     Mutant(
         "a lock is released without release",

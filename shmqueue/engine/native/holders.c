@@ -16,11 +16,37 @@ static bool is_held(const struct lease *entry)
     return state == LEASE_LENT || state == LEASE_PINNED || state == LEASE_WRITING;
 }
 
-/* Gives back the oldest item of the process (`handle` 0) or of one of its handles.  `has_ended`: also what is pinned or
- * being written; else that stays, for the handle's process still uses the bytes.  RING_EMPTY: there is none.
- * Counts in *returned what can be taken again, for which the caller wakes getters: once, when all are back. */
-static enum ring_status return_one(struct ring *ring, struct process holder, uint32_t handle, bool has_ended,
-                                   struct patience patience, int *returned)
+/* Rule 15: its holder could not have the lock when it gave the item up. */
+static bool is_dropped(const struct lease *entry)
+{
+    return (GET(entry->state) == LEASE_LENT || GET(entry->state) == LEASE_PINNED) &&
+           GET(entry->in_place) == BYTES_DROPPED;
+}
+
+static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
+
+/* Whose items are given back. */
+struct whose {
+    struct process holder;
+    uint32_t handle; /* 0: all of that process */
+    bool has_ended;  /* also what is pinned or being written; else what the process still uses stays */
+};
+
+/* whose NULL: what anybody has dropped. */
+static bool is_theirs(const struct lease *entry, const struct whose *whose)
+{
+    struct process holder = {.pid = GET(entry->pid), .started = GET(entry->started)};
+    if (whose == NULL) {
+        return is_dropped(entry);
+    }
+    bool counts = whose->has_ended ? is_held(entry)
+                                   : GET(entry->state) == LEASE_LENT && GET(entry->in_place) != BYTES_SEEN;
+    return counts && is_same(holder, whose->holder) && (whose->handle == 0 || whose->handle == GET(entry->handle));
+}
+
+/* Gives back the oldest such item.  RING_EMPTY: there is none.  Counts in *returned what can be taken again, for which
+ * the caller wakes getters: once, when all are back. */
+static enum ring_status return_one(struct ring *ring, const struct whose *whose, struct patience patience, int *returned)
 {
     struct take take;
     enum ring_status status = lending_begin(ring, &take, patience);
@@ -30,9 +56,7 @@ static enum ring_status return_one(struct ring *ring, struct process holder, uin
     const struct lease *entries = lease_entries(ring);
     uint32_t oldest = take.entries;
     for (uint32_t i = 0; i < take.entries; i++) {
-        bool is_theirs = (has_ended ? is_held(&entries[i]) : GET(entries[i].state) == LEASE_LENT) &&
-                         (handle == 0 || GET(entries[i].handle) == handle);
-        if (is_theirs && GET(entries[i].pid) == holder.pid && GET(entries[i].started) == holder.started &&
+        if (is_theirs(&entries[i], whose) &&
             (oldest == take.entries || GET(entries[i].count) < GET(entries[oldest].count))) {
             oldest = i;
         }
@@ -54,16 +78,15 @@ static void wake_for(struct ring *ring, int returned, struct patience patience)
 
 enum ring_status ring_return_all(struct ring *ring, struct patience patience)
 {
+    const struct whose ours = {.holder = os_this_process(), .handle = ring->handle};
     enum ring_status status;
     int returned = 0;
     do {
-        status = return_one(ring, os_this_process(), ring->handle, false, patience, &returned);
+        status = return_one(ring, &ours, patience, &returned);
     } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
     wake_for(ring, returned, patience);
     return status == RING_EMPTY ? RING_OK : status;
 }
-
-static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
 
 /* The number of items that can be taken again. */
 static int return_earlier(struct ring *ring, struct patience patience)
@@ -74,9 +97,9 @@ static int return_earlier(struct ring *ring, struct patience patience)
     struct process me = os_this_process();
     for (uint32_t i = 0; i < entries; i++) {
         struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
-        uint32_t handle = GET(table[i].handle);
-        while (is_held(&table[i]) && is_same(holder, me) && !ring_is_of_this_image(handle) &&
-               return_one(ring, me, handle, true, patience, &returned) == RING_OK) {
+        const struct whose earlier = {.holder = me, .handle = GET(table[i].handle), .has_ended = true};
+        while (is_held(&table[i]) && is_same(holder, me) && !ring_is_of_this_image(earlier.handle) &&
+               return_one(ring, &earlier, patience, &returned) == RING_OK) {
         }
     }
     return returned;
@@ -121,16 +144,18 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
     struct process alive = os_this_process();
     for (uint32_t i = 0; i < entries; i++) {
         struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
-        if (!is_held(&table[i]) || is_same(holder, alive)) {
+        const struct whose theirs = {.holder = holder, .has_ended = true}, *whose = &theirs;
+        if (is_dropped(&table[i])) {
+            whose = NULL;
+        } else if (!is_held(&table[i]) || is_same(holder, alive)) {
             continue;
-        }
-        if (os_is_alive(holder)) {
+        } else if (os_is_alive(holder)) {
             alive = holder; /* a holder of several has them in a row, mostly */
             continue;
         }
         enum ring_status status = RING_OK;
         while (status == RING_OK) {
-            status = return_one(ring, holder, 0, true, patience, &returned);
+            status = return_one(ring, whose, patience, &returned);
         }
         is_busy = is_busy || status == RING_BUSY;
     }

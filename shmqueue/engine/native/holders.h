@@ -4,10 +4,10 @@
 
 #include "lending.h"
 
-/* Gives back all that this handle has; for its end. */
+/* Gives back all that this handle has, but for what objects of the program refer to (BYTES_SEEN); for its end. */
 enum ring_status ring_return_all(struct ring *ring, struct patience patience);
 
-/* Gives back all that ended processes had, if no process has checked for `at_least` ns.  Takes the lock.
+/* Gives back all that ended processes had, and what was dropped, if no process has checked for `at_least` ns.  Takes the lock.
  * While another thread has it, this does nothing, and does not wait. */
 void ring_return_dead(struct ring *ring, int64_t at_least);
 /* Gives back what an earlier program image of this process had, which exec() has replaced, as far as the lock is

@@ -71,8 +71,9 @@
  *      one that died before its commit: it restores the entry first.  Entries from number `entries` on are undefined.
  *  14. If a leased record keeps too many free bytes behind it from use, the owner of the get lock copies it into the
  *      windows, changes the entry by rule 13, and commits: get.position advances.
- *  15. `in_place` of an entry is set under the get lock and cleared by the holder alone, without a lock: until then the
- *      record's bytes do not move.
+ *  15. `in_place` of an entry, an enum lease_bytes, is set under the get lock; after that the holder alone changes it,
+ *      without a lock.  Until it is BYTES_MAY_MOVE the record's bytes do not move.  A holder that could not have the
+ *      lock when it gave the lease up makes it BYTES_DROPPED, and others end the lease when they check the holders.
  *  16. The owner of the get lock may return the memory of any part of the windows that no entry of the current table
  *      names.  A death before it did wastes memory until those bytes are used again, and has no other effect.
  *
@@ -258,6 +259,13 @@ enum lease_state {
     LEASE_RETURNED, /* requeued: to be handed out before any record that was never handed out */
     LEASE_PINNED,   /* finished, but the holder still refers to the bytes */
     LEASE_WRITING,  /* not put yet: the holder writes its payload (rule 20) */
+};
+
+enum lease_bytes {
+    BYTES_MAY_MOVE,
+    BYTES_IN_PLACE, /* the holder may read them where they lie */
+    BYTES_SEEN,     /* objects of the holder's program refer to them, which may outlive its handle */
+    BYTES_DROPPED,
 };
 
 /* One cache line, so that holders do not share. */

@@ -168,7 +168,7 @@ static void forget_changes(struct ring *ring)
 static void prepare_take(struct take *take)
 {
     take->at = NOT_RETURNED;
-    take->taken = false;
+    take->taken = take->makes_room = false;
     take->done_from = take->done_to = 0;
 }
 

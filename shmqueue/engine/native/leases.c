@@ -103,3 +103,22 @@ void leases_settle(struct ring *ring, struct take *take, struct snapshot *settle
         settled->arena = GET(oldest->arena);
     }
 }
+
+bool leases_make_room(struct ring *ring)
+{
+    struct take take;
+    uint32_t number;
+    if (!ledger_read(&ring->segment->get.ledgers).leases || ring_is_corrupted(ring) ||
+        ring_get_lock(ring, &take, (struct patience){0}) != RING_OK) {
+        return false;
+    }
+    uint64_t held_up_from = take.next.position; /* as the ledger has it */
+    if (!take.next.leases || leases_enter(ring, &take) != RING_OK ||
+        spilling_holds_up(ring, &take, true, &number) == NULL) {
+        ring_get_abort(ring, &take);
+        return false;
+    }
+    take.makes_room = true;
+    leases_commit(ring, &take);
+    return ledger_read(&ring->segment->get.ledgers).position != held_up_from;
+}

@@ -43,4 +43,8 @@ static inline void ring_get_commit(struct ring *ring, struct take *take)
     leases_commit(ring, take);
 }
 
+/* For a putter that finds no room and owns no lock: moves a leased record that keeps bytes from use.  False: none was
+ * moved, or the get lock is not free. */
+bool leases_make_room(struct ring *ring);
+
 #endif

@@ -28,7 +28,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
         SET(leases->redelivered, GET(leases->redelivered) + !is_first);
         take->returned--;
     }
-    SET(entry->in_place, 1);
+    SET(entry->in_place, BYTES_IN_PLACE);
     SET(entry->pid, me.pid);
     SET(entry->started, me.started);
     SET(entry->handle, ring->handle);
@@ -68,10 +68,18 @@ bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, u
     return spilling_read(ring, &loan->place, record_head(loan->length) + from, length, bytes);
 }
 
-void ring_loan_may_move(struct ring *ring, const struct loan *loan)
+static bool is_of(const struct ring *ring, const struct lease *entry, const struct loan *loan)
 {
-    if (!ring_is_corrupted(ring)) {
-        atomic_store_explicit(&lease_entries(ring)[loan->entry].in_place, 0, memory_order_release);
+    struct process me = os_this_process();
+    return GET(entry->count) == loan->count && GET(entry->attempt) == loan->attempt && GET(entry->pid) == me.pid &&
+           GET(entry->started) == me.started && GET(entry->handle) == ring->handle;
+}
+
+void ring_loan_note(struct ring *ring, const struct loan *loan, enum lease_bytes bytes)
+{
+    struct lease *entry = &lease_entries(ring)[loan->entry];
+    if (!ring_is_corrupted(ring) && is_of(ring, entry, loan)) {
+        atomic_store_explicit(&entry->in_place, bytes, memory_order_release);
     }
 }
 
@@ -97,15 +105,12 @@ enum ring_status lending_begin(struct ring *ring, struct take *take, struct pati
 static enum ring_status begin_with(struct ring *ring, struct take *take, const struct loan *loan,
                                    enum lease_state state, struct patience patience)
 {
-    struct process me = os_this_process();
     enum ring_status status = lending_begin(ring, take, patience);
     if (status != RING_OK) {
         return status;
     }
     const struct lease *entry = &lease_entries(ring)[loan->entry];
-    if (loan->entry < take->entries && GET(entry->state) == (uint32_t)state && GET(entry->count) == loan->count &&
-        GET(entry->attempt) == loan->attempt && GET(entry->pid) == me.pid && GET(entry->started) == me.started &&
-        GET(entry->handle) == ring->handle) {
+    if (loan->entry < take->entries && GET(entry->state) == (uint32_t)state && is_of(ring, entry, loan)) {
         return RING_OK;
     }
     ring_get_abort(ring, take);
@@ -126,7 +131,7 @@ enum ring_status ring_loan_find(struct ring *ring, struct loan *loan, struct pat
         status = ring_mark_corrupted(ring, "a leased record has changed its length");
     }
     if (status == RING_OK) {
-        atomic_store(&entry->in_place, 1);
+        atomic_store(&entry->in_place, BYTES_IN_PLACE);
         loan->place = take.place;
     }
     ring_get_abort(ring, &take);
@@ -185,7 +190,7 @@ bool lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bo
     if (!again && lease_find_place(ring, entry, &place)) {
         spilling_note_done(take, place.position, place.window);
     }
-    SET(entry->in_place, 0);
+    SET(entry->in_place, BYTES_MAY_MOVE);
     SET(entry->state, again ? LEASE_RETURNED : LEASE_FREE);
     ring_get_commit(ring, take);
     if (!again && (was_writing || is_dropped)) {

@@ -14,7 +14,7 @@ struct loan {
 };
 
 /* With a record at hand: hands it out and releases the get lock.  Its bytes stay where they are until
- * ring_loan_may_move() or the end of the loan.  RING_FULL: too many are leased.  RING_UNMAPPED: no memory for the
+ * ring_loan_note() lets them move, or the end of the loan.  RING_FULL: too many are leased.  RING_UNMAPPED: no memory for the
  * table, ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
 
@@ -24,9 +24,11 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
 const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t from);
 /* Copies them.  False: ring->map_error says why it cannot be done.  No lock. */
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes);
-/* The holder does not read the bytes in place any more, and goes on with the loan.  No lock. */
-void ring_loan_may_move(struct ring *ring, const struct loan *loan);
-/* It does again: finds where they are now.  Takes the lock.  RING_MISMATCH: the loan is over. */
+/* What the holder does with the bytes from now on.  BYTES_DROPPED is for one that could not have the lock: whoever
+ * checks the holders next ends the loan as one of a dead process.  No lock. */
+void ring_loan_note(struct ring *ring, const struct loan *loan, enum lease_bytes bytes);
+/* Once they may have moved: finds where they are, and keeps them there.  Takes the lock.  RING_MISMATCH: the loan is
+ * over. */
 enum ring_status ring_loan_find(struct ring *ring, struct loan *loan, struct patience patience);
 
 /* ---- its end ---- */

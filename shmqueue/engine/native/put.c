@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "leases.h"
+
 #define EXACT_HIGH_WATER 1024 /* items */
 #define OVERTAKEN_NS 20000000 /* after which a put that others overtake claims the room that it needs */
 #define OVERTAKEN_TIMES 8     /* or after this many attempts */
@@ -152,6 +154,15 @@ size_t ring_fitting(const struct ring *ring, const struct record_in *records, si
     return most;
 }
 
+/* Whether it is bytes that are missing, or their memory, and not only the number of items that is too high. */
+static bool lacks_bytes(struct ring *ring, const struct want *want)
+{
+    if (want->is_behind) {
+        return false; /* it is another one's turn */
+    }
+    return want->position != 0 ? want->position > ledger_read(&ring->segment->get.ledgers).position : want->count == 0;
+}
+
 /* Waits for room.  RING_OK: try again, asking for it if want->has_asked is false. */
 static enum ring_status wait_for_room(struct ring *ring, struct want *want, struct patience patience, bool *asks)
 {
@@ -175,7 +186,7 @@ static enum ring_status wait_for_room(struct ring *ring, struct want *want, stru
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience)
 {
     uint64_t bytes = 0;
-    bool trimmed = false, asks = !ring->may_spin;
+    bool trimmed = false, made_room = false, asks = !ring->may_spin;
     int64_t begun = 0;
     struct want want = {0};
     for (size_t i = 0; i < count; i++) {
@@ -189,6 +200,11 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
         if (status == RING_FULL && patience.for_lock && !trimmed && atomic_load(&ring->grow_error) != 0) {
             trimmed = true; /* the memory is out: perhaps it is this queue that has it, and does not need it */
             ring_trim(ring, false);
+            continue;
+        }
+        if (status == RING_FULL && (patience.for_room || !made_room) && lacks_bytes(ring, &want) &&
+            leases_make_room(ring)) {
+            made_room = true;
             continue;
         }
         if (status != RING_FULL || !patience.for_room) {
@@ -218,6 +234,6 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             break;
         }
     }
-    ring_clear_the_way(ring); /* of a process that was killed while it wrote an item where it lies */
+    ring_clear_the_way(ring); /* of a process that was killed while it wrote an item, or looked at one, where it lies */
     return RING_INTERRUPTED;
 }

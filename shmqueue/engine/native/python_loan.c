@@ -16,7 +16,7 @@ void loan_let_move(LoanObject *loan)
 {
     if (!loan->may_move && loan->hold == HELD && loan_is_of_this_process(loan) && loan->ring->memory != NULL) {
         loan->may_move = true;
-        ring_loan_may_move(&loan->ring->ring, &loan->loan);
+        ring_loan_note(&loan->ring->ring, &loan->loan, BYTES_MAY_MOVE);
     }
 }
 
@@ -69,6 +69,9 @@ static void end_quietly(LoanObject *loan, ending *way)
     do {
         QUIETLY(ring, status = way(&ring->ring, &loan->loan, patience));
     } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
+    if (status == RING_INTERRUPTED || status == RING_LOCKED) { /* a peer with the lock was stopped */
+        ring_loan_note(&ring->ring, &loan->loan, BYTES_DROPPED);
+    }
 }
 
 static void give_back_quietly(LoanObject *loan)
@@ -271,6 +274,9 @@ static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
     }
     if (loan->exports++ == 0) {
         ring->views++;
+        if (loan->copy == NULL) {
+            ring_loan_note(&ring->ring, &loan->loan, BYTES_SEEN);
+        }
     }
     return 0;
 }
@@ -284,10 +290,25 @@ static int Loan_getbuffer(LoanObject *loan, Py_buffer *buffer, int flags)
     return error;
 }
 
+/* Nothing refers to its bytes any more.  At the end of its handle it was left alone because something did. */
+static void unsee(LoanObject *loan)
+{
+    RingObject *ring = loan->ring;
+    if (loan->hold != HELD || loan->copy != NULL || !loan_is_of_this_process(loan) || ring->memory == NULL) {
+        return;
+    }
+    if (ring->closing) {
+        give_back_quietly(loan);
+    } else {
+        ring_loan_note(&ring->ring, &loan->loan, BYTES_IN_PLACE);
+    }
+}
+
 static void Loan_releasebuffer(LoanObject *loan, Py_buffer *Py_UNUSED(buffer))
 {
     ALONE_BEGIN(loan->ring);
     if (--loan->exports == 0) {
+        unsee(loan);
         unpin_if_unseen(loan);
         let_mapping_go(loan->ring);
     }

@@ -129,6 +129,7 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
     if (!is_still_open(self)) {
         return -1;
     }
+    end_left(self); /* their bytes may be the room that is missing */
     if (bytes < LARGE) {
         status = ring_put(&self->ring, records, count, (struct patience){0});
         if (status == RING_OK) {

@@ -29,6 +29,13 @@ typedef struct {
     Py_ssize_t exports;
 } ReservationObject;
 
+/* One whose object is gone, and which could not be abandoned because a peer with the lock was stopped. */
+struct left {
+    struct reserving reserving;
+    uint32_t epoch; /* of the process that made it */
+    struct left *next;
+};
+
 static bool is_of_this_process(const ReservationObject *self) { return self->epoch == os_epoch(); }
 
 static void end(ReservationObject *self)
@@ -37,16 +44,55 @@ static void end(ReservationObject *self)
     let_mapping_go(self->ring);
 }
 
-/* Where nothing may be raised. */
+/* Where nothing may be raised.  False: the lock could not be had in time. */
+static bool abandon_in_time(RingObject *ring, const struct reserving *reserving, struct patience patience)
+{
+    enum ring_status status;
+    do {
+        status = ring_end_reservation(&ring->ring, reserving, false, patience);
+    } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
+    return status != RING_INTERRUPTED && status != RING_LOCKED && status != RING_BUSY;
+}
+
+void reservations_end_left(RingObject *self, struct patience patience)
+{
+    for (struct left **at = &self->left; *at != NULL;) {
+        struct left *left = *at;
+        if (left->epoch == os_epoch() && !abandon_in_time(self, &left->reserving, patience)) {
+            at = &left->next;
+            continue;
+        }
+        *at = left->next;
+        PyMem_RawFree(left);
+    }
+}
+
+void reservations_forget_left(RingObject *self)
+{
+    while (self->left != NULL) {
+        struct left *left = self->left;
+        self->left = left->next;
+        PyMem_RawFree(left);
+    }
+}
+
+static void leave_it(RingObject *ring, const ReservationObject *self)
+{
+    struct left *left = PyMem_RawMalloc(sizeof *left);
+    if (left != NULL) { /* else it is abandoned when this process ends */
+        *left = (struct left){.reserving = self->reserving, .epoch = self->epoch, .next = ring->left};
+        ring->left = left;
+    }
+}
+
 static void abandon_quietly(ReservationObject *self)
 {
     RingObject *ring = self->ring;
     if (is_of_this_process(self) && ring->memory != NULL) {
         struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RESERVATION_END_PATIENCE_NS};
-        enum ring_status status;
-        do {
-            status = ring_end_reservation(&ring->ring, &self->reserving, false, patience);
-        } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
+        if (!abandon_in_time(ring, &self->reserving, patience)) {
+            leave_it(ring, self);
+        }
     }
     end(self);
 }

@@ -112,7 +112,7 @@ bool call_look(PyObject *look)
 void let_mapping_go(RingObject *ring)
 {
     ring->views--;
-    if (ring->closing && ring->views == 0 && atomic_load(&ring->users) == 0) {
+    if (ring->closing && ring->closers == 0 && ring->views == 0 && atomic_load(&ring->users) == 0) {
         unmap(ring);
     }
 }
@@ -127,13 +127,30 @@ static bool is_finalizing(void)
 }
 
 /* When no call is in flight any more: one that was may have taken an item. */
-static void give_back_loans(RingObject *self)
+static void give_back_all(RingObject *self)
 {
     struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
+    if (self->memory != NULL && !ring_is_corrupted(&self->ring)) {
+        reservations_end_left(self, patience);
+    }
     if (self->loans > 0 && self->memory != NULL && !ring_is_corrupted(&self->ring)) {
         self->loans = 0;
         WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
     }
+}
+
+/* Waits for the calls in flight.  False: their threads have stopped for good, so the memory stays mapped. */
+static bool wait_until_idle(RingObject *self)
+{
+    for (uint32_t users; (users = atomic_load(&self->users)) != 0;) {
+        if (is_finalizing()) {
+            return false;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        futex_wait(&self->users, users, WAIT_FOREVER);
+        Py_END_ALLOW_THREADS
+    }
+    return true;
 }
 
 static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
@@ -148,16 +165,13 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
     enter(self); /* also forgets calls of the parent after a fork */
     atomic_fetch_sub(&self->users, 1);
     ring_interrupt_all(&self->ring);
-    for (uint32_t users; (users = atomic_load(&self->users)) != 0;) {
-        if (is_finalizing()) { /* those threads have stopped for good, so the memory stays mapped */
-            Py_RETURN_NONE;
-        }
-        Py_BEGIN_ALLOW_THREADS
-        futex_wait(&self->users, users, WAIT_FOREVER);
-        Py_END_ALLOW_THREADS
+    self->closers++;
+    bool is_idle = wait_until_idle(self);
+    if (is_idle) {
+        give_back_all(self);
     }
-    give_back_loans(self);
-    if (self->views == 0) { /* else the last loan unmaps when its bytes are not looked at any more */
+    self->closers--;
+    if (is_idle && self->closers == 0 && self->views == 0) { /* else the last one of either unmaps it */
         unmap(self);
     }
     Py_RETURN_NONE;
@@ -166,6 +180,7 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
 static void Ring_dealloc(RingObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
+    reservations_forget_left(self);
     unmap(self);
     Py_XDECREF(self->name);
     Py_XDECREF(self->report);

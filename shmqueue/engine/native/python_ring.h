@@ -71,6 +71,8 @@ typedef struct {
     PyObject *report; /* called with an errno when the queue cannot grow */
     int reported;     /* what it was called with last */
     bool closing;
+    uint32_t closers;  /* calls of close() that have not ended: until then it stays mapped */
+    struct left *left; /* reservations that could not be abandoned yet: python_reserve.c */
     _Atomic uint32_t users; /* changed with the GIL held; atomic because close() sleeps on it */
     uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
@@ -188,9 +190,24 @@ static inline void leave(RingObject *self)
         leave(self);                 \
     } while (0)
 
+/* ---- python_reserve.c ---- */
+
+/* Abandons the reservations that could not be when they were dropped, as far as the lock can be had. */
+void reservations_end_left(RingObject *self, struct patience patience);
+/* Forgets those that are still left. */
+void reservations_forget_left(RingObject *self);
+
+static inline void end_left(RingObject *self)
+{
+    if (self->left != NULL) {
+        reservations_end_left(self, (struct patience){0});
+    }
+}
+
 /* Gives memory back after a get that has not failed, if there may be any. */
 static inline void trim_if_due(RingObject *self)
 {
+    end_left(self);
     if (is_usable(self) && atomic_load_explicit(&self->ring.trim_due, memory_order_relaxed)) {
         WITHOUT_GIL(self, ring_trim(&self->ring, false));
     }
@@ -220,10 +237,9 @@ static inline bool is_still_open(RingObject *self)
 static inline bool may_be_tried(const RingObject *self)
 {
 #ifdef Py_GIL_DISABLED
-    return is_usable(self);
+    return is_usable(self) && self->left == NULL;
 #else
-    (void)self;
-    return true;
+    return self->left == NULL;
 #endif
 }
 

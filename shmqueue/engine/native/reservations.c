@@ -75,10 +75,11 @@ enum ring_status ring_end_reservation(struct ring *ring, const struct reserving 
 void ring_clear_the_way(struct ring *ring)
 {
     struct take take;
-    if (atomic_load(&ring->segment->notes.reserves) == 0 || ring_is_corrupted(ring)) {
+    if (ring_is_corrupted(ring)) {
         return;
     }
-    if (ring_get_begin(ring, &take, (struct patience){0}) == RING_OK) {
+    if (atomic_load(&ring->segment->notes.reserves) != 0 &&
+        ring_get_begin(ring, &take, (struct patience){0}) == RING_OK) {
         ring_get_abort(ring, &take);
     }
     ring_return_dead(ring, WAIT_SLICE_NS / 2);

@@ -49,23 +49,34 @@ static bool copy_to_window(struct ring *ring, uint32_t arena, uint64_t position,
     return true;
 }
 
+struct lease *spilling_holds_up(struct ring *ring, const struct take *take, bool any, uint32_t *number)
+{
+    struct lease *oldest = lease_oldest_in_data(ring, take, number);
+    if (oldest == NULL || GET(ring->segment->leases.changed[1]) != 0 ||
+        atomic_load_explicit(&oldest->in_place, memory_order_acquire) != BYTES_MAY_MOVE) { /* its holder has read it */
+        return NULL;
+    }
+    uint32_t arena = GET(oldest->arena);
+    uint64_t held_up = take->next.position - GET(oldest->position);
+    if (arena >= ring->arenas ||
+        (!any && arena == take->next.arena && held_up <= ring->arena_size[arena] / TOO_MUCH)) {
+        return NULL;
+    }
+    return oldest;
+}
+
 void spilling_move_if_it_holds_up(struct ring *ring, struct take *take)
 {
-    uint32_t number;
-    struct lease *oldest = lease_oldest_in_data(ring, take, &number);
     if (take->done_from != take->done_to) {
         return; /* what this call finishes has its window until the commit */
     }
-    if (oldest == NULL || GET(ring->segment->leases.changed[1]) != 0 ||
-        atomic_load_explicit(&oldest->in_place, memory_order_acquire) != 0) { /* acquire: the holder has read its bytes */
+    uint32_t number;
+    struct lease *oldest = spilling_holds_up(ring, take, take->makes_room, &number);
+    if (oldest == NULL) {
         return;
     }
     uint32_t arena = GET(oldest->arena);
     uint64_t position = GET(oldest->position), held_up = take->next.position - position;
-    if (arena >= ring->arenas ||
-        (arena == take->next.arena && held_up <= ring->arena_size[arena] / TOO_MUCH)) {
-        return;
-    }
     struct span span = arena_span(ring, arena);
     struct record_header head;
     if (span.bytes == NULL) {

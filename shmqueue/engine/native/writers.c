@@ -11,7 +11,7 @@ static void make_writing(struct ring *ring, struct take *take, uint32_t number)
     SET(entry->count, take->next.count);
     SET(entry->arena, take->next.arena);
     SET(entry->attempt, reservation->token);
-    SET(entry->in_place, 1);
+    SET(entry->in_place, BYTES_IN_PLACE);
     SET(entry->pid, reservation->pid);
     SET(entry->started, reservation->started);
     SET(entry->handle, reservation->handle);

@@ -401,7 +401,7 @@ static enum ring_status call_lend(struct handle *handle, struct patience patienc
     }
     look_at_loan(handle, loan, number);
     if (below(&trial->source, 2) == 0) {
-        ring_loan_may_move(&handle->ring, loan);
+        ring_loan_note(&handle->ring, loan, BYTES_MAY_MOVE);
     }
     handle->loan_count++;
     return RING_OK;
@@ -424,7 +424,7 @@ static enum ring_status call_end(struct handle *handle, struct patience patience
         status = ring_loan_find(ring, &loan, patience);
         if (status == RING_OK) {
             look_at_loan(handle, &loan, number);
-            ring_loan_may_move(ring, &loan);
+            ring_loan_note(ring, &loan, BYTES_MAY_MOVE);
         }
     } else if (way < 4) {
         status = ring_loan_finish(ring, &loan, way == 1, patience);

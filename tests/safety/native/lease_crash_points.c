@@ -223,7 +223,7 @@ static void survivor_leases(struct scene *scene)
     if (lend(&scene->ring, loan) != RING_OK) {
         harness_fail("making a state: lend");
     }
-    ring_loan_may_move(&scene->ring, loan);
+    ring_loan_note(&scene->ring, loan, BYTES_MAY_MOVE);
 }
 
 static void survivor_returns(struct scene *scene)
@@ -262,7 +262,7 @@ static void hold_up(struct scene *scene)
             harness_fail("making a state: hold up");
         }
     }
-    ring_loan_may_move(&scene->ring, &scene->loans[0]);
+    ring_loan_note(&scene->ring, &scene->loans[0], BYTES_MAY_MOVE);
 }
 
 /* The survivor has two: the older one is moved, then given back, and the other one holds up the ring. */
@@ -286,7 +286,7 @@ static void move_one_of_two(struct scene *scene)
         harness_fail("making a state: move");
     }
     scene->loans[0] = scene->loans[--scene->loan_count];
-    ring_loan_may_move(&scene->ring, &scene->loans[0]);
+    ring_loan_note(&scene->ring, &scene->loans[0], BYTES_MAY_MOVE);
 }
 
 /* Contents after the first `skipped` of these items, and `first` before them if it is not NONE. */

@@ -303,7 +303,7 @@ static enum ring_status lend_item(struct worker *me, struct held *held, unsigned
     held->may_move = draw(&me->random) % 2 == 0;
     if (held->may_move) {
         copy_loan(me, &held->loan, bytes);
-        ring_loan_may_move(me->ring, &held->loan);
+        ring_loan_note(me->ring, &held->loan, BYTES_MAY_MOVE);
     }
     return status;
 }
