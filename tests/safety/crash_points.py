@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .builds import compile_program
+from .builds import FIRST_FAULT, compile_program
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Death at every instruction"
@@ -38,9 +38,8 @@ def run(options: Options) -> Outcome:
         return outcome
     seconds = 0.0 if options.is_long else options.seconds * RANDOM_SHARE
     with tempfile.TemporaryDirectory(prefix="shmqueue-crash-points-") as scratch:
-        program = compile_program(
-            "crash_points", Path(scratch), ("-O2", "-Wl,-z,now")
-        )  # no lazy binding among the steps
+        flags = ("-O2", "-Wl,-z,now", *(() if options.is_long else FIRST_FAULT))  # no lazy binding among the steps
+        program = compile_program("crash_points", Path(scratch), flags)
         command = [str(program), str(seconds), str(int(options.is_long)), str(options.seed)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     _add(outcome, done.stdout)

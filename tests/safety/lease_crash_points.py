@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .builds import compile_program
+from .builds import FIRST_FAULT, compile_program
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Death while items are leased"
@@ -33,7 +33,8 @@ def run(options: Options) -> Outcome:
         return outcome
     seconds = 0.0 if options.is_long else options.seconds * RANDOM_SHARE
     with tempfile.TemporaryDirectory(prefix="shmqueue-lease-crash-points-") as scratch:
-        program = compile_program("lease_crash_points", Path(scratch), ("-O2", "-Wl,-z,now"))
+        flags = ("-O2", "-Wl,-z,now", *(() if options.is_long else FIRST_FAULT))
+        program = compile_program("lease_crash_points", Path(scratch), flags)
         command = [str(program), str(seconds), str(int(options.is_long)), str(options.seed % (1 << 31))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     for line in done.stdout.splitlines():
