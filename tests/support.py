@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from typing import Any
 from shmqueue import ShmQueue
 
 PATIENCE = 30.0  # seconds after which a condition counts as never true; far more than any step needs
+
+
+def repeats(count: int) -> int:
+    """How often to try what chance decides: ``count``, or the part of it that $SHMQUEUE_TEST_REPEATS says, as 1/4."""
+    return max(1, round(count * Fraction(os.environ.get("SHMQUEUE_TEST_REPEATS", "1"))))
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

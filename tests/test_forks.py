@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, asleep, python, run_python, wait_until
+from support import PATIENCE, Call, asleep, python, repeats, run_python, wait_until
 
 from shmqueue import ShmQueue, threads
 from shmqueue.segment import holders_of, path_of
@@ -72,7 +72,7 @@ def fork_while(turn):
         thread.join()
 """
 
-FORKS = 60
+FORKS = repeats(60)
 
 WHILES = {
     "opens and closes": "fork_while(lambda: ctx.Queue().close())",
