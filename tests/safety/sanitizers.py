@@ -191,7 +191,7 @@ MUTANTS = (
         NATIVE + "space.c",
         "start + (off_t)before);",
         "start + (off_t)(before + (size > whole_pages(1) ? whole_pages(1) : 0)));",
-        part=WRONG_BYTES,
+        part=RACES,
     ),
     Mutant(
         "counts are not checked against positions",
