@@ -53,7 +53,7 @@ class Scene:
             team.close()
 
     def kill(self, worker: Worker) -> bool:
-        """Kill a worker, and wait until its death must have been noticed. False, as none dies, where they are threads."""
+        """Kill a worker, and wait until its death must have been noticed. False where they are threads: none dies."""
         if self.has_processes:
             worker.kill()
             time.sleep(NOTICED)
