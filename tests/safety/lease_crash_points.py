@@ -9,11 +9,8 @@ ends twice; the counts, the used bytes or the room of the queue are wrong afterw
 from __future__ import annotations
 
 import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
-from .builds import FIRST_FAULT, compile_program
+from .crash_points import run_deaths
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Death while items are leased"
@@ -27,25 +24,7 @@ def why_not() -> str | None:
 
 
 def run(options: Options) -> Outcome:
-    outcome = Outcome()
-    if options.engine != "native":
-        outcome.figures["portable engine"] = "not run: its instructions are Python's"
-        return outcome
-    seconds = 0.0 if options.is_long else options.seconds * RANDOM_SHARE
-    with tempfile.TemporaryDirectory(prefix="shmqueue-lease-crash-points-") as scratch:
-        flags = ("-O2", "-Wl,-z,now", *(() if options.is_long else FIRST_FAULT))
-        program = compile_program("lease_crash_points", Path(scratch), flags)
-        command = [str(program), str(seconds), str(int(options.is_long)), str(options.seed % (1 << 31))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    for line in done.stdout.splitlines():
-        what, _, value = line.partition(": ")
-        if what == "fault":
-            outcome.fault(value)
-        else:
-            outcome.count(what, int(value))
-    if done.returncode not in {0, 1}:
-        outcome.fault(f"the program ended with {done.returncode}")
-    return outcome
+    return run_deaths("lease_crash_points", options, RANDOM_SHARE, options.seed % (1 << 31))
 
 
 CHANGE = """\
