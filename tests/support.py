@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ PATIENCE = 30.0  # seconds after which a condition counts as never true; far mor
 
 def repeats(count: int) -> int:
     """How often to try what chance decides: ``count``, or the part of it that $SHMQUEUE_TEST_REPEATS says, as 1/4."""
-    return max(1, round(count * Fraction(os.environ.get("SHMQUEUE_TEST_REPEATS", "1"))))
+    part, _, parts = os.environ.get("SHMQUEUE_TEST_REPEATS", "1/1").partition("/")
+    return max(1, count * int(part) // int(parts))
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
