@@ -47,13 +47,6 @@ def _is_drained(scene: Scene, key: str, worker: Worker) -> None:
     scene.check(key, "Empty" in reply.errors, f"a lease when all is acknowledged: {reply}")
 
 
-def _kill(scene: Scene, worker: Worker) -> None:
-    """Kill a holder, and wait until it must have been noticed. Where workers are threads nothing happens."""
-    if scene.has_processes:
-        worker.kill()
-        time.sleep(NOTICED)
-
-
 @decides("lease-killed")
 def _killed(scene: Scene) -> None:
     key = "lease-killed"
@@ -66,12 +59,12 @@ def _killed(scene: Scene) -> None:
         _ack(scene, key, first, numbers[1])
         _lease(scene, key, first, 3, 1)
         _lease(scene, key, first, 4, 1)
-        _kill(scene, first)
+        scene.kill(first)
         _lease(scene, key, second, 2, 2)
         _lease(scene, key, third, 3, 2)
         _lease(scene, key, second, 4, 2)
         _lease(scene, key, second, 5, 1)
-        _kill(scene, second)
+        scene.kill(second)
         for item, attempt in ((2, 3), (4, 3), (5, 2), (6, 1)):
             _ack(scene, key, third, _lease(scene, key, third, item, attempt))
         _is_drained(scene, key, third)
@@ -139,8 +132,8 @@ def _acknowledged(scene: Scene) -> None:
         numbers = [_lease(scene, key, holder, item, 1) for item in range(4)]
         for number in numbers if not scene.has_processes else (numbers[0], numbers[2], numbers[3]):
             _ack(scene, key, holder, number)
-        _kill(scene, putter)
-        _kill(scene, holder)
+        scene.kill(putter)
+        scene.kill(holder)
         if scene.has_processes:
             _ack(scene, key, other, _lease_again(scene, key, other, 1))
             scene.check(key, other.end(), "a process that has acknowledged what it leased does not end")
@@ -164,7 +157,7 @@ def _joined(scene: Scene) -> None:
         numbers = [_lease(scene, key, holder, item, 1) for item in range(2)]
         waits("nothing was acknowledged")
         _ack(scene, key, holder, numbers[0])
-        _kill(scene, holder)
+        scene.kill(holder)
         waits("a killed process had not acknowledged its item")
         if scene.has_processes:
             _ack(scene, key, other, _lease(scene, key, other, 1, 2))
@@ -216,7 +209,7 @@ def _block(scene: Scene) -> None:
     with scene.queue() as queue, scene.team(queue, 2) as team:
         reply = require(scene, "lease-block", "blocks", team.workers[0].run, 0, _blocks)
         scene.check("lease-block", reply.value == [], str(reply))
-        _kill(scene, team.workers[0])
+        scene.kill(team.workers[0])
         _is_drained(scene, "lease-block", team.workers[1])
 
 

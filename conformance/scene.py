@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from .clauses import Broken
 from .profiles import Profile
 from .target import Target
-from .workers import Hung, Reply, Team
+from .trial import NOTICED
+from .workers import Hung, Reply, Team, Worker
 
 __all__ = ["SCENARIOS", "Scenario", "Scene", "decides", "require"]
 
@@ -49,6 +51,13 @@ class Scene:
             yield team
         finally:
             team.close()
+
+    def kill(self, worker: Worker) -> bool:
+        """Kill a worker, and wait until its death must have been noticed. False where they are threads: none dies."""
+        if self.has_processes:
+            worker.kill()
+            time.sleep(NOTICED)
+        return self.has_processes
 
 
 Scenario = Callable[[Scene], None]

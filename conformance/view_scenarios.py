@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from . import viewing
 from .scene import Scene, decides, require
 from .trial import NOTICED
@@ -76,10 +74,7 @@ def _dropped(scene: Scene) -> None:
         require(scene, key, "put", writer.call, 0, "put", "behind them")
         require(scene, key, "the end of a block that raises", writer.call, 0, viewing.end, raising, True)
         _gets(scene, key, getter, "behind them")
-        if scene.has_processes:
-            killed.kill()
-            time.sleep(NOTICED)  # so long that its death must have been noticed
-        else:
+        if not scene.kill(killed):
             require(scene, key, "the end of a block that raises", killed.call, 0, viewing.end, block, True)
         _has_nothing(scene, key, getter, "of what was not written to its end")
         require(scene, key, "put", writer.call, 0, "put", "last")
@@ -101,10 +96,7 @@ def _get(scene: Scene) -> None:
         require(scene, key, "the end of a block", first.call, 0, viewing.end, a)
         require(scene, key, "the end of a block that raises", second.call, 0, viewing.end, b, True)
         again = _begin_get(scene, key, first, b"b")
-        if scene.has_processes:
-            first.kill()
-            time.sleep(NOTICED)  # so long that its death must have been noticed
-        else:
+        if not scene.kill(first):
             require(scene, key, "the end of a block that raises", first.call, 0, viewing.end, again, True)
         _gets(scene, key, second, b"b", b"c")
         _has_nothing(scene, key, second, "when all was taken")

@@ -1,11 +1,11 @@
-"""What the child processes of the adapters' tests run. They import it from here, whatever their start method."""
+"""What the child processes of the adapters' tests run. They import it from here, whatever their start method.
+
+What few of them use is imported by those: asyncio alone takes as long as everything else that a child imports.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-import logging
-import logging.handlers
 import multiprocessing.connection
 import os
 import queue
@@ -24,6 +24,8 @@ def work_off(q: Any) -> None:
 
 def answer_in_a_loop(questions: Any, answers: Any) -> None:
     """Answer each number of an asynchronous queue with the next one, until the queue is shut down."""
+
+    import asyncio
 
     async def main() -> None:
         async for number in questions:
@@ -166,6 +168,8 @@ def get_for_ever(q: Any) -> None:
 
 
 def log_through(q: Any, name: str, count: int) -> None:
+    import logging.handlers
+
     logger = logging.getLogger(name)
     logger.setLevel(logging.INFO)
     logger.propagate = False

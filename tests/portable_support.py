@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from support import python
+
 from shmqueue import segment
 from shmqueue.engine import (
     Counters,
@@ -201,3 +203,35 @@ def at_line(
     finally:
         sys.settrace(None)
     return lines >= number
+
+
+OPEN = """
+import os, sys, signal, struct, time
+from support import python
+
+from shmqueue import segment
+from shmqueue.engine import data_size
+from shmqueue.engine.portable import PortableEngine
+shape = segment.Shape("portable", 4096, 0, 0, 0, data_size("portable", 4096, 0))
+s = segment.open_segment(sys.argv[1], shape, create=False)
+e = PortableEngine(s, print)
+"""
+
+HOLD_THE_LOCK = (
+    OPEN
+    + """
+def hold(state, hold):
+    print("held", flush=True)
+    sys.stdin.read()
+    return None, None, b""
+e._locked(hold, None)
+"""
+)
+
+
+@contextmanager
+def lock_held_elsewhere(name: str) -> Iterator[subprocess.Popen[str]]:
+    with python(HOLD_THE_LOCK, name) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process

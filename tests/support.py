@@ -19,6 +19,12 @@ from shmqueue import ShmQueue
 PATIENCE = 30.0  # seconds after which a condition counts as never true; far more than any step needs
 
 
+def repeats(count: int) -> int:
+    """How often to try what chance decides: ``count``, or the part of it that $SHMQUEUE_TEST_REPEATS says, as 1/4."""
+    part, _, parts = os.environ.get("SHMQUEUE_TEST_REPEATS", "1/1").partition("/")
+    return max(1, count * int(part) // int(parts))
+
+
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Return as soon as the condition holds; fail when it never does."""
     deadline = time.monotonic() + PATIENCE

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support import repeats
 
 import shmqueue
 from shmqueue import ShmQueue, engine
@@ -166,5 +167,5 @@ class LeaseMachine(RuleBasedStateMachine):
 def test_any_sequence_of_calls_agrees_with_the_model(options: dict[str, Any]) -> None:
     machine: Any = type("Machine", (LeaseMachine,), {"options": {"buffer_size": CAPACITY} | options})
     case = machine.TestCase
-    case.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+    case.settings = settings(max_examples=repeats(60), stateful_step_count=60, deadline=None)
     case().runTest()

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support import repeats
 
 from shmqueue import segment
 from shmqueue.engine import RECORD_HEADER_SIZE, Counters, Engine, data_size, open_engine, portable_memory
@@ -240,7 +241,7 @@ def test_a_ring_behaves_like_a_list(engine_name: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("engine_name", ["native", "portable"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=repeats(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, LARGEST), shape=st.sampled_from([FIXED, *ELASTIC]))
 def test_a_record_of_any_size_fits_from_any_offset(engine_name: str, start: int, shape: tuple[int, int]) -> None:
     largest = shape[0] - RECORD_HEADER_SIZE

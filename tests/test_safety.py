@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ pytestmark = [
     pytest.mark.thorough,  # C programs, models, and storms of processes: the same on every Python
     pytest.mark.timeout(PATIENCE + 10),
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A directory of object files for all runs, of other workers too: a seeded fault changes few sources."""
+    mine = tmp_path_factory.getbasetemp()
+    directory = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "objects"
+    directory.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHMQUEUE_TEST_OBJECTS", str(directory))
+        yield
 
 
 def run(group: str, *arguments: str) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
-from safety import GROUPS, busy
+from safety import GROUPS, builds, busy
 from safety.builds import ROOT
 from support import run_python
 
@@ -75,3 +79,34 @@ def test_patience_grows_with_the_load_up_to_a_limit(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(busy, "_CROWD", 10.0)
     assert busy.at_least(3.0) == 30.0
     assert busy.at_least(110.0) == 410.0
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_seeded_fault_names_a_part_that_exists(group: str) -> None:
+    module = importlib.import_module(f"safety.{group}")
+    parts = {"", *getattr(module, "PARTS", ())}
+    assert {mutant.part for mutant in module.MUTANTS} <= parts
+    assert set(getattr(module, "PARTS_IN_C", ())) <= parts
+
+
+def test_only_what_includes_a_changed_header_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is missing")
+    (tmp_path / "number.h").write_text("int number(void);\n")
+    (tmp_path / "program.c").write_text('#include "number.h"\nint main(void) { return number(); }\n')
+    (tmp_path / "number.c").write_text("#define NUMBER 1\nint number(void) { return NUMBER; }\n")
+    objects, program = tmp_path / "objects", tmp_path / "program"
+    objects.mkdir()
+    monkeypatch.setenv("SHMQUEUE_TEST_OBJECTS", str(objects))
+
+    def returned() -> int:
+        sources = [tmp_path / "program.c", tmp_path / "number.c"]
+        builds._build("gcc", ("-std=c11",), (tmp_path,), sources, program, ())
+        return subprocess.run([program], check=False).returncode
+
+    assert (returned(), len(os.listdir(objects))) == (1, 2)
+    (tmp_path / "number.c").write_text("#define NUMBER 2\nint number(void) { return NUMBER; }\n")
+    assert (returned(), len(os.listdir(objects))) == (2, 3)
+    (tmp_path / "number.h").write_text("/* of no consequence */ int number(void);\n")
+    assert (returned(), len(os.listdir(objects))) == (2, 4)
+    assert (returned(), len(os.listdir(objects))) == (2, 4)

@@ -1,4 +1,8 @@
-"""The commands and their options. Each one hands over to the module that does its work and to the one that shows it."""
+"""The commands and their options. Each one hands over to the module that does its work and to the one that shows it.
+
+What draws on the terminal, examines the installation, or measures is imported by the commands that need it: with all of
+it, each command takes twice as long to start.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,11 @@ import click
 
 import shmqueue
 from shmqueue import ShmQueueError, inspection, segment
-from shmqueue.cli import conversion, installation, output, transfer
-from shmqueue.cli import demo as demonstration
+from shmqueue.cli import conversion, output, transfer
 from shmqueue.cli import inspection as looks
-from shmqueue.cli.bench.command import Wish, run_bench
-from shmqueue.cli.bench.workloads import WORKLOADS
-from shmqueue.cli.demo_view import print_report, view_for
 from shmqueue.cli.exits import Exit, Failure, exit_status_of, one_line
 from shmqueue.cli.group import Commands, QueueCommand, complain
 from shmqueue.cli.sizes import Seconds, Size
-from shmqueue.cli.top import run_top
 
 __all__ = ["commands"]
 
@@ -75,17 +74,9 @@ def _room(buffer_size: int | None, max_bytes: int | None) -> transfer.Room:
     return transfer.Room(buffer_size, max_bytes)
 
 
-def _pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """Values like ``NAME=PATH``, as a dict."""
-    pairs = dict(value.partition("=")[::2] for value in values)
-    for name, path in pairs.items():
-        if not path:
-            raise click.BadParameter(f"{name}=PATH: the path of a Python interpreter is missing")
-    return pairs
-
-
 @click.group(
     cls=Commands,
+    elsewhere={"bench": "shmqueue.cli.bench.options"},
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="A queue exists while at least one process has it open; when the last one closes it, its items are gone. "
     "If all processes that had it open were killed, the items stay until a program opens the queue again, or rm "
@@ -125,6 +116,9 @@ def demo(items: int | None, seconds: float, deadline: float, as_json: bool) -> N
     checks that each one arrives, in order. The same work then goes through multiprocessing.Queue, between two processes
     of its own. Both do it three times in turn; what is compared are the medians of the rates.
     """
+    from shmqueue.cli import demo as demonstration
+    from shmqueue.cli.demo_view import print_report, view_for
+
     view = view_for(as_json)
     with view:
         report = demonstration.run(items, seconds, deadline, view)
@@ -132,57 +126,6 @@ def demo(items: int | None, seconds: float, deadline: float, as_json: bool) -> N
         output.print_json(report.as_json())
     else:
         print_report(report)
-
-
-_file = click.Path(dir_okay=False, writable=True)
-
-
-@commands.command(short_help="Measure throughput, latency and processor time.")
-@click.option(
-    "--peers",
-    type=click.Path(exists=True, file_okay=False, resolve_path=True),
-    metavar="DIRECTORY",
-    help="Measure other packages' queues too, by the adapters there: tests/peers of a checkout.",
-)
-@click.option(
-    "--peer-python",
-    "pythons",
-    multiple=True,
-    metavar="NAME=PATH",
-    callback=_pairs,
-    help="Run a peer with this interpreter, which has its package; pypi-shmqueue=PATH is PyPI's shmqueue.",
-)
-@click.option(
-    "--workload",
-    "workloads",
-    multiple=True,
-    type=click.Choice(list(WORKLOADS)),
-    metavar="NAME",
-    help=f"Measure this only; may be repeated. One of {', '.join(WORKLOADS)}.",
-)
-@click.option("--quick", is_flag=True, help="Fewer workloads and rounds: at most 30 seconds.")
-@click.option("--rounds", type=click.IntRange(min=1), help="How often everything is measured; 5, quick 3.")
-@click.option(
-    "--seconds",
-    type=Seconds(min=0, min_open=True),
-    help="About how long each measurement takes; 0.5, quick 0.15.",
-)
-@click.option(
-    "--deadline",
-    type=Seconds(min=0, min_open=True),
-    help="Seconds after which a measurement is ended, and reported to hang; 30, quick 5.",
-)
-@click.option("--json", "json_file", type=_file, metavar="FILE", help="Write all figures, of each round.")
-@click.option("--markdown", "markdown_file", type=_file, metavar="FILE", help="Write the tables as Markdown.")
-@click.option("--svg", "svg_file", type=_file, metavar="FILE", help="Write a chart.")
-def bench(**options: Any) -> None:
-    """Measure throughput, latency and processor time, beside multiprocessing.Queue.
-
-    Every queue does the same work, in processes of its own, round by round in turn; shown are medians, and how many
-    times better they are than those of multiprocessing.Queue. Every item is checked. A queue that hangs is ended, and
-    said to hang.
-    """
-    run_bench(Wish(**options))
 
 
 @commands.command(short_help="List the queues.")
@@ -231,6 +174,8 @@ def top(names: tuple[str, ...], interval: float, count: int | None, as_json: boo
 
     WAITING says whether a put or a get may be blocked. Without a terminal each look is printed as lines.
     """
+    from shmqueue.cli.top import run_top
+
     run_top(names, interval=interval, count=count, as_json=as_json)
 
 
@@ -390,6 +335,8 @@ def doctor(ctx: click.Context, sweep: bool, as_json: bool) -> None:
     Something wrong: no native engine where there could be one, a directory that takes no file, little memory, queues
     that cannot be opened. The exit status is 3 then. Orphans, which other programs have left, are only noted.
     """
+    from shmqueue.cli import installation
+
     findings = installation.examine_installation(sweep)
     if as_json:
         output.print_json(findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
 import sys
@@ -21,7 +22,20 @@ __all__ = ["Commands", "QueueCommand", "complain"]
 
 
 class Commands(click.Group):
-    """The group that runs the commands."""
+    """The group that runs the commands. ``elsewhere``: those that are imported when they are asked for, and where."""
+
+    def __init__(self, *args: Any, elsewhere: dict[str, str], **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self._elsewhere = elsewhere
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self._elsewhere:
+            command: click.Command = getattr(importlib.import_module(self._elsewhere[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         if sys.stdout is None:

@@ -6,13 +6,15 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shmqueue.cli.inspection import Listed, Look, can_see_holders
-from shmqueue.cli.installation import Doctor
 from shmqueue.cli.layout import paragraph, shown, table, width_of_output
 from shmqueue.cli.sizes import readable_bytes, readable_seconds, short_size
 from shmqueue.inspection import QueueInfo
+
+if TYPE_CHECKING:
+    from shmqueue.cli.installation import Doctor
 
 __all__ = ["holders_text", "print_doctor", "print_json", "print_list", "print_look", "print_removed"]
 

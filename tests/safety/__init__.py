@@ -8,7 +8,8 @@ Each group is a module whose docstring ends with what it fails for, and which ha
 * ``TITLE``: what it shows;
 * ``MUTANTS``: the faults that it must find;
 * ``run(options)``: does it, and returns an ``Outcome``;
-* ``IS_IN_C``, where it runs no Python of the product: True;
+* ``PARTS``, where it can run one part of itself alone: their names;
+* ``IS_IN_C``, where it runs no Python of the product: True; or ``PARTS_IN_C``, the parts that run none;
 * ``why_not()``, where it needs a tool that a machine may lack: what is missing, or None.
 """
 

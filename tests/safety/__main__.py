@@ -30,6 +30,7 @@ SHM = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 @click.option("--seed", type=int, help="Of the random numbers; by default a new one, which is printed.")
 @click.option("--engine", default="native", show_default=True, type=click.Choice(["native", "portable"]))
 @click.option("--start-method", default="fork", show_default=True, type=click.Choice(["fork", "spawn"]))
+@click.option("--part", default="", help="Run this part of the group only; most groups have no parts.")
 @click.option("--mutant", "mutant_name", help="Run on a copy of the project with this fault seeded into it.")
 @click.option("--mutants", is_flag=True, help="List the faults that the group finds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -39,6 +40,7 @@ def main(
     seed: int | None,
     engine: str,
     start_method: str,
+    part: str,
     mutant_name: str | None,
     mutants: bool,
     as_json: bool,
@@ -52,12 +54,17 @@ def main(
     if (why := getattr(module, "why_not", lambda: None)()) is not None:
         click.echo(why, err=True)
         sys.exit(3)
-    options = Options(seconds, random.randrange(1 << 32) if seed is None else seed, engine, start_method)
+    parts: tuple[str, ...] = getattr(module, "PARTS", ())
+    if part and part not in parts:
+        raise click.BadParameter(f"choose one of {', '.join(parts) or 'none'}", param_hint="--part")
+    options = Options(seconds, random.randrange(1 << 32) if seed is None else seed, engine, start_method, part)
     if mutant_name is not None:
         known = {mutant.name: mutant for mutant in module.MUTANTS}
         if mutant_name not in known:
             raise click.BadParameter(f"choose one of {', '.join(known)}", param_hint="--mutant")
-        sys.exit(_run_mutated(group, known[mutant_name], options, as_json, getattr(module, "IS_IN_C", False)))
+        mutant = known[mutant_name]
+        is_in_c = getattr(module, "IS_IN_C", False) or (part or mutant.part) in getattr(module, "PARTS_IN_C", ())
+        sys.exit(_run_mutated(group, mutant, options, as_json, is_in_c))
     outcome = _run(module, options)
     if as_json:
         click.echo(json.dumps({"figures": outcome.figures, "faults": outcome.faults}, indent=1))
@@ -88,7 +95,8 @@ def _run_mutated(group: str, mutant: Mutant, options: Options, as_json: bool, is
         tree = mutated_tree(mutant, Path(scratch), is_in_c=is_in_c)
         engine = mutant.engine or options.engine
         arguments = [group, f"--seconds={options.seconds}", f"--seed={options.seed}", f"--engine={engine}"]
-        arguments += [f"--start-method={options.start_method}", *(["--json"] if as_json else [])]
+        arguments += [f"--start-method={options.start_method}", f"--part={options.part or mutant.part}"]
+        arguments += ["--json"] if as_json else []
         environment = os.environ | {"PYTHONPATH": str(tree)}
         command = [sys.executable, "-m", "safety", *arguments]
         return subprocess.run(command, cwd=tree / "tests", env=environment, check=False).returncode

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .builds import compile_program
+from .builds import FIRST_FAULT, compile_program
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Death at every instruction"
@@ -32,25 +32,22 @@ def why_not() -> str | None:
 
 
 def run(options: Options) -> Outcome:
+    return run_deaths("crash_points", options, RANDOM_SHARE, options.seed)
+
+
+def run_deaths(name: str, options: Options, random_share: float, seed: int) -> Outcome:
+    """Compile ``native/<name>.c``, run it, and add up what it prints."""
     outcome = Outcome()
     if options.engine != "native":
         outcome.figures["portable engine"] = "not run: its instructions are Python's"
         return outcome
-    seconds = 0.0 if options.is_long else options.seconds * RANDOM_SHARE
-    with tempfile.TemporaryDirectory(prefix="shmqueue-crash-points-") as scratch:
-        program = compile_program(
-            "crash_points", Path(scratch), ("-O2", "-Wl,-z,now")
-        )  # no lazy binding among the steps
-        command = [str(program), str(seconds), str(int(options.is_long)), str(options.seed)]
+    seconds = 0.0 if options.is_long else options.seconds * random_share
+    with tempfile.TemporaryDirectory(prefix=f"shmqueue-{name.replace('_', '-')}-") as scratch:
+        flags = ("-O2", "-Wl,-z,now", *(() if options.is_long else FIRST_FAULT))  # no lazy binding among the steps
+        program = compile_program(name, Path(scratch), flags)
+        command = [str(program), str(seconds), str(int(options.is_long)), str(seed)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    _add(outcome, done.stdout)
-    if done.returncode not in {0, 1}:
-        outcome.fault(f"the program ended with {done.returncode}")
-    return outcome
-
-
-def _add(outcome: Outcome, output: str) -> None:
-    for line in output.splitlines():
+    for line in done.stdout.splitlines():
         what, _, value = line.partition(": ")
         if what == "fault":
             outcome.fault(value)
@@ -58,6 +55,9 @@ def _add(outcome: Outcome, output: str) -> None:
             outcome.note_worst(what, int(value))
         else:
             outcome.count(what, int(value))
+    if done.returncode not in {0, 1}:
+        outcome.fault(f"the program ended with {done.returncode}")
+    return outcome
 
 
 LEDGER_COMMIT = """\

@@ -26,7 +26,7 @@ from .outcome import Mutant, Options, Outcome
 from .planted import PLANTED, Planted
 from .rooms import why_no_pid_namespace
 from .strangers import another_pid_namespace, another_user, linked_directory
-from .trials import Hung, Notes, run_trial
+from .trials import Notes, run_trial, run_until_hung
 
 TITLE = "What is not this user's queue"
 TARGET = "target"
@@ -72,12 +72,7 @@ MUTANTS = (
 
 
 def run(options: Options) -> Outcome:
-    outcome = Outcome()
-    try:
-        _try_all(options, outcome)
-    except Hung:
-        pass  # noted, and nothing else has to wait for it
-    return outcome
+    return run_until_hung(_try_all, options)
 
 
 def _try_all(options: Options, outcome: Outcome) -> None:

@@ -27,9 +27,11 @@ SHAPES = (
     Shape("fixed, leased", 16384, None, largest=400, batch=4, leases=True),
     Shape("elastic, leased", 4096, 8 << 20, largest=LARGEST, batch=8, leases=True),
 )
+PARTS = tuple(shape.title for shape in SHAPES)
 LONGEST_ROUND = 5.0  # seconds; the journals of a round are kept that long
 
 NATIVE = "shmqueue/engine/native/"
+LEASED = "fixed, leased"  # the part that finds what only concerns leases
 MUTANTS = (
     Mutant(
         "commit before payload",
@@ -60,12 +62,14 @@ MUTANTS = (
         "    const struct lease *entry = &lease_entries(ring)[number];\n"
         "    return lending_end_entry(ring, take, number,\n"
         "                             GET(entry->state) == LEASE_LENT && GET(entry->pid) == os_this_process().pid);\n",
+        part=LEASED,
     ),
     Mutant(
         "a lease that is finished stays in the table",
         NATIVE + "lending.c",
         "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n",
         "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_LENT);\n",
+        part=LEASED,
     ),
     Mutant(
         "a stopped process counts as dead",
@@ -79,6 +83,7 @@ MUTANTS = (
         "            return following._replace(dropped=dropped, acknowledged=acknowledged), True, move\n",
         '            return None, True, b""\n',
         engine="portable",
+        part=LEASED,
     ),
     Mutant(
         "the dead are not looked for",
@@ -86,6 +91,7 @@ MUTANTS = (
         "            if is_earlier or not is_alive(holder):\n",
         "            if is_earlier or (not is_alive(holder) and not holder[0]):\n",
         engine="portable",
+        part=LEASED,
     ),
     Mutant(
         "put_many() puts one by one",
@@ -147,13 +153,14 @@ def run(options: Options) -> Outcome:
     outcome = Outcome({"engine": options.engine, "start method": options.start_method, **dict.fromkeys(FIGURES, 0)})
     began = time.monotonic()
     deadline = began + options.seconds
-    length = min(LONGEST_ROUND, options.seconds / len(SHAPES))
+    shapes = [shape for shape in SHAPES if options.includes(shape.title)]
+    length = min(LONGEST_ROUND, options.seconds / len(shapes))
     directory = Path(tempfile.mkdtemp(prefix="shmqueue-kill-stress-", dir=tempfile.gettempdir()))
     try:
         number = 0
         redeliveries: list[int] = []
-        while not outcome.faults and (number < len(SHAPES) or time.monotonic() < deadline):
-            a_round = Round(number, SHAPES[number % len(SHAPES)], options, outcome, directory, redeliveries)
+        while not outcome.faults and (number < len(shapes) or time.monotonic() < deadline):
+            a_round = Round(number, shapes[number % len(shapes)], options, outcome, directory, redeliveries)
             a_round.run(length)
             a_round.check_leftovers()
             number += 1

@@ -9,11 +9,8 @@ ends twice; the counts, the used bytes or the room of the queue are wrong afterw
 from __future__ import annotations
 
 import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
-from .builds import compile_program
+from .crash_points import run_deaths
 from .outcome import Mutant, Options, Outcome
 
 TITLE = "Death while items are leased"
@@ -27,24 +24,7 @@ def why_not() -> str | None:
 
 
 def run(options: Options) -> Outcome:
-    outcome = Outcome()
-    if options.engine != "native":
-        outcome.figures["portable engine"] = "not run: its instructions are Python's"
-        return outcome
-    seconds = 0.0 if options.is_long else options.seconds * RANDOM_SHARE
-    with tempfile.TemporaryDirectory(prefix="shmqueue-lease-crash-points-") as scratch:
-        program = compile_program("lease_crash_points", Path(scratch), ("-O2", "-Wl,-z,now"))
-        command = [str(program), str(seconds), str(int(options.is_long)), str(options.seed % (1 << 31))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    for line in done.stdout.splitlines():
-        what, _, value = line.partition(": ")
-        if what == "fault":
-            outcome.fault(value)
-        else:
-            outcome.count(what, int(value))
-    if done.returncode not in {0, 1}:
-        outcome.fault(f"the program ended with {done.returncode}")
-    return outcome
+    return run_deaths("lease_crash_points", options, RANDOM_SHARE, options.seed % (1 << 31))
 
 
 CHANGE = """\
@@ -94,8 +74,8 @@ MUTANTS = (
     Mutant(
         "the-dead-not-looked-for",
         NATIVE + "holders.c",
-        "        if (os_is_alive(holder)) {\n",
-        "        if (os_is_alive(holder) || true) {\n",
+        "        } else if (os_is_alive(holder)) {\n",
+        "        } else if (os_is_alive(holder) || true) {\n",
     ),
     Mutant(
         "clear-leaves-what-was-given-back",

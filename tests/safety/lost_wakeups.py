@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from . import lost_wakeups_python
-from .builds import compile_program
+from .builds import FIRST_FAULT, compile_program
 from .busy import at_least
 from .outcome import Mutant, Options, Outcome
 
@@ -23,6 +23,8 @@ __all__ = ["MUTANTS", "TITLE", "run"]
 
 TITLE = "Death of sleepers and wakers"
 SLICE = 100.0  # milliseconds, WAIT_SLICE_NS
+PARTS = ("native", "python")
+PARTS_IN_C = ("native",)
 PATIENCE = at_least(90.0)  # seconds, for the program to end after its time
 
 NATIVE = "shmqueue/engine/native/"
@@ -39,12 +41,14 @@ MUTANTS = (
         NATIVE + "os.c",
         "    if (errno != ETIMEDOUT) {",
         "    if (errno == ENOMEM) {",
+        part="python",
     ),
     Mutant(
         "a sleep that the system denies is over when its slice is",
         NATIVE + "os.c",
         "        if (atomic_load(word) != seen) {\n            return WAIT_WOKEN;",
         "        if (atomic_load(word) != seen && left <= 0) {\n            return WAIT_WOKEN;",
+        part="python",
     ),
     Mutant(
         "no flag is raised before a sleep",
@@ -154,12 +158,12 @@ MUTANTS = (
 
 def run(options: Options) -> Outcome:
     outcome = Outcome()
-    native = options.engine == "native"
+    native = options.engine == "native" and options.includes("native")
     if native and shutil.which("gcc") is None:
         outcome.figures["native/lost_wakeups.c"] = "not run: gcc is missing"
     elif native:
         _run_program(options, outcome)
-    if not outcome.faults:  # what is broken below would only take its time up here
+    if options.includes("python") and not outcome.faults:  # what is broken below would only take its time up here
         lost_wakeups_python.run(options, outcome)
     return outcome
 
@@ -168,7 +172,8 @@ def _run_program(options: Options, outcome: Outcome) -> None:
     seconds = options.seconds * 0.9 if options.is_long else 0.0  # 0: each scene once
     with tempfile.TemporaryDirectory(prefix="shmqueue-lost-wakeups-") as scratch:
         # what a call needs of libc is found before: finding it would be many instructions that are not ours
-        program = compile_program("lost_wakeups", Path(scratch), ("-O2", "-Wl,-z,now"))
+        flags = ("-O2", "-Wl,-z,now", *(() if options.is_long else FIRST_FAULT))
+        program = compile_program("lost_wakeups", Path(scratch), flags)
         command = [str(program), str(options.seed), str(seconds), *(["thoroughly"] if options.is_long else [])]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + PATIENCE, check=False)

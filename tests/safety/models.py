@@ -149,8 +149,11 @@ CHECKS = (
 )
 
 
+PARTS = tuple(dict.fromkeys(check.model for check in CHECKS))
+
+
 def _mutant(model: str, name: str, old: str, new: str) -> Mutant:
-    return Mutant(name, f"tests/safety/models/{model}.pml", old, new)
+    return Mutant(name, f"tests/safety/models/{model}.pml", old, new, part=model)
 
 
 MUTANTS = (
@@ -255,7 +258,8 @@ def run(options: Options) -> Outcome:
             failed.set()
         return result
 
-    todo = _in_turn([check for check in CHECKS if options.is_long or not check.long])
+    chosen = [check for check in CHECKS if options.includes(check.model) and (options.is_long or not check.long)]
+    todo = _in_turn(chosen)
     with ThreadPoolExecutor(2) as pool:
         found = list(zip(todo, pool.map(explore, todo), strict=True))
     done = [(check, result) for check, result in found if result is not None]

@@ -12,15 +12,21 @@ class Options:
     """How to run a group.
 
     ``seconds`` is how long to go on for where there is no end by itself; a group whose work is finite takes as much of
-    it as the time allows, and all of it from ``LONG`` seconds on.
+    it as the time allows, and all of it from ``LONG`` seconds on. ``part``: the only part of the group to run, one of
+    the module's ``PARTS``; empty, all of it.
     """
 
     seconds: float
     seed: int
     engine: str
     start_method: str
+    part: str = ""
 
     LONG = 60.0
+
+    def includes(self, part: str) -> bool:
+        """Whether a part of the group is to be run."""
+        return self.part in ("", part)
 
     @property
     def is_long(self) -> bool:
@@ -54,7 +60,8 @@ class Outcome:
 class Mutant:
     """A fault seeded into a copy of the project: in ``file``, ``old``, which occurs there once, becomes ``new``.
 
-    ``engine``: the one that the group is run with to find it; None, the one that was asked for.
+    ``engine``: the one that the group is run with to find it; None, the one that was asked for. ``part``: which part of
+    the group finds it, one of the module's ``PARTS``; empty, all of the group is run.
     """
 
     name: str
@@ -62,6 +69,7 @@ class Mutant:
     old: str
     new: str
     engine: str | None = None
+    part: str = ""
 
 
 class Group(Protocol):

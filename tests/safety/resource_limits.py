@@ -35,7 +35,7 @@ from .out_of_memory import kill_one, why_no_cgroup
 from .outcome import Mutant, Options, Outcome
 from .rooms import why_no_mounts
 from .spawning import start_children
-from .trials import Hung, Notes, run_trial
+from .trials import Notes, run_trial, run_until_hung
 
 TITLE = "Full memory, and other limits"
 
@@ -103,12 +103,7 @@ SHORTAGES: tuple[Shortage, ...] = (
 
 def run(options: Options) -> Outcome:
     logging.getLogger("shmqueue").addHandler(logging.NullHandler())  # it warns each time that a queue cannot grow
-    outcome = Outcome()
-    try:
-        _try_all(options, outcome)
-    except Hung:
-        pass  # noted, and nothing else has to wait for it
-    return outcome
+    return run_until_hung(_try_all, options)
 
 
 def _try_all(options: Options, outcome: Outcome) -> None:

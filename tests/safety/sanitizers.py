@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .builds import compile_program
+from .builds import FIRST_FAULT, compile_program
 from .busy import at_least
 from .outcome import Mutant, Options, Outcome
 
@@ -59,12 +59,13 @@ class Check:
 
     def command(self, scratch: Path, options: Options) -> list[str]:
         """Compile, and say what to run."""
-        seconds = options.seconds * (self.share or 0.2)
+        seconds = options.seconds * (1.0 if options.part else self.share or 0.2)
         if self.program == "byte_flips":
             return [sys.executable, "-m", f"{__package__}.byte_flips", str(options.seed), str(seconds), self.engine]
         into = scratch / re.sub(r"\W+", "-", self.name)
         into.mkdir()
-        program = str(compile_program(self.program, into, self.flags, self.compiler))
+        flags = self.flags if options.is_long else self.flags + FIRST_FAULT
+        program = str(compile_program(self.program, into, flags, self.compiler))
         if "-DFUZZ_LIBFUZZER" in self.flags:
             return [program, f"-seed={options.seed or 1}", f"-max_total_time={int(seconds)}", "-max_len=400", str(into)]
         more = [str(self.items)] if self.program == "threads" else []
@@ -86,13 +87,16 @@ CHECKS = (
     Check("wrong bytes, clang's ASan and UBSan", "fuzz", 0.0, (*ASAN, *GUARDS), "clang", tools=("clang",)),
     Check("wrong bytes, libFuzzer", "fuzz", 0.0, (*LIBFUZZER, *GUARDS), "clang", tools=("clang",)),
 )
+PARTS = tuple(check.name for check in CHECKS)
+PARTS_IN_C = tuple(check.name for check in CHECKS if check.program != "byte_flips")
 
 
 def run(options: Options) -> Outcome:
     outcome = Outcome()
     over = threading.Event()  # a short run is over with its first fault
     with tempfile.TemporaryDirectory(prefix="shmqueue-sanitizers-") as scratch, ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda check: _run(check, Path(scratch), options, over), CHECKS))
+        chosen = [check for check in CHECKS if options.includes(check.name)]
+        results = list(pool.map(lambda check: _run(check, Path(scratch), options, over), chosen))
     for result in results:
         outcome.figures.update(result.figures)
         outcome.faults.extend(result.faults)
@@ -158,6 +162,7 @@ def _gist(errors: str) -> str:
 
 
 NATIVE = "shmqueue/engine/native/"
+WRONG_BYTES, RACES = "wrong bytes, ASan and UBSan", "threads, ThreadSanitizer"  # the parts that find them
 MUTANTS = (
     Mutant(
         "a record's length is not checked",
@@ -165,30 +170,35 @@ MUTANTS = (
         "if (!read_head(bytes, used, &take->length, &take->method) || "
         "take->length > span.size - record_head(take->length)) {",
         "if (!read_head(bytes, used, &take->length, &take->method) && take->length == UINT64_MAX) {",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "the bytes in the queue are not checked against its capacity",
         NATIVE + "ledger.h",
         "if (put->position < get->position || put->position - get->position > capacity) {",
         "if (put->position < get->position && capacity == 0) {",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "a get ledger's arena is not checked",
         NATIVE + "get.c",
         "    if (take->arena >= ring->arenas) {",
         "    if (take->arena == UINT32_MAX) {",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "the second mapping of an arena begins one page late",
         NATIVE + "space.c",
         "start + (off_t)before);",
         "start + (off_t)(before + (size > whole_pages(1) ? whole_pages(1) : 0)));",
+        part=RACES,
     ),
     Mutant(
         "counts are not checked against positions",
         NATIVE + "ledger.h",
         "if (records > bytes / RECORD_HEADER_SIZE || (records == 0 && bytes != 0)) {",
         "if (records == UINT64_MAX && bytes == 0) {",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "a commit is published without release",
@@ -207,18 +217,21 @@ MUTANTS = (
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_relaxed);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_relaxed);
 """,
+        part=RACES,
     ),
     Mutant(
         "a mark is stored without an atomic",
         NATIVE + "put.c",
         "atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);",
         "*(volatile uint64_t *)mark = put_count - ring->get_as_seen.count;",
+        part=RACES,
     ),
     Mutant(
         "where a leased record lies is not checked",
         NATIVE + "lease_table.c",
         "    return place->arena < ring->arenas;\n}",
         "    return true;\n}",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "the number of leases is not checked",
@@ -226,29 +239,34 @@ MUTANTS = (
         "take->entries > LAYOUT_LEASES ||\n"
         "        take->entries * sizeof(struct lease) > GET(ring->segment->leases.reserved)",
         "take->entries == UINT32_MAX",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "the number of an entry to put back is not checked",
         NATIVE + "lease_table.c",
         "if (changed != 0 && changed <= LAYOUT_LEASES && ",
         "if (changed != 0 && ",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "a leased record's length is not checked",
         NATIVE + "leases.c",
         "    if (record_head(length) > room || length > room - record_head(length) ||\n",
         "    if (record_head(length) > room ||\n",
+        part=WRONG_BYTES,
     ),
     Mutant(
         "a record is moved while its holder looks at it",
         NATIVE + "spilling.c",
         "atomic_load_explicit(&oldest->in_place, memory_order_acquire) != BYTES_MAY_MOVE)",
         "atomic_load_explicit(&oldest->in_place, memory_order_acquire) > BYTES_IN_PLACE)",
+        part=RACES,
     ),
     Mutant(
         "a lock is released without release",
         NATIVE + "lock.h",
         "uint32_t was = atomic_exchange_explicit(word, 0, memory_order_release);",
         "uint32_t was = atomic_exchange_explicit(word, 0, memory_order_relaxed);",
+        part=RACES,
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -11,15 +12,23 @@ import traceback
 from collections.abc import Callable
 
 from .busy import at_least
-from .outcome import Outcome
+from .outcome import Options, Outcome
 
-__all__ = ["PATIENCE", "Hung", "Notes", "ask", "run_trial"]
+__all__ = ["PATIENCE", "Hung", "Notes", "ask", "run_trial", "run_until_hung"]
 
 PATIENCE = at_least(60.0)  # seconds after which a trial counts as hung; far more than any needs
 
 
 class Hung(Exception):
     """A trial did not end, which is a fault that is noted already."""
+
+
+def run_until_hung(try_all: Callable[[Options, Outcome], None], options: Options) -> Outcome:
+    """What trials come to; after one that hung none is tried: its fault is noted, and nothing else has to wait."""
+    outcome = Outcome()
+    with contextlib.suppress(Hung):
+        try_all(options, outcome)
+    return outcome
 
 
 class Notes:

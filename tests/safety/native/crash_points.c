@@ -16,7 +16,6 @@
 #include "crash_points_verdict.h"
 
 #define PARTS 4u     /* processes that share the scenes, for some deaths leave the others asleep for a slice */
-#define FAULTS_MAX 5 /* of all parts; then they stop */
 #define WATCH_SECONDS 20 /* for one death and its check; an endless loop ends here */
 
 struct plan {

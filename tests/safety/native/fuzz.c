@@ -229,7 +229,7 @@ int main(int count, char **arguments)
     signal(SIGBUS, die);
     signal(SIGFPE, die);
 #endif
-    while (trials < most && fault_count < 20 && monotonic_ns() < end) {
+    while (trials < most && fault_count < FAULTS_MAX && monotonic_ns() < end) {
         trial_number = first + trials;
         struct source source = {.random = (seed + 1) * UINT64_C(0x2545F4914F6CDD1D) ^ trial_number << 20};
         run_trial(&source);

@@ -22,7 +22,7 @@ static uint64_t leased, moved;
 __attribute__((format(printf, 1, 2))) static void fault(const char *format, ...)
 {
     va_list values;
-    if (fault_count++ < 20) {
+    if (fault_count++ < FAULTS_MAX) {
         printf("fault: fuzz: trial %llu: ", (unsigned long long)trial_number);
         va_start(values, format);
         vprintf(format, values);

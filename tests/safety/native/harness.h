@@ -18,6 +18,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+/* After how many faults a program ends.  One is enough for a seeded fault, and a fault may take its time. */
+#ifndef FAULTS_MAX
+#define FAULTS_MAX 5
+#endif
+
 __attribute__((noreturn)) static inline void harness_fail(const char *what)
 {
     printf("fault: the test itself: %s: %s\n", what, strerror(errno));

@@ -962,11 +962,11 @@ static void do_part(unsigned part, int64_t stop, bool every, unsigned seed)
 {
     static bool changed[OPERATIONS * 2][STEPS_MAX];
     static unsigned steps[OPERATIONS * 2];
-    for (unsigned number = part; number < OPERATIONS * 2 && atomic_load(faults) < 5; number += PARTS) {
+    for (unsigned number = part; number < OPERATIONS * 2 && atomic_load(faults) < FAULTS_MAX; number += PARTS) {
         enum operation operation = number / 2;
         bool elastic = number % 2 != 0;
         steps[number] = follow(operation, elastic, changed[number]);
-        for (unsigned at = 0; at < steps[number] && atomic_load(faults) < 5; at++) {
+        for (unsigned at = 0; at < steps[number] && atomic_load(faults) < FAULTS_MAX; at++) {
             if (every || at == 0 || changed[number][at - 1]) {
                 die_after(operation, elastic, at);
                 counted.points++;

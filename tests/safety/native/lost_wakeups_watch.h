@@ -7,7 +7,6 @@
 #include <stdarg.h>
 
 #define TRIES 10     /* at a play that tells something */
-#define FAULTS_MAX 2 /* a wedge takes its second each time */
 #define NOTABLE_NS (WAIT_SLICE_NS + INT64_C(150000000))
 
 enum scene {
