@@ -44,6 +44,8 @@ enum operation {
     RETURN,
     RETURN_BESIDE,
     TAKE_OVER, /* of what a dead process had */
+    TAKE_OVER_DROPPED, /* what the survivor gave up without the lock */
+    MAKE_ROOM, /* for a putter, beside one of the survivor's */
     RETURN_ALL,
     CLEAR,
     SHUT_DOWN_NOW,
@@ -78,6 +80,8 @@ static const char *const names[OPERATIONS] = {
     [RETURN] = "give back",
     [RETURN_BESIDE] = "give back beside leases",
     [TAKE_OVER] = "take over from the dead",
+    [TAKE_OVER_DROPPED] = "take over what was dropped",
+    [MAKE_ROOM] = "make room for a put",
     [RETURN_ALL] = "give all back",
     [CLEAR] = "clear",
     [SHUT_DOWN_NOW] = "shut down now",
@@ -543,6 +547,18 @@ static void make(struct scene *scene, enum operation operation, bool elastic)
         let_one_die(scene);
         scene->before = scene->after = items(scene, NONE, first + 1, gone + 4);
         break;
+    case TAKE_OVER_DROPPED:
+        survivor_leases(scene);
+        survivor_leases(scene);
+        ring_loan_note(&scene->ring, &scene->loans[--scene->loan_count], BYTES_DROPPED);
+        scene->before = scene->after = items(scene, NONE, first + 1, gone + 4);
+        break;
+    case MAKE_ROOM:
+        survivor_leases(scene);
+        get_all(scene);
+        put(scene);
+        scene->before = scene->after = items(scene, NONE, scene->next_id, gone + 5);
+        break;
     default: /* clear, shut down */
         survivor_leases(scene);
         survivor_leases(scene);
@@ -591,8 +607,12 @@ static void operate(struct scene *scene)
         (void)!ring_loan_return(ring, &victims_loan, patience);
         break;
     case TAKE_OVER:
+    case TAKE_OVER_DROPPED:
     case TAKE_OVER_WRITER:
         ring_return_dead(ring, 0);
+        break;
+    case MAKE_ROOM:
+        (void)!leases_make_room(ring);
         break;
     case RESERVE:
         scene->next_id--;
