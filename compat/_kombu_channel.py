@@ -20,6 +20,7 @@ from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.leases import Lease
 
+from ._kombu_doorbell import Wish
 from ._kombu_messages import level_of
 from ._kombu_topology import State, has_ownerless, this_owner
 
@@ -69,7 +70,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         self.restore_unacked()
 
     def _end(self, delivery_tag: Any, requeue: bool) -> None:
-        was_full = not self.can_consume()
+        was_full = not self.can_consume() or self.channel.is_held_up
         lease, _ = self._taken.pop(delivery_tag, (None, None))
         if lease is not None:
             (lease.requeue if requeue else lease.ack)()
@@ -191,12 +192,17 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             return
         raise Empty
 
-    def moments(self) -> list[tuple[Any, int, int]]:
+    def wishes(self) -> list[Wish]:
         """What to wait for before ``drain_events`` is tried again."""
         if not self._consumers or not self.qos.can_consume():
             return []
-        moments: list[tuple[Any, int, int]] = self._messages.moments(self._turns)
-        return moments
+        wishes: list[Wish] = self._messages.wishes(self._turns)
+        return wishes
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether messages wait until another one is acknowledged."""
+        return self.connection is not None and bool(self._messages.held_up)
 
     def wake(self) -> None:
         """Have messages looked for once more; from any thread."""

@@ -487,3 +487,65 @@ def test_a_consumer_that_waits_uses_no_processor_to_speak_of(
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=1)
         assert time.process_time() - began < 0.2
+
+
+IDLE = """
+import os, socket, threading, kombu, shmqueue.compat.kombu
+connection = kombu.Connection("shm://")
+everybody = kombu.Exchange("all", "fanout")
+queues = [kombu.Queue("jobs", routing_key="jobs"), kombu.Queue("mine", everybody, auto_delete=True)]
+def wait(seconds):
+    try:
+        connection.drain_events(timeout=seconds)
+    except socket.timeout:
+        pass
+def sleeps():
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with open(f"/proc/self/task/{thread}/status") as file:
+            found[thread] = next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt"))
+    return found.pop(threading.get_native_id()), sum(found.values())
+with kombu.Consumer(connection.channel(), queues, callbacks=[print]):
+    wait(0.5)
+    before = sleeps()
+    wait(3)
+    after = sleeps()
+print(*(b - a for a, b in zip(before, after)))
+connection.close()
+"""
+
+
+def test_a_consumer_that_waits_sleeps_until_there_is_something(engine: str) -> None:
+    """With the portable engine, whose queues are polled, it is woken every 100 ms.
+
+    A thread beside it looks every 100 ms whether a process was killed before it woke others or acknowledged.
+    """
+    consumer, thread = map(int, run_python(IDLE).split())
+    remove()
+    assert consumer <= {"native": 5, "portable": 60}[engine]
+    assert thread <= {"native": 60, "portable": 900}[engine]
+
+
+def test_a_consumer_sleeps_while_as_many_messages_as_can_be_are_leased(
+    connect: Callable[..., kombu.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, connection = connect().channel(), connect()
+    publish(other, *range(1027))
+    theirs = JOBS(other).get()
+    assert theirs is not None
+    got: list[Any] = []
+    with kombu.Consumer(connection.channel(), [JOBS], callbacks=[lambda body, message: got.append(message)]):
+        while len(got) < 1023:
+            connection.drain_events(timeout=PATIENCE)
+        looks: list[int] = []
+        look = connection.transport._deliver_some
+        monkeypatch.setattr(connection.transport, "_deliver_some", lambda: looks.append(1) or look())
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=1)
+        assert len(looks) < 30
+        for ack in (got[7].ack, theirs.ack):  # of this consumer and of another one
+            helper = threading.Timer(0.05, ack)
+            helper.start()
+            connection.drain_events(timeout=PATIENCE)
+            helper.join()
+        assert [message.payload for message in got] == list(range(1, 1026))
