@@ -9,6 +9,7 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
+from amqp.basic_message import Message as AmqpMessage
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
@@ -27,6 +28,7 @@ from ._kombu_topology import State, has_ownerless, this_owner
 __all__ = ["Channel"]
 
 _LOOK_AT_OWNERS = 1.0  # seconds between two looks whether the owners of automatically deleted queues live
+_PROPERTIES = frozenset(name for name, _ in AmqpMessage.PROPERTIES)
 _tags = itertools.count(1)
 
 Callback = Callable[[Any], Any]
@@ -99,6 +101,19 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         """Of messages that are on their way to a callback."""
 
     # ---- messages ----
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> Any:
+        """Without the properties that AMQP does not know: RabbitMQ's client drops them, too, whatever they are."""
+        known = {name: value for name, value in (properties or {}).items() if name in _PROPERTIES}
+        return super().prepare_message(body, priority, content_type, content_encoding, headers, known)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         properties = message["properties"]

@@ -44,7 +44,7 @@ class Request:
         moment: ``engine.moment(kind)`` from before the attempt.
         tell: called once, in the thread, also when the engine was closed; it may raise RuntimeError when the loop that
             it serves is closed.
-        is_exact: whether only a change of ``moment`` makes another attempt worthwhile; otherwise one is due every 100 ms.
+        is_exact: whether only a change of ``moment`` makes another attempt worthwhile; else one is due every 100 ms.
     """
 
     __slots__ = ("_begun", "_is_exact", "engine", "kind", "moment", "tell")

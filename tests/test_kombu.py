@@ -117,6 +117,16 @@ def test_headers_may_have_what_kombus_json_has(connect: Callable[..., kombu.Conn
     assert (message.headers["when"], message.body) == (when, b"\0\xff")
 
 
+def test_a_property_that_amqp_does_not_know_is_dropped(connect: Callable[..., kombu.Connection]) -> None:
+    channel = connect().channel()
+    publish(channel, "body", correlation_id="7", reply_to="here", signal=object())
+    message = JOBS(channel).get()
+    assert message is not None
+    found = message.properties
+    assert (message.payload, found["correlation_id"], found["reply_to"]) == ("body", "7", "here")
+    assert "signal" not in found
+
+
 def test_the_more_urgent_message_comes_first_also_if_it_is_the_first_of_its_priority(
     connect: Callable[..., kombu.Connection],
 ) -> None:
