@@ -210,6 +210,51 @@ def test_what_is_given_back_comes_first_and_redelivered(connect: Callable[..., k
     assert (again.payload, again.delivery_info["redelivered"]) == (1, True)
 
 
+@pytest.mark.parametrize("how", ["close", "requeue"])
+def test_a_consumer_that_waits_is_woken_for_what_another_one_gives_back(
+    connect: Callable[..., kombu.Connection], how: str
+) -> None:
+    other, connection = connect(), connect()
+    channel = other.channel()
+    publish(channel, "body")
+    message = JOBS(channel).get()
+    assert message is not None
+    got: list[Any] = []
+    with kombu.Consumer(connection.channel(), [JOBS], callbacks=[lambda body, message: got.append(body)]):
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=0.2)
+        helper = threading.Timer(0.05, other.close if how == "close" else message.requeue)
+        helper.start()
+        connection.drain_events(timeout=PATIENCE)
+        helper.join()
+    assert got == ["body"]
+
+
+def test_a_consumer_that_waits_is_woken_for_the_first_message_of_a_priority_and_of_a_queue_made_anew(
+    connect: Callable[..., kombu.Connection],
+) -> None:
+    connection, publisher = connect(), connect().channel()
+    got: list[Any] = []
+
+    def empty_and_make_anew() -> None:
+        JOBS(publisher).delete()
+        publish(publisher, "anew")
+
+    def take(body: Any, message: Any) -> None:
+        got.append(body)
+        message.ack()
+
+    with kombu.Consumer(connection.channel(), [JOBS], callbacks=[take]):
+        for act in (lambda: publish(publisher, "urgent", priority=9), empty_and_make_anew):
+            with pytest.raises(socket.timeout):
+                connection.drain_events(timeout=0.2)
+            helper = threading.Timer(0.05, act)
+            helper.start()
+            connection.drain_events(timeout=PATIENCE)
+            helper.join()
+    assert got == ["urgent", "anew"]
+
+
 def test_a_consumer_is_handed_no_more_than_its_prefetch_count_until_it_acknowledges(
     connect: Callable[..., kombu.Connection],
 ) -> None:
