@@ -72,6 +72,10 @@ class Server:
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
 
+    def has_written(self, queue: str) -> bool:
+        """Whether its disk has that there is the queue."""
+        return True
+
     def url(self, queue: str, port: int | None = None) -> str:
         """The URL of a queue; through a proxy, that one's port."""
         raise NotImplementedError
@@ -142,6 +146,14 @@ class Rabbit(Server):
                 return connection.recv(1) == b"\x01"
         except OSError:
             return False
+
+    def has_written(self, queue: str) -> bool:
+        """It writes what was declared some time after it has said that it is; items are written before that is said."""
+        for file in [*self.directory.glob("test*/LATEST.LOG"), *self.directory.glob("test*/rabbit_durable_queue.DC?")]:
+            with suppress(FileNotFoundError):  # it becomes another one just now
+                if queue.encode() in file.read_bytes():
+                    return True
+        return False
 
     def url(self, queue: str, port: int | None = None) -> str:
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}//?queue={queue}"
