@@ -62,6 +62,10 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def close(self) -> None:
+        """End it, and what it needs."""
+        self.kill()
+
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """It runs, and does nothing meanwhile."""
@@ -71,10 +75,6 @@ class Server:
             yield
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
-
-    def has_written(self, queue: str) -> bool:
-        """Whether its disk has that there is the queue."""
-        return True
 
     def url(self, queue: str, port: int | None = None) -> str:
         """The URL of a queue; through a proxy, that one's port."""
@@ -132,8 +132,8 @@ class Rabbit(Server):
             self._name_server = subprocess.Popen(["epmd", "-port", str(self._names), "-address", "127.0.0.1"])
         super().start()
 
-    def kill(self) -> None:
-        super().kill()
+    def close(self) -> None:
+        super().close()
         if self._name_server is not None:
             self._name_server.kill()
             self._name_server.wait()
@@ -146,14 +146,6 @@ class Rabbit(Server):
                 return connection.recv(1) == b"\x01"
         except OSError:
             return False
-
-    def has_written(self, queue: str) -> bool:
-        """It writes what was declared some time after it has said that it is; items are written before that is said."""
-        for file in [*self.directory.glob("test*/LATEST.LOG"), *self.directory.glob("test*/rabbit_durable_queue.DC?")]:
-            with suppress(FileNotFoundError):  # it becomes another one just now
-                if queue.encode() in file.read_bytes():
-                    return True
-        return False
 
     def url(self, queue: str, port: int | None = None) -> str:
         return f"amqp://guest:guest@127.0.0.1:{port or self.port}//?queue={queue}"
@@ -170,7 +162,7 @@ def running(kind: str, directory: Path) -> Iterator[Server]:
         server.start()
         yield server
     finally:
-        server.kill()
+        server.close()
 
 
 @contextmanager
