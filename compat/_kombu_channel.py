@@ -9,6 +9,7 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
+from amqp.basic_message import Message as AmqpMessage
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
@@ -20,12 +21,14 @@ from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.leases import Lease
 
+from ._kombu_doorbell import Wish
 from ._kombu_messages import level_of
 from ._kombu_topology import State, has_ownerless, this_owner
 
 __all__ = ["Channel"]
 
 _LOOK_AT_OWNERS = 1.0  # seconds between two looks whether the owners of automatically deleted queues live
+_PROPERTIES = frozenset(name for name, _ in AmqpMessage.PROPERTIES)
 _tags = itertools.count(1)
 
 Callback = Callable[[Any], Any]
@@ -69,7 +72,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         self.restore_unacked()
 
     def _end(self, delivery_tag: Any, requeue: bool) -> None:
-        was_full = not self.can_consume()
+        was_full = not self.can_consume() or self.channel.is_held_up
         lease, _ = self._taken.pop(delivery_tag, (None, None))
         if lease is not None:
             (lease.requeue if requeue else lease.ack)()
@@ -98,6 +101,19 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         """Of messages that are on their way to a callback."""
 
     # ---- messages ----
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> Any:
+        """Without the properties that AMQP does not know: RabbitMQ's client drops them, too, whatever they are."""
+        known = {name: value for name, value in (properties or {}).items() if name in _PROPERTIES}
+        return super().prepare_message(body, priority, content_type, content_encoding, headers, known)
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         properties = message["properties"]
@@ -191,12 +207,17 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             return
         raise Empty
 
-    def moments(self) -> list[tuple[Any, int, int]]:
+    def wishes(self) -> list[Wish]:
         """What to wait for before ``drain_events`` is tried again."""
         if not self._consumers or not self.qos.can_consume():
             return []
-        moments: list[tuple[Any, int, int]] = self._messages.moments(self._turns)
-        return moments
+        wishes: list[Wish] = self._messages.wishes(self._turns)
+        return wishes
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether messages wait until another one is acknowledged."""
+        return self.connection is not None and bool(self._messages.held_up)
 
     def wake(self) -> None:
         """Have messages looked for once more; from any thread."""

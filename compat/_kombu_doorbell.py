@@ -11,14 +11,24 @@ import os
 import select
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from shmqueue import threads
 from shmqueue.readiness import Request, ask, withdraw
 
-__all__ = ["Doorbell"]
+__all__ = ["Doorbell", "Wish"]
 
 _READ_MOST = 4096  # bytes
+
+
+class Wish(NamedTuple):
+    """What to wait for; the fields are those of ``shmqueue.readiness.Request``."""
+
+    engine: Any
+    kind: int
+    moment: int
+    """From before the last attempt."""
+    is_exact: bool = False
 
 
 class Doorbell:
@@ -27,7 +37,7 @@ class Doorbell:
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._lock = threads.new_lock()  # so that nobody writes to a descriptor that is another one by then
-        self._requests: dict[int, Request] = {}
+        self._requests: dict[tuple[int, int], Request] = {}
 
     def fileno(self) -> int:
         """The descriptor; -1 when closed."""
@@ -64,12 +74,12 @@ class Doorbell:
         poll.register(self._read, select.POLLIN)
         return bool(poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))))
 
-    def ring_for(self, wishes: Iterable[tuple[Any, int, int]]) -> None:
-        """Ring when one of the wishes is granted: engine, kind, and ``moment`` from before the last attempt."""
-        for engine, kind, moment in wishes:
-            key = id(engine)
+    def ring_for(self, wishes: Iterable[Wish]) -> None:
+        """Ring when one of the wishes is granted."""
+        for engine, kind, moment, is_exact in wishes:
+            key = id(engine), kind
             if key not in self._requests:  # else it rings for what came after an older moment
-                request = Request(engine, kind, moment, _teller(weakref.ref(self), key))
+                request = Request(engine, kind, moment, _teller(weakref.ref(self), key), is_exact)
                 self._requests[key] = request
                 ask(request)
 
@@ -87,7 +97,7 @@ class Doorbell:
             if end >= 0:
                 os.close(end)
 
-    def _granted(self, key: int) -> None:
+    def _granted(self, key: tuple[int, int]) -> None:
         self._requests.pop(key, None)
         self.ring()
 
@@ -97,7 +107,7 @@ class Doorbell:
                 os.close(end)
 
 
-def _teller(bell: weakref.ref[Doorbell], key: int) -> Callable[[], object]:
+def _teller(bell: weakref.ref[Doorbell], key: tuple[int, int]) -> Callable[[], object]:
     """What tells the doorbell, and does not keep it."""
 
     def tell() -> None:

@@ -29,6 +29,7 @@ from shmqueue.leases import Lease, take_lease
 from shmqueue.readiness import ITEMS, ROOM
 from shmqueue.serialization import Serializer
 
+from ._kombu_doorbell import Wish
 from ._kombu_topology import LEVELS, Owner, Queue, Topology
 
 __all__ = ["Messages"]
@@ -96,6 +97,7 @@ class Messages:
         self.topology = topology
         self._put_timeout = put_timeout
         self._open: dict[str, _Open] = {}
+        self._held_up: set[_Level] = set()
 
     def exists(self, name: str) -> bool:
         """Whether the queue was declared."""
@@ -144,10 +146,17 @@ class Messages:
             except ShmQueueError as error:
                 if type(error) is not ShmQueueError:
                     raise
+                self._held_up.add(level)
                 continue  # as many as can be are leased: acknowledging one makes room
+            self._held_up.discard(level)
             if found is not None:
                 return found
         return None
+
+    @property
+    def held_up(self) -> frozenset[object]:
+        """Of which queues and priorities the last attempt found as many messages leased as can be."""
+        return frozenset(self._held_up)
 
     def size(self, name: str) -> int:
         """How many messages can be taken."""
@@ -165,23 +174,29 @@ class Messages:
             self.topology.change(lambda state: state.drop_queue(name))
         self._forget(name)
 
-    def moments(self, names: Iterable[str]) -> list[tuple[Any, int, int]]:
+    def wishes(self, names: Iterable[str]) -> list[Wish]:
         """What to wait for: that one of the queues gets something, or that the state changes.
 
         The state is one record that is always there, so its queue is waited for as one from which something is taken.
+        That moves its ``moment`` whichever process does it, or finishes it for one that was killed.
+
+        A queue of which as many messages are leased as can be has something to take, which cannot be taken: it is
+        waited for as one from which something goes away.
         """
-        wishes = [(self.topology.engine, ROOM)]
+        wanted = [(self.topology.engine, ROOM, True)]
         for name in names:
             opened = self._opened(name)
             if opened is not None:
-                wishes += [(level.engine, ITEMS) for level in opened.levels.values()]
-        moments = []
-        for engine, kind in wishes:
+                wanted += [
+                    (level.engine, ROOM if level in self._held_up else ITEMS, False) for level in opened.levels.values()
+                ]
+        wishes = []
+        for engine, kind, is_exact in wanted:
             try:
-                moments.append((engine, kind, engine.moment(kind)))
+                wishes.append(Wish(engine, kind, engine.moment(kind), is_exact))
             except ShmQueueNotInitializedError:
                 continue  # it was closed because its queue was deleted just now
-        return moments
+        return wishes
 
     def close(self) -> None:
         """Close everything; what is leased is given back."""
@@ -226,6 +241,7 @@ class Messages:
     def _forget(self, name: str) -> None:
         opened = self._open.pop(name, None)
         if opened is not None:
+            self._held_up.difference_update(opened.levels.values())
             opened.close()
 
 

@@ -131,13 +131,17 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """Deliver what there is, and have the doorbell ring when there may be more. Returns how many it was."""
         doorbell = self.doorbell
         doorbell.quiet()
-        moments = [moment for channel in self.channels for moment in channel.moments()]
+        held_up = self.messages.held_up
+        wishes = [wish for channel in self.channels for wish in channel.wishes()]
         delivered = 0
         try:
             while delivered < _BATCH:
                 round_of_channels = self._deliver_one_each()
                 if not round_of_channels:
-                    doorbell.ring_for(moments)
+                    if self.messages.held_up == held_up:
+                        doorbell.ring_for(wishes)
+                    else:
+                        doorbell.ring()  # it is something else that is to be waited for
                     return delivered
                 delivered += round_of_channels
         except BaseException:

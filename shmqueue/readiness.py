@@ -44,13 +44,17 @@ class Request:
         moment: ``engine.moment(kind)`` from before the attempt.
         tell: called once, in the thread, also when the engine was closed; it may raise RuntimeError when the loop that
             it serves is closed.
+        is_exact: whether only a change of ``moment`` makes another attempt worthwhile; else one is due every 100 ms.
     """
 
-    __slots__ = ("_begun", "engine", "kind", "moment", "tell")
+    __slots__ = ("_begun", "_is_exact", "engine", "kind", "moment", "tell")
 
-    def __init__(self, engine: Engine, kind: int, moment: int, tell: Callable[[], object]) -> None:
+    def __init__(
+        self, engine: Engine, kind: int, moment: int, tell: Callable[[], object], is_exact: bool = False
+    ) -> None:
         self.engine, self.kind, self.moment, self.tell = engine, kind, moment, tell
         self._begun = clock.monotonic()
+        self._is_exact = is_exact
 
     def is_old(self) -> bool:
         """Whether another attempt is due whatever has happened.
@@ -58,7 +62,7 @@ class Request:
         Each attempt also looks for what processes that have died had, and not all that makes room or finishes the last
         task is something that moves a ``moment``.
         """
-        return clock.monotonic() - self._begun > _SLICE
+        return not self._is_exact and clock.monotonic() - self._begun > _SLICE
 
     def is_granted(self) -> bool:
         """Whether it is time for another attempt; for engines whose queues are polled."""

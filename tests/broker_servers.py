@@ -17,6 +17,7 @@ import pytest
 
 PATIENCE = 900.0  # seconds for a server to start on a machine that does a lot else
 _RABBIT = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # not what is on PATH: that changes the user
+_RABBIT_CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 
 
 def free_port() -> int:
@@ -61,6 +62,13 @@ class Server:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def close(self) -> None:
+        """End it, and what it needs."""
+        self.kill()
+
+    def write(self) -> None:
+        """Have it write what was declared."""
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
@@ -128,8 +136,14 @@ class Rabbit(Server):
             self._name_server = subprocess.Popen(["epmd", "-port", str(self._names), "-address", "127.0.0.1"])
         super().start()
 
-    def kill(self) -> None:
-        super().kill()
+    def write(self) -> None:
+        """It does so up to 2 s after it has said that a queue is declared; items are written before that is said."""
+        command = [_RABBIT_CONTROL, "eval", "mnesia:sync_log()."]
+        ran = subprocess.run(command, env=self.command()[1], capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout) == (0, "ok\n"), ran.stdout + ran.stderr
+
+    def close(self) -> None:
+        super().close()
         if self._name_server is not None:
             self._name_server.kill()
             self._name_server.wait()
@@ -158,7 +172,7 @@ def running(kind: str, directory: Path) -> Iterator[Server]:
         server.start()
         yield server
     finally:
-        server.kill()
+        server.close()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Measures Celery on several brokers: ``python tests/celery_figures.py [--tasks N] [--patience S] URL...``.
+"""Measures Celery on brokers: ``python tests/celery_figures.py [--tasks N] [--patience S] [--rounds N] URL...``.
 
-For each URL: tasks a second of one worker with one process, none of which does anything, from the first that is given
-to the last that is done, and how many seconds after ``kill -9`` of a worker its task (``acks_late``) runs again in
-another worker.
+For each URL, in turn: tasks a second of one worker with one process, none of which does anything, from the first that
+is given to the last that is done, and how many seconds after ``kill -9`` of a worker its task (``acks_late``) runs
+again in another worker.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,14 @@ class Broker:
 
     def __init__(self, url: str, directory: Path) -> None:
         self.directory = directory
-        self.environment = {**os.environ, "BROKER": url, "RESULTS": str(directory), "COUNT": str(directory / "count")}
+        self.environment = {
+            **os.environ,
+            "BROKER": url,
+            "QUEUE": f"celery-{uuid.uuid4().hex}",  # a task that is left would keep the next worker busy
+            "SHMQUEUE_DIR": str(directory),
+            "RESULTS": str(directory),
+            "COUNT": str(directory / "count"),
+        }
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def work(self, name: str) -> subprocess.Popen[bytes]:
@@ -111,9 +119,11 @@ def main() -> None:
     parser.add_argument("urls", nargs="+")
     parser.add_argument("--tasks", type=int, default=2000)
     parser.add_argument("--patience", type=float, default=60.0, help="seconds to wait for a killed worker's task")
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    for url in options.urls:
-        with tempfile.TemporaryDirectory() as directory:
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    for url in options.urls * options.rounds:
+        with tempfile.TemporaryDirectory(dir=memory) as directory:
             broker = Broker(url, Path(directory))
             try:
                 first = broker.work("first")

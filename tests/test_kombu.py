@@ -117,6 +117,16 @@ def test_headers_may_have_what_kombus_json_has(connect: Callable[..., kombu.Conn
     assert (message.headers["when"], message.body) == (when, b"\0\xff")
 
 
+def test_a_property_that_amqp_does_not_know_is_dropped(connect: Callable[..., kombu.Connection]) -> None:
+    channel = connect().channel()
+    publish(channel, "body", correlation_id="7", reply_to="here", signal=object())
+    message = JOBS(channel).get()
+    assert message is not None
+    found = message.properties
+    assert (message.payload, found["correlation_id"], found["reply_to"]) == ("body", "7", "here")
+    assert "signal" not in found
+
+
 def test_the_more_urgent_message_comes_first_also_if_it_is_the_first_of_its_priority(
     connect: Callable[..., kombu.Connection],
 ) -> None:
@@ -198,6 +208,51 @@ def test_what_is_given_back_comes_first_and_redelivered(connect: Callable[..., k
     again = JOBS(second.channel()).get()
     assert again is not None
     assert (again.payload, again.delivery_info["redelivered"]) == (1, True)
+
+
+@pytest.mark.parametrize("how", ["close", "requeue"])
+def test_a_consumer_that_waits_is_woken_for_what_another_one_gives_back(
+    connect: Callable[..., kombu.Connection], how: str
+) -> None:
+    other, connection = connect(), connect()
+    channel = other.channel()
+    publish(channel, "body")
+    message = JOBS(channel).get()
+    assert message is not None
+    got: list[Any] = []
+    with kombu.Consumer(connection.channel(), [JOBS], callbacks=[lambda body, message: got.append(body)]):
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=0.2)
+        helper = threading.Timer(0.05, other.close if how == "close" else message.requeue)
+        helper.start()
+        connection.drain_events(timeout=PATIENCE)
+        helper.join()
+    assert got == ["body"]
+
+
+def test_a_consumer_that_waits_is_woken_for_the_first_message_of_a_priority_and_of_a_queue_made_anew(
+    connect: Callable[..., kombu.Connection],
+) -> None:
+    connection, publisher = connect(), connect().channel()
+    got: list[Any] = []
+
+    def empty_and_make_anew() -> None:
+        JOBS(publisher).delete()
+        publish(publisher, "anew")
+
+    def take(body: Any, message: Any) -> None:
+        got.append(body)
+        message.ack()
+
+    with kombu.Consumer(connection.channel(), [JOBS], callbacks=[take]):
+        for act in (lambda: publish(publisher, "urgent", priority=9), empty_and_make_anew):
+            with pytest.raises(socket.timeout):
+                connection.drain_events(timeout=0.2)
+            helper = threading.Timer(0.05, act)
+            helper.start()
+            connection.drain_events(timeout=PATIENCE)
+            helper.join()
+    assert got == ["urgent", "anew"]
 
 
 def test_a_consumer_is_handed_no_more_than_its_prefetch_count_until_it_acknowledges(
@@ -487,3 +542,65 @@ def test_a_consumer_that_waits_uses_no_processor_to_speak_of(
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=1)
         assert time.process_time() - began < 0.2
+
+
+IDLE = """
+import os, socket, threading, kombu, shmqueue.compat.kombu
+connection = kombu.Connection("shm://")
+everybody = kombu.Exchange("all", "fanout")
+queues = [kombu.Queue("jobs", routing_key="jobs"), kombu.Queue("mine", everybody, auto_delete=True)]
+def wait(seconds):
+    try:
+        connection.drain_events(timeout=seconds)
+    except socket.timeout:
+        pass
+def sleeps():
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with open(f"/proc/self/task/{thread}/status") as file:
+            found[thread] = next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt"))
+    return found.pop(threading.get_native_id()), sum(found.values())
+with kombu.Consumer(connection.channel(), queues, callbacks=[print]):
+    wait(0.5)
+    before = sleeps()
+    wait(3)
+    after = sleeps()
+print(*(b - a for a, b in zip(before, after)))
+connection.close()
+"""
+
+
+def test_a_consumer_that_waits_sleeps_until_there_is_something(engine: str) -> None:
+    """With the portable engine, whose queues are polled, it is woken every 100 ms.
+
+    A thread beside it looks every 100 ms whether a process was killed before it woke others or acknowledged.
+    """
+    consumer, thread = map(int, run_python(IDLE).split())
+    remove()
+    assert consumer <= {"native": 5, "portable": 60}[engine]
+    assert thread <= {"native": 60, "portable": 900}[engine]
+
+
+def test_a_consumer_sleeps_while_as_many_messages_as_can_be_are_leased(
+    connect: Callable[..., kombu.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, connection = connect().channel(), connect()
+    publish(other, *range(1027))
+    theirs = JOBS(other).get()
+    assert theirs is not None
+    got: list[Any] = []
+    with kombu.Consumer(connection.channel(), [JOBS], callbacks=[lambda body, message: got.append(message)]):
+        while len(got) < 1023:
+            connection.drain_events(timeout=PATIENCE)
+        looks: list[int] = []
+        look = connection.transport._deliver_some
+        monkeypatch.setattr(connection.transport, "_deliver_some", lambda: looks.append(1) or look())
+        with pytest.raises(socket.timeout):
+            connection.drain_events(timeout=1)
+        assert len(looks) < 30
+        for ack in (got[7].ack, theirs.ack):  # of this consumer and of another one
+            helper = threading.Timer(0.05, ack)
+            helper.start()
+            connection.drain_events(timeout=PATIENCE)
+            helper.join()
+        assert [message.payload for message in got] == list(range(1, 1026))

@@ -41,6 +41,7 @@ _FOREIGN = ["json", "msgpack", "text/plain"]
 
 _FIRST_PACE, _LONGEST_PACE = 0.001, 0.05  # seconds between two questions to the broker whether there is an item
 _RESTORE_PACE = 1.0  # seconds between two looks for messages whose visibility timeout is over
+_RESTORE_LONGEST = 10.0  # after which a process that does so counts as dead: until then no other one does. kombu: 300
 _ANSWER = 5.0  # seconds that a broker has to answer a call that takes no timeout, or does not block
 _ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to connect takes a while
 
@@ -485,11 +486,13 @@ def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
     if parts.transport == "sentinel" and not options.get("master_name"):
         raise ShmQueueValueError(f"url {where!r} needs transport_options={{'master_name': ...}}")
     try:
-        get_transport_cls(parts.transport)
+        transport = get_transport_cls(parts.transport)
     except KeyError as error:
         raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
     except (ImportError, NameError, AttributeError) as error:  # what kombu's modules raise without their client
         raise ImportError(f"kombu cannot use url {where!r}: install what it needs: {error!r}") from error
+    if transport.driver_type == "redis":
+        options.setdefault("unacked_mutex_expire", _RESTORE_LONGEST)
     try:
         return kombu.Connection(parts.url, transport_options=options).transport
     except ImportError:

@@ -7,6 +7,7 @@ from celery import Celery
 
 app = Celery("celery_app", broker=os.environ["BROKER"], backend=f"file://{os.environ['RESULTS']}")
 app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=False)
+app.conf.task_default_queue = os.environ.get("QUEUE", "celery")
 
 
 @app.task
