@@ -45,10 +45,16 @@ MUTANTS = (
         "GET(leases->sequence) + 1 == take->next.sequence) {",
     ),
     Mutant(
+        "undo-forgets-what-was-dropped",
+        NATIVE + "lease_table.c",
+        "                SET(entry->in_place, BYTES_DROPPED);\n",
+        "",
+    ),
+    Mutant(
         "undo-saved-after-the-change",
         NATIVE + "lease_table.c",
-        "        copy_entry(&leases->before[slot], entry);\n        atomic_store",
-        "        atomic_store",
+        "        copy_entry(&leases->before[slot], entry);\n        SET(",
+        "        SET(",
     ),
     Mutant(
         "finished-before-the-commit",

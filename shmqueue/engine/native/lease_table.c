@@ -128,7 +128,7 @@ static void copy_entry(struct lease *to, const struct lease *from)
     SET(to->pid, GET(from->pid));
     SET(to->handle, GET(from->handle));
     SET(to->arena, GET(from->arena));
-    SET(to->attempt, GET(from->attempt)); /* not in_place: its holder may have cleared it meanwhile (rule 15) */
+    SET(to->attempt, GET(from->attempt));
 }
 
 struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t number)
@@ -139,6 +139,7 @@ struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t 
         unsigned slot = GET(leases->changed[0]) == 0 ? 0 : 1;
         SET(leases->sequence, take->next.sequence);
         copy_entry(&leases->before[slot], entry);
+        SET(leases->before[slot].in_place, GET(entry->in_place));
         atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
         atomic_signal_fence(memory_order_seq_cst);
     }
@@ -151,7 +152,11 @@ static void undo_changes(struct ring *ring, const struct take *take)
     for (int slot = 1; slot >= 0; slot--) { /* the last change first: both may be of one entry */
         uint32_t changed = GET(leases->changed[slot]);
         if (changed != 0 && changed <= LAYOUT_LEASES && GET(leases->sequence) == take->next.sequence) {
-            copy_entry(&atomic_load(&ring->table)[changed - 1], &leases->before[slot]);
+            struct lease *entry = &atomic_load(&ring->table)[changed - 1];
+            copy_entry(entry, &leases->before[slot]);
+            if (GET(leases->before[slot].in_place) == BYTES_DROPPED) { /* else its holder may have changed it (rule 15) */
+                SET(entry->in_place, BYTES_DROPPED);
+            }
         }
         atomic_store_explicit(&leases->changed[slot], 0, memory_order_release);
     }
