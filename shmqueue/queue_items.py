@@ -136,7 +136,7 @@ class QueueItems(Iterated, Generic[T]):
 
         The item's place in the queue is the one that the block's beginning gives it, but nobody waits for it: a ``get``
         that comes to an item that is still being written takes the next one, and the item comes, once it is put, before
-        any that was not taken by then. No lock is held in the block. Until a ``get`` has come to it the item counts in
+        any that was not taken by then. (While 1,024 items are leased or written like that, it waits.) No lock is held in the block. Until a ``get`` has come to it the item counts in
         ``qsize()``, and until it is put or not its bytes, and those put behind it, count as used. It takes 45 bytes
         more than its own at most.
 
@@ -182,6 +182,8 @@ class QueueItems(Iterated, Generic[T]):
         and nobody waits for a view. Whatever still looks at the memory after the block (a slice, a numpy array) may go
         on: the bytes stay until it is gone. They count as used, and so does what was put behind them.
 
+        After ``close`` in the block the item is not taken: another process receives it, once nothing looks at it.
+
         Args:
             block: whether to wait for an item.
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
@@ -211,7 +213,7 @@ class QueueItems(Iterated, Generic[T]):
         >>> with q.lease() as lease:  # acknowledged at the block's end, requeued if it raises
         ...     work(lease.item)
 
-        Acknowledging counts as ``task_done()`` for this item. ``qsize()`` does not count items that are leased.
+        After ``close`` in the block it is not acknowledged, and comes again. Acknowledging counts as ``task_done()``. ``qsize()`` does not count items that are leased.
 
         Args:
             block: whether to wait for an item.
