@@ -136,9 +136,9 @@ class QueueItems(Iterated, Generic[T]):
 
         The item's place in the queue is the one that the block's beginning gives it, but nobody waits for it: a ``get``
         that comes to an item that is still being written takes the next one, and the item comes, once it is put, before
-        any that was not taken by then. (While 1,024 items are leased or written like that, it waits.) No lock is held in the block. Until a ``get`` has come to it the item counts in
-        ``qsize()``, and until it is put or not its bytes, and those put behind it, count as used. It takes 45 bytes
-        more than its own at most.
+        any that was not taken by then. (While 1,024 items are leased, or written like that, the ``get`` waits.) No lock
+        is held in the block. Until a ``get`` has come to it the item counts in ``qsize()``, and until it is put or not
+        its bytes, and those put behind it, count as used. It takes 45 bytes more than its own at most.
 
         Nothing may refer to the bytes when the block ends, or else it could be written after it was put: ``del`` an
         array made of ``view``. After ``close`` in the block nothing is put.
@@ -213,7 +213,8 @@ class QueueItems(Iterated, Generic[T]):
         >>> with q.lease() as lease:  # acknowledged at the block's end, requeued if it raises
         ...     work(lease.item)
 
-        After ``close`` in the block it is not acknowledged, and comes again. Acknowledging counts as ``task_done()``. ``qsize()`` does not count items that are leased.
+        After ``close`` in the block it is not acknowledged, and comes again. Acknowledging counts as ``task_done()``.
+        ``qsize()`` does not count items that are leased.
 
         Args:
             block: whether to wait for an item.

@@ -16,7 +16,7 @@ static bool is_held(const struct lease *entry)
     return state == LEASE_LENT || state == LEASE_PINNED || state == LEASE_WRITING;
 }
 
-/* Rule 15: its holder could not have the lock when it gave the item up. */
+/* Rule 15: its holder could not have the lock when it dropped the lease. */
 static bool is_dropped(const struct lease *entry)
 {
     return (GET(entry->state) == LEASE_LENT || GET(entry->state) == LEASE_PINNED) &&
@@ -25,7 +25,7 @@ static bool is_dropped(const struct lease *entry)
 
 static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
 
-/* Whose items are given back. */
+/* Whose items are requeued. */
 struct whose {
     struct process holder;
     uint32_t handle; /* 0: all of that process */

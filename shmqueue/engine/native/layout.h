@@ -74,7 +74,7 @@
  *      windows, changes the entry by rule 13, and commits: get.position advances.
  *  15. `in_place` of an entry, an enum lease_bytes, is set under the get lock; after that the holder alone changes it,
  *      without a lock.  Until it is BYTES_MAY_MOVE the record's bytes do not move.  A holder that could not have the
- *      lock when it gave the lease up makes it BYTES_DROPPED, and others end the lease when they check the holders.
+ *      lock when it dropped the lease makes it BYTES_DROPPED, and others end the lease when they check the holders.
  *  16. The owner of the get lock may return the memory of any part of the windows that no entry of the current table
  *      names.  A death before it did wastes memory until those bytes are used again, and has no other effect.
  *

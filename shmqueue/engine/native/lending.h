@@ -24,8 +24,8 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
 const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t from);
 /* Copies them.  False: ring->map_error says why it cannot be done.  No lock. */
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes);
-/* What the holder does with the bytes from now on.  BYTES_DROPPED is for one that could not have the lock: whoever
- * checks the holders next ends the loan as one of a dead process.  No lock. */
+/* What the holder does with the bytes from now on.  BYTES_DROPPED is for one that could not have the lock: the next
+ * process that checks the holders ends the loan as one of a dead process.  No lock. */
 void ring_loan_note(struct ring *ring, const struct loan *loan, enum lease_bytes bytes);
 /* Once they may have moved: finds where they are, and keeps them there.  Takes the lock.  RING_MISMATCH: the loan is
  * over. */

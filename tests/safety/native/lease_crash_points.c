@@ -44,7 +44,7 @@ enum operation {
     RETURN,
     RETURN_BESIDE,
     TAKE_OVER, /* of what a dead process had */
-    TAKE_OVER_DROPPED, /* what the survivor gave up without the lock */
+    TAKE_OVER_DROPPED, /* what the survivor dropped without the lock */
     MAKE_ROOM, /* for a putter, beside one of the survivor's */
     RETURN_ALL,
     CLEAR,
