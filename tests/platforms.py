@@ -1,10 +1,13 @@
 """Run the tests on every Python that is here, and print the table of what was tested: ``python tests/platforms.py``.
 
-``python tests/platforms.py [PYTHON]... [--as-is] [--out FILE] [-- PYTEST ARGUMENTS]`` takes interpreters by path, and
-without any those that it finds, 3.10 to 3.15 and those without a GIL. Each gets a clone of this checkout's HEAD and an
-environment with ``.[test]``. A test package that has no wheel for it is left out, and said. With ``--as-is`` the
-interpreters are used as they are: each has the package and pytest installed already, as one of another machine's kind
-has that an emulator runs.
+``python tests/platforms.py [PYTHON]... [--as-is] [--logs DIR] [--out FILE] [-- PYTEST ARGUMENTS]`` takes interpreters
+by path, and without any those that it finds, 3.10 to 3.15 and those without a GIL. Each gets a clone of this checkout's
+HEAD and an environment with ``.[test]``. A test package that has no wheel for it is left out, and said. With
+``--as-is`` the interpreters are used as they are: each has the package and pytest installed already, as one of another
+machine's kind has that an emulator runs.
+
+With ``--logs`` each Python's output of pytest is kept in that directory, and what came of it: if the command is given
+again for the same commit and arguments, a Python whose run has ended is not tested a second time.
 
 One Python after another, in two processes. The exit status is 1 if a test failed.
 """
@@ -17,6 +20,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,7 +58,47 @@ class Result:
     factors: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    summary: str = ""
+    """The last line of pytest's."""
     trouble: str = ""
+
+
+@dataclass
+class Logs:
+    """Where one Python's run is written: ``STEM.log`` while it runs, ``STEM.xml`` and ``STEM.json`` when it has ended.
+
+    Args:
+        directory: that they are in, which exists.
+        python: the interpreter.
+        key: what must be the same for an earlier run to count: the commit and the arguments.
+    """
+
+    directory: Path
+    python: str
+    key: Sequence[str]
+
+    def path(self, ending: str) -> Path:
+        """One of the files."""
+        return self.directory / f"{re.sub(r'[^A-Za-z0-9.]+', '-', self.python).strip('-')}.{ending}"
+
+    def earlier(self) -> Result | None:
+        """What came of an earlier run that has ended, if there is one."""
+        try:
+            saved = json.loads(self.path("json").read_text())
+        except FileNotFoundError:
+            return None
+        if saved.pop("key") != list(self.key):
+            return None
+        usual = saved.pop("usual")
+        result = Result(**saved)
+        read(self.path("xml"), result, usual)
+        return result
+
+    def save(self, result: Result, usual: str) -> None:
+        """Keep what came of a run."""
+        names = ("python", "machine", "factors", "left_out", "summary")
+        saved = {"key": list(self.key), "usual": usual, **{name: getattr(result, name) for name in names}}
+        self.path("json").write_text(json.dumps(saved, indent=1))
 
 
 def engine_of(test: str, usual: str = "native") -> str:
@@ -142,9 +186,10 @@ def factor(python: str, engine: str) -> str:
         return f"failed: {done.stderr.strip().splitlines()[-1:]}"
 
 
-def test(python: str, arguments: Sequence[str], as_is: bool) -> Result:
+def test(python: str, arguments: Sequence[str], as_is: bool, logs: Logs) -> Result:
     """Run the tests and the demo on one Python."""
     result = Result(python)
+    logs.path("json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="shmqueue-platforms-") as directory:
         within = Path(directory)
         try:
@@ -154,17 +199,20 @@ def test(python: str, arguments: Sequence[str], as_is: bool) -> Result:
             result.trouble = f"{' '.join(map(str, error.cmd[:4]))} failed: {str(error.stderr)[-200:]!r}"
             return result
         result.python, result.machine, usual = json.loads(described.stdout)
-        report = within / "report.xml"
+        report, log = logs.path("xml"), logs.path("log")
+        report.unlink(missing_ok=True)
         program = str(Path(own).with_name("pytest"))  # not -m pytest, which would import the source tree
         command = [program, "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
-        with (within / "output").open("w") as output:
+        with log.open("w") as output:
             subprocess.run(command, cwd=where, stdout=output, stderr=subprocess.STDOUT)
         if not report.exists():
-            result.trouble = (within / "output").read_text()[-200:]
+            result.trouble = log.read_text()[-200:]
             return result
         read(report, result, usual)
+        result.summary = log.read_text().rstrip().rpartition("\n")[2].strip("= ")
         for engine in ENGINES if usual == "native" else ("portable",):
             result.factors[engine] = factor(own, engine)
+        logs.save(result, usual)
     return result
 
 
@@ -176,6 +224,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pythons", nargs="*", metavar="PYTHON")
     parser.add_argument("--as-is", action="store_true", help="the interpreters have the package and pytest installed")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep there what pytest says, and go on from it")
     parser.add_argument("--out", type=Path, help="write the table there, too")
     given = parser.parse_args(arguments)
     pythons = [shutil.which(python) or python for python in given.pythons]
@@ -183,16 +232,23 @@ def main() -> int:
         found = {version: find_python(version) for version in VERSIONS}
         print("not here:", ", ".join(version for version in VERSIONS if not found[version]) or "none", flush=True)
         pythons = [python for python in found.values() if python]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     results = []
     for python in pythons:
-        result = test(python, options, given.as_is)
+        with tempfile.TemporaryDirectory(prefix="shmqueue-platforms-") as scratch:
+            directory = given.logs or Path(scratch)
+            directory.mkdir(parents=True, exist_ok=True)
+            logs = Logs(directory, python, [commit, *options])
+            earlier = logs.earlier()
+            result = earlier or test(python, options, given.as_is, logs)
         results.append(result)
-        print(f"{result.python}: {result.trouble or 'tested'}", flush=True)
+        print(f"{result.python}: {result.trouble or result.summary}{' (earlier)' if earlier else ''}", flush=True)
         for what in result.left_out:
             print(f"  no wheel: {what}; its tests are skipped")
         for name in result.failures:
             print(f"  failed: {name}", flush=True)
-    what = f"{datetime.date.today()}, {platform.system()} {platform.release()}, pytest {' '.join(options)}"
+    what = f"{datetime.date.today()}, commit {commit[:10]}, {platform.system()} {platform.release()}, pytest "
+    what += shlex.join(options)
     text = f"{what}\n\n{table(results)}\n"
     print(f"\n{text}", end="")
     if given.out is not None:

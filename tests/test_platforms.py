@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import platforms
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.test_a" name="test_it[native]"/>
@@ -47,6 +50,26 @@ def test_the_table_has_a_line_for_each_engine_and_says_why_one_was_not_tested() 
         "| CPython 3.14 | x86_64 | portable | 0 | 0 | 0 |  |",
         "| CPython 3.15 |  | not tested: no pip | | | | |",
     ]
+
+
+def test_a_run_that_has_ended_counts_again_for_the_same_commit_and_arguments(tmp_path: Path) -> None:
+    logs = platforms.Logs(tmp_path, "/opt/python 3.14t/bin/python", ["c0ffee", "-n", "2"])
+    assert logs.earlier() is None
+    logs.path("xml").write_text(REPORT)
+    result = platforms.Result(
+        "CPython 3.14", "x86_64", factors={"native": "38.1"}, left_out=["gevent"], summary="1 failed"
+    )
+    logs.save(result, "native")
+    platforms.read(logs.path("xml"), result)
+    assert logs.earlier() == result
+    assert platforms.Logs(tmp_path, logs.python, ["c0ffee", "-n", "3"]).earlier() is None
+    assert platforms.Logs(tmp_path, "/opt/python 3.15/bin/python", logs.key).earlier() is None
+
+
+@settings(max_examples=10)
+@given(st.integers().map(lambda _: time.sleep(0.15)))
+def test_a_test_whose_examples_are_made_slowly_passes(nothing: None) -> None:
+    """As on a machine that does something else, too."""
 
 
 def test_its_requirements_are_those_of_the_extra() -> None:
