@@ -487,3 +487,31 @@ def test_a_consumer_that_waits_uses_no_processor_to_speak_of(
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=1)
         assert time.process_time() - began < 0.2
+
+
+def test_a_signal_handler_that_raises_leaves_the_doorbell_to_other_threads() -> None:
+    code = """
+import signal, threading
+from shmqueue.compat._kombu_doorbell import Doorbell
+
+class Interruption(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interruption
+
+bell = Doorbell()
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(200):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        while True:
+            bell.ring()
+            bell.quiet()
+    except Interruption:
+        thread = threading.Thread(target=bell.ring, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), number
+"""
+    run_python(code)
