@@ -158,10 +158,11 @@ def requirements(pyproject: str) -> list[str]:
     return [name for name in re.findall(r'"([^"]+)"', block[1]) if not name.startswith("shmqueue")]
 
 
-def environment(python: str, within: Path, result: Result) -> tuple[str, Path]:
+def environment(python: str, commit: str, within: Path, result: Result) -> tuple[str, Path]:
     """A clone and an environment of that Python: its interpreter, and where the tests are."""
     clone = within / "clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    subprocess.run(["git", "clone", "-q", "--no-checkout", str(ROOT), str(clone)], check=True)
+    subprocess.run(["git", "-C", str(clone), "checkout", "-q", commit], check=True)  # HEAD may be another one by now
     subprocess.run([python, "-m", "venv", str(clone / ".venv")], check=True)
     own = str(clone / ".venv" / "bin" / "python")
     pip = [own, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -193,7 +194,7 @@ def test(python: str, arguments: Sequence[str], as_is: bool, logs: Logs) -> Resu
     with tempfile.TemporaryDirectory(prefix="shmqueue-platforms-") as directory:
         within = Path(directory)
         try:
-            own, where = (python, ROOT) if as_is else environment(python, within, result)
+            own, where = (python, ROOT) if as_is else environment(python, logs.key[0], within, result)
             described = subprocess.run([own, "-c", DESCRIBE], capture_output=True, text=True, check=True, cwd=directory)
         except subprocess.CalledProcessError as error:
             result.trouble = f"{' '.join(map(str, error.cmd[:4]))} failed: {str(error.stderr)[-200:]!r}"
