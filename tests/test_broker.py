@@ -417,7 +417,7 @@ def others_have_it(act):
 signal.signal(signal.SIGALRM, interrupt)
 links = Links("memory://", "jobs", {})
 link = links.current()
-for number in range(200):
+for number in range(50):
     calls = []
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0005)
