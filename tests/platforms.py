@@ -9,7 +9,9 @@ machine's kind has that an emulator runs.
 With ``--logs`` each Python's output of pytest is kept in that directory, and what came of it: if the command is given
 again for the same commit and arguments, a Python whose run has ended is not tested a second time.
 
-One Python after another, in two processes. The exit status is 1 if a test failed.
+One Python after another, in two processes. What failed is run once more by itself, one test after the other: on a busy
+machine a test may fail only because others take the processors. The table has both numbers, and the exit status is 1 if
+a test failed each time.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15", "3.15t")
 ENGINES = ("native", "portable")
-OUTCOMES = ("passed", "failed", "skipped")
+OUTCOMES = ("passed", "failed", "only beside others", "skipped")
 PYTEST = ("-m", "not thorough", "-n", "2")
 
 DESCRIBE = """
@@ -57,6 +59,8 @@ class Result:
     outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {engine: Counter() for engine in ENGINES})
     factors: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    beside_others: list[str] = field(default_factory=list)
+    """What failed beside others and passed alone."""
     left_out: list[str] = field(default_factory=list)
     summary: str = ""
     """The last line of pytest's."""
@@ -65,7 +69,7 @@ class Result:
 
 @dataclass
 class Logs:
-    """Where one Python's run is written: ``STEM.log`` while it runs, ``STEM.xml`` and ``STEM.json`` when it has ended.
+    """Where one Python's run is written: ``STEM.log`` while it runs, the reports and ``STEM.json`` when it has ended.
 
     Args:
         directory: that they are in, which exists.
@@ -91,7 +95,7 @@ class Logs:
             return None
         usual = saved.pop("usual")
         result = Result(**saved)
-        read(self.path("xml"), result, usual)
+        read(self.path("xml"), self.path("alone.xml"), result, usual)
         return result
 
     def save(self, result: Result, usual: str) -> None:
@@ -107,16 +111,27 @@ def engine_of(test: str, usual: str = "native") -> str:
     return next((engine for engine in ENGINES if re.search(rf"\b{engine}\b", parameters)), usual)
 
 
-def read(report: Path, result: Result, usual: str = "native") -> None:
-    """Count the outcomes in a report of pytest's (``--junitxml``). A test that fails in its end, too, counts once."""
+def outcomes_in(report: Path) -> dict[str, str]:
+    """What became of each test, by a report of pytest (``--junitxml``). One that fails in its end, too, counts once."""
     seen: dict[str, str] = {}
+    if not report.exists():
+        return seen
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '')}::{case.get('name', '')}"
         kinds = {child.tag for child in case}
         outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
         if seen.get(name) != "failed":
             seen[name] = outcome
-    for name, outcome in seen.items():
+    return seen
+
+
+def read(report: Path, alone: Path, result: Result, usual: str = "native") -> None:
+    """Count the outcomes in the report of all tests, and that of those which had failed, run alone, if there is one."""
+    again = outcomes_in(alone)
+    for name, outcome in outcomes_in(report).items():
+        if outcome == "failed" and again.get(name) == "passed":
+            outcome = "only beside others"
+            result.beside_others.append(name)
         result.outcomes[engine_of(name, usual)][outcome] += 1
         if outcome == "failed":
             result.failures.append(name)
@@ -124,10 +139,10 @@ def read(report: Path, result: Result, usual: str = "native") -> None:
 
 def table(results: Iterable[Result]) -> str:
     """The results in Markdown."""
-    lines = ["| Python | machine | engine | passed | failed | skipped | demo |", "|---|---|---|---:|---:|---:|---:|"]
+    lines = [f"| Python | machine | engine | {' | '.join(OUTCOMES)} | demo |", "|---|---|---|---:|---:|---:|---:|---:|"]
     for result in results:
         if result.trouble:
-            lines.append(f"| {result.python} | {result.machine} | not tested: {result.trouble} | | | | |")
+            lines.append(f"| {result.python} | {result.machine} | not tested: {result.trouble} | | | | | |")
             continue
         for engine in ENGINES:
             numbers = " | ".join(f"{result.outcomes[engine][outcome]}" for outcome in OUTCOMES)
@@ -201,16 +216,22 @@ def test(python: str, arguments: Sequence[str], as_is: bool, logs: Logs) -> Resu
             return result
         result.python, result.machine, usual = json.loads(described.stdout)
         report, log = logs.path("xml"), logs.path("log")
+        alone = logs.path("alone.xml")
         report.unlink(missing_ok=True)
+        alone.unlink(missing_ok=True)
         program = str(Path(own).with_name("pytest"))  # not -m pytest, which would import the source tree
-        command = [program, "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
+        command = [program, "-q", "-o", f"cache_dir={within / 'cache'}", *arguments]
         with log.open("w") as output:
-            subprocess.run(command, cwd=where, stdout=output, stderr=subprocess.STDOUT)
+            subprocess.run([*command, f"--junitxml={report}"], cwd=where, stdout=output, stderr=subprocess.STDOUT)
         if not report.exists():
             result.trouble = log.read_text()[-200:]
             return result
-        read(report, result, usual)
         result.summary = log.read_text().rstrip().rpartition("\n")[2].strip("= ")
+        if "failed" in outcomes_in(report).values():
+            again = ["--last-failed", "-n", "0", f"--junitxml={alone}"]
+            with log.open("a") as output:
+                subprocess.run([*command, *again], cwd=where, stdout=output, stderr=subprocess.STDOUT)
+        read(report, alone, result, usual)
         for engine in ENGINES if usual == "native" else ("portable",):
             result.factors[engine] = factor(own, engine)
         logs.save(result, usual)
@@ -246,6 +267,8 @@ def main() -> int:
         print(f"{result.python}: {result.trouble or result.summary}{' (earlier)' if earlier else ''}", flush=True)
         for what in result.left_out:
             print(f"  no wheel: {what}; its tests are skipped")
+        for name in result.beside_others:
+            print(f"  failed only beside others: {name}", flush=True)
         for name in result.failures:
             print(f"  failed: {name}", flush=True)
     what = f"{datetime.date.today()}, commit {commit[:10]}, {platform.system()} {platform.release()}, pytest "

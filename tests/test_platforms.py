@@ -23,10 +23,16 @@ REPORT = """<testsuites><testsuite>
 </testsuite></testsuites>"""
 
 
+ALONE = """<testsuites><testsuite>
+<testcase classname="tests.test_a" name="test_it[7-portable]"/>
+<testcase classname="tests.test_b" name="test_end"><failure message="no"/></testcase>
+</testsuite></testsuites>"""
+
+
 def test_each_test_counts_once_on_the_engine_that_its_parameters_name(tmp_path: Path) -> None:
     report, result = tmp_path / "report.xml", platforms.Result("CPython")
     report.write_text(REPORT)
-    platforms.read(report, result)
+    platforms.read(report, tmp_path / "none.xml", result)
     assert result.outcomes == {
         "native": {"passed": 2, "skipped": 1, "failed": 1},
         "portable": {"passed": 1, "failed": 1},
@@ -37,8 +43,19 @@ def test_each_test_counts_once_on_the_engine_that_its_parameters_name(tmp_path: 
 def test_an_installation_without_the_native_engine_counts_as_portable(tmp_path: Path) -> None:
     report, result = tmp_path / "report.xml", platforms.Result("CPython")
     report.write_text(REPORT)
-    platforms.read(report, result, "portable")
+    platforms.read(report, tmp_path / "none.xml", result, "portable")
     assert result.outcomes["native"] == {"passed": 1}
+
+
+def test_what_passes_alone_has_failed_only_beside_others(tmp_path: Path) -> None:
+    report, alone, result = tmp_path / "report.xml", tmp_path / "alone.xml", platforms.Result("CPython")
+    report.write_text(REPORT)
+    alone.write_text(ALONE)
+    platforms.read(report, alone, result)
+    assert result.outcomes["native"] == {"passed": 2, "skipped": 1, "failed": 1}
+    assert result.outcomes["portable"] == {"passed": 1, "only beside others": 1}
+    assert result.failures == ["tests.test_b::test_end"]
+    assert result.beside_others == ["tests.test_a::test_it[7-portable]"]
 
 
 def test_the_table_has_a_line_for_each_engine_and_says_why_one_was_not_tested() -> None:
@@ -46,9 +63,9 @@ def test_the_table_has_a_line_for_each_engine_and_says_why_one_was_not_tested() 
     tested.outcomes["native"].update(passed=5, skipped=2)
     tested.factors["native"] = "38.1"
     assert platforms.table([tested, failed]).splitlines()[2:] == [
-        "| CPython 3.14 | x86_64 | native | 5 | 0 | 2 | 38.1 |",
-        "| CPython 3.14 | x86_64 | portable | 0 | 0 | 0 |  |",
-        "| CPython 3.15 |  | not tested: no pip | | | | |",
+        "| CPython 3.14 | x86_64 | native | 5 | 0 | 0 | 2 | 38.1 |",
+        "| CPython 3.14 | x86_64 | portable | 0 | 0 | 0 | 0 |  |",
+        "| CPython 3.15 |  | not tested: no pip | | | | | |",
     ]
 
 
@@ -60,7 +77,8 @@ def test_a_run_that_has_ended_counts_again_for_the_same_commit_and_arguments(tmp
         "CPython 3.14", "x86_64", factors={"native": "38.1"}, left_out=["gevent"], summary="1 failed"
     )
     logs.save(result, "native")
-    platforms.read(logs.path("xml"), result)
+    logs.path("alone.xml").write_text(ALONE)
+    platforms.read(logs.path("xml"), logs.path("alone.xml"), result)
     assert logs.earlier() == result
     assert platforms.Logs(tmp_path, logs.python, ["c0ffee", "-n", "3"]).earlier() is None
     assert platforms.Logs(tmp_path, "/opt/python 3.15/bin/python", logs.key).earlier() is None
