@@ -249,7 +249,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep there what pytest says, and go on from it")
     parser.add_argument("--out", type=Path, help="write the table there, too")
     given = parser.parse_args(arguments)
-    pythons = [shutil.which(python) or python for python in given.pythons]
+    pythons = [os.path.abspath(shutil.which(python) or python) for python in given.pythons]
     if not pythons:
         found = {version: find_python(version) for version in VERSIONS}
         print("not here:", ", ".join(version for version in VERSIONS if not found[version]) or "none", flush=True)
