@@ -6,6 +6,10 @@
 
 #include <sys/ptrace.h>
 
+#ifndef FUTEX_CMD_MASK /* without the kernel's headers, as with musl */
+#define FUTEX_CMD_MASK (~(128 | 256))
+#endif
+
 /* Forks; in the child it returns 0.  The child does not outlive the test. */
 static inline pid_t start_child(void)
 {
