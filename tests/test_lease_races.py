@@ -114,10 +114,20 @@ def test_a_payload_is_whole_whenever_it_is_asked_for(q: ShmQueue) -> None:
     assert loan.finish()
 
 
+HOLDS = """
+import sys, shmqueue
+with shmqueue.ShmQueue(sys.argv[1]):  # or else its lock is taken over after a slice
+    print("has it", flush=True)
+    sys.stdin.read()
+"""
+
+
 @contextmanager
 def get_lock_held(name: str) -> Iterator[Callable[[], None]]:
     """A living process has the native get lock until the returned function is called."""
-    with python("import sys; sys.stdin.read()") as owner, open(path_of(name), "r+b", buffering=0) as file:
+    with python(HOLDS, name) as owner, open(path_of(name), "r+b", buffering=0) as file:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "has it\n"
 
         def write(word: int) -> None:
             os.pwrite(file.fileno(), struct.pack("=I", word), 512)
