@@ -36,7 +36,7 @@ class Doorbell:
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._lock = threads.new_lock()  # so that nobody writes to a descriptor that is another one by then
+        self._lock = threads.new_reentrant_lock()  # held, so that the descriptor that is written to is still ours
         self._requests: dict[tuple[int, int], Request] = {}
 
     def fileno(self) -> int:

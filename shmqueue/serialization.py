@@ -151,6 +151,8 @@ class Serializer:
         except ShmQueueSerializationError:
             try:
                 return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
+            except MemoryError:
+                raise  # it is not the item's fault
             except Exception:
                 pass  # the error of pickle says more than that of this last attempt
             raise

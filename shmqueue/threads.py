@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import _thread as _real_thread
     from threading import RLock
 
-__all__ = ["Guard", "WeakRegistry", "forks_wait", "new_lock", "sleep", "start_daemon_thread"]
+__all__ = ["Guard", "WeakRegistry", "forks_wait", "new_lock", "new_reentrant_lock", "sleep", "start_daemon_thread"]
 
 _T = TypeVar("_T")
 
@@ -81,7 +81,8 @@ def sleep(seconds: float) -> None:
     (_real_sleep if _real_thread.get_ident() in _ours else time.sleep)(seconds)
 
 
-_new_reentrant_lock: Callable[[], RLock] = _real_thread.RLock
+new_reentrant_lock: Callable[[], RLock] = _real_thread.RLock
+"""A reentrant lock of the operating system's threads. A signal handler that raises leaves it free after ``with``."""
 
 if sys.version_info[:2] == (3, 14):
 
@@ -101,7 +102,7 @@ if sys.version_info[:2] == (3, 14):
                     self.release()
                 raise
 
-    _new_reentrant_lock = _ReentrantLock
+    new_reentrant_lock = _ReentrantLock
 
 
 class Guard:
@@ -121,9 +122,9 @@ class Guard:
     def __call__(self) -> RLock:
         """The lock of this process."""
         pid = os.getpid()
-        lock: Any = self._locks.get(pid) or self._locks.setdefault(pid, _new_reentrant_lock())
+        lock: Any = self._locks.get(pid) or self._locks.setdefault(pid, new_reentrant_lock())
         if sys.is_finalizing() and not lock._is_owned():
-            lock = self._locks[pid] = _new_reentrant_lock()
+            lock = self._locks[pid] = new_reentrant_lock()
         return lock  # type: ignore[no-any-return]
 
 

@@ -23,10 +23,19 @@ except ImportError as missing:
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
     )
 from asyncio_support import run_asyncio, run_uvloop
+from hypothesis import HealthCheck, settings
 from support import PATIENCE, Opener
 
 from shmqueue import ShmQueue
 from shmqueue.segment.files import changing
+
+settings.register_profile(
+    "shmqueue",
+    deadline=None,
+    # The first is about the machine's load, not about the strategies. For the second: queues may serve many examples.
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("shmqueue")
 
 SHM = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
@@ -100,6 +109,15 @@ def heard_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def gil_stays_off() -> Iterator[None]:
+    """Where there is no GIL, nothing that the tests import or do switches it on."""
+    is_off = hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled()
+    yield
+    if is_off:
+        assert not sys._is_gil_enabled(), "something has switched the GIL on"
 
 
 @pytest.fixture(autouse=True)

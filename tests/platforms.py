@@ -1,12 +1,17 @@
 """Run the tests on every Python that is here, and print the table of what was tested: ``python tests/platforms.py``.
 
-``python tests/platforms.py [PYTHON]... [--as-is] [--out FILE] [-- PYTEST ARGUMENTS]`` takes interpreters by path, and
-without any those that it finds, 3.10 to 3.15 and those without a GIL. Each gets a clone of this checkout's HEAD and an
-environment with ``.[test]``. A test package that has no wheel for it is left out, and said. With ``--as-is`` the
-interpreters are used as they are: each has the package and pytest installed already, as one of another machine's kind
-has that an emulator runs.
+``python tests/platforms.py [PYTHON]... [--as-is] [--logs DIR] [--out FILE] [-- PYTEST ARGUMENTS]`` takes interpreters
+by path, and without any those that it finds, 3.10 to 3.15 and those without a GIL. Each gets a clone of this checkout's
+HEAD and an environment with ``.[test]``. A test package that has no wheel for it is left out, and said. With
+``--as-is`` the interpreters are used as they are: each has the package and pytest installed already, as one of another
+machine's kind has that an emulator runs.
 
-One Python after another, in two processes. The exit status is 1 if a test failed.
+With ``--logs`` each Python's output of pytest is kept in that directory, and what came of it: if the command is given
+again for the same commit and arguments, a Python whose run has ended is not tested a second time.
+
+One Python after another, in two processes. What failed is run once more by itself, one test after the other: on a busy
+machine a test may fail only because others take the processors. The table has both numbers, and the exit status is 1 if
+a test failed each time.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,7 +36,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15", "3.15t")
 ENGINES = ("native", "portable")
-OUTCOMES = ("passed", "failed", "skipped")
+OUTCOMES = ("passed", "failed", "only beside others", "skipped")
 PYTEST = ("-m", "not thorough", "-n", "2")
 
 DESCRIBE = """
@@ -53,8 +59,50 @@ class Result:
     outcomes: dict[str, Counter[str]] = field(default_factory=lambda: {engine: Counter() for engine in ENGINES})
     factors: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    beside_others: list[str] = field(default_factory=list)
+    """What failed beside others and passed alone."""
     left_out: list[str] = field(default_factory=list)
+    summary: str = ""
+    """The last line of pytest's."""
     trouble: str = ""
+
+
+@dataclass
+class Logs:
+    """Where one Python's run is written: ``STEM.log`` while it runs, the reports and ``STEM.json`` when it has ended.
+
+    Args:
+        directory: that they are in, which exists.
+        python: the interpreter.
+        key: what must be the same for an earlier run to count: the commit and the arguments.
+    """
+
+    directory: Path
+    python: str
+    key: Sequence[str]
+
+    def path(self, ending: str) -> Path:
+        """One of the files."""
+        return self.directory / f"{re.sub(r'[^A-Za-z0-9.]+', '-', self.python).strip('-')}.{ending}"
+
+    def earlier(self) -> Result | None:
+        """What came of an earlier run that has ended, if there is one."""
+        try:
+            saved = json.loads(self.path("json").read_text())
+        except FileNotFoundError:
+            return None
+        if saved.pop("key") != list(self.key):
+            return None
+        usual = saved.pop("usual")
+        result = Result(**saved)
+        read(self.path("xml"), self.path("alone.xml"), result, usual)
+        return result
+
+    def save(self, result: Result, usual: str) -> None:
+        """Keep what came of a run."""
+        names = ("python", "machine", "factors", "left_out", "summary")
+        saved = {"key": list(self.key), "usual": usual, **{name: getattr(result, name) for name in names}}
+        self.path("json").write_text(json.dumps(saved, indent=1))
 
 
 def engine_of(test: str, usual: str = "native") -> str:
@@ -63,16 +111,27 @@ def engine_of(test: str, usual: str = "native") -> str:
     return next((engine for engine in ENGINES if re.search(rf"\b{engine}\b", parameters)), usual)
 
 
-def read(report: Path, result: Result, usual: str = "native") -> None:
-    """Count the outcomes in a report of pytest's (``--junitxml``). A test that fails in its end, too, counts once."""
+def outcomes_in(report: Path) -> dict[str, str]:
+    """What became of each test, by a report of pytest (``--junitxml``). One that fails in its end, too, counts once."""
     seen: dict[str, str] = {}
+    if not report.exists():
+        return seen
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '')}::{case.get('name', '')}"
         kinds = {child.tag for child in case}
         outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
         if seen.get(name) != "failed":
             seen[name] = outcome
-    for name, outcome in seen.items():
+    return seen
+
+
+def read(report: Path, alone: Path, result: Result, usual: str = "native") -> None:
+    """Count the outcomes in the report of all tests, and that of those which had failed, run alone, if there is one."""
+    again = outcomes_in(alone)
+    for name, outcome in outcomes_in(report).items():
+        if outcome == "failed" and again.get(name) == "passed":
+            outcome = "only beside others"
+            result.beside_others.append(name)
         result.outcomes[engine_of(name, usual)][outcome] += 1
         if outcome == "failed":
             result.failures.append(name)
@@ -80,10 +139,10 @@ def read(report: Path, result: Result, usual: str = "native") -> None:
 
 def table(results: Iterable[Result]) -> str:
     """The results in Markdown."""
-    lines = ["| Python | machine | engine | passed | failed | skipped | demo |", "|---|---|---|---:|---:|---:|---:|"]
+    lines = [f"| Python | machine | engine | {' | '.join(OUTCOMES)} | demo |", "|---|---|---|---:|---:|---:|---:|---:|"]
     for result in results:
         if result.trouble:
-            lines.append(f"| {result.python} | {result.machine} | not tested: {result.trouble} | | | | |")
+            lines.append(f"| {result.python} | {result.machine} | not tested: {result.trouble} | | | | | |")
             continue
         for engine in ENGINES:
             numbers = " | ".join(f"{result.outcomes[engine][outcome]}" for outcome in OUTCOMES)
@@ -114,10 +173,11 @@ def requirements(pyproject: str) -> list[str]:
     return [name for name in re.findall(r'"([^"]+)"', block[1]) if not name.startswith("shmqueue")]
 
 
-def environment(python: str, within: Path, result: Result) -> tuple[str, Path]:
+def environment(python: str, commit: str, within: Path, result: Result) -> tuple[str, Path]:
     """A clone and an environment of that Python: its interpreter, and where the tests are."""
     clone = within / "clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    subprocess.run(["git", "clone", "-q", "--no-checkout", str(ROOT), str(clone)], check=True)
+    subprocess.run(["git", "-C", str(clone), "checkout", "-q", commit], check=True)  # HEAD may be another one by now
     subprocess.run([python, "-m", "venv", str(clone / ".venv")], check=True)
     own = str(clone / ".venv" / "bin" / "python")
     pip = [own, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -142,29 +202,39 @@ def factor(python: str, engine: str) -> str:
         return f"failed: {done.stderr.strip().splitlines()[-1:]}"
 
 
-def test(python: str, arguments: Sequence[str], as_is: bool) -> Result:
+def test(python: str, arguments: Sequence[str], as_is: bool, logs: Logs) -> Result:
     """Run the tests and the demo on one Python."""
     result = Result(python)
+    logs.path("json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="shmqueue-platforms-") as directory:
         within = Path(directory)
         try:
-            own, where = (python, ROOT) if as_is else environment(python, within, result)
+            own, where = (python, ROOT) if as_is else environment(python, logs.key[0], within, result)
             described = subprocess.run([own, "-c", DESCRIBE], capture_output=True, text=True, check=True, cwd=directory)
         except subprocess.CalledProcessError as error:
             result.trouble = f"{' '.join(map(str, error.cmd[:4]))} failed: {str(error.stderr)[-200:]!r}"
             return result
         result.python, result.machine, usual = json.loads(described.stdout)
-        report = within / "report.xml"
+        report, log = logs.path("xml"), logs.path("log")
+        alone = logs.path("alone.xml")
+        report.unlink(missing_ok=True)
+        alone.unlink(missing_ok=True)
         program = str(Path(own).with_name("pytest"))  # not -m pytest, which would import the source tree
-        command = [program, "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
-        with (within / "output").open("w") as output:
-            subprocess.run(command, cwd=where, stdout=output, stderr=subprocess.STDOUT)
+        command = [program, "-q", "-o", f"cache_dir={within / 'cache'}", *arguments]
+        with log.open("w") as output:
+            subprocess.run([*command, f"--junitxml={report}"], cwd=where, stdout=output, stderr=subprocess.STDOUT)
         if not report.exists():
-            result.trouble = (within / "output").read_text()[-200:]
+            result.trouble = log.read_text()[-200:]
             return result
-        read(report, result, usual)
+        result.summary = log.read_text().rstrip().rpartition("\n")[2].strip("= ")
+        if "failed" in outcomes_in(report).values():
+            again = ["--last-failed", "-n", "0", f"--junitxml={alone}"]
+            with log.open("a") as output:
+                subprocess.run([*command, *again], cwd=where, stdout=output, stderr=subprocess.STDOUT)
+        read(report, alone, result, usual)
         for engine in ENGINES if usual == "native" else ("portable",):
             result.factors[engine] = factor(own, engine)
+        logs.save(result, usual)
     return result
 
 
@@ -176,23 +246,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("pythons", nargs="*", metavar="PYTHON")
     parser.add_argument("--as-is", action="store_true", help="the interpreters have the package and pytest installed")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep there what pytest says, and go on from it")
     parser.add_argument("--out", type=Path, help="write the table there, too")
     given = parser.parse_args(arguments)
-    pythons = [shutil.which(python) or python for python in given.pythons]
+    pythons = [os.path.abspath(shutil.which(python) or python) for python in given.pythons]
     if not pythons:
         found = {version: find_python(version) for version in VERSIONS}
         print("not here:", ", ".join(version for version in VERSIONS if not found[version]) or "none", flush=True)
         pythons = [python for python in found.values() if python]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     results = []
     for python in pythons:
-        result = test(python, options, given.as_is)
+        with tempfile.TemporaryDirectory(prefix="shmqueue-platforms-") as scratch:
+            directory = given.logs or Path(scratch)
+            directory.mkdir(parents=True, exist_ok=True)
+            logs = Logs(directory, python, [commit, *options])
+            earlier = logs.earlier()
+            result = earlier or test(python, options, given.as_is, logs)
         results.append(result)
-        print(f"{result.python}: {result.trouble or 'tested'}", flush=True)
+        print(f"{result.python}: {result.trouble or result.summary}{' (earlier)' if earlier else ''}", flush=True)
         for what in result.left_out:
             print(f"  no wheel: {what}; its tests are skipped")
+        for name in result.beside_others:
+            print(f"  failed only beside others: {name}", flush=True)
         for name in result.failures:
             print(f"  failed: {name}", flush=True)
-    what = f"{datetime.date.today()}, {platform.system()} {platform.release()}, pytest {' '.join(options)}"
+    what = f"{datetime.date.today()}, commit {commit[:10]}, {platform.system()} {platform.release()}, pytest "
+    what += shlex.join(options)
     text = f"{what}\n\n{table(results)}\n"
     print(f"\n{text}", end="")
     if given.out is not None:

@@ -397,6 +397,47 @@ def test_an_interrupted_call_leaves_a_queue_that_works(servers: _Servers, name: 
         wait_until(lambda: q.get(timeout=PATIENCE) == "last", "what was put afterwards arrives")
 
 
+INTERRUPTED = """
+import signal, sys, threading
+from shmqueue.broker.answers import _Call
+from shmqueue.broker.links import Links
+
+class Interruption(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interruption
+
+def others_have_it(act):
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(10)
+    return not thread.is_alive()
+
+signal.signal(signal.SIGALRM, interrupt)
+links = Links("memory://", "jobs", {})
+link = links.current()
+for number in range(50):
+    calls = []
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        while True:
+            if sys.argv[1] == "link":
+                link.use(id)
+            else:
+                calls.append(_Call(int, id))
+                calls[-1].is_abandoned()
+    except Interruption:
+        assert others_have_it(lambda: link.use(id)), number
+        assert others_have_it(lambda: [call.run() for call in calls]), number
+"""
+
+
+@pytest.mark.parametrize("what", ["link", "call"])
+def test_a_signal_handler_that_raises_leaves_no_lock_taken(what: str) -> None:
+    run_python(INTERRUPTED, what)
+
+
 def test_what_other_programs_put_as_json_arrives_and_their_pickles_do_not(
     server: broker_servers.Server, name: str
 ) -> None:

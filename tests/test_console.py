@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from support import PATIENCE, python
+from support import PATIENCE, is_asleep, python, wait_until
 
 import shmqueue
 
@@ -28,6 +28,7 @@ def end_with(number: int, name: str, before: str = "", after: str = "", blocked:
     with python(RUN.format(before=before, after=after, blocked=blocked), name) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
+        wait_until(lambda: is_asleep(process.pid), "it is blocked")  # on its way there it could miss a signal
         process.send_signal(number)
         output, errors = process.communicate(timeout=PATIENCE)
         return process.returncode, first + output + errors

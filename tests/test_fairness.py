@@ -12,6 +12,7 @@ import pytest
 from support import PATIENCE, Call, asleep, is_asleep, python, wait_until
 
 from shmqueue import ShmQueue
+from shmqueue.engine.portable_claim import Claim, Claimed
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -96,6 +97,22 @@ def test_at_its_deadline_a_put_takes_the_room_that_there_is(make: Make) -> None:
     assert len(q.get_many(30)) == 30
     large.result()
     assert len(q.get()) == 90_000
+
+
+def test_at_its_deadline_a_put_takes_the_room_of_a_claim_that_has_just_ended(
+    make: Make, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the portable engine a claim may end between the last look and the end of the call's time."""
+    if engine == "native":
+        pytest.skip("there the last look is the one at the deadline")
+    withdrawn: list[Claim] = []
+    monkeypatch.setattr(Claim, "of_others", lambda claim: None if withdrawn else Claimed(90_000, 1))
+    monkeypatch.setattr(Claim, "withdraw", lambda claim: withdrawn.append(claim))
+    q = make(buffer_size=100_000)
+    q.put_many([b"x" * 2000] * 30, block=False)
+    withdrawn.clear()
+    q.put(b"x" * 2000, timeout=0.01)
+    assert q.qsize() == 31
 
 
 def test_a_claimant_that_is_killed_delays_the_others_by_a_slice(make: Make, name: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from children import is_readable
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import shmqueue
@@ -430,7 +430,6 @@ SELF.append(SELF)
 ONE: list[Any] = []
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(item=SHARED)
 @example(item=SELF)
 @example(item=[ONE] * 3)

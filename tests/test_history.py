@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shmqueue.conformance.history import Operation, Order, Pattern, find_violation
@@ -373,7 +373,7 @@ def histories(draw: st.DrawFn, fulls: bool = False) -> list[Operation]:
 
 
 @pytest.mark.thorough
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1500)
 @given(
     history=histories(),
     order=st.sampled_from(Order),
@@ -394,7 +394,7 @@ def test_a_history_is_refuted_if_and_only_if_no_order_of_it_is_a_queues(
 
 
 @pytest.mark.thorough
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500)
 @given(history=histories(fulls=True), maxsize=st.integers(1, 3), drained=st.booleans())
 def test_with_maxsize_a_history_is_refuted_only_if_no_order_of_it_is_a_queues(
     history: list[Operation], maxsize: int, drained: bool

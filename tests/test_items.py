@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import shmqueue
@@ -62,10 +62,7 @@ TUPLES = st.recursive(
 )
 DUMP, LOAD_TUPLES = Serializer(allow_pickle=True).dump, LOADERS[2]
 
-relaxed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
-
-@relaxed
 @given(item=SCALARS)
 def test_a_scalar_is_packed_as_msgpack_packs_it(make: Make, item: Any) -> None:
     q = make(buffer_size=1 << 20)
@@ -80,7 +77,6 @@ def test_a_scalar_is_packed_as_msgpack_packs_it(make: Make, item: Any) -> None:
         assert not -(2**63) <= item < 2**64
 
 
-@relaxed
 @given(item=SCALARS)
 def test_a_scalar_comes_back_as_it_was(make: Make, item: Any) -> None:
     q = make(buffer_size=1 << 20)
@@ -93,7 +89,6 @@ def test_a_scalar_comes_back_as_it_was(make: Make, item: Any) -> None:
         assert struct.pack("d", back) == struct.pack("d", item) if type(item) is float else back == item
 
 
-@relaxed
 @given(item=CONTAINERS)
 @example(item=[])
 @example(item={})
@@ -119,7 +114,6 @@ def test_lists_and_dicts_are_packed_and_unpacked_as_msgpack_does_it(make: Make, 
     assert repr(q.get_many(1)[0]) == expected
 
 
-@relaxed
 @given(item=TUPLES)
 @example(item=())
 @example(item=((), ()))
@@ -159,7 +153,6 @@ def damaged(packed: bytes) -> st.SearchStrategy[bytes]:
     )
 
 
-@relaxed
 @given(payload=TUPLES.map(lambda item: cast(bytes, DUMP(item)[1])).flatmap(damaged))
 @example(payload=b"\x91\xc7\x00\xac")
 @example(payload=b"\x91\xc8\x00\x00\xac")
@@ -185,7 +178,6 @@ def test_damaged_tuples_are_what_the_serializer_says_they_are(make: Make, payloa
         assert repr(q.get()) == expected
 
 
-@relaxed
 @given(payload=CONTAINERS.map(msgpack.packb).flatmap(damaged))
 def test_damaged_lists_and_dicts_are_what_msgpack_says_they_are(make: Make, payload: bytes) -> None:
     q = make(buffer_size=1 << 21)
@@ -199,7 +191,6 @@ def test_damaged_lists_and_dicts_are_what_msgpack_says_they_are(make: Make, payl
         assert repr(q.get()) == expected
 
 
-@relaxed
 @given(payload=st.binary(max_size=20), method=st.sampled_from([0, 0, 0, 1, 2, 3]))
 @example(payload=b"", method=0)
 @example(payload=b"\xc1", method=0)

@@ -604,3 +604,31 @@ def test_a_consumer_sleeps_while_as_many_messages_as_can_be_are_leased(
             connection.drain_events(timeout=PATIENCE)
             helper.join()
         assert [message.payload for message in got] == list(range(1, 1026))
+
+
+def test_a_signal_handler_that_raises_leaves_the_doorbell_to_other_threads() -> None:
+    code = """
+import signal, threading
+from shmqueue.compat._kombu_doorbell import Doorbell
+
+class Interruption(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interruption
+
+bell = Doorbell()
+signal.signal(signal.SIGALRM, interrupt)
+for number in range(50):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
+        while True:
+            bell.ring()
+            bell.quiet()
+    except Interruption:
+        thread = threading.Thread(target=bell.ring, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), number
+"""
+    run_python(code)

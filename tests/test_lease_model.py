@@ -167,5 +167,5 @@ class LeaseMachine(RuleBasedStateMachine):
 def test_any_sequence_of_calls_agrees_with_the_model(options: dict[str, Any]) -> None:
     machine: Any = type("Machine", (LeaseMachine,), {"options": {"buffer_size": CAPACITY} | options})
     case = machine.TestCase
-    case.settings = settings(max_examples=repeats(60), stateful_step_count=60, deadline=None)
+    case.settings = settings(max_examples=repeats(60), stateful_step_count=60)
     case().runTest()

@@ -115,10 +115,10 @@ def test_a_payload_is_whole_whenever_it_is_asked_for(q: ShmQueue) -> None:
     assert loan.finish()
 
 
-HAS_IT_OPEN = """if True:
-    import sys, shmqueue
-    q = shmqueue.ShmQueue(sys.argv[1])
-    print("open", flush=True)
+HOLDS = """
+import sys, shmqueue
+with shmqueue.ShmQueue(sys.argv[1]):  # or else its lock is taken over after a slice
+    print("has it", flush=True)
     sys.stdin.read()
 """
 
@@ -126,9 +126,9 @@ HAS_IT_OPEN = """if True:
 @contextmanager
 def get_lock_held(name: str) -> Iterator[Callable[[], None]]:
     """A living process that has the queue open has the native get lock until the returned function is called."""
-    with python(HAS_IT_OPEN, name) as owner, open(path_of(name), "r+b", buffering=0) as file:
+    with python(HOLDS, name) as owner, open(path_of(name), "r+b", buffering=0) as file:
         assert owner.stdout is not None
-        assert owner.stdout.readline() == "open\n"
+        assert owner.stdout.readline() == "has it\n"
 
         def write(word: int) -> None:
             os.pwrite(file.fileno(), struct.pack("=I", word), 512)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import repeats
@@ -236,12 +236,12 @@ def test_a_ring_behaves_like_a_list(engine_name: str, monkeypatch: pytest.Monkey
         monkeypatch.setattr(portable_memory, "_KEPT_TIMES", 1)
     machine: Any = type("Machine", (RingMachine,), {"engine_name": engine_name})
     case = machine.TestCase
-    case.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+    case.settings = settings(max_examples=150, stateful_step_count=40)
     case().runTest()
 
 
 @pytest.mark.parametrize("engine_name", ["native", "portable"])
-@settings(max_examples=repeats(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=repeats(30))
 @given(start=st.integers(0, LARGEST), shape=st.sampled_from([FIXED, *ELASTIC]))
 def test_a_record_of_any_size_fits_from_any_offset(engine_name: str, start: int, shape: tuple[int, int]) -> None:
     largest = shape[0] - RECORD_HEADER_SIZE

@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ print(interrupted > 0)
 """
 
 
+@pytest.mark.skipif(bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="there the collector begins by itself")
 def test_an_exception_in_a_callback_of_the_collector_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPython 3.11 uses a trace function that it has just freed, if nobody else refers to it."""
     monkeypatch.setenv("PYTHONMALLOC", "debug")  # which overwrites what is freed

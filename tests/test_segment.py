@@ -328,6 +328,8 @@ class TestRefusals:
 @pytest.mark.usefixtures("engine")
 class TestMemory:
     def test_more_than_there_is_is_a_clear_error(self, name: str, segment_directory: str) -> None:
+        if sys.maxsize < 1 << 32:
+            pytest.skip("there is always more memory than the 256 MiB that a buffer_size may have there")
         enormous = 1 << 50
         with pytest.raises(shmqueue.ShmQueueNoSpaceError) as caught:
             ShmQueue(name, buffer_size=enormous)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shmqueue
-from shmqueue import SerializationMethods, ShmQueue
+from shmqueue import SerializationMethods, ShmQueue, plain
 from shmqueue.serialization import Serializer
 
 Make = Callable[..., ShmQueue]
@@ -226,3 +226,13 @@ class TestThroughAQueue:
     def test_a_method_that_is_no_number_is_refused(self, make: Make) -> None:
         with pytest.raises(shmqueue.ShmQueueTypeError, match="serialization_method must be an int"):
             make().put(1, serialization_method="pickle")  # type: ignore[arg-type]
+
+
+def test_a_lack_of_memory_is_not_said_to_be_the_items_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lack(item: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(plain, "pack", lack)
+    monkeypatch.setattr(plain, "pack_copies", lack)
+    with pytest.raises(MemoryError):
+        Serializer(allow_pickle=True).dump(memoryview(b"large"))

@@ -18,6 +18,8 @@ __all__ = ["Asker"]
 
 _T = TypeVar("_T")
 
+_ENDED, _ABANDONED = "ended", "abandoned"
+
 
 class Asker:
     """A thread that makes one call after the other, started with the first one that must end in time."""
@@ -44,7 +46,7 @@ class Asker:
         call = _Call(make, undo)
         self._calls.put(call)
         try:
-            call.ended.wait(max(0.0, seconds))
+            call.ended.acquire(timeout=max(0.0, seconds))
         except BaseException:
             if call.is_abandoned():
                 self._leave_thread()
@@ -83,10 +85,12 @@ class _Call(Generic[_T]):
     """A call that another thread makes."""
 
     def __init__(self, make: Callable[[], _T], undo: Callable[[_T], object]) -> None:
-        self.ended = threading.Event()
+        self.ended = threading.Lock()
+        """Held until it has. Unlike an ``Event`` it may be interrupted at any moment, by Ctrl-C."""
+        self.ended.acquire()
         self._make, self._undo = make, undo
-        self._lock = threading.Lock()  # decides what came first: the end of the call, or that of the caller's patience
-        self._has_ended = self._is_abandoned = False
+        self._first: dict[None, str] = {}
+        """What came first: the end of the call, or that of the caller's patience; ``setdefault`` is atomic."""
         self._returned: list[_T] = []
         self._raised: BaseException | None = None
 
@@ -96,18 +100,15 @@ class _Call(Generic[_T]):
             self._returned.append(self._make())
         except BaseException as error:  # it is raised in the thread that has asked
             self._raised = error
-        with self._lock:
-            self._has_ended = True
-        self.ended.set()
-        if self._is_abandoned:
+        first = self._first.setdefault(None, _ENDED)
+        self.ended.release()
+        if first is _ABANDONED:
             for returned in self._returned:
                 self._undo(returned)
 
     def is_abandoned(self) -> bool:
         """Abandon it. False: it has ended."""
-        with self._lock:
-            self._is_abandoned = not self._has_ended
-            return self._is_abandoned
+        return self._first.setdefault(None, _ABANDONED) is _ABANDONED
 
     def result(self) -> _T:
         """What it returned; raises what it raised."""

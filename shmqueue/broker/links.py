@@ -59,12 +59,15 @@ class Link:
 
     def use(self, how: Callable[[Link], _T]) -> _T:
         """What ``how`` returns; no other thread uses the connection meanwhile."""
+        is_outermost = not _is_owned(self.lock)
         try:
             with self.lock:
                 return how(self)
         finally:
-            if not self.is_alive:
-                self._end()
+            if is_outermost:
+                _set_free(self.lock)
+                if not self.is_alive:
+                    self._end()
 
     def leave(self) -> None:
         """Close the connection as soon as it has no leases: any thread may have them."""
@@ -89,16 +92,33 @@ class Link:
                 farewell.close()
 
     def _end(self) -> None:
-        if not self.lock.acquire(blocking=False):
-            return  # the thread that has it comes here next
+        if _is_owned(self.lock):
+            return  # within a use of the connection, at whose end this comes again
         try:
-            connection, self.connection = self.connection, None
-            if connection is not None:
-                connection.close()
-        except Exception:
-            pass  # of whatever kind: the connection may be broken in any way, and nothing is asked of it any more
+            if self.lock.acquire(blocking=False):  # else the thread that has it comes here next
+                connection, self.connection = self.connection, None
+                try:
+                    if connection is not None:
+                        connection.close()
+                except Exception:
+                    pass  # of whatever kind: it may be broken in any way, and nothing is asked of it any more
         finally:
-            self.lock.release()
+            _set_free(self.lock)
+
+
+def _is_owned(lock: threading.RLock) -> bool:
+    return lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+
+
+def _set_free(lock: threading.RLock) -> None:
+    """Release it as often as this thread has acquired it.
+
+    A signal handler may raise between ``acquire()`` and what follows it, on CPython 3.14 also between the lock and the
+    block of a ``with``, which then does not release it. ``threads.Guard`` does not serve: its lock is the same for all
+    greenlets of a thread.
+    """
+    while _is_owned(lock):
+        lock.release()
 
 
 class _ThreadsEnd:

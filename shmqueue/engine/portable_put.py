@@ -111,9 +111,9 @@ class Puts(Waiting):
             return self._until(ready, add, unmet, PUTTERS, block, timeout) is True
 
         def in_the_end() -> bool:
-            """There may be room for it, if not for a claim beside it."""
+            """There may be room for it that was left for a claim, also if that has ended by now."""
             claim.withdraw()
-            return claim.of_others() is not None and attempt(has_room, False, None)
+            return attempt(has_room, False, None)
 
         def put() -> bool:
             if not block:  # Full only if it is full: a claim is for those that wait

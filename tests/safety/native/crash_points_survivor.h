@@ -91,7 +91,7 @@ static inline const char *survivor_puts(struct scene *scene, struct model *model
 
 static inline const char *survivor_takes(struct scene *scene, struct model *model, struct patience patience)
 {
-    uint32_t id;
+    uint32_t id = 0;
     enum ring_status status;
     patience.for_room = false;
     status = take_item(&scene->ring, &id, patience);

@@ -9,6 +9,12 @@
 #include <sys/ptrace.h>
 #include <sys/user.h>
 
+#ifdef __i386__
+#define PROGRAM_COUNTER offsetof(struct user, regs.eip)
+#else
+#define PROGRAM_COUNTER offsetof(struct user, regs.rip)
+#endif
+
 /* How to die.  The last three run a handler of the victim's, wherever it is. */
 enum death { BY_SIGKILL, BY_SIGTERM, BY_EXIT, BY_EXEC, BY_THREAD_EXIT, DEATHS };
 
@@ -118,7 +124,7 @@ static inline void start_victim(struct victim *victim, struct scene *scene, enum
 /* Where the next instruction lies.  Victims are forked from one program: the same for all. */
 static inline long next_instruction(const struct victim *victim)
 {
-    return ptrace(PTRACE_PEEKUSER, victim->thread, (void *)offsetof(struct user, regs.rip), NULL);
+    return ptrace(PTRACE_PEEKUSER, victim->thread, (void *)PROGRAM_COUNTER, NULL);
 }
 
 static inline void go_on(struct victim *victim, int how)
@@ -142,7 +148,7 @@ static inline void step(struct victim *victim) { go_on(victim, PTRACE_SINGLESTEP
 /* At least one instruction, and all up to the one at `address`, by a breakpoint. */
 static inline void run_to(struct victim *victim, long address)
 {
-    void *where = (void *)address, *rip = (void *)offsetof(struct user, regs.rip);
+    void *where = (void *)address, *counter = (void *)PROGRAM_COUNTER;
     step(victim); /* it may stand there, and the breakpoint would hold it */
     if (victim->finished || next_instruction(victim) == address) {
         return;
@@ -155,7 +161,7 @@ static inline void run_to(struct victim *victim, long address)
     }
     go_on(victim, PTRACE_CONT);
     if (ptrace(PTRACE_POKETEXT, victim->thread, where, (void *)word) != 0 ||
-        (!victim->finished && ptrace(PTRACE_POKEUSER, victim->thread, rip, where) != 0)) {
+        (!victim->finished && ptrace(PTRACE_POKEUSER, victim->thread, counter, where) != 0)) {
         harness_fail("taking a breakpoint away");
     }
 }

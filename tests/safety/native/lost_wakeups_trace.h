@@ -6,6 +6,10 @@
 
 #include <sys/ptrace.h>
 
+#ifndef FUTEX_CMD_MASK /* without the kernel's headers, as with musl */
+#define FUTEX_CMD_MASK (~(128 | 256))
+#endif
+
 /* Forks; in the child it returns 0.  The child does not outlive the test. */
 static inline pid_t start_child(void)
 {
@@ -66,13 +70,23 @@ static inline bool resume_traced(pid_t child, bool step, int *status)
     return WIFSTOPPED(*status);
 }
 
+static inline bool is_futex(uint64_t number)
+{
+#ifdef SYS_futex_time64 /* where an address has 32 bits */
+    if (number == SYS_futex_time64) {
+        return true;
+    }
+#endif
+    return number == SYS_futex;
+}
+
 /* Whether the child has come to a futex call of this kind on this word. */
 static inline bool is_at_futex(pid_t child, int status, _Atomic uint32_t *word, int operation)
 {
     struct __ptrace_syscall_info info;
     return WSTOPSIG(status) == (SIGTRAP | 0x80) &&
            ptrace(PTRACE_GET_SYSCALL_INFO, child, (void *)sizeof info, &info) > 0 &&
-           info.op == PTRACE_SYSCALL_INFO_ENTRY && info.entry.nr == SYS_futex &&
+           info.op == PTRACE_SYSCALL_INFO_ENTRY && is_futex(info.entry.nr) &&
            info.entry.args[0] == (uintptr_t)word && (info.entry.args[1] & FUTEX_CMD_MASK) == (uint64_t)operation;
 }
 
@@ -118,7 +132,7 @@ static inline bool await_asleep(pid_t child, _Atomic uint32_t *word, const struc
         close(file);
         text[got > 0 ? got : 0] = '\0';
         if (sscanf(text, "%ld %lx %lx", &number, &on, &operation) == 3 &&
-            (number == SYS_futex || number == SYS_restart_syscall) && on == (uintptr_t)word &&
+            (is_futex((uint64_t)number) || number == SYS_restart_syscall) && on == (uintptr_t)word &&
             (operation & FUTEX_CMD_MASK) == FUTEX_WAIT) {
             return true;
         }
