@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 try:
     import kombu
 except ImportError as missing:
-    raise ImportError("a queue at a broker needs kombu: install shmqueue[broker]") from missing
+    raise ImportError("a queue at a broker needs kombu: pip install kombu, or 'kombu[redis]' for Redis") from missing
 from kombu.exceptions import OperationalError
 from kombu.transport import get_transport_cls
 
@@ -490,7 +490,9 @@ def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
     except KeyError as error:
         raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
     except (ImportError, NameError, AttributeError) as error:  # what kombu's modules raise without their client
-        raise ImportError(f"kombu cannot use url {where!r}: install what it needs: {error!r}") from error
+        raise ImportError(
+            f"kombu cannot use url {where!r}: {error}; kombu[redis], for instance, has what Redis needs"
+        ) from error
     if transport.driver_type == "redis":
         options.setdefault("unacked_mutex_expire", _RESTORE_LONGEST)
     try:
