@@ -14,10 +14,12 @@ from shmqueue.engine import deadline_after
 from shmqueue.engine.portable_calls import SHORTEST_PAUSE
 from shmqueue.engine.portable_commit import LOCKED, Step
 from shmqueue.engine.portable_leases import Entry, Move, oldest_returned, replaced
+from shmqueue.engine.portable_loan import Lost
 from shmqueue.engine.portable_lock import Hold
 from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
 from shmqueue.engine.portable_records import Records
 from shmqueue.engine.portable_state import Contradiction, State
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import Segment
 from shmqueue.threads import sleep
 
@@ -40,17 +42,22 @@ class Returns(Records):
         super().__init__(segment, report)
         self._handle = next(_handles)  # tells its loans from those of other handles in this process
         self._loans = 0  # that this handle may have
+        self.lent: set[Lost] = set()  # of the loans that are not over
+        self.lost: set[Lost] = set()  # those of which the loans are gone: to be given back
+        self._is_late = False  # whether that was put off, for the lock was not released
         self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
 
     def _after_fork_in_child(self) -> None:
         super()._after_fork_in_child()
         self._loans = 0  # they are the parent's
+        self.lent, self.lost = set(), set()
 
     def lease_figures(self, /) -> tuple[int, int, int, int, float]:
         def look(state: State, hold: Hold) -> Step[tuple[State, int]]:
             entries = self._entries(state, hold) if state.entries else []
             return None, (state, min((entry.since for entry in entries if not entry.is_returned), default=0)), b""
 
+        self.return_lost()
         state, oldest = self._counted(lambda: self._at_once(look))
         age = max(0.0, clock.monotonic() - oldest / 1e9) if oldest else 0.0
         return state.entries - state.returned, state.returned, state.acknowledged, state.redelivered, age
@@ -71,6 +78,35 @@ class Returns(Records):
     def give_back(self, entry: Entry, /) -> bool:
         """A loan is not done. False: it was over."""
         return self._counted(lambda: self._at_once(lambda state, hold: self._give_one_back(state, hold, entry)))
+
+    def return_lost(self) -> None:
+        """Give back what the loans had that are gone, and wait for the lock for ``LOCK_PATIENCE`` at most.
+
+        Raises:
+            ShmQueueClosedError, ShmQueueCorruptedError: as any call.
+        """
+        self._counted(lambda: self._return_lost(0.0 if self._is_late else LOCK_PATIENCE))
+
+    def _return_lost(self, patience: float = 0.0) -> None:
+        """As above, in a call. What is not given back in time, or because of an exception, is left to the next call."""
+        for lost in list(self.lost):
+            entry = lost.entry
+            if entry is not None and not self._try_to_return(entry, patience):
+                break
+            self.lent.discard(lost)
+            self.lost.discard(lost)
+
+    def _try_to_return(self, entry: Entry, patience: float) -> bool:
+        try:
+            done = self._locked(
+                lambda state, hold: self._give_one_back(state, hold, entry), clock.monotonic() + patience
+            )
+        except Exception as error:
+            if is_of_handler(error):
+                raise
+            return False  # for want of memory, for instance: nothing that the call in which this is done has to do with
+        self._is_late = done is LOCKED
+        return not self._is_late
 
     def _reserve(self, move: Move, hold: Hold) -> None:
         try:
