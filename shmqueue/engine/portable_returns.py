@@ -112,6 +112,8 @@ class Returns(Records):
         try:
             self._ring.reserve_for_lease((move.window, move.table), hold)
         except OSError as error:
+            if is_of_handler(error):
+                raise
             if error.errno is None:  # what a signal handler raises usually has none
                 raise error.__cause__ or error from None
             raise
