@@ -17,6 +17,7 @@ from kombu.utils.json import loads as load_json
 from shmqueue import clock
 from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
+    ShmQueueEmpty,
     ShmQueueError,
     ShmQueueFull,
     ShmQueueNotFoundError,
@@ -143,6 +144,10 @@ class Messages:
         for level in opened.levels.values():
             try:
                 found = level.lease()
+            except ShmQueueEmpty as empty:
+                if empty.is_busy:
+                    raise
+                continue  # the portable engine has no room to set another one aside: acknowledging one makes room
             except ShmQueueError as error:
                 if type(error) is not ShmQueueError:
                     raise

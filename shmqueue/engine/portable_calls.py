@@ -73,23 +73,26 @@ class Calls:
 
     def _end(self, me: int) -> None:
         """Do the last acts, once, and unmap, or leave that to the call that this one interrupts."""
-        before = self._calls.get(me, 0)
         try:
-            self._calls[me] = before + 1  # so that no other thread that closes unmaps meanwhile
-            try:
-                self._do_last_acts()
-            except BaseException:
-                self._do_last_acts()  # once more: a signal handler has raised it
-                raise
+            self._do_last_acts(me)
+        except BaseException:
+            self._do_last_acts(me)  # once more: a signal handler has raised it
+            raise
         finally:
             self._is_ended = True
-            self._calls[me] = before
             self._lock.close(is_idle=not any(list(self._calls.values())))
             self._unmap_if_idle()
 
-    def _do_last_acts(self) -> None:
-        if self._is_ended:
-            return
+    def _do_last_acts(self, me: int) -> None:
+        before = self._calls.get(me, 0)
+        try:
+            self._calls[me] = before + 1  # so that no other thread that closes unmaps meanwhile
+            if not self._is_ended:
+                self._try_last_acts()
+        finally:
+            self._calls[me] = before
+
+    def _try_last_acts(self) -> None:
         for act in self._last_acts():
             try:
                 act()

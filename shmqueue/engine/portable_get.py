@@ -85,8 +85,8 @@ class Gets(Waiting):
             return loan
         if leased:
             raise ShmQueueEmpty(
-                f"queue {self._name!r}: {leased} items are leased, and leave no room to set another one aside "
-                "(as many bytes together as the queue can hold): acknowledge some"
+                f"queue {self._name!r}: {leased} {'items are' if leased > 1 else 'item is'} leased, which leaves no "
+                "room for the next one (as many bytes together as the queue can hold): acknowledge some"
             )
         return None
 

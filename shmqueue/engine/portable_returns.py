@@ -116,6 +116,7 @@ class Returns(Records):
                 raise
             if error.errno is None:  # what a signal handler raises usually has none
                 raise error.__cause__ or error from None
+            self._require_usable()  # a signal handler may have closed the file
             raise
 
     def _entries(self, state: State, hold: Hold) -> list[Entry]:

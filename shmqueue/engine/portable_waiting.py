@@ -99,13 +99,14 @@ class Waiting(Returns):
         """Wait until the state, read without the lock, meets the condition. False: not in time."""
         deadline = deadline_after(timeout)
         pause = SHORTEST_PAUSE
-        while not condition(self._current()):
+        while True:
             if self.lost:
                 self._return_lost()
+            if condition(self._current()):
+                return True
             if not self._sleep(pause, deadline, flag):
                 return False
             pause = min(1.25 * pause, LONGEST_PAUSE)
-        return True
 
     def _sleep(self, pause: float, deadline: float | None, flag: int) -> bool:
         """Sleep until the next look, at the deadline at the latest. False: it is over."""
