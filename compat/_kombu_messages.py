@@ -137,7 +137,7 @@ class Messages:
         opened.levels[level].put(message, deadline, self._put_timeout)
 
     def lease(self, name: str) -> tuple[Lease[Any], Any] | None:
-        """The next message and its lease, by priority and age; None, there is none, or 1,024 are leased."""
+        """The next message and its lease, by priority and age; None, there is none, or as many are leased as can be."""
         opened = self._opened(name)
         if opened is None:
             return None

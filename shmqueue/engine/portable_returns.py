@@ -134,11 +134,21 @@ class Returns(Records):
         entries = self._entries(state, hold) if state.entries else []
         if entry not in entries:
             return None, False, b""
-        if state.shut == 2:  # a requeued record is dropped, as those queued then were
-            following, move = self._without(state, hold, entries, entry)
-            return following._replace(dropped=state.dropped + min(1, state.unfinished)), True, move
-        given = entry._replace(is_returned=1, pid=0, started=0, handle=0)
-        following, move = self._ring.leases.change(state, replaced(entries, entry, given), None)
+        return self._give_some_back(state, hold, entries, [entry])
+
+    def _give_some_back(self, state: State, hold: Hold, entries: list[Entry], given: list[Entry]) -> Step[bool]:
+        numbers = {entry.number for entry in given}
+        if state.shut == 2:  # requeued records are dropped, as those queued then were
+            if len(given) == 1:
+                hold.last = self._ring.giving_back_window(given[0])
+            kept = [entry for entry in entries if entry.number not in numbers]
+            following, move = self._ring.leases.change(state, kept, None)
+            return following._replace(dropped=state.dropped + min(len(given), state.unfinished)), True, move
+        kept = [
+            entry._replace(is_returned=1, pid=0, started=0, handle=0) if entry.number in numbers else entry
+            for entry in entries
+        ]
+        following, move = self._ring.leases.change(state, kept, None)
         self._reserve(move, hold)
         return following, True, move
 
@@ -158,15 +168,12 @@ class Returns(Records):
 
         def give_back(state: State, hold: Hold) -> Step[bool]:
             entries = self._entries(state, hold) if state.entries else []
-            oldest = min(filter(is_theirs, entries), default=None)  # by number; a getter may take it before the next
-            return (None, False, b"") if oldest is None else self._give_one_back(state, hold, oldest)
+            theirs = list(filter(is_theirs, entries))
+            return self._give_some_back(state, hold, entries, theirs) if theirs else (None, False, b"")
 
         deadline = clock.monotonic() + LOCK_PATIENCE
-        while (given := self._locked(give_back, deadline)) is True or (given is LOCKED and self._closing):
-            if given is LOCKED:  # a handle that is being closed does not wait for it
-                if clock.monotonic() >= deadline:
-                    break
-                sleep(SHORTEST_PAUSE)
+        while self._locked(give_back, deadline) is LOCKED and self._closing and clock.monotonic() < deadline:
+            sleep(SHORTEST_PAUSE)  # a handle that is being closed does not wait for the lock itself
 
     def _return_loans_of_the_dead(self, now: float) -> None:
         if now - self._looked < LOOK_FOR_DEAD:
