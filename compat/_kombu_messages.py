@@ -17,6 +17,7 @@ from kombu.utils.json import loads as load_json
 from shmqueue import clock
 from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
+    ShmQueueEmpty,
     ShmQueueError,
     ShmQueueFull,
     ShmQueueNotFoundError,
@@ -136,13 +137,17 @@ class Messages:
         opened.levels[level].put(message, deadline, self._put_timeout)
 
     def lease(self, name: str) -> tuple[Lease[Any], Any] | None:
-        """The next message and its lease, by priority and age; None, there is none, or 1,024 are leased."""
+        """The next message and its lease, by priority and age; None, there is none, or as many are leased as can be."""
         opened = self._opened(name)
         if opened is None:
             return None
         for level in opened.levels.values():
             try:
                 found = level.lease()
+            except ShmQueueEmpty as empty:
+                if empty.is_busy:
+                    raise
+                continue  # the portable engine has no room to set another one aside: acknowledging one makes room
             except ShmQueueError as error:
                 if type(error) is not ShmQueueError:
                     raise

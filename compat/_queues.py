@@ -171,7 +171,8 @@ class Queue(PipeEmulation, _StdlibQueue[T]):
                 killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
-            queue.Empty: there was none in time.
+            queue.Empty: there was none in time. On the portable engine also if there was no room: leased items have as
+                many bytes together as the queue can hold, and the next one waits for theirs.
             ValueError: the queue was closed in this process.
             queue.Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.

@@ -268,7 +268,8 @@ class Queue(Adapter, Generic[T]):
         Raises:
             ShmQueueFull: the dead-letter queue has no room; the item was requeued.
             QueueShutDown: as ``get``.
-            ShmQueueError: 1,024 items are leased, which is the most for one queue.
+            ShmQueueError: 1,024 items are leased, which is the most for one queue. (On the portable engine they have as
+                many bytes together as the queue can hold, and the next one waits for theirs.)
         """
 
         def attempt() -> Lease[T]:
@@ -285,7 +286,7 @@ class Queue(Adapter, Generic[T]):
         """``lease``, if there is an item.
 
         Raises:
-            QueueEmpty: there is none.
+            QueueEmpty: there is none, or on the portable engine no room for it.
             QueueShutDown, ShmQueueError: as ``lease``.
         """
         try:

@@ -221,7 +221,8 @@ class Queue(_Shared[T], _StandardQueue[T]):
                 killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
-            Empty, ShutDown: as ``get``.
+            Empty, ShutDown: as ``get``. On the portable engine, Empty also if there was no room: leased items have as
+                many bytes together as the queue can hold, and the next one waits for theirs.
             Full: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
         """

@@ -29,6 +29,7 @@ from shmqueue.closing import (
 )
 from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import ShmQueueClosedError, ShmQueueError, ShmQueueTypeError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import (
     KEEP,
     PRIVATE,
@@ -179,8 +180,10 @@ class Handle:
         try:
             if self._last is None and self._close_once.alive:
                 self._last = self.counters(), self.engine.maxsize()
-        except Exception:
-            pass  # it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
+        except Exception as error:
+            if is_of_handler(error):
+                raise
+            # else it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
         finally:
             self._close_once()
         if not self.segment.is_released:

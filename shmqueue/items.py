@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shmqueue import engine, plain
 from shmqueue.exceptions import ShmQueueDeserializationError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.messages import tell_items_put
 
 if TYPE_CHECKING:
@@ -131,8 +132,10 @@ def _unpacked(record: tuple[int, bytes], unpack: Unpack) -> Any:
     if record[0] == 0:
         try:
             return unpack(record[1])
-        except Exception:
-            pass  # loading it again says why
+        except Exception as error:
+            if is_of_handler(error):
+                raise
+            # else loading it again says why
     return Record(record)
 
 
@@ -143,8 +146,10 @@ def _packed(item: Any, as_pickle: bool) -> tuple[int, bytes] | None:
             return 0, plain.pack_scalar(item)
         if not as_pickle and kind in plain.TYPES:
             return plain.pack(item)
-    except Exception:
-        pass  # an int of more than 64 bits, for instance: the codec packs it, or says why it cannot
+    except Exception as error:
+        if is_of_handler(error):
+            raise
+        # else it is an int of more than 64 bits, for instance: the codec packs it, or says why it cannot
     return None
 
 
@@ -197,6 +202,8 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
         try:
             items.append(load(*entry) if type(entry) is Record else entry)
         except Exception as error:
+            if is_of_handler(error):
+                raise
             failed = failed or error
     if isinstance(failed, ShmQueueDeserializationError):
         failed.items = items

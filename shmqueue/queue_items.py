@@ -189,7 +189,7 @@ class QueueItems(Iterated, Generic[T]):
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
 
         Raises:
-            ShmQueueEmpty, ShmQueueShutDown: as ``get``.
+            ShmQueueEmpty, ShmQueueShutDown: as ``lease``.
             ShmQueueTypeError: the oldest item is not bytes. It stays in the queue.
         """
         if timeout is not None:
@@ -226,7 +226,8 @@ class QueueItems(Iterated, Generic[T]):
                 killed while it moves an item has it moved again: it may arrive there twice.
 
         Raises:
-            ShmQueueEmpty, ShmQueueShutDown: as ``get``.
+            ShmQueueEmpty, ShmQueueShutDown: as ``get``. On the portable engine ShmQueueEmpty also if there was no room:
+                leased items have as many bytes together as the queue can hold, and the next one waits for theirs.
             ShmQueueFull: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.

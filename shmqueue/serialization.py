@@ -33,6 +33,7 @@ from shmqueue.exceptions import (
     ShmQueueSerializationError,
     ShmQueueValueError,
 )
+from shmqueue.interruptions import is_of_handler
 from shmqueue.pickling import Payload
 
 __all__ = [
@@ -129,8 +130,10 @@ class Serializer:
         if type(data) in plain.TYPES:
             try:
                 return plain.pack(data)
-            except Exception:
-                pass  # whatever it was: the rest of the ladder says what is wrong with the item
+            except Exception as error:
+                if is_of_handler(error):
+                    raise
+                # else whatever it was: the rest of the ladder says what is wrong with the item
         return self.dump_rest(data)
 
     def dump_rest(self, data: Any) -> tuple[int, Payload]:
@@ -143,6 +146,8 @@ class Serializer:
             except MemoryError:
                 raise  # it is not the item's fault
             except Exception as error:
+                if is_of_handler(error):
+                    raise
                 raise ShmQueueSerializationError(
                     f"msgpack cannot keep this {type(data).__name__} ({error}) and this queue has allow_pickle=False"
                 ) from error
@@ -153,8 +158,10 @@ class Serializer:
                 return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
             except MemoryError:
                 raise  # it is not the item's fault
-            except Exception:
-                pass  # the error of pickle says more than that of this last attempt
+            except Exception as error:
+                if is_of_handler(error):
+                    raise
+                # else the error of pickle says more than that of this last attempt
             raise
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
@@ -165,6 +172,8 @@ class Serializer:
         except MemoryError:
             raise  # it is not the item's fault
         except Exception as error:
+            if is_of_handler(error):
+                raise
             raise ShmQueueSerializationError(f"cannot pickle this {type(data).__name__}: {error}") from error
         return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
 
@@ -176,6 +185,8 @@ class Serializer:
         try:
             payload = self.custom_serialize(method, data)
         except Exception as error:
+            if is_of_handler(error):
+                raise
             is_missing = isinstance(error, NotImplementedError)
             kind = ShmQueueNoSerializerError if is_missing else ShmQueueSerializationError
             raise kind(f"custom_serialize failed with method {int(method)}: {error!r}") from error
@@ -197,6 +208,8 @@ class Serializer:
         try:
             return loader(payload)
         except Exception as error:
+            if is_of_handler(error):
+                raise
             is_missing = isinstance(error, NotImplementedError) and method not in LOADERS
             kind = ShmQueueNoDeserializerError if is_missing else ShmQueueDeserializationError
             raise kind(
@@ -235,8 +248,10 @@ class PickleSerializer:
         if type(item) in plain.SCALARS:
             try:
                 return _MSGPACK, plain.pack_scalar(item)
-            except Exception:
-                pass  # an int of more than 64 bits, or a str with lone surrogates
+            except Exception as error:
+                if is_of_handler(error):
+                    raise
+                # else it is an int of more than 64 bits, or a str with lone surrogates
         return self._dump_pickle(item)
 
     dump_rest = dump

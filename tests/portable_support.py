@@ -25,6 +25,7 @@ from shmqueue.engine import (
     portable_calls,
     portable_commit,
     portable_get,
+    portable_loan,
     portable_lock,
     portable_memory,
     portable_put,
@@ -124,6 +125,7 @@ _FILES = {
         portable_calls,
         portable_commit,
         portable_get,
+        portable_loan,
         portable_lock,
         portable_memory,
         portable_put,
@@ -138,12 +140,14 @@ _FILES = {
 }
 
 _BREATHS: list[tuple[Callable[..., object], str, str]] = [
+    (PortableEngine._counted, "finally:", "= before"),
+    (PortableEngine._do_last_acts, "finally:", "= before"),
     (PortableEngine._commit, "= moves[", "copy(*"),
     (PortableEngine._commit, "= plans[", "hold.last ="),
     (portable_lock.Owner.acquire, "dead = ", "hold.marked ="),
     (portable_lock.Owner._finish, "is_ours =", "act(*"),
 ]
-"""Runs of lines in which CPython calls no signal handlers: a look at the hold and what depends on it."""
+"""Runs of lines in which CPython calls no signal handlers: a look at the hold and what depends on it, for instance."""
 
 
 def _lines_within_a_breath() -> dict[CodeType, set[int]]:

@@ -91,7 +91,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def lease(self) -> None:
         try:
             lease = self.q.lease(block=False)
-        except shmqueue.ShmQueueError:
+        except shmqueue.ShmQueueEmpty:
             assert self.there_is_no_window()
             return
         number, item, attempts = self.next_item()
@@ -103,7 +103,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def view(self, raises: bool) -> None:
         try:
             opened = self.q.get_view(block=False)
-        except shmqueue.ShmQueueError:
+        except shmqueue.ShmQueueEmpty:
             assert self.there_is_no_window()
             return
         number, item, attempts = self.next_item()

@@ -17,7 +17,7 @@ import pytest
 from support import PATIENCE, Call, asleep, python, wait_until
 
 import shmqueue
-from shmqueue import ShmQueue
+from shmqueue import SYSTEM_PAGESIZE, ShmQueue
 from shmqueue.segment import path_of
 
 Make = Callable[..., ShmQueue]
@@ -322,6 +322,71 @@ def test_a_handle_with_leases_is_closed_while_another_process_has_the_lock(make:
         assert owner.stdout.readline() == "locked\n"
         Call(q.close).result()
     assert not lease.is_held
+
+
+@pytest.mark.usefixtures("only_portable")
+def test_leases_are_collected_while_another_process_has_the_lock(make: Make, name: str) -> None:
+    q = make()
+    q.put_many(["first", "second"])
+    leases = [q.lease(), q.lease()]
+    with python(LOCKED, name) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "locked\n"
+        Call(leases.clear).result()
+    assert [q.get(timeout=0), q.get(timeout=0)] == ["first", "second"]
+
+
+@pytest.mark.parametrize("use", ["put", "get", "lease", "get_view"])
+def test_a_handle_with_leases_is_closed_while_another_thread_uses_it(make: Make, use: str) -> None:
+    """What that thread is waiting for ends with an error, and the leases come back."""
+    other, q = make(buffer_size=SYSTEM_PAGESIZE), make()
+    other.put("leased")
+    leases = [q.lease()]
+    calls: dict[str, Callable[[], object]] = {
+        "put": lambda: q.put(b"x" * (SYSTEM_PAGESIZE // 2)),
+        "get": q.get,
+        "lease": q.lease,
+        "get_view": q.get_view,
+    }
+    if use == "put":
+        other.put(b"x" * (SYSTEM_PAGESIZE // 2))
+    call = asleep(Call(calls[use]))
+    q.close()
+    with pytest.raises(shmqueue.ShmQueueNotInitializedError):
+        call.result()
+    assert not leases[0].is_held
+    assert other.get(timeout=0) == "leased"
+
+
+@pytest.mark.usefixtures("only_portable")
+def test_a_handle_with_leases_is_closed_while_another_thread_waits_to_write_an_item(make: Make) -> None:
+    other, q = make(buffer_size=SYSTEM_PAGESIZE), make()
+    other.put("leased")
+    leases = [q.lease()]
+    other.put(b"x" * (SYSTEM_PAGESIZE // 2))
+    call = asleep(Call(q.put_view, SYSTEM_PAGESIZE // 2))
+    q.close()
+    with pytest.raises(shmqueue.ShmQueueNotInitializedError):
+        call.result()
+    assert not leases[0].is_held
+    assert other.get(timeout=0) == "leased"
+
+
+@pytest.mark.usefixtures("only_portable")
+@pytest.mark.parametrize("how", ["lease", "get_view"])
+def test_nothing_can_be_leased_while_there_is_no_room_to_set_it_aside(make: Make, how: str) -> None:
+    q = make(buffer_size=100_000)
+    q.put(b"1" * 60_000)
+    first = q.lease()
+    q.put(b"2" * 60_000)
+    lease: Callable[..., object] = getattr(q, how)
+    for options in {"block": False}, {"timeout": 0}, {"timeout": 0.02}:
+        with pytest.raises(shmqueue.ShmQueueEmpty, match=r"1 item is leased.*no room"):
+            lease(**options)
+    call = asleep(Call(lease))
+    assert q.qsize() == 1
+    assert first.ack()
+    assert call.result() is not None
 
 
 @pytest.mark.usefixtures("only_portable")

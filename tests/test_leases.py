@@ -302,6 +302,28 @@ def test_after_a_shutdown_leases_can_be_acknowledged(q: ShmQueue) -> None:
         q.lease()
 
 
+def test_all_that_a_closed_handle_had_comes_back_in_its_order(make: Make) -> None:
+    other, q = make(max_bytes=1 << 24), make()
+    other.put_many(range(200))
+    leases = [q.lease() for _ in range(200)]
+    leases[7].ack()
+    q.close()
+    assert [other.get(timeout=0) for _ in range(199)] == [*range(7), *range(8, 200)]
+    assert other.empty()
+
+
+def test_what_a_handle_had_that_is_closed_after_an_immediate_shutdown_is_dropped(make: Make) -> None:
+    other, q = make(), make()
+    other.put_many(range(5))
+    leases = [q.lease() for _ in range(5)]
+    leases[1].ack()
+    other.shutdown_all(immediate=True)
+    assert other.unfinished_tasks == 4
+    q.close()
+    assert other.unfinished_tasks == 0
+    assert other.statistics().used_bytes == 0
+
+
 def test_an_item_given_back_after_an_immediate_shutdown_is_dropped(q: ShmQueue) -> None:
     q.put(1)
     lease = q.lease()

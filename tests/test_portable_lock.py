@@ -27,7 +27,13 @@ from safety.busy import at_least
 from support import PATIENCE, python, run_python, wait_until
 
 from shmqueue import segment
-from shmqueue.exceptions import ShmQueueClosedError, ShmQueueCorruptedError, ShmQueueFull, ShmQueueNotInitializedError
+from shmqueue.exceptions import (
+    ShmQueueClosedError,
+    ShmQueueCorruptedError,
+    ShmQueueError,
+    ShmQueueFull,
+    ShmQueueNotInitializedError,
+)
 
 PUT_NUMBERED = (
     OPEN
@@ -379,6 +385,104 @@ class TestInterruption:
         assert line > 50
         assert lost == [] or lost[0] >= line - 15, "an item was lost before the lock was released"
         assert queue.figures().recoveries == 0
+
+    def test_an_exception_at_any_line_leaves_no_lease_that_nobody_has(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue, other = opened(), opened()
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # what is raised in a finalizer
+        has_raised = False
+
+        def interrupt() -> None:
+            nonlocal has_raised
+            has_raised = True
+            raise KeyboardInterrupt
+
+        def lease() -> None:
+            loan = queue.engine.lend(True, 1.0, False)
+            assert loan is not None
+            loan.give_back()
+            del loan
+            loan = queue.engine.lend(True, 1.0, False)
+            del loan  # which gives it back
+
+        for line in range(1, 2000):
+            expected = (line % 7, str(line).encode())
+            assert queue.engine.put(*expected, True, 1.0)
+            has_raised = False
+            try:
+                at_line(line, lease, interrupt)
+            except KeyboardInterrupt:
+                pass
+            assert not queue.engine.wait(False, 0)  # any call that may wait
+            assert other.engine.get(False, None) == expected
+            assert other.engine.lease_figures()[:2] == (0, 0)
+            if not has_raised:
+                break
+        else:
+            pytest.fail("the calls never came to their end")
+        assert line > 200
+        assert not queue.engine.lent
+        assert not queue.engine.lost
+
+    def test_a_finalizer_that_is_interrupted_before_its_first_line(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        queue = opened()
+        assert queue.engine.put(1, b"x", True, 1.0)
+
+        def interrupted(loan: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+        with monkeypatch.context() as patch:
+            patch.setattr("shmqueue.engine.portable_loan.PortableLoan.__del__", interrupted)
+            loan = queue.engine.lend(True, 1.0, False)
+            del loan
+        assert queue.engine.get(False, None) == (1, b"x")
+
+    def test_a_signal_handler_that_closes_at_any_line_of_a_lease_leaves_none(self, opened: Open) -> None:
+        other = opened()
+        assert other.engine.put(1, b"x", True, 1.0)
+        for line in range(1, 1000):
+            queue = opened()
+            loans = []
+            try:
+                reached = at_line(line, lambda: loans.append(queue.engine.lend(True, 1.0, False)), queue.close)  # noqa: B023
+            except ShmQueueError:
+                reached = True
+            assert other.engine.lease_figures()[0] == (not reached)
+            assert queue.engine._memory.closed == reached
+            if not reached:
+                queue.close()
+                break
+        else:
+            pytest.fail("the call never came to its end")
+        assert line > 100
+
+    def test_an_exception_at_any_line_of_close_leaves_no_lease(self, opened: Open) -> None:
+        other = opened()
+        assert other.engine.put(1, b"x", True, 1.0)
+
+        def interrupt() -> None:
+            raise KeyboardInterrupt
+
+        for line in range(1, 1000):
+            queue = opened()
+            loan = queue.engine.lend(True, 1.0, False)
+            assert loan is not None
+            try:
+                reached = at_line(line, queue.engine.close, interrupt)
+            except KeyboardInterrupt:
+                reached = True
+            queue.close()
+            assert other.engine.lease_figures()[0] == 0
+            assert queue.engine._memory.closed
+            if not reached:
+                break
+        else:
+            pytest.fail("the call never came to its end")
+        assert line > 100
 
     def test_ctrl_c_ends_a_waiting_get_at_once(self, name: str, opened: Open) -> None:
         queue = opened()

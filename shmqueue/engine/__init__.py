@@ -251,6 +251,7 @@ class Engine(Protocol):
         Raises:
             TypeError: ``bytes_only``, and the oldest item is not bytes. It stays in the queue.
             ShmQueueError: 1,024 records are handed out, which is the most that can be.
+            ShmQueueEmpty: the portable engine had no room in time to set the record aside, see its ``README``.
         """
 
     def lease_figures(self, /) -> tuple[int, int, int, int, float]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from shmqueue.engine.portable_lock import DeathSafeLock
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.exceptions import ShmQueueClosedError, ShmQueueCorruptedError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import Segment
 from shmqueue.threads import WeakRegistry, sleep
 
@@ -36,6 +37,7 @@ class Calls:
         self._calls: dict[int, int] = {}  # thread -> its calls in flight; more than 1 if a signal handler calls
         self._pid = os.getpid()  # in which those calls are
         self._closing = False
+        self._is_ended = False  # close() has done its last acts; before, nobody unmaps
         self._broken: str | None = None
         _live.add(self)
 
@@ -52,41 +54,60 @@ class Calls:
             return call()
         finally:
             self._calls[me] = before
-            if self._closing:
+            if self._is_ended:
                 self._unmap_if_idle()
 
     def close(self, /) -> None:
         """As the protocol says. In a signal handler that interrupted a call, unmapping is left to that call."""
         if self._pid != os.getpid():
             self._after_fork_in_child()  # a finalizer may come before the hook
-        again, self._closing = self._closing, True
+        self._closing = True
         me = threading.get_ident()
-        while any(calls for thread, calls in list(self._calls.items()) if thread != me):
-            if sys.is_finalizing():  # those threads have stopped for good, so the memory stays mapped
-                break
-            sleep(SHORTEST_PAUSE)
-        if not again and not self._calls.get(me):
-            for act in self._last_acts():
-                self._in_the_end(me, act)
-        self._lock.close(is_idle=not any(list(self._calls.values())))
-        self._unmap_if_idle()
+        try:
+            while any(calls for thread, calls in list(self._calls.items()) if thread != me):
+                if sys.is_finalizing():  # those threads have stopped for good, so the memory stays mapped
+                    break
+                sleep(SHORTEST_PAUSE)
+        finally:
+            self._end(me)
+
+    def _end(self, me: int) -> None:
+        """Do the last acts, once, and unmap, or leave that to the call that this one interrupts."""
+        try:
+            self._do_last_acts(me)
+        except BaseException:
+            self._do_last_acts(me)  # once more: a signal handler has raised it
+            raise
+        finally:
+            self._is_ended = True
+            self._lock.close(is_idle=not any(list(self._calls.values())))
+            self._unmap_if_idle()
+
+    def _do_last_acts(self, me: int) -> None:
+        before = self._calls.get(me, 0)
+        try:
+            self._calls[me] = before + 1  # so that no other thread that closes unmaps meanwhile
+            if not self._is_ended:
+                self._try_last_acts()
+        finally:
+            self._calls[me] = before
+
+    def _try_last_acts(self) -> None:
+        for act in self._last_acts():
+            try:
+                act()
+            except Exception as error:
+                if is_of_handler(error):
+                    raise
+                # else closing is more important, and the memory goes back with the queue at the latest
 
     def _last_acts(self) -> Iterable[Callable[[], object]]:
-        """What a handle does under the lock before it is closed."""
+        """What a handle does under the lock before it is closed; twice does no harm."""
         return ()
 
     def _unmap_if_idle(self) -> None:
         if not any(list(self._calls.values())):
             self._ring.close()
-
-    def _in_the_end(self, me: int, act: Callable[[], object]) -> None:
-        try:
-            self._calls[me] = 1  # so that no other thread that closes unmaps meanwhile
-            act()
-        except Exception:
-            pass  # closing is more important, and the memory goes back with the queue at the latest
-        finally:
-            self._calls[me] = 0
 
     def _require_usable(self) -> None:
         if self._closing:

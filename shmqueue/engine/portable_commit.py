@@ -102,6 +102,8 @@ class Commits(Calls):
         function returns.
         """
         while True:
+            if self._is_ended:  # a signal handler has closed this handle
+                self._require_usable()
             hold = self._lock.hold()
             owner = hold.owner
             selector = None

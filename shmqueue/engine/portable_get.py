@@ -14,7 +14,7 @@ from shmqueue.engine.portable_processes import Process, this_process
 from shmqueue.engine.portable_returns import LOCK_PATIENCE, oldest_of
 from shmqueue.engine.portable_state import State
 from shmqueue.engine.portable_waiting import Waiting
-from shmqueue.exceptions import ShmQueueError
+from shmqueue.exceptions import ShmQueueEmpty, ShmQueueError
 
 __all__ = ["Gets", "has_news"]
 
@@ -65,12 +65,30 @@ class Gets(Waiting):
     def lend(self, block: bool, timeout: float | None, bytes_only: bool, /) -> PortableLoan | None:
         block = bool(block)
         holder = this_process()
+        loan = PortableLoan(self)  # before the commit: nothing is lent to nobody, whatever a signal handler raises
+        leased = 0  # how many items, if that was the reason why this one could not be
 
-        def lend(state: State, hold: Hold) -> Step[tuple[Entry, bytes]]:
-            return self._lend_one(state, hold, holder, bytes_only)
+        def lend(state: State, hold: Hold) -> Step[bool]:
+            nonlocal leased
+            following, lent, move = self._lend_one(state, hold, holder, bytes_only)
+            leased = state.entries if lent is None and state.available else 0
+            if lent is not None:
+                loan.receive(*lent)
+            return following, lent is not None or None, move
 
-        lent = self._counted(lambda: self._get(lend, block, timeout))
-        return None if lent is None else PortableLoan(self, *lent)
+        try:
+            done = self._counted(lambda: self._get(lend, block, timeout))
+        except BaseException:
+            loan.let_go()
+            raise
+        if done:
+            return loan
+        if leased:
+            raise ShmQueueEmpty(
+                f"queue {self._name!r}: {leased} {'items are' if leased > 1 else 'item is'} leased, which leaves no "
+                "room for the next one (as many bytes together as the queue can hold): acknowledge some"
+            )
+        return None
 
     def _get(self, attempt: Attempt[_T], block: bool, timeout: float | None) -> _T | None:
         return self._until(has_news, attempt, self._idle, GETTERS, block, timeout)
@@ -147,18 +165,19 @@ class Gets(Waiting):
         else:
             (method, payload), length = self._record_at(state, hold, state.get_position)
             _require_bytes(self._name, method, payload, bytes_only)
+            if len(entries) == MOST:
+                raise ShmQueueError(f"queue {self._name!r}: {MOST} items are leased, which is the most that can be")
             start = self._ring.leases.free_start(entries, len(payload))
-            if len(entries) == MOST or start is None:
-                raise ShmQueueError(
-                    f"queue {self._name!r}: {len(entries)} items are leased, and there is no room for another one "
-                    f"({MOST} are the most, of as many bytes together as the queue can hold)"
-                )
+            if start is None:
+                return None, None, b""  # until one of them is over
             entry = Entry(state.get_count, method, 1, 0, holder[0], holder[1], self._handle, since, start, len(payload))
             following = self._after_get(state, length, 1)
             at = self._ring.leases.window(entry)
             following, move = self._ring.leases.change(following, [*entries, entry], (at, payload))
         self._reserve(move, hold)
-        self._loans += 1
+        self._loans += 1  # before the look: a signal handler that closes sees the loan, or this sees that it was closed
+        if self._is_ended:
+            self._require_usable()
         return following, (entry, payload), move
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from shmqueue.interruptions import is_of_handler
+
 __all__ = ["Process", "is_alive", "this_image", "this_process"]
 
 Process = tuple[int, int]
@@ -81,7 +83,9 @@ def _fields(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(4096)
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return []
     return (text or b"").rpartition(b")")[2].split()
 

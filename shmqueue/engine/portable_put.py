@@ -15,6 +15,7 @@ from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import State
 from shmqueue.engine.portable_waiting import Waiting
 from shmqueue.exceptions import ShmQueueError, ShmQueueValueError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import Segment
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ class Puts(Waiting):
             try:
                 place = self._larger(state, len(data), hold)
             except OSError as error:
+                if is_of_handler(error):
+                    raise
                 if error.errno is None:  # what a signal handler raises usually has none
                     raise error.__cause__ or error from None
                 if error.errno == errno.EBADF:

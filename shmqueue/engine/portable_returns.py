@@ -14,10 +14,12 @@ from shmqueue.engine import deadline_after
 from shmqueue.engine.portable_calls import SHORTEST_PAUSE
 from shmqueue.engine.portable_commit import LOCKED, Step
 from shmqueue.engine.portable_leases import Entry, Move, oldest_returned, replaced
+from shmqueue.engine.portable_loan import Lost
 from shmqueue.engine.portable_lock import Hold
 from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
 from shmqueue.engine.portable_records import Records
 from shmqueue.engine.portable_state import Contradiction, State
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import Segment
 from shmqueue.threads import sleep
 
@@ -40,17 +42,22 @@ class Returns(Records):
         super().__init__(segment, report)
         self._handle = next(_handles)  # tells its loans from those of other handles in this process
         self._loans = 0  # that this handle may have
+        self.lent: set[Lost] = set()  # of the loans that are not over
+        self.lost: set[Lost] = set()  # those of which the loans are gone: to be given back
+        self._is_late = False  # whether that was put off, for the lock was not released
         self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
 
     def _after_fork_in_child(self) -> None:
         super()._after_fork_in_child()
         self._loans = 0  # they are the parent's
+        self.lent, self.lost = set(), set()
 
     def lease_figures(self, /) -> tuple[int, int, int, int, float]:
         def look(state: State, hold: Hold) -> Step[tuple[State, int]]:
             entries = self._entries(state, hold) if state.entries else []
             return None, (state, min((entry.since for entry in entries if not entry.is_returned), default=0)), b""
 
+        self.return_lost()
         state, oldest = self._counted(lambda: self._at_once(look))
         age = max(0.0, clock.monotonic() - oldest / 1e9) if oldest else 0.0
         return state.entries - state.returned, state.returned, state.acknowledged, state.redelivered, age
@@ -72,12 +79,44 @@ class Returns(Records):
         """A loan is not done. False: it was over."""
         return self._counted(lambda: self._at_once(lambda state, hold: self._give_one_back(state, hold, entry)))
 
+    def return_lost(self) -> None:
+        """Give back what the loans had that are gone, and wait for the lock for ``LOCK_PATIENCE`` at most.
+
+        Raises:
+            ShmQueueClosedError, ShmQueueCorruptedError: as any call.
+        """
+        self._counted(lambda: self._return_lost(0.0 if self._is_late else LOCK_PATIENCE))
+
+    def _return_lost(self, patience: float = 0.0) -> None:
+        """As above, in a call. What is not given back in time, or because of an exception, is left to the next call."""
+        for lost in list(self.lost):
+            entry = lost.entry
+            if entry is not None and not self._try_to_return(entry, patience):
+                break
+            self.lent.discard(lost)
+            self.lost.discard(lost)
+
+    def _try_to_return(self, entry: Entry, patience: float) -> bool:
+        try:
+            done = self._locked(
+                lambda state, hold: self._give_one_back(state, hold, entry), clock.monotonic() + patience
+            )
+        except Exception as error:
+            if is_of_handler(error):
+                raise
+            return False  # for want of memory, for instance: nothing that the call in which this is done has to do with
+        self._is_late = done is LOCKED
+        return not self._is_late
+
     def _reserve(self, move: Move, hold: Hold) -> None:
         try:
             self._ring.reserve_for_lease((move.window, move.table), hold)
         except OSError as error:
+            if is_of_handler(error):
+                raise
             if error.errno is None:  # what a signal handler raises usually has none
                 raise error.__cause__ or error from None
+            self._require_usable()  # a signal handler may have closed the file
             raise
 
     def _entries(self, state: State, hold: Hold) -> list[Entry]:
@@ -95,11 +134,21 @@ class Returns(Records):
         entries = self._entries(state, hold) if state.entries else []
         if entry not in entries:
             return None, False, b""
-        if state.shut == 2:  # a requeued record is dropped, as those queued then were
-            following, move = self._without(state, hold, entries, entry)
-            return following._replace(dropped=state.dropped + min(1, state.unfinished)), True, move
-        given = entry._replace(is_returned=1, pid=0, started=0, handle=0)
-        following, move = self._ring.leases.change(state, replaced(entries, entry, given), None)
+        return self._give_some_back(state, hold, entries, [entry])
+
+    def _give_some_back(self, state: State, hold: Hold, entries: list[Entry], given: list[Entry]) -> Step[bool]:
+        numbers = {entry.number for entry in given}
+        if state.shut == 2:  # requeued records are dropped, as those queued then were
+            if len(given) == 1:
+                hold.last = self._ring.giving_back_window(given[0])
+            kept = [entry for entry in entries if entry.number not in numbers]
+            following, move = self._ring.leases.change(state, kept, None)
+            return following._replace(dropped=state.dropped + min(len(given), state.unfinished)), True, move
+        kept = [
+            entry._replace(is_returned=1, pid=0, started=0, handle=0) if entry.number in numbers else entry
+            for entry in entries
+        ]
+        following, move = self._ring.leases.change(state, kept, None)
         self._reserve(move, hold)
         return following, True, move
 
@@ -119,15 +168,12 @@ class Returns(Records):
 
         def give_back(state: State, hold: Hold) -> Step[bool]:
             entries = self._entries(state, hold) if state.entries else []
-            oldest = min(filter(is_theirs, entries), default=None)  # by number; a getter may take it before the next
-            return (None, False, b"") if oldest is None else self._give_one_back(state, hold, oldest)
+            theirs = list(filter(is_theirs, entries))
+            return self._give_some_back(state, hold, entries, theirs) if theirs else (None, False, b"")
 
         deadline = clock.monotonic() + LOCK_PATIENCE
-        while (given := self._locked(give_back, deadline)) is True or (given is LOCKED and self._closing):
-            if given is LOCKED:  # a handle that is being closed does not wait for it
-                if clock.monotonic() >= deadline:
-                    break
-                sleep(SHORTEST_PAUSE)
+        while self._locked(give_back, deadline) is LOCKED and self._closing and clock.monotonic() < deadline:
+            sleep(SHORTEST_PAUSE)  # a handle that is being closed does not wait for the lock itself
 
     def _return_loans_of_the_dead(self, now: float) -> None:
         if now - self._looked < LOOK_FOR_DEAD:

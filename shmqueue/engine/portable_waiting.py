@@ -60,6 +60,8 @@ class Waiting(Returns):
             self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there
         end: Exception | None = None
         while True:
+            if self.lost:
+                self._return_lost()
             state = self._known[1]  # what was true a moment ago is worth an attempt
             if state is None or not ready(state):
                 state = self._peek()
@@ -97,11 +99,14 @@ class Waiting(Returns):
         """Wait until the state, read without the lock, meets the condition. False: not in time."""
         deadline = deadline_after(timeout)
         pause = SHORTEST_PAUSE
-        while not condition(self._current()):
+        while True:
+            if self.lost:
+                self._return_lost()
+            if condition(self._current()):
+                return True
             if not self._sleep(pause, deadline, flag):
                 return False
             pause = min(1.25 * pause, LONGEST_PAUSE)
-        return True
 
     def _sleep(self, pause: float, deadline: float | None, flag: int) -> bool:
         """Sleep until the next look, at the deadline at the latest. False: it is over."""

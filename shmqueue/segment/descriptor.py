@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from shmqueue.interruptions import is_of_handler
+
 __all__ = ["Descriptor", "identity_of"]
 
 _kept: dict[int, object] = {}
@@ -40,7 +42,9 @@ class Descriptor:
             return -1
         try:
             status = os.fstat(number)
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             return -1
         return number if status.st_ino == self._inode and status.st_dev == self._device else -1
 

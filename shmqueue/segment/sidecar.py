@@ -20,6 +20,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import (
     OPEN_FLAGS,
@@ -75,12 +76,14 @@ def open_sidecar(path: str, make: bool = True) -> Descriptor:
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except FileNotFoundError:
-            if not make:
+        except FileNotFoundError as error:
+            if not make or is_of_handler(error):
                 raise
             _make_sidecar(path)
             continue
         except OSError as error:
+            if is_of_handler(error):
+                raise
             raise refused(path, cannot_open(error, path)) from error
         try:
             require_private_file(os.fstat(fd), path, user_of(path))
@@ -115,7 +118,9 @@ def try_lock_sidecar(sidecar: Descriptor, path: str) -> bool | None:
 def _try_lock(fd: int, path: str) -> bool | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except BlockingIOError as error:
+        if is_of_handler(error):
+            raise
         return False
     status = os.fstat(fd)
     if status.st_nlink > 0 and status.st_size == 0:

@@ -1,0 +1,199 @@
+"""What a signal handler raises comes out of a call as it is, whatever its type: it is not the item's error."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import shmqueue
+from shmqueue import ShmQueue, channel, items, pickling, plain, serialization
+from shmqueue.engine import portable_processes
+from shmqueue.interruptions import is_of_handler
+from shmqueue.segment import descriptor, sidecar
+
+Make = Callable[..., ShmQueue]
+
+_FILES = {
+    module.__file__
+    for module in (channel, descriptor, items, pickling, plain, portable_processes, serialization, sidecar)
+}
+
+FAILURES = [RuntimeError, TypeError, ValueError, TimeoutError, FileNotFoundError, BlockingIOError]
+"""What the code in those files catches, by these types or all of them."""
+
+
+ITEMS = {"bytes": b"x", "int": 2**70, "containers": [1, {"a": (2,)}], "twice": [[]] * 2, "memoryview": memoryview(b"x")}
+
+
+@pytest.fixture(params=FAILURES)
+def heard(request: pytest.FixtureRequest) -> Iterator[type[Exception]]:
+    """What a handler of SIGUSR1 raises."""
+    failure: type[Exception] = request.param
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise failure("the handler's")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    yield failure
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Signals:
+    """An item whose own code is interrupted, when it is pickled or when it is loaded."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def __reduce__(self) -> tuple[Callable[[str], Signals], tuple[str]]:
+        if self.when == "put":
+            signal.raise_signal(signal.SIGUSR1)
+        return _load, (self.when,)
+
+
+def _load(when: str) -> Signals:
+    if when == "get":
+        signal.raise_signal(signal.SIGUSR1)
+    return Signals(when)
+
+
+class Raises:
+    """An item that cannot be pickled."""
+
+    def __init__(self, failure: type[Exception]) -> None:
+        self.failure = failure
+
+    def __reduce__(self) -> str:
+        raise self.failure("the item's")
+
+
+@pytest.mark.usefixtures("engine")
+class TestInItems:
+    def test_in_the_middle_of_what_an_item_does_to_be_put(self, make: Make, heard: type[Exception]) -> None:
+        q = make()
+        with pytest.raises(heard, match="the handler's"):
+            q.put(Signals("put"))
+        with pytest.raises(heard, match="the handler's"):
+            q.put_many([1, Signals("put")])
+        assert q.empty()
+
+    def test_in_the_middle_of_what_an_item_does_to_be_loaded(self, make: Make, heard: type[Exception]) -> None:
+        q = make()
+        for _ in range(3):
+            q.put(Signals("get"))
+        with pytest.raises(heard, match="the handler's"):
+            q.get()
+        with pytest.raises(heard, match="the handler's"):
+            q.get_many(1)
+        with q.lease() as lease, pytest.raises(heard, match="the handler's"):
+            _ = lease.item
+
+    def test_in_functions_that_the_user_gave(self, make: Make, heard: type[Exception]) -> None:
+        def serialize(method: int, item: object) -> bytes:
+            signal.raise_signal(signal.SIGUSR1)
+            return b""
+
+        q = make()
+        q.custom_serialize(serialize)
+        with pytest.raises(heard, match="the handler's"):
+            q.put(1, serialization_method=1001)
+        q.custom_serialize(lambda method, item: b"x")
+        q.custom_deserialize(lambda method, chunks: signal.raise_signal(signal.SIGUSR1))
+        q.put(1, serialization_method=1001)
+        with pytest.raises(heard, match="the handler's"):
+            q.get()
+
+    @pytest.mark.parametrize("failure", FAILURES)
+    def test_what_the_item_raises_itself_is_the_error_of_the_item(self, make: Make, failure: type[Exception]) -> None:
+        with pytest.raises(shmqueue.ShmQueueSerializationError, match="the item's"):
+            make().put(Raises(failure))
+
+    @pytest.mark.parametrize("allow_pickle", [True, False])
+    @pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS)
+    def test_at_any_line(self, make: Make, heard: type[Exception], item: object, allow_pickle: bool) -> None:
+        q = make(allow_pickle=allow_pickle)
+
+        def put_and_get() -> None:
+            try:
+                q.put(item)
+            except shmqueue.ShmQueueSerializationError:
+                return  # without pickle, this item cannot be put
+            q.get(block=False)
+
+        put_and_get()  # what is done once only, such as opening a lock file, is done
+        for line in range(1, 2000):
+            q.clear()
+            if not _at_line(line, put_and_get, heard):
+                break
+        else:
+            pytest.fail("the calls never came to their end")
+        assert line > 3
+
+
+def _at_line(number: int, action: Callable[[], object], failure: type[Exception]) -> bool:
+    """Run the action, and have the handler raise before its line of that number. False: it has fewer lines."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in _FILES:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                signal.raise_signal(signal.SIGUSR1)
+        return trace
+
+    gc.disable()  # finalizers of other tests' objects have no caller
+    sys.settrace(trace)
+    try:
+        action()
+    except failure as error:
+        assert str(error) == "the handler's"  # noqa: PT017 - not every line raises it
+        return True
+    finally:
+        sys.settrace(None)
+        gc.enable()
+    assert lines < number, "the exception was swallowed"
+    return False
+
+
+class Handler:
+    """Ways to be a handler."""
+
+    def method(self, number: int, frame: FrameType | None) -> None:
+        raise ValueError
+
+    def __call__(self, *arguments: object) -> None:
+        raise ValueError
+
+    def deeper(self, number: int, frame: FrameType | None) -> None:
+        int("x")
+
+
+def _with_name(name: str, number: int, frame: FrameType | None) -> None:
+    raise ValueError(name)
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [Handler().method, Handler(), Handler().deeper, functools.partial(_with_name, "x"), lambda *_: int("x")],
+    ids=["method", "object", "deeper", "partial", "lambda"],
+)
+def test_whose_exception_it_is(handler: Any) -> None:
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - of five handlers
+            signal.raise_signal(signal.SIGUSR1)
+        assert is_of_handler(caught.value)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        int("x")
+    assert not is_of_handler(caught.value)
