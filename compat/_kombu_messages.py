@@ -188,19 +188,19 @@ class Messages:
         A queue of which as many messages are leased as can be has something to take, which cannot be taken: it is
         waited for as one from which something goes away.
         """
-        wanted = [(self.topology.engine, ROOM, True)]
+        state = self.topology.engine
+        wishes = [Wish(state, ROOM, _moment(state, ROOM) or 0, True)]  # from before the looks at the state
+        wanted = []
         for name in names:
             opened = self._opened(name)
             if opened is not None:
                 wanted += [
-                    (level.engine, ROOM if level in self._held_up else ITEMS, False) for level in opened.levels.values()
+                    (level.engine, ROOM if level in self._held_up else ITEMS) for level in opened.levels.values()
                 ]
-        wishes = []
-        for engine, kind, is_exact in wanted:
-            try:
-                wishes.append(Wish(engine, kind, engine.moment(kind), is_exact))
-            except ShmQueueNotInitializedError:
-                continue  # it was closed because its queue was deleted just now
+        for engine, kind in wanted:
+            moment = _moment(engine, kind)
+            if moment is not None:
+                wishes.append(Wish(engine, kind, moment))
         return wishes
 
     def close(self) -> None:
@@ -265,3 +265,12 @@ def level_of(priority: Any) -> int:
         ShmQueueTypeError: it is not a whole number.
     """
     return 0 if priority is None else max(0, min(whole_number("priority", priority), LEVELS - 1))
+
+
+def _moment(engine: Any, kind: int) -> int | None:
+    """None: it was closed because its queue was deleted just now; what waits for one of those goes on at once."""
+    try:
+        moment: int = engine.moment(kind)
+    except ShmQueueNotInitializedError:
+        return None
+    return moment

@@ -47,7 +47,7 @@ MUTANTS = (
     Mutant(
         "undo-forgets-what-was-dropped",
         NATIVE + "lease_table.c",
-        "                SET(entry->in_place, BYTES_DROPPED);\n",
+        "                SET(entry->in_place, in_place); /* else its holder may have changed it (rule 15) */\n",
         "",
     ),
     Mutant(

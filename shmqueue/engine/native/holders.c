@@ -19,8 +19,7 @@ static bool is_held(const struct lease *entry)
 /* Rule 15: its holder could not have the lock when it dropped the lease. */
 static bool is_dropped(const struct lease *entry)
 {
-    return (GET(entry->state) == LEASE_LENT || GET(entry->state) == LEASE_PINNED) &&
-           GET(entry->in_place) == BYTES_DROPPED;
+    return is_held(entry) && GET(entry->in_place) == BYTES_DROPPED;
 }
 
 static bool is_same(struct process a, struct process b) { return a.pid == b.pid && a.started == b.started; }
@@ -76,7 +75,19 @@ static void wake_for(struct ring *ring, int returned, struct patience patience)
     }
 }
 
-enum ring_status ring_return_all(struct ring *ring, struct patience patience)
+/* Without the lock, see rule 15. */
+static void drop_all(struct ring *ring, const struct whose *ours)
+{
+    uint32_t entries = lease_entries_now(ring);
+    struct lease *table = lease_entries(ring);
+    for (uint32_t i = 0; i < entries; i++) {
+        if (is_theirs(&table[i], ours)) {
+            atomic_store_explicit(&table[i].in_place, BYTES_DROPPED, memory_order_release);
+        }
+    }
+}
+
+void ring_return_all(struct ring *ring, struct patience patience)
 {
     const struct whose ours = {.holder = os_this_process(), .handle = ring->handle};
     enum ring_status status;
@@ -85,7 +96,9 @@ enum ring_status ring_return_all(struct ring *ring, struct patience patience)
         status = return_one(ring, &ours, patience, &returned);
     } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
     wake_for(ring, returned, patience);
-    return status == RING_EMPTY ? RING_OK : status;
+    if (status == RING_INTERRUPTED || status == RING_LOCKED) { /* a peer with the lock was stopped */
+        drop_all(ring, &ours);
+    }
 }
 
 /* The number of items that can be taken again. */

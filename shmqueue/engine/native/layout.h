@@ -68,8 +68,8 @@
  *  13. Only the owner of the get lock writes an entry.  Before it changes one of the first `entries`, it stores the
  *      sequence in leases.sequence, then the entry in leases.before, then its number in leases.changed; at most two for
  *      each commit.  An owner that finds leases.changed set and leases.sequence equal to the current sequence follows
- *      one that died before its commit: it restores the entry first, but for `in_place`, which it leaves as it is unless
- *      that was BYTES_DROPPED.  Entries from number `entries` on are undefined.
+ *      one that died before its commit: it restores the entry first, but for the `in_place` of one that has a holder,
+ *      unless that was BYTES_DROPPED.  Entries from number `entries` on are undefined.
  *  14. If a leased record keeps too many free bytes behind it from use, the owner of the get lock copies it into the
  *      windows, changes the entry by rule 13, and commits: get.position advances.
  *  15. `in_place` of an entry, an enum lease_bytes, is set under the get lock; after that the holder alone changes it,

@@ -154,8 +154,9 @@ static void undo_changes(struct ring *ring, const struct take *take)
         if (changed != 0 && changed <= LAYOUT_LEASES && GET(leases->sequence) == take->next.sequence) {
             struct lease *entry = &atomic_load(&ring->table)[changed - 1];
             copy_entry(entry, &leases->before[slot]);
-            if (GET(leases->before[slot].in_place) == BYTES_DROPPED) { /* else its holder may have changed it (rule 15) */
-                SET(entry->in_place, BYTES_DROPPED);
+            uint32_t in_place = GET(leases->before[slot].in_place), state = GET(entry->state);
+            if (in_place == BYTES_DROPPED || state == LEASE_RETURNED || state == LEASE_FREE) {
+                SET(entry->in_place, in_place); /* else its holder may have changed it (rule 15) */
             }
         }
         atomic_store_explicit(&leases->changed[slot], 0, memory_order_release);

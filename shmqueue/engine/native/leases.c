@@ -104,21 +104,30 @@ void leases_settle(struct ring *ring, struct take *take, struct snapshot *settle
     }
 }
 
-bool leases_make_room(struct ring *ring)
+enum ring_status leases_make_room(struct ring *ring, bool waits)
 {
     struct take take;
+    struct lease *entry;
     uint32_t number;
-    if (!ledger_read(&ring->segment->get.ledgers).leases || ring_is_corrupted(ring) ||
-        ring_get_lock(ring, &take, (struct patience){0}) != RING_OK) {
-        return false;
+    uint64_t size;
+    if (!ledger_read(&ring->segment->get.ledgers).leases || ring_is_corrupted(ring)) {
+        return RING_FULL;
+    }
+    if (ring_get_lock(ring, &take, (struct patience){0}) != RING_OK) {
+        return RING_BUSY;
     }
     uint64_t held_up_from = take.next.position; /* as the ledger has it */
-    if (!take.next.leases || leases_enter(ring, &take) != RING_OK ||
-        spilling_holds_up(ring, &take, true, &number) == NULL) {
+    if (!take.next.leases || leases_enter(ring, &take) != RING_OK) {
         ring_get_abort(ring, &take);
-        return false;
+        return RING_FULL;
     }
     take.makes_room = true;
+    take.waits = waits;
+    enum ring_status status = spilling_find(ring, &take, &entry, &number, &size);
+    if (status != RING_OK) {
+        ring_get_abort(ring, &take);
+        return status == RING_BUSY ? RING_BUSY : RING_FULL;
+    }
     leases_commit(ring, &take);
-    return ledger_read(&ring->segment->get.ledgers).position != held_up_from;
+    return ledger_read(&ring->segment->get.ledgers).position != held_up_from ? RING_OK : RING_FULL;
 }

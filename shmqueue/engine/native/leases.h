@@ -43,8 +43,8 @@ static inline void ring_get_commit(struct ring *ring, struct take *take)
     leases_commit(ring, take);
 }
 
-/* For a putter that finds no room and owns no lock: moves a leased record that keeps bytes from use.  False: none was
- * moved, or the get lock is not free. */
-bool leases_make_room(struct ring *ring);
+/* For a putter that finds no room and owns no lock: moves a leased record that keeps bytes from use.  RING_FULL: none
+ * was moved.  RING_BUSY: the get lock is not free, or the record is too large for a call that does not wait. */
+enum ring_status leases_make_room(struct ring *ring, bool waits);
 
 #endif

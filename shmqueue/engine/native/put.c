@@ -202,10 +202,15 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             ring_trim(ring, false);
             continue;
         }
-        if (status == RING_FULL && (patience.for_room || !made_room) && lacks_bytes(ring, &want) &&
-            leases_make_room(ring)) {
-            made_room = true;
-            continue;
+        if (status == RING_FULL && (patience.for_room || !made_room) && lacks_bytes(ring, &want)) {
+            enum ring_status made = leases_make_room(ring, patience.for_lock);
+            if (made == RING_OK) {
+                made_room = true;
+                continue;
+            }
+            if (made == RING_BUSY && !patience.for_lock) {
+                return RING_BUSY;
+            }
         }
         if (status != RING_FULL || !patience.for_room) {
             return status;

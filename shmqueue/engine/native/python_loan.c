@@ -50,13 +50,6 @@ static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loa
     return ring_loan_finish(ring, loan, true, patience);
 }
 
-/* With a GIL it is kept, so that this is no place at which other threads run.  Without one, no thread stops for us. */
-#ifdef Py_GIL_DISABLED
-#define QUIETLY(ring, statement) WITHOUT_GIL(ring, statement)
-#else
-#define QUIETLY(ring, statement) statement
-#endif
-
 /* Ends it where nothing may be raised: at the end of the object, or of the last look at its bytes. */
 static void end_quietly(LoanObject *loan, ending *way)
 {
@@ -69,9 +62,11 @@ static void end_quietly(LoanObject *loan, ending *way)
     do {
         QUIETLY(ring, status = way(&ring->ring, &loan->loan, patience));
     } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
-    if (status == RING_INTERRUPTED || status == RING_LOCKED) { /* a peer with the lock was stopped */
+    bool is_over = status != RING_INTERRUPTED && status != RING_LOCKED;
+    if (!is_over && (!ring->closing || loan->is_seen)) { /* a peer with the lock was stopped; else close() has noted it */
         ring_loan_note(&ring->ring, &loan->loan, BYTES_DROPPED);
     }
+    unmap_if_unused(ring);
 }
 
 static void give_back_quietly(LoanObject *loan)
@@ -261,7 +256,8 @@ static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
         }
         return -1;
     }
-    const void *bytes = loan->may_move ? NULL : ring_loan_place(&ring->ring, &loan->loan, loan->from);
+    bool is_there = !loan->may_move && loan->copy == NULL;
+    const void *bytes = is_there ? ring_loan_place(&ring->ring, &loan->loan, loan->from) : NULL;
     if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
         loan_let_move(loan);
     }
@@ -275,6 +271,7 @@ static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
     if (loan->exports++ == 0) {
         ring->views++;
         if (loan->copy == NULL) {
+            loan->is_seen = true;
             ring_loan_note(&ring->ring, &loan->loan, BYTES_SEEN);
         }
     }
@@ -300,6 +297,7 @@ static void unsee(LoanObject *loan)
     if (ring->closing) {
         give_back_quietly(loan);
     } else {
+        loan->is_seen = false;
         ring_loan_note(&ring->ring, &loan->loan, BYTES_IN_PLACE);
     }
 }

@@ -19,6 +19,7 @@ typedef struct {
     uint32_t epoch;     /* of the process that took it */
     enum hold hold;
     bool may_move;
+    bool is_seen; /* BYTES_SEEN was noted: close() leaves the lease alone */
     bool is_bytes;      /* the item is, and these are its contents, from byte `from` of the payload on: */
     uint32_t from, length;
     PyObject *copy;     /* of contents that were moved, or cannot be mapped; else NULL */

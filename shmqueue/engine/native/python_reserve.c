@@ -44,26 +44,43 @@ static void end(ReservationObject *self)
     let_mapping_go(self->ring);
 }
 
-/* Where nothing may be raised.  False: the lock could not be had in time. */
+/* Where nothing may be raised.  False: the lock could not be had in time, and no getter has passed it, which could
+ * abandon it for us. */
 static bool abandon_in_time(RingObject *ring, const struct reserving *reserving, struct patience patience)
 {
     enum ring_status status;
     do {
         status = ring_end_reservation(&ring->ring, reserving, false, patience);
     } while (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline);
-    return status != RING_INTERRUPTED && status != RING_LOCKED && status != RING_BUSY;
+    bool is_over = status != RING_INTERRUPTED && status != RING_LOCKED && status != RING_BUSY;
+    return is_over || ring_drop_reservation(&ring->ring, reserving);
 }
 
 void reservations_end_left(RingObject *self, struct patience patience)
 {
-    for (struct left **at = &self->left; *at != NULL;) {
-        struct left *left = *at;
-        if (left->epoch == os_epoch() && !abandon_in_time(self, &left->reserving, patience)) {
-            at = &left->next;
-            continue;
+    struct left *list = self->left, *still = NULL;
+    self->left = NULL; /* other threads may add to it */
+    while (list != NULL) {
+        struct left *left = list;
+        bool is_over = left->epoch != os_epoch();
+        list = left->next;
+        if (!is_over && patience.for_lock) {
+            WITHOUT_GIL(self, is_over = abandon_in_time(self, &left->reserving, patience));
+        } else if (!is_over) {
+            is_over = abandon_in_time(self, &left->reserving, patience);
         }
-        *at = left->next;
-        PyMem_RawFree(left);
+        if (is_over) {
+            PyMem_RawFree(left);
+        } else {
+            left->next = still;
+            still = left;
+        }
+    }
+    while (still != NULL) {
+        struct left *left = still;
+        still = left->next;
+        left->next = self->left;
+        self->left = left;
     }
 }
 
@@ -90,7 +107,9 @@ static void abandon_quietly(ReservationObject *self)
     RingObject *ring = self->ring;
     if (is_of_this_process(self) && ring->memory != NULL) {
         struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RESERVATION_END_PATIENCE_NS};
-        if (!abandon_in_time(ring, &self->reserving, patience)) {
+        bool is_over;
+        QUIETLY(ring, is_over = abandon_in_time(ring, &self->reserving, patience));
+        if (!is_over) {
             leave_it(ring, self);
         }
     }

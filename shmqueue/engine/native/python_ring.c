@@ -70,6 +70,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
 /* Unmaps the segment, when it is not used any more. */
 static void unmap(RingObject *self)
 {
+    reservations_forget_left(self);
     if (self->memory != NULL) {
         ring_close(&self->ring);
         ring_unmap(self->memory, self->size);
@@ -109,12 +110,18 @@ bool call_look(PyObject *look)
     return result != NULL;
 }
 
-void let_mapping_go(RingObject *ring)
+void unmap_if_unused(RingObject *ring)
 {
-    ring->views--;
+    forget_others_calls(ring);
     if (ring->closing && ring->closers == 0 && ring->views == 0 && atomic_load(&ring->users) == 0) {
         unmap(ring);
     }
+}
+
+void let_mapping_go(RingObject *ring)
+{
+    ring->views--;
+    unmap_if_unused(ring);
 }
 
 static bool is_finalizing(void)
@@ -126,16 +133,21 @@ static bool is_finalizing(void)
 #endif
 }
 
+static struct patience return_patience(void)
+{
+    return (struct patience){.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
+}
+
 /* When no call is in flight any more: one that was may have taken an item. */
 static void give_back_all(RingObject *self)
 {
-    struct patience patience = {.for_lock = true, .deadline = monotonic_ns() + RETURN_PATIENCE_NS};
-    if (self->memory != NULL && !ring_is_corrupted(&self->ring)) {
-        reservations_end_left(self, patience);
+    if (self->left != NULL && self->memory != NULL && !ring_is_corrupted(&self->ring)) {
+        reservations_end_left(self, return_patience());
     }
     if (self->loans > 0 && self->memory != NULL && !ring_is_corrupted(&self->ring)) {
+        struct patience patience = return_patience();
         self->loans = 0;
-        WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
+        WITHOUT_GIL(self, ring_return_all(&self->ring, patience));
     }
 }
 
@@ -166,21 +178,19 @@ static PyObject *Ring_close(RingObject *self, PyObject *Py_UNUSED(ignored))
     atomic_fetch_sub(&self->users, 1);
     ring_interrupt_all(&self->ring);
     self->closers++;
-    bool is_idle = wait_until_idle(self);
-    if (is_idle) {
+    if (wait_until_idle(self)) {
         give_back_all(self);
+        (void)wait_until_idle(self); /* a lease may have been dropped meanwhile, by another thread */
     }
     self->closers--;
-    if (is_idle && self->closers == 0 && self->views == 0) { /* else the last one of either unmaps it */
-        unmap(self);
-    }
+    unmap_if_unused(self);
     Py_RETURN_NONE;
 }
 
 static void Ring_dealloc(RingObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    reservations_forget_left(self);
+    end_left(self);
     unmap(self);
     Py_XDECREF(self->name);
     Py_XDECREF(self->report);

@@ -74,7 +74,7 @@ typedef struct {
     uint32_t closers;  /* calls of close() that have not ended: until then it stays mapped */
     struct left *left; /* reservations that could not be abandoned yet: python_reserve.c */
     _Atomic uint32_t users; /* changed with the GIL held; atomic because close() sleeps on it */
-    uint32_t epoch;         /* of `users`: a forked child has no calls in flight */
+    uint32_t epoch;         /* of `users` and `closers`: a forked child has no calls in flight */
     struct foreseen last;   /* the record seen last: a guess at the next one */
     PyObject *keys[KEYS];   /* of dicts that came, by a hash of their text: short ones come again and again */
     Py_ssize_t views;       /* loans with buffers on their bytes, and reservations: the mapping stays while there are any */
@@ -164,13 +164,20 @@ static inline void collector_back(int was)
 #endif
 }
 
-static inline void enter(RingObject *self)
+/* In a forked child: the calls in flight are the parent's. */
+static inline void forget_others_calls(RingObject *self)
 {
     uint32_t epoch = os_epoch();
     if (self->epoch != epoch) {
         self->epoch = epoch;
+        self->closers = 0;
         atomic_store(&self->users, 0);
     }
+}
+
+static inline void enter(RingObject *self)
+{
+    forget_others_calls(self);
     atomic_fetch_add(&self->users, 1);
 }
 
@@ -190,16 +197,24 @@ static inline void leave(RingObject *self)
         leave(self);                 \
     } while (0)
 
+/* With a GIL it is kept, so that this is no place at which other threads run.  Without one, no thread stops for us. */
+#ifdef Py_GIL_DISABLED
+#define QUIETLY(ring, statement) WITHOUT_GIL(ring, statement)
+#else
+#define QUIETLY(ring, statement) statement
+#endif
+
 /* ---- python_reserve.c ---- */
 
-/* Abandons the reservations that could not be when they were dropped, as far as the lock can be had. */
+/* Abandons the reservations that could not be when they were dropped, as far as the lock can be had.  With patience for
+ * it other threads run meanwhile. */
 void reservations_end_left(RingObject *self, struct patience patience);
 /* Forgets those that are still left. */
 void reservations_forget_left(RingObject *self);
 
 static inline void end_left(RingObject *self)
 {
-    if (self->left != NULL) {
+    if (self->left != NULL && is_usable(self)) {
         reservations_end_left(self, (struct patience){0});
     }
 }
@@ -312,8 +327,9 @@ bool descriptor_is_true(RingObject *self);
  * signal handler has raised. */
 bool call_look(PyObject *look);
 
-/* A loan or a reservation is over, and its bytes are not looked at any more: unmaps a closed ring whose last one it
- * was. */
+/* Unmaps a closed ring that nothing uses any more. */
+void unmap_if_unused(RingObject *ring);
+/* A loan or a reservation is over, and its bytes are not looked at any more: one mapping less is needed. */
 void let_mapping_go(RingObject *ring);
 
 /* ---- python_queue.c ---- */

@@ -72,6 +72,11 @@ enum ring_status ring_end_reservation(struct ring *ring, const struct reserving 
     return status;
 }
 
+bool ring_drop_reservation(struct ring *ring, const struct reserving *reserving)
+{
+    return !ring_is_corrupted(ring) && writers_drop(ring, &reserving->who);
+}
+
 void ring_clear_the_way(struct ring *ring)
 {
     struct take take;

@@ -46,6 +46,10 @@ static inline unsigned char *ring_reserved_bytes(const struct reserving *reservi
 enum ring_status ring_end_reservation(struct ring *ring, const struct reserving *reserving, bool commit,
                                       struct patience patience);
 
+/* Where the lock could not be had to abandon one: has the next process that checks the holders do it.  False: that is
+ * not possible, because no getter has passed it yet.  No lock. */
+bool ring_drop_reservation(struct ring *ring, const struct reserving *reserving);
+
 /* For a call that waits: passes what is not an item, if it is the oldest, and gives back what dead processes have. */
 void ring_clear_the_way(struct ring *ring);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #define CHUNK 4096u /* bytes of a record that are moved at once */
+#define AT_ONCE_MAX 65536u /* bytes of a record that is moved by a call that waits for nothing, perhaps with the GIL */
 #define TOO_MUCH 4  /* one byte in this many of an arena may be held up by a lease */
 #define WINDOWS_PUNCHED_MAX (UINT64_C(16) << 20) /* bytes of the windows that are given back in one hold of the lock */
 
@@ -49,54 +50,59 @@ static bool copy_to_window(struct ring *ring, uint32_t arena, uint64_t position,
     return true;
 }
 
-struct lease *spilling_holds_up(struct ring *ring, const struct take *take, bool any, uint32_t *number)
+/* Bytes of a record in the data, header and all; 0: it contradicts itself, which the getter that takes it will say. */
+static uint64_t record_size(struct ring *ring, uint32_t arena, uint64_t position, uint64_t held_up)
 {
-    struct lease *oldest = lease_oldest_in_data(ring, take, number);
-    if (oldest == NULL || GET(ring->segment->leases.changed[1]) != 0 ||
-        atomic_load_explicit(&oldest->in_place, memory_order_acquire) != BYTES_MAY_MOVE) { /* its holder has read it */
-        return NULL;
-    }
-    uint32_t arena = GET(oldest->arena);
-    uint64_t held_up = take->next.position - GET(oldest->position);
-    if (arena >= ring->arenas ||
-        (!any && arena == take->next.arena && held_up <= ring->arena_size[arena] / TOO_MUCH)) {
-        return NULL;
-    }
-    return oldest;
-}
-
-void spilling_move_if_it_holds_up(struct ring *ring, struct take *take)
-{
-    if (take->done_from != take->done_to) {
-        return; /* what this call finishes has its window until the commit */
-    }
-    uint32_t number;
-    struct lease *oldest = spilling_holds_up(ring, take, take->makes_room, &number);
-    if (oldest == NULL) {
-        return;
-    }
-    uint32_t arena = GET(oldest->arena);
-    uint64_t position = GET(oldest->position), held_up = take->next.position - position;
     struct span span = arena_span(ring, arena);
     struct record_header head;
     if (span.bytes == NULL) {
-        return;
+        return 0;
     }
     const unsigned char *bytes = span.bytes + arena_offset(ring, arena, position);
     memcpy(&head, bytes, sizeof head);
-    uint64_t length = head.length, window = 0;
+    uint64_t length = head.length;
     if (head.length == RECORD_LONG) {
         memcpy(&length, bytes + sizeof head, sizeof length);
         length = length < UINT64_MAX / 2 ? length : UINT64_MAX / 2;
     }
     length += record_head(length);
-    if (length > held_up || length > span.size) {
-        return; /* it contradicts itself: the getter that takes it will say so */
+    return length > held_up || length > span.size ? 0 : length;
+}
+
+enum ring_status spilling_find(struct ring *ring, const struct take *take, struct lease **entry, uint32_t *number,
+                               uint64_t *size)
+{
+    struct lease *oldest = lease_oldest_in_data(ring, take, number);
+    if (oldest == NULL || GET(ring->segment->leases.changed[1]) != 0 ||
+        atomic_load_explicit(&oldest->in_place, memory_order_acquire) != BYTES_MAY_MOVE) { /* its holder has read it */
+        return RING_EMPTY;
+    }
+    uint32_t arena = GET(oldest->arena);
+    uint64_t position = GET(oldest->position), held_up = take->next.position - position;
+    if (arena >= ring->arenas || (!take->makes_room && arena == take->next.arena &&
+                                  held_up <= ring->arena_size[arena] / TOO_MUCH)) {
+        return RING_EMPTY;
+    }
+    *entry = oldest;
+    *size = record_size(ring, arena, position, held_up);
+    return *size == 0 ? RING_EMPTY : *size > AT_ONCE_MAX && !take->waits ? RING_BUSY : RING_OK;
+}
+
+void spilling_move_if_it_holds_up(struct ring *ring, struct take *take)
+{
+    struct lease *oldest;
+    uint32_t number;
+    uint64_t length, window = 0;
+    if (take->done_from != take->done_to) {
+        return; /* what this call finishes has its window until the commit */
+    }
+    if (spilling_find(ring, take, &oldest, &number, &length) != RING_OK) {
+        return;
     }
     while (window <= ring->capacity && !is_window_free(ring, take, &window, length)) {
     }
     if (window > ring->capacity || length > ring->capacity - window ||
-        !copy_to_window(ring, arena, position, window, length)) {
+        !copy_to_window(ring, GET(oldest->arena), GET(oldest->position), window, length)) {
         return;
     }
     struct lease *entry = lease_change(ring, take, number);

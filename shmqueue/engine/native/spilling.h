@@ -10,8 +10,10 @@
 /* Notes bytes of the windows whose memory may be given back after the commit. */
 void spilling_note_done(struct take *take, uint64_t position, uint64_t window);
 
-/* The leased record that keeps too many bytes from use and may be moved; `any`: that keeps any.  NULL: there is none. */
-struct lease *spilling_holds_up(struct ring *ring, const struct take *take, bool any, uint32_t *number);
+/* The leased record that keeps too many bytes from use and may be moved, and its size; take->makes_room: that keeps any.
+ * RING_EMPTY: there is none.  RING_BUSY: it is too large for a call that waits for nothing. */
+enum ring_status spilling_find(struct ring *ring, const struct take *take, struct lease **entry, uint32_t *number,
+                               uint64_t *size);
 
 /* Rule 14, before a commit: at most one record is moved; one that cannot be moved goes on holding up the ring. */
 void spilling_move_if_it_holds_up(struct ring *ring, struct take *take);

@@ -6,6 +6,7 @@ enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct pati
 {
     struct side *side = &ring->segment->get;
     take->self = lock_self();
+    take->waits = patience.for_lock;
     enum ring_status status = side_lock(ring, side, take->self, patience);
     if (status != RING_OK) {
         return status;

@@ -26,6 +26,7 @@ struct take {
     uint32_t returned; /* requeued items */
     struct place place; /* of that entry's record, checked */
     uint64_t number;    /* which of all items that is */
+    bool waits;         /* it may take its time: a call that waits for nothing copies no large record */
     bool makes_room;    /* for a putter: whatever keeps bytes from use is moved away */
     uint64_t done_from, done_to; /* bytes of the windows some of whose memory is not needed after the commit */
     struct reservation reservation; /* which stands before the record, of RING_RESERVED */

@@ -47,14 +47,32 @@ enum ring_status writers_pass(struct ring *ring, struct take *take)
     return RING_OK;
 }
 
+static bool is_entry_of(const struct lease *entry, const struct reservation *reservation)
+{
+    return GET(entry->state) == LEASE_WRITING && GET(entry->pid) == reservation->pid &&
+           GET(entry->started) == reservation->started && GET(entry->handle) == reservation->handle &&
+           GET(entry->attempt) == reservation->token;
+}
+
+bool writers_drop(struct ring *ring, const struct reservation *reservation)
+{
+    uint32_t entries = lease_entries_now(ring);
+    struct lease *table = lease_entries(ring);
+    for (uint32_t i = 0; i < entries; i++) {
+        if (is_entry_of(&table[i], reservation)) {
+            atomic_store_explicit(&table[i].in_place, BYTES_DROPPED, memory_order_release);
+            return true;
+        }
+    }
+    return false;
+}
+
 bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit,
                  struct patience patience)
 {
     const struct lease *entries = lease_entries(ring);
     for (uint32_t i = 0; take->next.leases && i < take->entries; i++) {
-        if (GET(entries[i].state) == LEASE_WRITING && GET(entries[i].pid) == reservation->pid &&
-            GET(entries[i].started) == reservation->started && GET(entries[i].handle) == reservation->handle &&
-            GET(entries[i].attempt) == reservation->token) {
+        if (is_entry_of(&entries[i], reservation)) {
             if (lending_end_entry(ring, take, i, commit)) {
                 side_wake_for_returned(ring, 1, patience);
             }

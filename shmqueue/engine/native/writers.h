@@ -11,6 +11,10 @@
  * there is no entry left.  RING_UNMAPPED: no memory for the table. */
 enum ring_status writers_pass(struct ring *ring, struct take *take);
 
+/* If the reservation is an entry: has the next process that checks the holders abandon it.  False: it is none.  No
+ * lock. */
+bool writers_drop(struct ring *ring, const struct reservation *reservation);
+
 /* If the reservation is an entry: ends it and releases the lock.  False: it is none. */
 bool writers_end(struct ring *ring, struct take *take, const struct reservation *reservation, bool commit,
                  struct patience patience);

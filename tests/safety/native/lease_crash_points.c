@@ -612,7 +612,7 @@ static void operate(struct scene *scene)
         ring_return_dead(ring, 0);
         break;
     case MAKE_ROOM:
-        (void)!leases_make_room(ring);
+        (void)!leases_make_room(ring, true);
         break;
     case RESERVE:
         scene->next_id--;
