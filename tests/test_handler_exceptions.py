@@ -172,8 +172,7 @@ def test_asking_whose_exception_it_is_keeps_nothing_alive() -> None:
     def fail() -> None:
         int("x")
 
-    def ask() -> weakref.ref[Thing]:
-        thing = Thing()
+    def ask(thing: Thing) -> weakref.ref[Thing]:
         try:
             fail()
         except ValueError as error:
@@ -182,7 +181,8 @@ def test_asking_whose_exception_it_is_keeps_nothing_alive() -> None:
 
     gc.disable()
     try:
-        assert ask()() is None
+        reference = ask(Thing())
+        assert reference() is None
     finally:
         gc.enable()
 
