@@ -19,6 +19,8 @@ def is_of_handler(error: BaseException) -> bool:
     the item's code either.)
     """
     passed: TracebackType | None = error.__traceback__
+    # The first frame is the caller's, which has caught it: a look at its variables would keep them, this one included.
+    passed = passed and passed.tb_next
     while passed is not None:
         if _has_frame(passed.tb_frame):
             return True

@@ -6,6 +6,7 @@ import functools
 import gc
 import signal
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -162,6 +163,28 @@ def _at_line(number: int, action: Callable[[], object], failure: type[Exception]
         gc.enable()
     assert lines < number, "the exception was swallowed"
     return False
+
+
+def test_asking_whose_exception_it_is_keeps_nothing_alive() -> None:
+    class Thing:
+        """Something that is to be collected at once."""
+
+    def fail() -> None:
+        int("x")
+
+    def ask(thing: Thing) -> weakref.ref[Thing]:
+        try:
+            fail()
+        except ValueError as error:
+            assert not is_of_handler(error)  # noqa: PT017 - what is asked is not the exception
+        return weakref.ref(thing)
+
+    gc.disable()
+    try:
+        reference = ask(Thing())
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 class Handler:
