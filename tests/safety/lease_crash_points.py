@@ -31,7 +31,7 @@ CHANGE = """\
         atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
         atomic_signal_fence(memory_order_seq_cst);
 """
-COPY = "        !copy_to_window(ring, arena, position, window, length)) {\n"
+COPY = "        !copy_to_window(ring, GET(oldest->arena), GET(oldest->position), window, length)) {\n"
 OLDEST = "    if (oldest != NULL) {\n        settled->position = GET(oldest->position);\n"
 FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    tally_count_as_done(ring, &take.next);\n"
 
@@ -66,7 +66,7 @@ MUTANTS = (
         "moved-before-the-copy-is-whole",
         NATIVE + "spilling.c",
         COPY,
-        "        !copy_to_window(ring, arena, position, window, length / 2)) {\n",
+        "        !copy_to_window(ring, GET(oldest->arena), GET(oldest->position), window, length / 2)) {\n",
     ),
     Mutant(
         "moved-over-what-is-not-finished-yet",
@@ -104,8 +104,8 @@ MUTANTS = (
     Mutant(
         "any-of-the-writers-items-ended",
         NATIVE + "writers.c",
-        "            GET(entries[i].attempt) == reservation->token) {",
-        "            true) {",
+        "           GET(entry->attempt) == reservation->token;",
+        "           true;",
     ),
     Mutant(
         "what-was-abandoned-stays-unfinished",

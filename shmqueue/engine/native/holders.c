@@ -76,7 +76,7 @@ static void wake_for(struct ring *ring, int returned, struct patience patience)
 }
 
 /* Without the lock, see rule 15. */
-static void drop_all(struct ring *ring, const struct whose *ours)
+static void drop_what_is_held(struct ring *ring, const struct whose *ours)
 {
     uint32_t entries = lease_entries_now(ring);
     struct lease *table = lease_entries(ring);
@@ -97,7 +97,7 @@ void ring_return_all(struct ring *ring, struct patience patience)
     } while (status == RING_OK || (status == RING_INTERRUPTED && monotonic_ns() < patience.deadline));
     wake_for(ring, returned, patience);
     if (status == RING_INTERRUPTED || status == RING_LOCKED) { /* a peer with the lock was stopped */
-        drop_all(ring, &ours);
+        drop_what_is_held(ring, &ours);
     }
 }
 
