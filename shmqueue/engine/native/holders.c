@@ -87,7 +87,7 @@ static void drop_what_is_held(struct ring *ring, const struct whose *ours)
     }
 }
 
-void ring_return_all(struct ring *ring, struct patience patience)
+enum ring_status ring_return_all(struct ring *ring, struct patience patience)
 {
     const struct whose ours = {.holder = os_this_process(), .handle = ring->handle};
     enum ring_status status;
@@ -99,6 +99,7 @@ void ring_return_all(struct ring *ring, struct patience patience)
     if (status == RING_INTERRUPTED || status == RING_LOCKED) { /* a peer with the lock was stopped */
         drop_what_is_held(ring, &ours);
     }
+    return status == RING_EMPTY ? RING_OK : status;
 }
 
 /* The number of items that can be taken again. */

@@ -6,7 +6,7 @@
 
 /* Gives back all that this handle has, but for what objects of the program refer to (BYTES_SEEN); for its end.  What
  * cannot be given back in time is dropped: others give it back. */
-void ring_return_all(struct ring *ring, struct patience patience);
+enum ring_status ring_return_all(struct ring *ring, struct patience patience);
 
 /* Gives back all that ended processes had, and what was dropped, if no process has checked for `at_least` ns.  Takes the lock.
  * While another thread has it, this does nothing, and does not wait. */

@@ -147,7 +147,7 @@ static void give_back_all(RingObject *self)
     if (self->loans > 0 && self->memory != NULL && !ring_is_corrupted(&self->ring)) {
         struct patience patience = return_patience();
         self->loans = 0;
-        WITHOUT_GIL(self, ring_return_all(&self->ring, patience));
+        WITHOUT_GIL(self, (void)ring_return_all(&self->ring, patience));
     }
 }
 
