@@ -6,13 +6,14 @@ import datetime
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, python, run_python, wait_until
+from support import PATIENCE, Call, asleep, python, run_python, wait_until
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 
@@ -632,3 +633,29 @@ for number in range(50):
         assert not thread.is_alive(), number
 """
     run_python(code)
+
+
+def test_a_priority_that_comes_up_while_a_consumer_notes_what_to_wait_for_is_waited_for(
+    connect: Callable[..., kombu.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, connection = connect(), connect()
+    channel = connection.channel()
+    JOBS(channel).declare()
+    messages, topology = connection.transport.messages, other.transport.messages.topology
+    find, noted = messages._opened, threading.Event()
+
+    def find_and_add(name: str) -> Any:
+        found = find(name)
+        if sys._getframe(1).f_code.co_name == "wishes" and not noted.is_set():
+            topology.change(lambda state: topology.add_level(state, "jobs", 5))  # as a publisher does first
+            noted.set()
+        return found
+
+    monkeypatch.setattr(messages, "_opened", find_and_add)
+    with kombu.Consumer(channel, [JOBS], callbacks=[lambda body, message: message.ack()]):
+        connection.transport.doorbell.ring()
+        consuming = Call(connection.drain_events, timeout=PATIENCE)
+        assert noted.wait(PATIENCE)
+        asleep(consuming)
+        publish(other.channel(), "second", priority=5)
+        consuming.result()

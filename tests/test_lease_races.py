@@ -455,6 +455,18 @@ def test_a_lease_that_is_collected_while_the_lock_is_held_comes_back(make: Make,
 
 
 @pytest.mark.usefixtures("only_native")
+def test_a_close_beside_a_held_lock_leaves_its_leases_to_others(make: Make, name: str) -> None:
+    q, other = make(), make()
+    q.put("job")
+    lease = q.lease()
+    with get_lock_held(name) as release:
+        q.close()
+        release()
+    assert other.get(timeout=PATIENCE) == "job"
+    assert not lease.is_held
+
+
+@pytest.mark.usefixtures("only_native")
 def test_a_view_whose_last_look_ends_while_the_lock_is_held_frees_its_bytes(make: Make, name: str) -> None:
     q, other = make(buffer_size=100_000), make()
     q.put(b"x" * 60_000)
