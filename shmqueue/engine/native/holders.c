@@ -132,16 +132,10 @@ bool ring_look_is_due(const struct ring *ring)
     return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;
 }
 
-void ring_return_dead(struct ring *ring, int64_t at_least)
+/* False: the lock was not free each time. */
+static bool return_what_the_dead_had(struct ring *ring)
 {
     struct leases *leases = &ring->segment->leases;
-    uint64_t now = (uint64_t)monotonic_ns(), looked = atomic_load(&leases->looked);
-    if (ring_is_corrupted(ring)) {
-        return;
-    }
-    if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
-        return;
-    }
     struct patience patience = {.for_lock = false}; /* one thread does this for many queues, perhaps an event loop */
     bool is_busy = false;
     struct take take;
@@ -174,8 +168,28 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
         is_busy = is_busy || status == RING_BUSY;
     }
     wake_for(ring, returned, patience);
-    if (is_busy) { /* the next look is due at once */
+    return !is_busy;
+}
+
+void ring_return_dead(struct ring *ring, int64_t at_least)
+{
+    struct leases *leases = &ring->segment->leases;
+    uint64_t now = (uint64_t)monotonic_ns(), looked = atomic_load(&leases->looked);
+    if (ring_is_corrupted(ring)) {
+        return;
+    }
+    if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
+        return;
+    }
+    if (!return_what_the_dead_had(ring)) { /* the next look is due at once */
         atomic_compare_exchange_strong(&leases->looked, &now, looked);
+    }
+}
+
+void ring_return_dead_now(struct ring *ring)
+{
+    if (!ring_is_corrupted(ring)) {
+        (void)return_what_the_dead_had(ring);
     }
 }
 

@@ -63,6 +63,7 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     lock_disown(&segment->put.guard.lock, lock_self());
     lock_disown(&segment->get.guard.lock, lock_self());
     ring_return_earlier(ring);
+    ring_return_dead_now(ring); /* what they had may be all that this handle is opened for */
     return NULL;
 }
 
