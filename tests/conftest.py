@@ -114,10 +114,10 @@ def heard_signals() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def gil_stays_off() -> Iterator[None]:
     """Where there is no GIL, nothing that the tests import or do switches it on."""
-    is_off = hasattr(sys, "_is_gil_enabled") and not sys._is_gil_enabled()
+    is_on: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+    was_on = is_on()
     yield
-    if is_off:
-        assert not sys._is_gil_enabled(), "something has switched the GIL on"
+    assert was_on or not is_on(), "something has switched the GIL on"
 
 
 @pytest.fixture(autouse=True)

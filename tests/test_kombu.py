@@ -595,7 +595,12 @@ def test_a_consumer_sleeps_while_as_many_messages_as_can_be_are_leased(
             connection.drain_events(timeout=PATIENCE)
         looks: list[int] = []
         look = connection.transport._deliver_some
-        monkeypatch.setattr(connection.transport, "_deliver_some", lambda: looks.append(1) or look())
+
+        def counted_look() -> Any:
+            looks.append(1)
+            return look()
+
+        monkeypatch.setattr(connection.transport, "_deliver_some", counted_look)
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=1)
         assert len(looks) < 30

@@ -525,7 +525,7 @@ def test_a_reservation_that_is_dropped_while_the_lock_is_held_is_abandoned_later
 def test_close_leaves_the_bytes_of_a_view_alone_until_nothing_looks_at_them(make: Make, raises: bool) -> None:
     q, other = make(buffer_size=100_000), make()
     q.put(b"A" * 5000)
-    seen = None
+    seen: Any = None
     with suppress(RuntimeError), q.get_view() as memory:
         seen = memoryview(memory)[:]
         if raises:
