@@ -119,14 +119,6 @@ static int return_earlier(struct ring *ring, struct patience patience)
     return returned;
 }
 
-void ring_return_earlier(struct ring *ring)
-{
-    if (ledger_read(&ring->segment->get.ledgers).leases) {
-        struct patience patience = {0};
-        wake_for(ring, return_earlier(ring, patience), patience);
-    }
-}
-
 bool ring_look_is_due(const struct ring *ring)
 {
     return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;

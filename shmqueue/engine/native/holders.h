@@ -8,14 +8,12 @@
  * cannot be given back in time is dropped: others give it back. */
 enum ring_status ring_return_all(struct ring *ring, struct patience patience);
 
-/* Gives back all that ended processes had, and what was dropped, if no process has checked for `at_least` ns.  Takes the lock.
- * While another thread has it, this does nothing, and does not wait. */
+/* Gives back all that ended processes had, an earlier program image of this process, which exec() has replaced, among
+ * them, and what was dropped, if no process has checked for `at_least` ns.  Takes the lock.  While another thread has
+ * it, this does nothing, and does not wait. */
 void ring_return_dead(struct ring *ring, int64_t at_least);
 /* The same whenever that was, for a handle that is being opened. */
 void ring_return_dead_now(struct ring *ring);
-/* Gives back what an earlier program image of this process had, which exec() has replaced, as far as the lock is
- * free. */
-void ring_return_earlier(struct ring *ring);
 /* Whether the last check is so long ago that a getter should make one. */
 bool ring_look_is_due(const struct ring *ring);
 

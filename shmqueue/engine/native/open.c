@@ -62,7 +62,6 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->spin_for_items = ring->spin_for_room = alone ? 0 : SPIN_MOST_NS;
     lock_disown(&segment->put.guard.lock, lock_self());
     lock_disown(&segment->get.guard.lock, lock_self());
-    ring_return_earlier(ring);
     ring_return_dead_now(ring); /* what they had may be all that this handle is opened for */
     return NULL;
 }
