@@ -137,7 +137,7 @@ class Rabbit(Server):
         super().start()
 
     def write(self) -> None:
-        """It does so up to 2 s after it has said that a queue is declared; items are written before that is said."""
+        """It does so some time after it has said that a queue is declared; items are written before that is said."""
         command = [_RABBIT_CONTROL, "eval", "mnesia:sync_log()."]
         ran = subprocess.run(command, env=self.command()[1], capture_output=True, text=True)
         assert (ran.returncode, ran.stdout) == (0, "ok\n"), ran.stdout + ran.stderr
