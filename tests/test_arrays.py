@@ -124,7 +124,7 @@ def test_elsewhere_read_only_ones_stay_so(make: Make, engine: str, kind: Any, si
 )
 def test_each_buffer_owns_its_memory(any_queue: Any, sizes: list[int]) -> None:
     item = [Array(bytearray(i.to_bytes(1, "big") * size)) for i, size in enumerate(sizes)]
-    for put, get in ((any_queue.put, any_queue.get), _batches(any_queue)):
+    for put, get in ((any_queue.put, any_queue.get), _batches(any_queue), _leases(any_queue)):
         put(item)
         received = get()
         assert [bytes(one.data) for one in received] == [bytes(one.data) for one in item]
@@ -138,6 +138,22 @@ def _batches(q: Any) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
     if not hasattr(q, "put_many"):
         return q.put, q.get
     return lambda item: q.put_many([item]), lambda: q.get_many(1)[0]
+
+
+def _leases(q: Any) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
+    def by_lease() -> Any:
+        with q.lease() as lease:
+            return lease.item
+
+    return q.put, by_lease if hasattr(q, "lease") else q.get
+
+
+def test_a_large_leased_array_lives_where_the_record_was_copied_to(make: Make, native: None) -> None:
+    q = make()
+    q.put(Array(bytearray(100_000)))
+    with q.lease() as lease:
+        assert isinstance(lease.item.data, memoryview), "copied once more"
+        assert lease.item.is_writable
 
 
 def test_what_arrives_is_nobody_elses(any_queue: Any) -> None:

@@ -130,7 +130,7 @@ class Loan(Protocol):
         """Whether it is neither finished nor given back, as far as this process knows."""
 
     def payload(self, /) -> bytes:
-        """A copy of the record's payload."""
+        """A copy of the record's payload, in a bytearray if objects may live in it."""
 
     def contents(self, /) -> memoryview:
         """The contents of a bytes item, read-only, where they lie if they can be read there.

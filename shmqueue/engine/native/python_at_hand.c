@@ -5,6 +5,17 @@
 #define BATCH_BYTES (1 << 20) /* get_many() stops adding records after so many */
 #define BUFFERS_METHOD 3      /* serialization.py: pickle whose buffers are used where they arrive */
 
+PyObject *new_payload(uint32_t method, uint64_t length, void **fill)
+{
+    bool writable = method == BUFFERS_METHOD;
+    PyObject *payload = writable ? PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)length)
+                                 : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    if (payload != NULL) {
+        *fill = writable ? PyByteArray_AS_STRING(payload) : PyBytes_AS_STRING(payload);
+    }
+    return payload;
+}
+
 PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **fill)
 {
     PyTypeObject *type = state_of(self)->record_type;
@@ -12,10 +23,7 @@ PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **
     if (record == NULL) {
         return NULL;
     }
-    bool writable = method == BUFFERS_METHOD;
-    PyObject *number = PyLong_FromUnsignedLong(method);
-    PyObject *payload = writable ? PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)length)
-                                 : PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    PyObject *number = PyLong_FromUnsignedLong(method), *payload = new_payload(method, length, fill);
     if (number == NULL || payload == NULL) {
         Py_XDECREF(number);
         Py_XDECREF(payload);
@@ -24,7 +32,6 @@ PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **
     }
     PyTuple_SET_ITEM(record, 0, number);
     PyTuple_SET_ITEM(record, 1, payload);
-    *fill = writable ? PyByteArray_AS_STRING(payload) : PyBytes_AS_STRING(payload);
     return record;
 }
 

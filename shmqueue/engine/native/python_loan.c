@@ -10,6 +10,8 @@
  */
 #include "python_loan.h"
 
+#include "python_at_hand.h"
+
 #define LOAN_END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
 
 void loan_let_move(LoanObject *loan)
@@ -208,19 +210,21 @@ static bool find_again(LoanObject *loan)
     return is_readable(loan); /* another thread may have ended it meanwhile */
 }
 
-static PyObject *copy_of(LoanObject *loan, uint64_t from, uint64_t length)
+/* A copy of bytes of the payload, as new_payload() makes it for the method. */
+static PyObject *copy_of(LoanObject *loan, uint32_t method, uint64_t from, uint64_t length)
 {
     RingObject *ring = loan->ring;
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+    void *fill;
+    PyObject *bytes = new_payload(method, length, &fill);
     bool done = true;
     if (bytes == NULL || !is_readable(loan) || !find_again(loan)) {
         Py_XDECREF(bytes);
         return NULL;
     }
     if (length < LARGE) {
-        done = ring_loan_read(&ring->ring, &loan->loan, from, length, PyBytes_AS_STRING(bytes));
+        done = ring_loan_read(&ring->ring, &loan->loan, from, length, fill);
     } else {
-        WITHOUT_GIL(ring, done = ring_loan_read(&ring->ring, &loan->loan, from, length, PyBytes_AS_STRING(bytes)));
+        WITHOUT_GIL(ring, done = ring_loan_read(&ring->ring, &loan->loan, from, length, fill));
     }
     if (!done) {
         Py_DECREF(bytes);
@@ -232,7 +236,7 @@ static PyObject *copy_of(LoanObject *loan, uint64_t from, uint64_t length)
 
 PyObject *loan_payload(LoanObject *loan)
 {
-    PyObject *payload = copy_of(loan, 0, loan->loan.length);
+    PyObject *payload = copy_of(loan, loan->loan.method, 0, loan->loan.length);
     if (payload != NULL && loan->exports == 0) {
         loan_let_move(loan);
     }
@@ -258,7 +262,7 @@ static int look_at(LoanObject *loan, Py_buffer *buffer, int flags)
     }
     bool is_there = !loan->may_move && loan->copy == NULL;
     const void *bytes = is_there ? ring_loan_place(&ring->ring, &loan->loan, loan->from) : NULL;
-    if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->from, loan->length)) != NULL) {
+    if (bytes == NULL && loan->copy == NULL && (loan->copy = copy_of(loan, loan->loan.method, loan->from, loan->length)) != NULL) {
         loan_let_move(loan);
     }
     if (bytes == NULL && loan->copy != NULL) {

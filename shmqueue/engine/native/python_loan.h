@@ -30,7 +30,7 @@ typedef struct {
 typedef struct {
     LoanObject loan; /* first: a Lease is used as a Loan */
     PyObject *item;    /* NULL: not loaded yet, from these two: */
-    PyObject *payload; /* bytes; NULL once loaded */
+    PyObject *payload; /* of new_payload(); NULL once loaded */
     PyObject *load;    /* called with the method and the payload */
     PyObject *ended;   /* called after a method has ended the lease, if the ring's gets are not fast or its descriptor is
                           not true; or NULL */
