@@ -7,10 +7,6 @@
 /* What a get hands out: a Record, or the item itself where it can be read straight out of the record. */
 enum form { AS_RECORD, AS_ITEM };
 
-/* What holds the bytes of a payload, which are still to be filled in at *fill: bytes, or, where objects may live in
- * them afterwards, a bytearray.  NULL: an exception is set.  Needs no lock. */
-PyObject *new_payload(uint32_t method, uint64_t length, void **fill);
-
 /* A Record (method, payload) with the payload's bytes still to be filled in at *fill.  Needs no lock. */
 PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **fill);
 

@@ -10,8 +10,6 @@
  */
 #include "python_loan.h"
 
-#include "python_at_hand.h"
-
 #define LOAN_END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
 
 void loan_let_move(LoanObject *loan)

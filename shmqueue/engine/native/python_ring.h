@@ -308,6 +308,12 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
  * is set. */
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle);
 
+/* ---- python_at_hand.c ---- */
+
+/* What holds the bytes of a payload, which are still to be filled in at *fill: bytes, or, where objects may live in
+ * them afterwards, a bytearray.  NULL: an exception is set.  Needs no lock. */
+PyObject *new_payload(uint32_t method, uint64_t length, void **fill);
+
 /* ---- python_get.c ---- */
 
 /* Takes what is there, if the lock is free: an item, or a Record, or NULL with an exception set.  False:
