@@ -196,6 +196,7 @@ def test_a_child_does_not_hold_what_its_parent_was_just_closing(engine: str) -> 
     """A child that lives on keeps neither the memory nor the lock of queues that its parent opens and closes."""
     code = """
 children = []
+reader, writer = os.pipe()
 
 def turn():
     ShmQueue("short").shutdown()
@@ -205,6 +206,7 @@ thread.start()
 for _ in range(forks):
     child = os.fork()
     if child == 0:
+        os.write(writer, b"x")  # it has closed what it must not keep: that is done before fork() returns
         signal.pause()
         os._exit(0)
     children.append(child)
@@ -214,10 +216,13 @@ for _ in range(forks):
 over.set()
 thread.join(30)
 hangs = thread.is_alive()
-held = [queue for queue in os.listdir(directory)]
+for _ in children:
+    os.read(reader, 1)
+held = os.listdir(directory)
 for child in children:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+assert held == [], held
 assert not hangs, "opening waits for a lock that a child has"
 """
     with python(FORK_WHILE + code, 20) as process:
