@@ -181,6 +181,9 @@ class Queue(_Shared[T], _StandardQueue[T]):
     def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
+        It may be fewer than there are: an item that comes again after a lease comes alone, and so may one of 32 KiB or
+        more; otherwise the items of one call take 1 MiB together at most.
+
         Args:
             max_items: most items to take, at least 1.
             timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.

@@ -113,6 +113,9 @@ class QueueItems(Iterated, Generic[T]):
     def get_many(self, max_items: int, timeout: float | None = None, *, block: bool = True) -> list[T]:
         """Take up to ``max_items`` of the oldest items at once: what is there, waiting only for the first.
 
+        It may be fewer than there are: an item that comes again after a lease comes alone, and so may one of 32 KiB or
+        more; otherwise the items of one call take 1 MiB together at most.
+
         Args:
             max_items: most items to take, at least 1.
             timeout: seconds to wait for the first one at most, None for ever, 0 not at all; ignored unless ``block``.
@@ -231,6 +234,7 @@ class QueueItems(Iterated, Generic[T]):
             ShmQueueFull: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
+            ShmQueueNoSpaceError: there is no memory left to note what is leased: 4 KiB for each 64 items. ``get`` works.
         """
         if timeout is not None:
             timeout = require_seconds(timeout, block)

@@ -291,6 +291,24 @@ def test_a_put_goes_on_when_others_free_memory(small_memory: str, make: Make) ->
     putter.join()
 
 
+def test_a_lease_without_memory_to_note_it_leaves_the_item_in_the_queue(small_memory: str, make: Make) -> None:
+    hog = os.path.join(small_memory, "hog")
+    q = make(buffer_size=START)
+    q.put_many(["first", "second"])
+    with open(hog, "wb") as file:
+        size = 0
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            while True:
+                os.posix_fallocate(file.fileno(), size, 4096)
+                size += 4096
+    with pytest.raises(shmqueue.ShmQueueNoSpaceError) as raised:
+        q.lease(timeout=0)
+    assert raised.value.errno == errno.ENOSPC
+    assert q.get(timeout=0) == "first"
+    os.unlink(hog)
+    assert q.lease(timeout=0).item == "second"
+
+
 def test_a_put_has_the_memory_that_the_queue_itself_does_not_need(small_memory: str, make: Make) -> None:
     q = make(buffer_size=START, max_bytes=100 * MIB)
     for _ in range(10):

@@ -231,7 +231,7 @@ class Engine(Protocol):
     def get_many(self, most: int, block: bool, timeout: float | None, /) -> list[tuple[int, bytes]]:
         """Take 1 to ``most`` of the oldest records, waiting only for the first. Empty: there was none in time.
 
-        Fewer than there are only if one has 32 KiB or more, or all together 1 MiB.
+        Fewer than there are only if one has 32 KiB or more, or all together 1 MiB, or the first one was leased before.
         """
 
     def peek(self, block: bool, timeout: float | None, /) -> tuple[int, int, bytes] | None:

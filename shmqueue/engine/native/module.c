@@ -60,10 +60,11 @@ static int module_exec(PyObject *module)
     state->corrupted_error = PyObject_GetAttrString(exceptions, "ShmQueueCorruptedError");
     state->not_initialized_error = PyObject_GetAttrString(exceptions, "ShmQueueClosedError");
     state->shut_down_error = PyObject_GetAttrString(exceptions, "ShmQueueShutDown");
+    state->no_space_error = PyObject_GetAttrString(exceptions, "ShmQueueNoSpaceError");
     state->error = PyObject_GetAttrString(exceptions, "ShmQueueError");
     Py_DECREF(exceptions);
     if (state->value_error == NULL || state->corrupted_error == NULL || state->not_initialized_error == NULL ||
-        state->shut_down_error == NULL || state->error == NULL) {
+        state->shut_down_error == NULL || state->no_space_error == NULL || state->error == NULL) {
         return -1;
     }
     int error = os_init();
@@ -111,6 +112,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->corrupted_error);
     Py_VISIT(state->not_initialized_error);
     Py_VISIT(state->shut_down_error);
+    Py_VISIT(state->no_space_error);
     Py_VISIT(state->error);
     Py_VISIT(state->ring_type);
     Py_VISIT(state->loan_type);
@@ -130,6 +132,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->corrupted_error);
     Py_CLEAR(state->not_initialized_error);
     Py_CLEAR(state->shut_down_error);
+    Py_CLEAR(state->no_space_error);
     Py_CLEAR(state->error);
     Py_CLEAR(state->ring_type);
     Py_CLEAR(state->loan_type);

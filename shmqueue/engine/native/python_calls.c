@@ -2,6 +2,7 @@
 #include "python_ring.h"
 
 #include <math.h>
+#include <string.h>
 
 PyObject *raise_closed(RingObject *self)
 {
@@ -139,6 +140,19 @@ bool method_from(PyObject *number, uint32_t *method)
     return true;
 }
 
+static void raise_no_space(RingObject *self)
+{
+    int error = atomic_load(&self->ring.map_error);
+    PyObject *what = PyUnicode_FromFormat("no memory to map the queue, or to note what is leased: %s", strerror(error));
+    PyObject *raised = what != NULL ? PyObject_CallFunction(state_of(self)->no_space_error, "iOO", error, what, self->name)
+                                    : NULL;
+    if (raised != NULL) {
+        PyErr_SetObject(state_of(self)->no_space_error, raised);
+    }
+    Py_XDECREF(raised);
+    Py_XDECREF(what);
+}
+
 int after(RingObject *self, enum ring_status status)
 {
     if (status == RING_CORRUPTED) {
@@ -154,8 +168,7 @@ int after(RingObject *self, enum ring_status status)
         return -1;
     }
     if (status == RING_UNMAPPED) {
-        errno = atomic_load(&self->ring.map_error);
-        PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, self->name);
+        raise_no_space(self);
         return -1;
     }
     if (status == RING_DEADLINE || status == RING_LOCKED) {

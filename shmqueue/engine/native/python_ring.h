@@ -45,6 +45,7 @@ typedef struct {
     PyObject *corrupted_error;
     PyObject *not_initialized_error;
     PyObject *shut_down_error;
+    PyObject *no_space_error;
     PyObject *error;      /* what they all are */
     PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type;
     PyTypeObject *queue_base_type, *coroutine_type;
