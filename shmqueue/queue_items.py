@@ -234,7 +234,7 @@ class QueueItems(Iterated, Generic[T]):
             ShmQueueFull: ``dead_letter`` has no room; the item was requeued. As with any exception of its ``put``.
             ShmQueueTypeError, ShmQueueValueError: an argument is unusable; the message names it.
             ShmQueueError: 1,024 items are leased, which is the most for one queue.
-            ShmQueueNoSpaceError: there is no memory left to note what is leased: 4 KiB for each 64 items. ``get`` works.
+            ShmQueueNoSpaceError: no memory is left to note what is leased: 4 KiB for each 64 items. ``get`` works.
         """
         if timeout is not None:
             timeout = require_seconds(timeout, block)
