@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from . import leasing
-from .trial import FORMS, SHORT, Item, Lease, Trial
+from .model import Item, Lease
+from .trial import FORMS, SHORT, Trial
 from .workers import Reply
 
 __all__ = ["LeasingTrial"]

@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-from .clauses import Broken
-from .profiles import Profile
-from .timeline import Bar, marked
-from .values import is_alike, is_same
-from .workers import PATIENCE, Hung, Method, Reply, Team
+from .judging import Judging, shown
+from .model import Waiting
+from .values import is_same
+from .workers import PATIENCE, Method, Reply
 
-__all__ = ["FORMS", "NOTICED", "SHORT", "Item", "Lease", "Trial", "Waiting"]
+__all__ = ["FORMS", "NOTICED", "SHORT", "Trial"]
 
 SHORT = 0.04
 """Seconds: the timeout of operations that are expected to run into it."""
@@ -30,88 +25,8 @@ NOTICED = 0.3
 """Seconds after which a get has to notice that the holder of an older item is dead."""
 
 
-class Item(NamedTuple):
-    """An item, which worker has put it, and its number in the order of the puts.
-
-    ``attempts``: how often it was leased. ``back``: the clause by which it is in the queue again; "" for a new one.
-    """
-
-    value: Any
-    producer: int
-    number: int
-    attempts: int = 0
-    back: str = ""
-
-
-class Lease(NamedTuple):
-    """An item that a worker has leased, and the lease's number there."""
-
-    item: Item
-    worker: int
-    number: int
-
-
-@dataclass
-class Model:
-    """What the queue should hold."""
-
-    maxsize: int
-    items: list[Item] = field(default_factory=list)
-    leases: list[Lease] = field(default_factory=list)
-    acknowledged: list[Item] = field(default_factory=list)
-    puts: int = 0
-    unfinished: int = 0
-    shut: bool = False
-    shut_now: bool = False
-
-    @property
-    def has_room(self) -> bool:
-        return self.maxsize == 0 or len(self.items) < self.maxsize
-
-    def put(self, value: Any, producer: int) -> None:
-        self.items.append(Item(value, producer, self.puts))
-        self.puts += 1
-        self.unfinished += 1
-
-    def give_back(self, item: Item, back: str) -> None:
-        self.items.append(item._replace(attempts=item.attempts + 1, back=back))
-        self.items.sort(key=attrgetter("number"))
-
-
-class Waiting(NamedTuple):
-    """An operation under way that has to wait; ``bar``: its place in the trial's history."""
-
-    worker: int
-    number: int
-    kind: str
-    value: Any
-    bar: int
-
-
-class Trial:
-    """A queue, its workers and the model.
-
-    Args:
-        team: workers whose slot ``slot`` is a queue that nobody has used.
-        profile: what is expected.
-        maxsize: what the queue was made with.
-        ignored: clauses that are known to be broken; the example is over where one shows.
-        decided: counts how often each clause was put to the test.
-    """
-
-    def __init__(
-        self, team: Team, slot: int, profile: Profile, maxsize: int, ignored: set[str], decided: Counter[str]
-    ) -> None:
-        self._team, self._slot, self._profile = team, slot, profile
-        self._ignored, self._decided = ignored, decided
-        self.model = Model(maxsize)
-        self.waiting: list[Waiting] = []
-        self.program: list[str] = []
-        self.history: list[Bar] = []
-        self._put_at: list[int] = []  # the place in the history of each put, by the item's number
-        self.is_over = False
-        self.is_dirty = False
-        self.replaced = 0
+class Trial(Judging):
+    """The steps, but for those that concern leases."""
 
     @property
     def is_left_clean(self) -> bool:
@@ -126,52 +41,6 @@ class Trial:
     def is_clogged(self) -> bool:
         """Whether a feeder thread may be waiting until somebody reads what is in the pipe."""
         return self._profile.reordering and sum(len(pickle.dumps(item.value)) for item in self.model.items) > 32768
-
-    # ---- judging ----
-
-    def check(self, key: str, holds: bool, what: str, about: Iterable[int] = ()) -> None:
-        """Say that a clause was put to the test, and how that ended.
-
-        ``about``: the places in the history of the operations that it is about, beside the last one.
-        """
-        if self.is_over or key not in self._profile.clauses:
-            return
-        self._decided[key] += 1
-        if holds:
-            return
-        self.is_over = self.is_dirty = True
-        if key not in self._ignored:
-            raise Broken(key, what, self.program, marked(self.history, {len(self.history) - 1, *about}))
-
-    def _note(self, worker: int, call: str, outcome: object) -> None:
-        self.program.append(f"{len(self.program) + 1}. worker {worker}: {call} -> {outcome}")
-
-    def _draw(self, worker: int, call: str, began: int, outcome: object = None) -> None:
-        """Add an operation to the history: one that has not ended if there is no outcome."""
-        ended = None if outcome is None else time.monotonic_ns()
-        self.history.append(Bar(worker, call if outcome is None else f"{call} -> {outcome}", began, ended))
-
-    def _count_put(self, value: Any, worker: int, bar: int) -> None:
-        self.model.put(value, worker)
-        self._put_at.append(bar)
-
-    def _call(self, worker: int, method: Method, *arguments: Any, hang: str = "prompt", **options: Any) -> Reply:
-        """Make a call that returns soon; ``hang`` is the clause that is broken if it does not."""
-        shown = ", ".join([*map(_short, arguments), *(f"{name}={value!r}" for name, value in options.items())])
-        call = f"{method if isinstance(method, str) else method.__name__}({shown})"
-        began = time.monotonic_ns()
-        try:
-            reply = self._team.workers[worker].call(self._slot, method, *arguments, **options)
-        except Hung:
-            self._note(worker, call, "does not return")
-            self._draw(worker, call, began)
-            puts = self._next_puts() if call.startswith("get") else []
-            self.check(hang, False, f"{call} does not return", puts)
-            self.is_over = self.is_dirty = True
-            return Reply(None, ("Hung",), "", 0.0)
-        self._note(worker, call, reply)
-        self._draw(worker, call, began, reply)
-        return reply
 
     # ---- put and get ----
 
@@ -261,65 +130,6 @@ class Trial:
     def _may_seem_empty(self, form: str) -> bool:
         return self._profile.early_empty and form in ("nowait", "no block", "negative", "timeout")
 
-    def _got(self, reply: Reply) -> None:
-        """Judge what a get returned while items were there."""
-        if self._fits(reply, reply.value) is not None:
-            for key in ("same", "fifo", "once", "kept"):
-                self.check(key, True, "")
-
-    def _fits(self, reply: Reply, value: Any) -> Item | None:
-        """Which item it is that was taken, out of the model; judged if it is none that can come next."""
-        model, firsts = self.model, self._possible_next()
-        if reply.errors:
-            key = self._key_of_next("kept") if "Empty" in reply.errors else "prompt"
-            self.check(key, False, f"a get with {len(model.items)} items queued: {reply}", self._next_puts())
-            self.is_over = self.is_dirty = True
-            return None
-        for item in firsts:
-            if is_same(value, item.value):
-                model.items.remove(item)
-                if item.back:
-                    self.check(item.back, True, "")
-                return item
-        expected = " or ".join(_short(item.value) for item in firsts)
-        known = [*firsts, *model.items, *(lease.item for lease in model.leases), *model.acknowledged]
-        puts = [self._put_at[item.number] for item in known if item in firsts or is_same(value, item.value)]
-        self.check(self._fault_of(value, firsts), False, f"got {_short(value)} instead of {expected}", puts)
-        self.is_over = self.is_dirty = True
-        return None
-
-    def _fault_of(self, value: Any, firsts: list[Item]) -> str:
-        """The clause that is broken by what was taken instead of one of those that can come next."""
-        model = self.model
-        if any(is_same(value, item.value) for item in model.items):
-            return self._key_of_next("fifo")
-        if any(is_same(value, lease.item.value) for lease in model.leases):
-            return "lease-alone"
-        for item in model.acknowledged:
-            if is_same(value, item.value):
-                return item.back
-        return "same" if any(is_alike(value, item.value) for item in firsts) else "once"
-
-    def _key_of_next(self, otherwise: str) -> str:
-        """The clause by which one of those that can come next is in the queue again."""
-        return next((item.back for item in self._possible_next() if item.back), otherwise)
-
-    def _possible_next(self) -> list[Item]:
-        """The items that may come next: the oldest, or the oldest of each worker where these may be reordered."""
-        if self._profile.returns_anywhere:
-            new = [item for item in self.model.items if not item.back]
-            return [*new[:1], *(item for item in self.model.items if item.back)]
-        if not self._profile.reordering:
-            return self.model.items[:1]
-        firsts: dict[int, Item] = {}
-        for item in self.model.items:
-            firsts.setdefault(item.producer, item)
-        return list(firsts.values())
-
-    def _next_puts(self) -> list[int]:
-        """The places in the history of the puts of those."""
-        return [self._put_at[item.number] for item in self._possible_next()]
-
     def fill(self, worker: int) -> None:
         """Put until the queue is full, one item at least."""
         self.put(worker, len(self.program), "plain")
@@ -357,7 +167,7 @@ class Trial:
             self.check("join", not reply.errors, f"a join with nothing unfinished: {reply}")
 
     def _start(self, worker: int, kind: str, value: Any, *arguments: Any, method: Method = "") -> None:
-        call = f"{kind}({', '.join(map(_short, arguments))})"
+        call = f"{kind}({', '.join(map(shown, arguments))})"
         self._draw(worker, call, time.monotonic_ns())
         number = self._team.workers[worker].start("thread", self._slot, method or kind, arguments, {})
         self.waiting.append(Waiting(worker, number, kind, value, len(self.history) - 1))
@@ -555,8 +365,3 @@ FORMS: dict[str, dict[str, Any]] = {
     "negative": {"timeout": -1},
     "keywords": {"block": True, "timeout": None},
 }
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
