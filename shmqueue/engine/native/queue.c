@@ -28,7 +28,7 @@ enum ring_status ring_wait_items(struct ring *ring, int64_t deadline)
         ring_clear_the_way(ring);
     }
     if (status == RING_INTERRUPTED && get.leases) {
-        ring_return_dead(ring, WAIT_SLICE_NS / 2);
+        ring_return_dead(ring, WAIT_SLICE_NS / 2); /* due again only if that look found the lock held */
     }
     if (status == RING_INTERRUPTED && arena_is_elastic(ring)) {
         ring_trim(ring, true); /* a slice without news, or a signal: time to tidy up */

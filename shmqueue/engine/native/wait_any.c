@@ -92,7 +92,7 @@ static void tidy(struct wish *wishes, size_t count)
             continue;
         }
         if (ledger_read(&ring->segment->get.ledgers).leases) {
-            ring_return_dead(ring, WAIT_SLICE_NS / 2);
+            ring_return_dead(ring, WAIT_SLICE_NS / 2); /* due again only if that look found the lock held */
         }
         if (arena_is_elastic(ring)) {
             ring_trim(ring, true);
