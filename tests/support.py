@@ -192,6 +192,39 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+# ---- what programs that run in an interpreter of their own import from here ----
+
+
+def interruptions(call: Callable[[], object], times: int) -> Iterator[int]:
+    """Call again and again, until the exception of a signal handler ends it; then yield, for a look at what is left.
+
+    The signal comes after half a millisecond, so at another instruction each time. For programs of ``run_python``: the
+    handler stays. Yields the numbers below ``times``.
+    """
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interruption
+
+    signal.signal(signal.SIGALRM, interrupt)
+    for number in range(times):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            while True:
+                call()
+        except Interruption:
+            yield number
+
+
+def others_can(call: Callable[[], object]) -> bool:
+    """Whether another thread comes through a call: this one may have left a lock taken that it needs."""
+    other = Call(call)
+    other.join(PATIENCE / 3)
+    return not other.is_alive()
+
+
 # ---- what child processes of multiprocessing run: they import it from here ----
 
 

@@ -59,25 +59,17 @@ class TestGuard:
 
     def test_the_exception_of_a_signal_handler_on_the_way_in_or_out_leaves_it_free(self) -> None:
         code = """
-import signal, sys
+from support import interruptions
 from shmqueue.threads import Guard
 
-class Interruption(Exception):
-    pass
-
-def interrupt(*_):
-    raise Interruption
-
 guard = Guard()
-signal.signal(signal.SIGALRM, interrupt)
-for number in range(200):
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0005)
-        while True:
-            with guard():
-                pass
-    except Interruption:
-        assert not guard()._is_owned(), number
+
+def enter_and_leave():
+    with guard():
+        pass
+
+for number in interruptions(enter_and_leave, 200):
+    assert not guard()._is_owned(), number
 """
         run_python(code)
 
