@@ -178,6 +178,18 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 @pytest.fixture
+def only_native(engine: str) -> None:
+    if engine != "native":
+        pytest.skip("its lock is a word of memory")
+
+
+@pytest.fixture
+def only_portable(engine: str) -> None:
+    if engine != "portable":
+        pytest.skip("its lock is a lock of the file system")
+
+
+@pytest.fixture
 def native(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what only the native engine promises."""
     monkeypatch.setenv("SHMQUEUE_ENGINE", "native")

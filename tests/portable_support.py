@@ -1,4 +1,4 @@
-"""Handles on portable queues, and ways to interrupt a call of their engine at any line."""
+"""Handles on portable queues, records and what is in them, and ways to interrupt a call of their engine at any line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import inspect
 import linecache
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -35,7 +36,15 @@ from shmqueue.engine import (
     portable_waiting,
 )
 from shmqueue.engine.portable import PortableEngine
+from shmqueue.engine.portable_state import State
 from shmqueue.segment import Segment
+
+PAGE = segment.SYSTEM_PAGESIZE
+HEADER = segment.HEADER_SIZE
+WHOLE = 64 * PAGE
+"""What an elastic ring of the tests may hold at most."""
+
+Record = tuple[int, bytes]
 
 
 class Opened(NamedTuple):
@@ -81,6 +90,28 @@ def portable_handles(name: str) -> Iterator[Open]:
         for handle in handles:
             handle.close()
     assert left_of(uuids) == []
+
+
+def state_of(queue: Opened) -> State:
+    state = queue.engine._peek()
+    assert state is not None
+    return state
+
+
+def has_its_memory(queue: Opened) -> bool:
+    """Whether there is memory for every page of the ring, so that nothing that is written to it can fail."""
+    return queue.memory() >= HEADER + state_of(queue).size
+
+
+def drained(queue: Opened) -> list[Record]:
+    records = []
+    while (record := queue.engine.get(False, None)) is not None:
+        records.append(record)
+    return records
+
+
+def numbered(number: int, size: int) -> Record:
+    return number, random.Random(number).randbytes(size)
 
 
 def left_of(uuids: set[str]) -> list[str]:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import gc
 import inspect
-import os
 import pickle
 import pydoc
-import signal
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, asleep, python, wait_until
+from support import PATIENCE, Call, asleep
 
 import shmqueue
 from shmqueue import ShmQueue
 
 Make = Callable[..., ShmQueue]
+
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -174,58 +172,6 @@ def test_a_lease_is_of_the_public_class(q: ShmQueue) -> None:
     assert repr(lease) == "<Lease, attempt 1, over>"
 
 
-def test_a_handle_that_is_closed_gives_its_items_back(make: Make) -> None:
-    q, other = make(), make()
-    for number in range(3):
-        q.put(number)
-    leases = [q.lease() for _ in range(2)]
-    q.close()
-    assert not any(lease.is_held for lease in leases)
-    with pytest.raises(shmqueue.ShmQueueNotInitializedError):
-        leases[0].ack()
-    assert [other.get(block=False) for _ in range(3)] == [0, 1, 2]
-
-
-BEFORE_EXEC = """
-import os, sys
-from shmqueue import ShmQueue
-q = ShmQueue(sys.argv[1], create=False)
-lease = q.lease()
-print(lease.item, flush=True)
-sys.stdin.readline()
-os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], sys.argv[1]])
-"""
-
-AFTER_EXEC = """
-import sys
-from shmqueue import ShmQueue
-with ShmQueue(sys.argv[1], create=False) as q:
-    lease = q.lease(timeout=30)
-    print(lease.item, lease.attempt, flush=True)
-    sys.stdin.readline()
-    lease.ack()
-"""
-
-
-def test_a_program_gives_back_what_the_one_before_it_in_its_process_had(make: Make, name: str) -> None:
-    q = make()
-    q.put("first")
-    with python(BEFORE_EXEC, name, AFTER_EXEC) as holder:
-        assert holder.stdout is not None
-        assert holder.stdin is not None
-        assert holder.stdout.readline() == "first\n"
-        holder.stdin.write("\n")
-        holder.stdin.flush()
-        assert holder.stdout.readline() == "first 2\n"
-        with pytest.raises(shmqueue.ShmQueueEmpty):
-            q.get(timeout=0.5)  # what the living program has stays in its hands
-        holder.stdin.write("\n")
-        holder.stdin.flush()
-        assert holder.wait(PATIENCE) == 0
-    assert q.qsize() == 0
-    assert q.statistics().redelivered == 1
-
-
 def test_qsize_counts_what_can_be_taken(q: ShmQueue) -> None:
     for number in range(4):
         q.put(number)
@@ -279,6 +225,20 @@ def test_maxsize_is_about_what_can_be_taken(make: Make) -> None:
     assert [q.get() for _ in range(3)] == [1, 2, 3]
 
 
+def test_maxsize_counts_what_was_given_back_after_the_last_look(make: Make) -> None:
+    q = make(maxsize=3)
+    for number in range(2):
+        q.put(number)
+    leases = [q.lease() for _ in range(2)]
+    for number in range(2, 4):
+        q.put(number, block=False)
+    for lease in leases:
+        lease.requeue()
+    assert q.qsize() == 4
+    with pytest.raises(shmqueue.ShmQueueFull):
+        q.put(4, block=False)
+
+
 def test_clear_drops_what_was_given_back_and_leaves_what_is_leased(q: ShmQueue) -> None:
     for number in range(3):
         q.put(number)
@@ -300,28 +260,6 @@ def test_after_a_shutdown_leases_can_be_acknowledged(q: ShmQueue) -> None:
     assert q.join(PATIENCE)
     with pytest.raises(shmqueue.ShmQueueShutDown):
         q.lease()
-
-
-def test_all_that_a_closed_handle_had_comes_back_in_its_order(make: Make) -> None:
-    other, q = make(max_bytes=1 << 24), make()
-    other.put_many(range(200))
-    leases = [q.lease() for _ in range(200)]
-    leases[7].ack()
-    q.close()
-    assert [other.get(timeout=0) for _ in range(199)] == [*range(7), *range(8, 200)]
-    assert other.empty()
-
-
-def test_what_a_handle_had_that_is_closed_after_an_immediate_shutdown_is_dropped(make: Make) -> None:
-    other, q = make(), make()
-    other.put_many(range(5))
-    leases = [q.lease() for _ in range(5)]
-    leases[1].ack()
-    other.shutdown_all(immediate=True)
-    assert other.unfinished_tasks == 4
-    q.close()
-    assert other.unfinished_tasks == 0
-    assert other.statistics().used_bytes == 0
 
 
 def test_an_item_given_back_after_an_immediate_shutdown_is_dropped(q: ShmQueue) -> None:
@@ -371,19 +309,6 @@ def test_a_blocked_lease_receives_an_item_that_is_given_back(q: ShmQueue) -> Non
     assert waiting.result().item == "job"
 
 
-def test_a_slow_holder_does_not_hold_up_the_others(q: ShmQueue) -> None:
-    q.put(b"slow" * 500)
-    slow = q.lease()
-    for number in range(3000):
-        q.put(number.to_bytes(4, "little") * 20)
-        assert q.get(timeout=PATIENCE) == number.to_bytes(4, "little") * 20
-    slow.requeue()
-    again = q.lease()
-    assert (again.item, again.attempt) == (b"slow" * 500, 2)
-    again.ack()
-    assert q.buffer_occupancy() == 0
-
-
 def test_a_thousand_and_twenty_four_items_can_be_leased(make: Make) -> None:
     q = make()
     for number in range(1025):
@@ -399,163 +324,3 @@ def test_a_thousand_and_twenty_four_items_can_be_leased(make: Make) -> None:
     assert q.get_many(1, timeout=0)[0] == 1
     assert sorted(q.get() for _ in range(511)) == list(range(3, 1024, 2))
     assert q.unfinished_tasks == 1025 - 512
-
-
-HOLD = """if True:
-    import sys, shmqueue
-    q = shmqueue.ShmQueue(sys.argv[1])
-    leases = [q.lease() for _ in range(int(sys.argv[2]))]
-    print("holds", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_what_a_killed_process_had_goes_to_others_in_order(make: Make, name: str) -> None:
-    q = make()
-    for number in range(4):
-        q.put(number)
-    with python(HOLD, name, 3) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
-        assert q.get() == 3
-        waiting = [asleep(Call(q.get)) for _ in range(2)]
-        holder.send_signal(signal.SIGKILL)
-        assert {call.result() for call in waiting} == {0, 1}
-        assert q.get(timeout=PATIENCE) == 2
-
-
-def test_a_getter_with_a_backlog_takes_what_a_killed_process_had_first(make: Make, name: str) -> None:
-    q = make()
-    for number in range(2000):
-        q.put(number)
-    with python(HOLD, name, 2) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
-        holder.kill()
-        holder.wait(PATIENCE)
-    taken: list[int] = []
-    wait_until(lambda: taken.append(q.get(timeout=PATIENCE)) or taken[-1] == 0, "the oldest item comes")  # type: ignore[func-returns-value]
-    assert not q.empty()
-    assert taken == [*range(2, len(taken) + 1), 0]
-    assert [q.get(timeout=PATIENCE) for _ in range(2)] == [1, len(taken) + 1]
-
-
-SCATTER = """if True:
-    import sys, shmqueue
-    q = shmqueue.ShmQueue(sys.argv[1])
-    done = [q.lease() for _ in range(5)]
-    held = []
-    for lease in reversed(done):
-        lease.ack()
-        held.append(q.lease())
-    print("holds", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_what_a_killed_process_had_comes_back_oldest_first(make: Make, name: str) -> None:
-    q = make()
-    for number in range(10):
-        q.put(number)
-    with python(SCATTER, name) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
-        waiting = [asleep(Call(q.get, timeout=PATIENCE)) for _ in range(3)]
-        holder.send_signal(signal.SIGKILL)
-        assert {call.result() for call in waiting} == {5, 6, 7}
-    assert [q.get(timeout=PATIENCE) for _ in range(2)] == [8, 9]
-
-
-def test_a_process_that_ends_gives_its_items_back(make: Make, name: str) -> None:
-    q = make()
-    q.put("job")
-    with python(HOLD, name, 1) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
-        holder.communicate(timeout=PATIENCE)
-    lease = q.lease(timeout=PATIENCE)
-    assert (lease.item, lease.attempt) == ("job", 2)
-
-
-def test_a_stopped_process_keeps_its_items(make: Make, name: str) -> None:
-    q = make()
-    q.put("job")
-    with python(HOLD, name, 1) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
-        holder.send_signal(signal.SIGSTOP)
-        with pytest.raises(shmqueue.ShmQueueEmpty):
-            q.get(timeout=0.5)
-        assert q.statistics().leased == 1
-        holder.send_signal(signal.SIGKILL)
-        assert q.get(timeout=PATIENCE) == "job"
-
-
-def test_a_forked_child_has_no_part_in_its_parents_lease(q: ShmQueue) -> None:
-    q.put("job")
-    lease = q.lease()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            assert not lease.is_held
-            for end in (lease.ack, lease.requeue):
-                try:
-                    end()
-                except shmqueue.ShmQueueError:
-                    continue
-                os._exit(2)
-            del lease, end
-            gc.collect()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert lease.is_held
-    assert q.qsize() == 0
-    assert lease.ack()
-
-
-def test_any_thread_ends_a_lease(q: ShmQueue) -> None:
-    q.put("job")
-    lease = q.lease()
-    assert Call(lease.ack).result() is True
-    assert q.unfinished_tasks == 0
-
-
-def test_a_lease_taken_in_a_thread_outlives_the_thread(q: ShmQueue) -> None:
-    q.put("job")
-    lease = Call(q.lease).result()
-    with pytest.raises(shmqueue.ShmQueueEmpty):
-        q.get(timeout=0.3)
-    assert lease.ack()
-
-
-def test_threads_that_lease_requeue_and_get_lose_and_double_nothing(q: ShmQueue) -> None:
-    total, done = 2000, []
-    for number in range(total):
-        q.put(number)
-
-    def work(kind: int) -> None:
-        while True:
-            try:
-                if kind == 0:
-                    done.append(q.get(block=False))
-                    continue
-                lease = q.lease(block=False)
-            except shmqueue.ShmQueueEmpty:
-                return
-            if (lease.item + lease.attempt + kind) % 3 == 0:
-                lease.requeue()
-            else:
-                done.append(lease.item)
-                assert lease.ack()
-
-    threads = [threading.Thread(target=work, args=(kind,)) for kind in (0, 1, 2, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    done += [q.get() for _ in range(q.qsize())]
-    assert sorted(done) == list(range(total))
-    wait_until(lambda: q.statistics().leased == 0, "all leases ended")
