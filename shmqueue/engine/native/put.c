@@ -108,6 +108,7 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         want->claims = want->claims || want->has_claim;
     }
     if (status == RING_FULL) {
+        atomic_store_explicit(&ring->met_full, true, memory_order_relaxed);
         room_note_want(ring, &put, bytes, count, want);
         if (asks) {
             room_ask(ring->segment, want);

@@ -130,6 +130,12 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
         return -1;
     }
     end_left(self); /* their bytes may be the room that is missing */
+    if (block && atomic_load_explicit(&self->ring.met_full, memory_order_relaxed)) {
+        WITHOUT_GIL(self, side_let_room_gather(&self->ring, bytes));
+        if (!is_open(self)) {
+            return -1;
+        }
+    }
     if (bytes < LARGE) {
         status = ring_put(&self->ring, records, count, (struct patience){0});
         if (status == RING_OK) {

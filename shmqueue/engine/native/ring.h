@@ -60,6 +60,7 @@ struct ring {
     uint64_t device, inode;  /* of that file: its number may have been closed, and given to another, by the program */
     _Atomic int map_error;   /* errno of the last attempt to map or to read that failed */
     _Atomic int grow_error;  /* errno of the last attempt to grow, 0 if it went well */
+    _Atomic bool met_full;   /* a put has found no room since another one last let room gather */
     _Atomic bool trim_due;   /* ring_trim() may have something to do */
     uint64_t arena_start[LAYOUT_ARENAS]; /* from the header's end */
     uint64_t arena_size[LAYOUT_ARENAS];

@@ -7,6 +7,9 @@
 #define WAKE_NS 25000        /* about what waking a sleeper on another processor costs */
 #define SPIN_LEAST_NS 1000
 #define PAUSES_WHEN_FULL 64  /* a few microseconds */
+#define GATHER_SHARE 64      /* the room that a putter lets gather is a 64th of the queue's bytes and most items, */
+#define GATHER_BYTES 8192    /* and no more bytes than these */
+#define GATHER_ROUNDS 16
 #define LULL_NS 4000         /* how long a getter does not look, where several items come meanwhile */
 #define LULL_TRIAL_NS 1000
 #define LULL_TRIAL 256       /* one wait in this many tries it */
@@ -151,6 +154,36 @@ enum ring_status side_sleep_for_items(struct ring *ring, uint32_t seen, int64_t 
     }
 }
 
+static void pause_when_full(void)
+{
+    for (int i = 0; i < PAUSES_WHEN_FULL; i++) {
+        cpu_relax();
+    }
+    sched_yield(); /* with more threads than processors the getter may need this very one */
+}
+
+void side_let_room_gather(struct ring *ring, uint64_t bytes)
+{
+    uint64_t chosen = atomic_load_explicit(&ring->segment->put.guard.maxsize, memory_order_relaxed);
+    uint64_t maxsize = chosen != 0 ? chosen - 1 : ring->first_maxsize, before = UINT64_MAX;
+    uint64_t room = ring->capacity / GATHER_SHARE, items = maxsize != 0 ? maxsize / GATHER_SHARE : 0;
+    room = room < GATHER_BYTES ? room : GATHER_BYTES;
+    atomic_store_explicit(&ring->met_full, false, memory_order_relaxed);
+    if (!ring->may_spin || room <= bytes || ring->threshold != 0 || (maxsize != 0 && items < 2)) {
+        return;
+    }
+    for (int round = 0; round < GATHER_ROUNDS && !atomic_load(&ring->closing); round++) {
+        struct snapshot put = ledger_read(&ring->segment->put.ledgers), get = ledger_read(&ring->segment->get.ledgers);
+        bool is_there = put.position - get.position <= ring->capacity - room &&
+                        (maxsize == 0 || put.count - get.count + items <= maxsize);
+        if (is_there || get.position == before) {
+            return; /* what there is will not become more so soon */
+        }
+        before = get.position;
+        pause_when_full();
+    }
+}
+
 /* Looks now and then only: each look fetches the line that the getters commit in. */
 bool side_spin_for_room(struct ring *ring, const struct want *want, int64_t deadline)
 {
@@ -158,10 +191,7 @@ bool side_spin_for_room(struct ring *ring, const struct want *want, int64_t dead
     int64_t end = deadline - budget > now ? now + budget : deadline;
     bool is_there = false;
     while (ring->may_spin && !is_there && now < end && !atomic_load(&ring->closing)) {
-        for (int i = 0; i < PAUSES_WHEN_FULL; i++) {
-            cpu_relax();
-        }
-        sched_yield(); /* with more threads than processors the getter may need this very one */
+        pause_when_full();
         struct snapshot get = ledger_read(&ring->segment->get.ledgers);
         is_there = get.position >= want->position && get.count >= want->count;
         now = monotonic_ns();

@@ -90,6 +90,11 @@ enum ring_status side_sleep_for_items(struct ring *ring, uint32_t seen, int64_t 
  * by all. */
 void side_let_some_come(struct ring *ring, uint64_t taken);
 
+/* For a putter that has found no room (met_full) and may wait: while getters go on taking, lets some more room gather than one item's.
+ * Putters that are hardly faster than the getters would else stay at the brink, where both fetch each other's line for
+ * nearly every item.  `bytes`: what the put takes. */
+void side_let_room_gather(struct ring *ring, uint64_t bytes);
+
 /* Spins until there is the room that is wanted.  False: it has not come soon. */
 bool side_spin_for_room(struct ring *ring, const struct want *want, int64_t deadline);
 /* Sleeps for at most `most` ns when the flag is set.  RING_OK: look again. */
