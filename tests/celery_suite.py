@@ -1,8 +1,9 @@
 """Runs Celery's own integration tests on a broker: ``python tests/celery_suite.py [URL] [--backend URL] [OPTION...]``.
 
 They come from the source distribution of the installed Celery, and need more than the project's tests do: ``pip install
-pydantic psutil python-dateutil sqlalchemy pytest-order pytest-subtests``. Results go to SQLite, in shared memory, where
-it is fast. Some tests use a Redis server beside the broker, at REDIS_HOST and REDIS_PORT. Further options are pytest's.
+pydantic psutil python-dateutil sqlalchemy cryptography django pytest-order pytest-subtests``. Results go to SQLite, in
+shared memory, where it is fast. Some tests use a Redis server beside the broker, at REDIS_HOST and REDIS_PORT. Further
+options are pytest's.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory(dir=memory) as segments:
         tests = unpack(Path(directory))
         environment = {"TEST_BROKER": options.url, "SHMQUEUE_DIR": segments}
+        beside = str(Path(sys.executable).parent)  # where the program is that they run as "celery"
+        environment["PATH"] = os.pathsep.join([beside, os.environ["PATH"]])
         environment["TEST_BACKEND"] = options.backend or f"db+sqlite:///{segments}/results.db"
         command = [sys.executable, "-m", "pytest", *OPTIONS, *arguments]
         status = subprocess.run(command, cwd=tests, env={**os.environ, **environment}).returncode
