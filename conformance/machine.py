@@ -271,7 +271,7 @@ def explore(
                 break
             best.__traceback__ = best.__context__ = None  # whose frames would keep the queues alive
             findings.broken[best.clause.key] = best
-        if rounds > 1:
+        if rounds > 1 or not findings.broken:
             run_fixed_programs(stage, profile, findings)
     finally:
         stage.close()
