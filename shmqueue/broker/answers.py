@@ -1,127 +1,195 @@
-"""Calls that end in time even if the broker accepts everything and never answers.
+"""Calls that end in time even if the broker accepts everything and never answers, and that survive an interrupt.
 
 Neither kombu nor its clients have one timeout for connecting, TLS and operations together. So a call that must end is
 made in another thread, and abandoned when its time is over: that thread ends when the socket does.
+
+Signal handlers run in the main thread only. So a call that another thread makes is never interrupted half-way, and what
+it returns to a caller that was interrupted, or has given up, can be undone.
 """
 
 from __future__ import annotations
 
+import _thread
 import queue
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from shmqueue import clock
+from shmqueue.interruptions import is_of_handler
 
-__all__ = ["Asker"]
+__all__ = ["Asker", "attempt"]
 
 _T = TypeVar("_T")
 
 _ENDED, _ABANDONED = "ended", "abandoned"
+_UNDOING = 0.5  # seconds that an interrupted caller waits until its call is undone: the program may end right after
 
 
 class Asker:
-    """A thread that makes one call after the other, started with the first one that must end in time."""
+    """A thread that makes one call after the other, started with the first one that needs it."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[_Call[Any] | None] | None = None
+        self._worker: _Worker | None = None
         self._is_closed = False
 
-    def answer(self, make: Callable[[], _T], deadline: float | None, undo: Callable[[_T], object]) -> _T:
+    def answer(self, make: Callable[[], _T], deadline: float | None, undo: Callable[[_T], object] | None = None) -> _T:
         """What ``make`` returns, or raises. One thread at a time may call this.
 
         Args:
             make: what asks the broker.
             deadline: until when to wait for it, by ``clock.monotonic``; None, for ever.
-            undo: called with what ``make`` has returned if nobody waits for that any more; perhaps by another thread.
+            undo: called with what ``make`` has returned if the caller does not get that, because it has given up or was
+                interrupted; by another thread. None: there is nothing to undo.
 
         Raises:
             TimeoutError: it has not ended in time. What is asked next is asked in another thread.
         """
-        if deadline is None or not self._has_thread():
+        worker = None if deadline is None and undo is None else self._working()
+        if worker is None:
             return make()
-        assert self._calls is not None
-        seconds = deadline - clock.monotonic()
+        seconds = -1.0 if deadline is None else min(max(0.0, deadline - clock.monotonic()), threading.TIMEOUT_MAX)
         call = _Call(make, undo)
-        self._calls.put(call)
         try:
-            call.ended.acquire(timeout=max(0.0, seconds))
+            worker.ask(call.run)
+            call.ended.acquire(timeout=seconds)
+            is_late = call.is_abandoned()
+            # From here on nothing is called: that is when CPython, from 3.11 on, lets signal handlers run.
         except BaseException:
-            if call.is_abandoned():
-                self._leave_thread()
-            else:
-                undo(call.result())
+            if not call.is_abandoned():
+                worker.ask(call.undo)
+            self._leave_thread()
+            if undo is not None:
+                call.undone.acquire(timeout=_UNDOING)
             raise
-        if call.is_abandoned():
+        if is_late:
             self._leave_thread()
             raise TimeoutError(f"no answer within {seconds:.1f} s")
-        return call.result()
+        raised, call.raised = call.raised, None  # or else its traceback would keep itself
+        if raised is None:
+            return call.returned[0]
+        try:
+            raise raised
+        finally:
+            del raised
 
     def close(self) -> None:
         """End the thread, after the call that it makes just now."""
         self._is_closed = True
         self._leave_thread()
 
-    def _has_thread(self) -> bool:
-        if (
-            self._calls is None and not self._is_closed and not sys.is_finalizing()
-        ):  # when no other thread runs any more
-            calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
+    def _working(self) -> _Worker | None:
+        """The thread; None when no other thread runs any more."""
+        if self._worker is None and not self._is_closed and not sys.is_finalizing():
+            worker = _Worker()
             try:
-                threading.Thread(target=_make_calls, args=(calls,), name="shmqueue-broker", daemon=True).start()
-            except RuntimeError:  # the interpreter ends
-                return False
-            self._calls = calls
-        return self._calls is not None
+                _thread.start_new_thread(_start, (worker.run,))
+                self._worker = worker
+            except BaseException as error:
+                worker.end()  # an interrupt may come when it runs already
+                self._worker = None
+                if isinstance(error, RuntimeError) and not is_of_handler(error):  # the interpreter ends
+                    return None
+                raise
+        return self._worker
 
     def _leave_thread(self) -> None:
-        if self._calls is not None:
-            self._calls.put(None)
-            self._calls = None
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.end()
+
+
+def attempt(make: Callable[[], object], seconds: float) -> None:
+    """Have a thread of its own make a call, and wait for its end at most so long."""
+    asker = Asker()
+    try:
+        asker.answer(make, clock.monotonic() + seconds)
+    except TimeoutError:
+        pass  # it ends when the socket does
+    finally:
+        asker.close()
+
+
+def _start(run: Callable[[], None]) -> None:
+    """Run it in a thread with a name. ``Thread.start`` keeps books, which an interrupt would leave wrong: not here."""
+    try:
+        threading.Thread(target=run, name="shmqueue-broker", daemon=True).start()
+    except RuntimeError:  # the interpreter ends
+        run()
+
+
+class _Worker:
+    """What a thread is asked to do. None of it raises."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._has_ended = False
+
+    def ask(self, call: Callable[[], None]) -> None:
+        """Have the thread do it after what it was asked before; or do it here, if the thread has ended."""
+        self._calls.put(call)
+        if self._has_ended:
+            self._make_rest()
+
+    def end(self) -> None:
+        """End the thread when it has done what it was asked before."""
+        self._calls.put(None)
+
+    def run(self) -> None:
+        """Do it all."""
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # or else it would keep what it returned until the next one comes
+        self._has_ended = True
+        self._make_rest()  # what came before that was seen
+
+    def _make_rest(self) -> None:
+        while True:
+            try:
+                call = self._calls.get_nowait()
+            except queue.Empty:
+                return
+            if call is not None:
+                call()
 
 
 class _Call(Generic[_T]):
     """A call that another thread makes."""
 
-    def __init__(self, make: Callable[[], _T], undo: Callable[[_T], object]) -> None:
+    def __init__(self, make: Callable[[], _T], undo: Callable[[_T], object] | None) -> None:
         self.ended = threading.Lock()
         """Held until it has. Unlike an ``Event`` it may be interrupted at any moment, by Ctrl-C."""
         self.ended.acquire()
+        self.undone = threading.Lock()
+        """Held until there is nothing to undo any more."""
+        self.undone.acquire()
+        self.returned: list[_T] = []
+        self.raised: BaseException | None = None
         self._make, self._undo = make, undo
         self._first: dict[None, str] = {}
         """What came first: the end of the call, or that of the caller's patience; ``setdefault`` is atomic."""
-        self._returned: list[_T] = []
-        self._raised: BaseException | None = None
 
     def run(self) -> None:
         """Make it."""
         try:
-            self._returned.append(self._make())
+            self.returned.append(self._make())
         except BaseException as error:  # it is raised in the thread that has asked
-            self._raised = error
+            self.raised = error
         first = self._first.setdefault(None, _ENDED)
         self.ended.release()
         if first is _ABANDONED:
-            for returned in self._returned:
-                self._undo(returned)
+            self.undo()
 
     def is_abandoned(self) -> bool:
         """Abandon it. False: it has ended."""
         return self._first.setdefault(None, _ABANDONED) is _ABANDONED
 
-    def result(self) -> _T:
-        """What it returned; raises what it raised."""
-        raised, self._raised = self._raised, None  # or else its traceback would keep itself
-        if raised is not None:
-            raise raised
-        return self._returned[0]
-
-
-def _make_calls(calls: queue.SimpleQueue[_Call[Any] | None]) -> None:
-    while True:
-        call = calls.get()
-        if call is None:
-            return
-        call.run()
-        del call  # or else it would keep what it returned until the next one comes
+    def undo(self) -> None:
+        """Undo what it did, after its end."""
+        try:
+            self.raised = None  # or else its traceback would keep itself
+            while self.returned and self._undo is not None:
+                self._undo(self.returned.pop())
+        finally:
+            self.undone.release()

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import kombu
 
-from shmqueue import clock
-from shmqueue.broker.answers import Asker
+from shmqueue.broker.answers import Asker, attempt
+from shmqueue.interruptions import is_of_handler
 
 __all__ = ["Link", "Links"]
 
@@ -69,6 +69,15 @@ class Link:
                 if not self.is_alive:
                     self._end()
 
+    def put_back(self, messages: list[Any]) -> None:
+        """Have a broker whose messages kombu keeps account of hand out first what it handed out for good, in order.
+
+        What was in doubt may come twice then, and says ``redelivered``.
+        """
+        for message in reversed(messages):
+            self.channel.qos.append(message, message.delivery_tag)
+        self.channel.basic_recover(requeue=True)
+
     def leave(self) -> None:
         """Close the connection as soon as it has no leases: any thread may have them."""
         self.is_left = True
@@ -78,18 +87,13 @@ class Link:
     def close(self) -> None:
         """Close the connection, whatever state it is in; the broker gives back what was leased.
 
-        If another thread uses it just now, that one closes it when it has its answer.
+        If another thread uses it just now, that one closes it when it has its answer. After an interrupt it may be
+        called again.
         """
-        if self.is_alive:
-            self.is_alive = False
-            if self.pid == os.getpid():
-                self.asker.close()
-                farewell = Asker()  # another one: any thread may close a link
-                try:
-                    farewell.answer(self._end, clock.monotonic() + _FAREWELL, lambda _: None)
-                except TimeoutError:
-                    pass  # it ends when the socket does
-                farewell.close()
+        self.is_alive = False
+        if self.pid == os.getpid() and self.connection is not None:
+            self.asker.close()
+            attempt(self._end, _FAREWELL)
 
     def _end(self) -> None:
         if _is_owned(self.lock):
@@ -100,8 +104,10 @@ class Link:
                 try:
                     if connection is not None:
                         connection.close()
-                except Exception:
-                    pass  # of whatever kind: it may be broken in any way, and nothing is asked of it any more
+                except Exception as error:
+                    # Of whatever kind: it may be broken in any way, and nothing is asked of it any more.
+                    if is_of_handler(error):
+                        raise
         finally:
             _set_free(self.lock)
 
@@ -162,26 +168,26 @@ class Links:
         asker = Asker()
         try:
             link = asker.answer(lambda: Link(*self._arguments, asker), deadline, Link.close)
+            for key, other in list(self._all.items()):
+                if not other.is_alive and other.pid == os.getpid():
+                    self._all.pop(key, None)
+            self._all[id(link)] = link
+            self._of_thread.end = _ThreadsEnd(link, self._all)
         except BaseException:
             asker.close()
             raise
-        for key, other in list(self._all.items()):
-            if not other.is_alive and other.pid == os.getpid():
-                self._all.pop(key, None)
-        self._all[id(link)] = link
-        self._of_thread.end = _ThreadsEnd(link, self._all)
         return link
 
     def drop(self) -> None:
         """Close the link of this thread, which has failed."""
         found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
         if found is not None and found.link.pid == os.getpid():
-            self._all.pop(id(found.link), None)
             found.link.close()
+            self._all.pop(id(found.link), None)
 
     def close(self) -> None:
         """Close all links of this process."""
         for key, link in list(self._all.items()):
             if link.pid == os.getpid():
-                self._all.pop(key, None)
                 link.close()
+                self._all.pop(key, None)

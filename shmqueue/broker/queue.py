@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +16,7 @@ from kombu.transport import get_transport_cls
 
 from shmqueue import clock, threads
 from shmqueue.arguments import require_int, require_seconds, require_span
+from shmqueue.broker.answers import attempt
 from shmqueue.broker.links import Link, Links
 from shmqueue.broker.retries import RetryPolicy
 from shmqueue.broker.urls import BrokerUrl, require_options, shown
@@ -26,6 +28,7 @@ from shmqueue.exceptions import (
     ShmQueueUnsupportedError,
     ShmQueueValueError,
 )
+from shmqueue.interruptions import is_of_handler
 from shmqueue.leases import Lease
 from shmqueue.messages import tell_items_put
 from shmqueue.serialization import Serializer
@@ -43,6 +46,7 @@ _FIRST_PACE, _LONGEST_PACE = 0.001, 0.05  # seconds between two questions to the
 _RESTORE_PACE = 1.0  # seconds between two looks for messages whose visibility timeout is over
 _RESTORE_LONGEST = 10.0  # after which a process that does so counts as dead: until then no other one does. kombu: 300
 _ANSWER = 5.0  # seconds that a broker has to answer a call that takes no timeout, or does not block
+_GIVING_BACK = 5.0  # seconds that an interrupted get waits until what it has taken is given back
 _ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to connect takes a while
 
 
@@ -75,13 +79,18 @@ class BrokerLease(Lease[Any]):
         return not self._message.acknowledged and self._link.is_alive
 
     def ack(self) -> bool:
-        """Acknowledge. False: the lease was over, or the connection was lost: then the item comes again."""
+        """Acknowledge. False: the lease was over, or the connection was lost.
+
+        Then the item may come again: it does not if only the broker's answer was lost. If the call is interrupted,
+        this holds as well.
+        """
         return self._end(self._message.ack)
 
     def requeue(self) -> bool:
         """Give the item back: the next one that is delivered at RabbitMQ, behind all others at Redis.
 
-        False: the lease was over, or the connection was lost, with which it ends.
+        False: the lease was over, or the connection was lost, with which it ends. If the call is interrupted, the
+        connection is closed.
         """
         return self._end(self._message.requeue)
 
@@ -91,9 +100,11 @@ class BrokerLease(Lease[Any]):
                 return False
             try:
                 how()
-            except self._queue._errors:
+            except BaseException as error:  # nobody knows how far the conversation was
                 link.close()
-                return False
+                if isinstance(error, self._queue._errors) and not is_of_handler(error):
+                    return False
+                raise
             link.leases -= 1
             if link.is_left:
                 link.leave()
@@ -106,8 +117,21 @@ class BrokerLease(Lease[Any]):
         if message is not None and not message.acknowledged:
             try:
                 self.requeue()
-            except Exception:  # of whatever kind: the interpreter may be ending, and half of kombu gone
-                pass  # the broker has it again when the connection ends
+            except Exception as error:  # of whatever kind: the interpreter may be ending, and half of kombu gone
+                if is_of_handler is not None and is_of_handler(error):
+                    raise  # else: the broker has it again when the connection ends
+
+
+class _Received(BrokerLease):
+    """An item that the broker has forgotten: it comes again only if it is put back."""
+
+    __slots__ = ()
+
+    def ack(self) -> bool:
+        return True
+
+    def __del__(self) -> None:
+        pass
 
 
 _UNLOADED: Any = object()
@@ -120,9 +144,16 @@ class BrokerQueue:
     own. An operation that finds the broker gone is tried again, see ``connect``. A put whose answer was lost is done
     twice then.
 
-    ``get`` acknowledges on receipt: each item is delivered at most once, unless the broker itself is killed before it
-    has written that down. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers the
-    item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over.
+    ``get`` acknowledges just before it returns: each item is delivered at most once, unless its acknowledgement was
+    interrupted, or the broker itself is killed before it has written that down. What a ``get`` or ``lease`` takes that
+    raises, because its timeout was over or a signal handler has raised, is given back. At Redis ``get`` needs no
+    acknowledgement, which would halve its speed; what it gives back comes again as soon as Redis answers, and is lost
+    if this process ends before. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers
+    the item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over. kombu takes
+    an item from Redis in two steps: if the connection is lost, or the consumer dies, in between, it is gone.
+
+    A call into which a signal handler raises raises that exception, and closes the connection of its thread, with which
+    its leases end. A ``put`` that raises, for whatever reason, may have put its item.
 
     A call that waits for an item asks the broker again and again, up to 20 times a second. A broker that accepts a
     connection and does not answer counts as gone when the timeout of the call is over, after 2 seconds at the earliest;
@@ -147,6 +178,7 @@ class BrokerQueue:
         self._url, self._name = parts.url, parts.queue
         options = {**parts.options, **require_options("transport_options", transport_options)}
         transport = _transport(parts, options)
+        self._has_costly_leases = transport.driver_type == "redis"  # two more conversations for each item
         self._errors: tuple[type[BaseException], ...] = (
             *transport.connection_errors,
             *transport.channel_errors,
@@ -190,7 +222,10 @@ class BrokerQueue:
             ShmQueueBrokerError: the broker could not be reached.
             ShmQueueDeserializationError: the item could not be loaded; it is consumed.
         """
-        return self._load(self._wait(True, block, timeout)[1])
+        items, failed = self._get(1, block, timeout)
+        if failed is not None:
+            raise failed
+        return items[0]
 
     def put_nowait(self, data: Any) -> None:
         """``put(data, block=False)``."""
@@ -225,18 +260,7 @@ class BrokerQueue:
             ShmQueueDeserializationError: one of them could not be loaded; its ``items`` are those that could.
         """
         max_items = require_int("max_items", max_items, least=1)
-        messages = [self._wait(True, True, timeout)[1]]
-        while len(messages) < max_items:
-            try:
-                messages.append(self._wait(True, False, None)[1])
-            except (ShmQueueEmpty, ShmQueueBrokerError):
-                break
-        items, failed = [], None
-        for message in messages:
-            try:
-                items.append(self._load(message))
-            except ShmQueueDeserializationError as error:
-                failed = failed or error
+        items, failed = self._get(max_items, True, timeout)
         if failed is not None:
             failed.items = items
             raise failed
@@ -258,7 +282,7 @@ class BrokerQueue:
         """
         if max_attempts is not None or dead_letter is not None:
             self._refuse("max_attempts", "brokers do not count deliveries; configure a dead-letter exchange there")
-        return BrokerLease(self, *self._wait(False, block, timeout))
+        return self._wait(True, block, timeout)
 
     # ---- how it stands ----
 
@@ -365,7 +389,14 @@ class BrokerQueue:
         if self._is_closed:
             raise ShmQueueNotInitializedError(f"queue {self._name!r} is closed")
 
-    def _run(self, how: Callable[[Link], _T], block: bool, deadline: float | None, patience: float | None = None) -> _T:
+    def _run(
+        self,
+        how: Callable[[Link], _T],
+        block: bool,
+        deadline: float | None,
+        patience: float | None = None,
+        undo: Callable[[_T], object] | None = None,
+    ) -> _T:
         """Do something with this thread's link; after a failure with a new one, as the retry policy says.
 
         Args:
@@ -373,14 +404,17 @@ class BrokerQueue:
             block: whether to try again.
             deadline: until when, by ``clock.monotonic``; None, as often as the policy says.
             patience: seconds that the broker has to answer each time; None, what is left, or for ever.
+            undo: what to do with what ``how`` returns to nobody, see ``Asker.answer``.
         """
         failures = 0
         while True:
             self._require_open()
             try:
-                return self._try(how, _sooner(deadline, patience if block else _ANSWER))
+                return self._try(how, _sooner(deadline, patience if block else _ANSWER), undo)
             except self._errors as error:
                 self._links.drop()
+                if is_of_handler(error):
+                    raise
                 self._require_open()
                 failures += 1
                 left = None if deadline is None else deadline - clock.monotonic()
@@ -388,15 +422,13 @@ class BrokerQueue:
                 is_spent = self._policy.is_spent(failures, deadline is not None)
                 if not block or is_final or is_spent or (left is not None and left <= 0):
                     raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
-            except Exception:  # an answer, such as "empty": the connection is as good as before
-                raise
-            except BaseException:  # an interrupt: nobody knows how far the conversation was
+            except BaseException:  # an interrupt perhaps: nobody knows how far the conversation was
                 self._links.drop()
                 raise
             pause = self._policy.pause(failures)
             threads.sleep(pause if left is None else min(pause, left))
 
-    def _try(self, how: Callable[[Link], _T], deadline: float | None) -> _T:
+    def _try(self, how: Callable[[Link], _T], deadline: float | None, undo: Callable[[_T], object] | None) -> _T:
         try:
             link = self._links.current(deadline)
         except self._errors:
@@ -404,10 +436,18 @@ class BrokerQueue:
         except ImportError:
             raise
         except Exception as error:  # of whatever kind: kombu and the clients look at most of their options only now
+            if is_of_handler(error):
+                raise
             raise ShmQueueValueError(
                 f"queue {self._where()} cannot be opened; see url and transport_options: {error!r}"
             ) from error
-        return link.asker.answer(lambda: link.use(how), deadline, lambda _: link.close())
+
+        def ask(link: Link) -> _T:
+            if not link.is_alive:
+                raise ConnectionError("the connection was closed meanwhile")
+            return how(link)
+
+        return link.asker.answer(lambda: link.use(ask), deadline, undo)
 
     def _publish(self, link: Link, body: bytes) -> None:
         link.producer.publish(
@@ -420,10 +460,41 @@ class BrokerQueue:
             retry=False,
         )
 
-    def _wait(self, no_ack: bool, block: bool, timeout: float | None) -> tuple[Link, Any]:
+    def _get(
+        self, most: int, block: bool, timeout: float | None
+    ) -> tuple[list[Any], ShmQueueDeserializationError | None]:
+        """Up to so many items, and why one could not be loaded. If it raises, all that it has taken is given back."""
+        taken: list[BrokerLease] = []
+        items, failed = [], None
+        try:
+            taken.append(self._wait(False, block, timeout))
+            while len(taken) < most:
+                try:
+                    taken.append(self._wait(False, False, None))
+                except (ShmQueueEmpty, ShmQueueBrokerError):
+                    break
+            for one in taken:
+                try:
+                    items.append(one.item)
+                except ShmQueueDeserializationError as error:
+                    failed = failed or error
+            for one in taken:
+                one.ack()
+        except BaseException:
+            if taken:
+                attempt(lambda: self._give_back(taken), _GIVING_BACK)
+            raise
+        return items, failed
+
+    def _wait(self, is_leased: bool, block: bool, timeout: float | None) -> BrokerLease:
         deadline, pace = _deadline(block, timeout), _FIRST_PACE
         while True:
-            found = self._run(lambda link: self._take(link, no_ack), block, deadline)
+            found = self._run(
+                lambda link: self._take(link, is_leased),
+                block,
+                deadline,
+                undo=lambda found: self._give_back([] if found is None else [found]),
+            )
             if found is not None:
                 return found
             left = 0.0 if not block else _LONGEST_PACE if deadline is None else deadline - clock.monotonic()
@@ -433,14 +504,34 @@ class BrokerQueue:
             threads.sleep(min(pace, left))
             pace = min(2 * pace, _LONGEST_PACE)
 
-    def _take(self, link: Link, no_ack: bool) -> tuple[Link, Any] | None:
+    def _take(self, link: Link, is_leased: bool) -> BrokerLease | None:
+        no_ack = self._has_costly_leases and not is_leased
         message = link.channel.basic_get(self._name, no_ack=no_ack)
         if message is not None:
             link.leases += not no_ack
             # What the transport for RabbitMQ returns is not a message of kombu's yet.
-            return link, getattr(link.channel, "message_to_python", _as_it_is)(message)
+            message = getattr(link.channel, "message_to_python", _as_it_is)(message)
+            return (_Received if no_ack else BrokerLease)(self, link, message)
         self._restore(link)
         return None
+
+    def _give_back(self, taken: list[BrokerLease]) -> None:
+        """Have the broker hand out again what was taken and has reached nobody. May take long; raises nothing."""
+        received = [one._message for one in taken if isinstance(one, _Received)]
+        for one in taken:
+            one._link.close()  # with it end its leases
+        if received:
+            try:
+                # By another queue: this one's connection may be broken, and it may be closed.
+                with _reopen(type(self), self._options) as q:
+                    q._run(lambda link: link.put_back(received), True, None)
+            except Exception as error:  # of whatever kind: kombu's or the broker's client's
+                logging.getLogger("shmqueue").warning(
+                    "%d items were taken from queue %s, have reached nobody and could not be put back: %r",
+                    len(received),
+                    self._where(),
+                    error,
+                )
 
     def _restore(self, link: Link) -> None:
         """Have the transports whose clients must do it look for messages that were not acknowledged in time."""
@@ -464,6 +555,8 @@ class BrokerQueue:
             message.accept = kombu.serialization.prepare_accept_content(_FOREIGN)
             return message.decode()
         except Exception as error:  # of whatever kind: the decoders are those of other packages
+            if is_of_handler(error):
+                raise
             raise ShmQueueDeserializationError(
                 f"cannot load an item of content type {message.content_type!r}: {error!r}"
             ) from error
@@ -490,9 +583,11 @@ def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
     except KeyError as error:
         raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
     except (ImportError, NameError, AttributeError) as error:  # what kombu's modules raise without their client
-        raise ImportError(
-            f"kombu cannot use url {where!r}: {error}; kombu[redis], for instance, has what Redis needs"
-        ) from error
+        if is_of_handler(error):
+            raise
+        raise ImportError(_without_client(where, error)) from error
+    if not all(isinstance(error, type) for error in (*transport.connection_errors, *transport.channel_errors)):
+        raise ImportError(_without_client(where, "the errors of its client are unknown"))  # the way of kombu's SLMQ
     if transport.driver_type == "redis":
         options.setdefault("unacked_mutex_expire", _RESTORE_LONGEST)
     try:
@@ -500,7 +595,13 @@ def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
     except ImportError:
         raise
     except Exception as error:  # of whatever kind: it is kombu that looks at the rest of the URL
+        if is_of_handler(error):
+            raise
         raise ShmQueueValueError(f"kombu refuses url {where!r}, or the transport_options: {error!r}") from error
+
+
+def _without_client(where: str, why: object) -> str:
+    return f"kombu cannot use url {where!r}: {why}; kombu[redis], for instance, has what Redis needs"
 
 
 def _deadline(block: bool, timeout: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 from shmqueue.arguments import require_int, require_span
@@ -45,7 +46,7 @@ class RetryPolicy(NamedTuple):
 
     def pause(self, failures: int) -> float:
         """Seconds to wait after so many failures, 1 or more."""
-        return min(self.interval_start + (failures - 1) * self.interval_step, self.interval_max)
+        return min(self.interval_start + (failures - 1) * self.interval_step, self.interval_max, threading.TIMEOUT_MAX)
 
     def is_spent(self, failures: int, has_deadline: bool) -> bool:
         """Whether there were as many failures as may be. With a deadline of the caller's, that alone is the default."""
