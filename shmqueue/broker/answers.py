@@ -10,6 +10,7 @@ it returns to a caller that was interrupted, or has given up, can be undone.
 from __future__ import annotations
 
 import _thread
+import os
 import queue
 import sys
 import threading
@@ -46,7 +47,8 @@ class Asker:
         Raises:
             TimeoutError: it has not ended in time. What is asked next is asked in another thread.
         """
-        worker = None if deadline is None and undo is None else self._working()
+        is_simple = deadline is None and (undo is None or not _may_be_interrupted())
+        worker = None if is_simple else self._working()
         if worker is None:
             return make()
         seconds = -1.0 if deadline is None else min(max(0.0, deadline - clock.monotonic()), threading.TIMEOUT_MAX)
@@ -109,6 +111,11 @@ def attempt(make: Callable[[], object], seconds: float) -> None:
         pass  # it ends when the socket does
     finally:
         asker.close()
+
+
+def _may_be_interrupted() -> bool:
+    """Whether this is the main thread, or may be. gevent replaces much of what would tell, but not this."""
+    return sys.platform != "linux" or _thread.get_native_id() == os.getpid()
 
 
 def _start(run: Callable[[], None]) -> None:

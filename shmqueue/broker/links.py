@@ -51,6 +51,8 @@ class Link:
         try:
             self.connection.ensure_connection(max_retries=0)  # how often to try is the caller's to decide
             self.channel = self.connection.channel()
+            if self.connection.transport.driver_type == "memory":
+                self.channel.do_restore = True  # or else it forgets what is leased when it is closed
             self.producer = kombu.Producer(self.channel)
             kombu.Queue(name, routing_key=name, durable=True).bind(self.channel).declare()
         except BaseException:
