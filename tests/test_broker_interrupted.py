@@ -79,14 +79,22 @@ class Interrupter:
         self._main = threading.get_ident()
 
     def handle(self, *_: object) -> None:
-        self.has_raised.set()
-        raise self.error
+        if not self.has_raised.is_set():
+            self.has_raised.set()
+            raise self.error
 
     def strike(self) -> None:
-        """Raise in the main thread; returns when it has, if that is another one."""
-        if not self.has_raised.is_set():
-            signal.pthread_kill(self._main, signal.SIGUSR1)
-            assert self.has_raised.wait(PATIENCE)
+        """Raise in the main thread; returns when it has, if that is another one.
+
+        Again and again: a lock that is about to be waited for does not see a signal that came just before.
+        """
+        if threading.get_ident() == self._main:
+            signal.raise_signal(signal.SIGUSR1)
+        else:
+            wait_until(lambda: self._kill() or self.has_raised.wait(0.01), "the handler raises")
+
+    def _kill(self) -> None:
+        signal.pthread_kill(self._main, signal.SIGUSR1)
 
 
 @contextmanager
@@ -371,13 +379,14 @@ take, main = BrokerQueue._take, threading.get_ident()
 raised = threading.Event()
 
 def interrupt(*_):
-    raised.set()
-    raise KeyboardInterrupt
+    if not raised.is_set():
+        raised.set()
+        raise KeyboardInterrupt
 
 def take_interrupted(*arguments):
     found = take(*arguments)
-    signal.pthread_kill(main, signal.SIGINT)
-    raised.wait()
+    while not raised.wait(0.01):  # a lock that is about to be waited for does not see what came just before
+        signal.pthread_kill(main, signal.SIGINT)
     return found
 
 signal.signal(signal.SIGINT, interrupt)
