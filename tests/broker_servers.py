@@ -76,6 +76,8 @@ class Server:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
         try:
+            while not _is_stopped(self._process.pid):
+                time.sleep(0.001)
             yield
         finally:
             os.killpg(self._process.pid, signal.SIGCONT)
@@ -221,6 +223,16 @@ class Proxy:
             self._connections += [client, server]
             for source, target in ((client, server), (server, client)):
                 threading.Thread(target=_pass_on, args=(source, target), daemon=True).start()
+
+
+def _is_stopped(group: int) -> bool:
+    """Whether all threads of a process group are; a signal that stops them takes a moment."""
+    for path in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its_group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "TZ":
+                return False
+    return True
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:

@@ -45,6 +45,7 @@ ONCE = [
     "archive",
     "bench",
     "broker",
+    "broker_interrupted",
     "cli",
     "cli_demo",
     "cli_doctor",
