@@ -1,4 +1,4 @@
-"""Queues at brokers, when a caller gives up or a signal handler raises: nothing is lost, and the next call works."""
+"""Queues at brokers, when a call is abandoned or a signal handler raises: nothing is lost, and the next call works."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Neither kombu nor its clients have one timeout for connecting, TLS and operation
 made in another thread, and abandoned when its time is over: that thread ends when the socket does.
 
 Signal handlers run in the main thread only. So a call that another thread makes is never interrupted half-way, and what
-it returns to a caller that was interrupted, or has given up, can be undone.
+it returns to a caller that was interrupted, or waits no longer, can be undone.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Asker:
         Args:
             make: what asks the broker.
             deadline: until when to wait for it, by ``clock.monotonic``; None, for ever.
-            undo: called with what ``make`` has returned if the caller does not get that, because it has given up or was
-                interrupted; by another thread. None: there is nothing to undo.
+            undo: called with what ``make`` has returned if the caller does not get that, because its time is over or it
+                was interrupted; by another thread. None: there is nothing to undo.
 
         Raises:
             TimeoutError: it has not ended in time. What is asked next is asked in another thread.

@@ -463,7 +463,7 @@ class BrokerQueue:
     def _get(
         self, most: int, block: bool, timeout: float | None
     ) -> tuple[list[Any], ShmQueueDeserializationError | None]:
-        """Up to so many items, and why one could not be loaded. If it raises, all that it has taken is given back."""
+        """Up to ``most`` items, and why one could not be loaded. If it raises, all that it has taken is given back."""
         taken: list[BrokerLease] = []
         items, failed = [], None
         try:
