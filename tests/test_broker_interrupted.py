@@ -19,12 +19,13 @@ pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not 
 import _thread
 
 import broker_servers
-import kombu
+import kombu.message
+import kombu.transport.base
 
 import shmqueue
 from shmqueue.broker.answers import Asker
 from shmqueue.broker.links import Link
-from shmqueue.broker.queue import BrokerLease, BrokerQueue
+from shmqueue.broker.queue import BrokerLease, BrokerQueue, _Received
 from shmqueue.broker.retries import RetryPolicy
 
 Servers = Callable[[str], broker_servers.Server]
@@ -91,10 +92,11 @@ class Interrupter:
         if threading.get_ident() == self._main:
             signal.raise_signal(signal.SIGUSR1)
         else:
-            wait_until(lambda: self._kill() or self.has_raised.wait(0.01), "the handler raises")
+            wait_until(self._has_raised_soon, "the handler raises")
 
-    def _kill(self) -> None:
+    def _has_raised_soon(self) -> bool:
         signal.pthread_kill(self._main, signal.SIGUSR1)
+        return self.has_raised.wait(0.01)
 
 
 @contextmanager
@@ -238,20 +240,10 @@ def test_what_was_taken_when_a_handler_raises_comes_again(
     assert q.empty()
 
 
-POINTS: dict[str, Callable[[pytest.MonkeyPatch, Interrupter], None]] = {
-    "loading": lambda patch, interrupter: patch.setattr(
-        BrokerQueue, "_load", before(BrokerQueue._load, interrupter.strike)
-    ),
-    "decoding": lambda patch, interrupter: patch.setattr(
-        kombu.message.Message, "decode", before(kombu.message.Message.decode, interrupter.strike)
-    ),
-    "acknowledging": lambda patch, interrupter: (
-        [
-            patch.setattr(kind, "ack", before(kind.ack, interrupter.strike))
-            for kind in (BrokerLease, *BrokerLease.__subclasses__())
-        ]
-        and None
-    ),
+POINTS: dict[str, list[tuple[type, str]]] = {
+    "loading": [(BrokerQueue, "_load")],
+    "decoding": [(kombu.message.Message, "decode")],
+    "acknowledging": [(BrokerLease, "ack"), (_Received, "ack")],
 }
 
 
@@ -260,7 +252,7 @@ POINTS: dict[str, Callable[[pytest.MonkeyPatch, Interrupter], None]] = {
 def test_what_a_get_has_not_handed_over_when_a_handler_raises_comes_again(
     q: BrokerQueue,
     error: type[BaseException],
-    point: Callable[[pytest.MonkeyPatch, Interrupter], None],
+    point: list[tuple[type, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     q.put_many([])
@@ -269,7 +261,8 @@ def test_what_a_get_has_not_handed_over_when_a_handler_raises_comes_again(
             q._run(lambda link: link.producer.publish({"a": 1}, routing_key=q.identifier), True, None)
             interrupter.has_raised.clear()
             with monkeypatch.context() as patch:
-                point(patch, interrupter)
+                for kind, method in point:
+                    patch.setattr(kind, method, before(getattr(kind, method), interrupter.strike))
                 with pytest.raises(error):
                     call()
             assert all_of(q, 1) == [{"a": 1}]
@@ -336,7 +329,13 @@ def test_a_close_that_a_handler_interrupts_can_be_called_again(
 ) -> None:
     q.put(1)
     has_link, ends = threading.Event(), threading.Event()
-    thread = Call(lambda: (q.qsize(), has_link.set(), ends.wait(PATIENCE)))
+
+    def have_link() -> None:
+        q.qsize()
+        has_link.set()
+        ends.wait(PATIENCE)
+
+    thread = Call(have_link)
     assert has_link.wait(PATIENCE)
     links = list(q._links._all.values())
     with interrupting(error) as interrupter, monkeypatch.context() as patch:
@@ -423,7 +422,7 @@ def test_an_asker_whose_thread_has_ended_meanwhile_still_answers() -> None:
 
 
 def test_a_transport_that_does_not_know_its_clients_errors_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Absent(kombu.transport.base.Transport):
+    class Absent(kombu.transport.base.Transport):  # type: ignore[misc]
         connection_errors = (None,)
 
     monkeypatch.setitem(kombu.transport.TRANSPORT_ALIASES, "absent", lambda: Absent)
