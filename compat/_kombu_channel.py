@@ -18,7 +18,7 @@ from kombu.transport.virtual.base import NOT_EQUIVALENT_FMT, NotEquivalentError
 from kombu.utils.uuid import uuid
 
 from shmqueue import clock
-from shmqueue.exceptions import ShmQueueError
+from shmqueue.exceptions import ShmQueueBrokerError, ShmQueueError, ShmQueueNotInitializedError
 from shmqueue.leases import Lease
 
 from ._kombu_doorbell import Wish
@@ -75,9 +75,17 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         was_full = not self.can_consume() or self.channel.is_held_up
         lease, _ = self._taken.pop(delivery_tag, (None, None))
         if lease is not None:
-            (lease.requeue if requeue else lease.ack)()
+            _end_lease(lease, requeue)
         if was_full:
             self.channel.wake()
+
+
+def _end_lease(lease: Lease[Any], requeue: bool) -> None:
+    """Acknowledge a message or give it back, unless it was deleted with its queue."""
+    try:
+        (lease.requeue if requeue else lease.ack)()
+    except ShmQueueNotInitializedError:
+        pass  # its queue was closed here because it is no longer declared
 
 
 class Channel(virtual.Channel):  # type: ignore[misc]
@@ -302,6 +310,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             return found is not None
 
         if not passive:
+            if type not in self.exchange_types:
+                reply = f"COMMAND_INVALID - unknown exchange type {type!r}; shm:// has {', '.join(self.exchange_types)}"
+                raise ChannelError(reply, (40, 10), "Channel.exchange_declare", "503")
             self._change(lambda state: state.add_exchange(name, described), unless=is_declared)
         elif not is_declared(self._state):
             raise self._not_found("exchange", name, "Channel.exchange_declare")
@@ -344,7 +355,10 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if bindings and now - self._looked_at_owners > _LOOK_AT_OWNERS:
             self._looked_at_owners = now
             if has_ownerless(self._state, [queue for _, queue, _ in bindings]):
-                self._change(lambda state: False)  # a change removes them
+                try:
+                    self._messages.change(lambda state: False, 0.0)  # a change removes them
+                except ShmQueueBrokerError:
+                    pass  # another process changes something: what they get meanwhile is freed with them
                 bindings = self._state.bindings.get(exchange, [])
         return bindings
 
@@ -366,7 +380,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self.closed = True
             return
         for lease in list(self.leases.values()):
-            lease.requeue()
+            _end_lease(lease, requeue=True)
         self.leases.clear()
         try:
             self._disown()
@@ -377,7 +391,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
     def _change(self, how: Callable[[State], bool], unless: Callable[[State], bool] = lambda state: False) -> None:
         """Change what is declared, unless it is so already, which is looked at before and after the lock is taken."""
         if not unless(self._state):
-            self._messages.topology.change(lambda state: not unless(state) and how(state))
+            self._messages.change(lambda state: not unless(state) and how(state))
 
     @property
     def _messages(self) -> Any:
@@ -385,7 +399,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     @property
     def _state(self) -> State:
-        state: State = self.connection.messages.topology.current()
+        state: State = self.connection.messages.state()
         return state
 
     @property

@@ -3,12 +3,16 @@
 A message that was handed out and not acknowledged is a lease. So it comes again, before newer ones, at once when its
 consumer gives it back or closes the connection, and within a slice of the waiting when the consumer is killed.
 
+A record that is none of this transport's messages is logged and acknowledged: what is behind it comes.
+
 This module knows nothing of kombu's classes, except how kombu writes as JSON what msgpack cannot keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import reprlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kombu.utils.json import dumps as dump_json
@@ -17,6 +21,7 @@ from kombu.utils.json import loads as load_json
 from shmqueue import clock
 from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
+    ShmQueueDeserializationError,
     ShmQueueEmpty,
     ShmQueueError,
     ShmQueueFull,
@@ -31,11 +36,12 @@ from shmqueue.readiness import ITEMS, ROOM
 from shmqueue.serialization import Serializer
 
 from ._kombu_doorbell import Wish
-from ._kombu_topology import LEVELS, Owner, Queue, Topology
+from ._kombu_topology import LEVELS, Owner, Queue, State, Topology
 
 __all__ = ["Messages"]
 
 _NO_LIMIT = 0.0
+_SHOWN_MOST = 200  # characters of an item in the log
 _serializer = Serializer(allow_pickle=False)
 
 
@@ -56,15 +62,20 @@ class _Level:
     def lease(self) -> tuple[Lease[Any], Any] | None:
         """The oldest message that is not too old, and its lease."""
         while True:
-            lease = take_lease(self.engine, False, None, _serializer.load)
+            lease = take_lease(self.engine, False, None, _load)
             if lease is None:
                 return None
-            item = lease.item
-            if isinstance(item, str):
-                item = load_json(item)
-            deadline, message = item
-            if deadline == _NO_LIMIT or clock.monotonic() < deadline:
-                return lease, message
+            found = _message_of(lease.item)
+            if found is None:
+                logging.getLogger("shmqueue").error(
+                    "queue %r: an item is no message of kombu on shm://; it is dropped: %s",
+                    self.handle.name,
+                    _beginning(lease.item),
+                )
+            else:
+                deadline, message = found
+                if deadline == _NO_LIMIT or clock.monotonic() < deadline:
+                    return lease, message
             lease.ack()
 
 
@@ -72,10 +83,10 @@ class _Open:
     """A queue that this process has opened."""
 
     def __init__(self, topology: Topology, name: str, queue: Queue) -> None:
-        self.id, self.numbers = queue.id, list(queue.levels)
+        self.id, self.arguments = queue.id, queue.arguments
         self.levels: dict[int, _Level] = {}
         try:
-            for number in self.numbers:  # the most urgent first
+            for number in queue.levels:  # the most urgent first
                 self.levels[number] = _Level(topology.open(name, number))
         except BaseException:
             self.close()
@@ -87,7 +98,7 @@ class _Open:
 
 
 class Messages:
-    """All queues of a namespace, each opened when it is first used.
+    """All queues of a namespace, each opened when it is first used, and closed when it is no longer declared.
 
     Args:
         topology: what queues there are.
@@ -98,17 +109,34 @@ class Messages:
         self.topology = topology
         self._put_timeout = put_timeout
         self._open: dict[str, _Open] = {}
+        self._known: State | None = None  # of which no deleted queue is open
         self._held_up: set[_Level] = set()
+
+    def state(self) -> State:
+        """What is declared now, not to be changed."""
+        state = self.topology.current()
+        if state is not self._known:
+            for name, opened in list(self._open.items()):
+                queue = state.queues.get(name)
+                if queue is None or queue.id != opened.id:
+                    self._forget(name)
+            self._known = state
+        return state
+
+    def change(self, how: Callable[[State], bool], patience: float | None = None) -> None:
+        """Change what is declared; arguments and errors as those of ``Topology.change``."""
+        self.topology.change(how, patience)
+        self.state()
 
     def exists(self, name: str) -> bool:
         """Whether the queue was declared."""
-        return name in self.topology.current().queues
+        return name in self.state().queues
 
     def declare(self, name: str, arguments: dict[str, Any], owner: Owner | None) -> None:
         """Make the queue if it is not there yet; with an owner, one that ends with its last one."""
-        queue = self.topology.current().queues.get(name)
+        queue = self.state().queues.get(name)
         if queue is None or (owner is not None and queue.owners is not None and owner not in queue.owners):
-            self.topology.change(lambda state: self.topology.declare(state, name, arguments, owner))
+            self.change(lambda state: self.topology.declare(state, name, arguments, owner))
 
     def put(self, name: str, message: Any, level: int, seconds: float | None) -> None:
         """Put a message; into a queue that was deleted with its last owner it is dropped.
@@ -123,14 +151,14 @@ class Messages:
         while True:
             opened = self._opened(name)
             if opened is None:
-                if name in self.topology.current().gone:
+                if name in self.state().gone:
                     return
                 self.declare(name, {}, None)
             elif level not in opened.levels:
-                self.topology.change(lambda state: self.topology.add_level(state, name, level))
+                self.change(lambda state: self.topology.add_level(state, name, level))
             else:
                 break
-        ages = self.topology.current().queues[name].arguments.get("x-message-ttl")
+        ages = opened.arguments.get("x-message-ttl")
         if ages is not None:
             seconds = ages / 1000 if seconds is None else min(seconds, ages / 1000)
         deadline = _NO_LIMIT if seconds is None else clock.monotonic() + seconds
@@ -176,8 +204,7 @@ class Messages:
     def delete(self, name: str) -> None:
         """Delete the queue with its messages and bindings."""
         if self.exists(name):
-            self.topology.change(lambda state: state.drop_queue(name))
-        self._forget(name)
+            self.change(lambda state: state.drop_queue(name))
 
     def wishes(self, names: Iterable[str]) -> list[Wish]:
         """What to wait for: that one of the queues gets something, or that the state changes.
@@ -212,17 +239,14 @@ class Messages:
     def _opened(self, name: str) -> _Open | None:
         """The queue as it is now; None, there is none."""
         while True:
-            queue = self.topology.current().queues.get(name)
-            opened = self._open.get(name)
+            queue = self.state().queues.get(name)
             if queue is None:
-                if opened is not None:
-                    self._forget(name)
                 return None
-            if opened is not None and opened.id == queue.id:
+            opened = self._open.get(name)
+            if opened is not None:
                 if len(opened.levels) != len(queue.levels):
                     self._add_levels(opened, name, queue)
                 return opened
-            self._forget(name)
             try:
                 self._open[name] = _Open(self.topology, name, queue)
             except ShmQueueNotFoundError:
@@ -241,13 +265,66 @@ class Messages:
             queue = state.queues.get(name)
             return queue is not None and queue.id == id and self.topology.renew(state, name)
 
-        self.topology.change(change)
+        self.change(change)
 
     def _forget(self, name: str) -> None:
         opened = self._open.pop(name, None)
         if opened is not None:
             self._held_up.difference_update(opened.levels.values())
             opened.close()
+
+
+class _Foreign:
+    """A record that cannot be loaded: what the log says of it."""
+
+    def __init__(self, error: Exception, payload: bytes) -> None:
+        self._text = f"{bytes(payload[:_SHOWN_MOST])!r} ({error})"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _load(method: int, payload: bytes) -> Any:
+    try:
+        return _serializer.load(method, payload)
+    except ShmQueueDeserializationError as error:
+        return _Foreign(error, payload)
+
+
+def _message_of(item: Any) -> tuple[float, dict[str, Any]] | None:
+    """When its time is over, and the message; None: any program can put an item there, and this one is no message."""
+    if isinstance(item, str):
+        try:
+            item = load_json(item)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what kombu's decoders raise
+            return None
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        return None
+    deadline, message = item
+    if not isinstance(deadline, (int, float)) or not isinstance(message, dict):
+        return None
+    properties = message.get("properties")
+    parts = (message.get("headers"), properties, isinstance(properties, dict) and properties.get("delivery_info"))
+    if not all(isinstance(part, dict) for part in parts) or properties.get("body_encoding") is not None:
+        return None
+    return deadline, message
+
+
+class _Beginning(reprlib.Repr):
+    """The beginning of any item, without a copy of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = _SHOWN_MOST
+
+    def repr_bytes(self, value: bytes, level: int) -> str:
+        return repr(value[:_SHOWN_MOST])
+
+    repr_bytearray = repr_bytes
+
+
+def _beginning(item: Any) -> str:
+    return _Beginning().repr(item)[:_SHOWN_MOST]
 
 
 def _dump(item: Any) -> tuple[int, Any]:

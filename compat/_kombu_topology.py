@@ -2,30 +2,40 @@
 
 A broker keeps that in its own memory. Here it is one record in a named queue, and a process that is killed at any
 instruction has changed all of it or nothing. A process that changes it locks the file of that queue, puts the new state
-behind the old one and then takes the old one away: that is the moment at which the change is made. Reading takes no
-lock, and costs one comparison unless something has changed.
+behind the old one and then takes the old one away: that is the moment at which the change is made. Reading waits for
+no other process, and costs one comparison unless something has changed. Changing waits for a limited time: a process
+that was stopped while it changes the state must not block all others.
 
 This module knows nothing of kombu and of messages.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from shmqueue import inspection, plain
+from shmqueue import clock, inspection, plain
 from shmqueue.engine.portable_processes import is_alive, this_process
-from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotFoundError, ShmQueueValueError
+from shmqueue.exceptions import (
+    ShmQueueBrokerError,
+    ShmQueueCorruptedError,
+    ShmQueueEmpty,
+    ShmQueueFull,
+    ShmQueueNotFoundError,
+    ShmQueueValueError,
+)
 from shmqueue.handle import Handle, open_handle
-from shmqueue.readiness import ITEMS
+from shmqueue.readiness import ITEMS, ROOM
 
-__all__ = ["LEVELS", "Owner", "Queue", "State", "Topology", "namespace_of", "segment_name"]
+__all__ = ["LEVELS", "PATIENCE", "Owner", "Queue", "State", "Topology", "namespace_of", "segment_name"]
 
 LEVELS = 10
 """Priorities, each of which is a queue of its own once a message has it."""
@@ -38,6 +48,11 @@ Exchange = tuple[str, bool, bool, dict[str, Any]]
 
 Binding = tuple[str, str, dict[str, Any]]
 """Routing key, queue, arguments."""
+
+PATIENCE = 10.0
+"""Seconds that a change waits for another process's change at most, unless it is told otherwise."""
+
+_FIRST_PACE, _LONGEST_PACE = 0.0005, 0.01  # seconds between two attempts to take the lock
 
 _GONE_MOST = 1000  # names of deleted queues that are remembered
 
@@ -170,15 +185,18 @@ class Topology:
     Args:
         namespace: see ``namespace_of``.
         max_bytes: most bytes of each queue that is declared here; None, as much as there is memory.
+        patience: seconds that a change waits for another process's change at most.
     """
 
-    def __init__(self, namespace: str, max_bytes: int | None = None) -> None:
+    def __init__(self, namespace: str, max_bytes: int | None = None, patience: float = PATIENCE) -> None:
         self.namespace = namespace
         self._name = "kombu" + "-" * bool(namespace) + namespace
-        self._max_bytes = max_bytes
+        self._max_bytes, self._patience = max_bytes, patience
         self._handle = open_handle(self._name, keep=True)
         self._state = State()
-        self._moment: int | None = None
+        self._moments: tuple[int, int] | None = None  # of the state that is known
+        self._is_unfinished = False  # another process was changing it then, or was killed doing so
+        self._made: list[tuple[str, int]] = []  # queues and levels of which a change has made the memory
 
     @property
     def engine(self) -> Any:
@@ -186,36 +204,69 @@ class Topology:
         return self._handle.engine
 
     def current(self) -> State:
-        """The state as it is now, not to be changed."""
-        moment = self._handle.engine.moment(ITEMS)
-        if moment != self._moment:
+        """The state as it is now, not to be changed: while another process changes it, the state before that change.
+
+        Raises:
+            ShmQueueBrokerError: the state was never read here, and another process was stopped while it has the lock of
+                the queue that holds it.
+        """
+        if self._is_unfinished or self._moments != self._moments_now():
             if self._handle.engine.qsize() > 1:
-                with self._locked():
-                    self._settle()
-            self._state, self._moment = self._read(), moment
+                self._is_unfinished = not self._finish()
+            else:
+                self._is_unfinished = False
+            moments = self._moments_now()
+            if moments != self._moments:
+                try:
+                    self._state, self._moments = self._read(0.0 if self._moments else self._patience), moments
+                except ShmQueueBrokerError:
+                    if self._moments is None:
+                        raise
         return self._state
 
-    def change(self, how: Callable[[State], bool]) -> None:
+    def change(self, how: Callable[[State], bool], patience: float | None = None) -> None:
         """Change the state: ``how`` changes what it is given and returns whether it has.
 
         No other process does so meanwhile. It may be called again, with a newer state, and must not wait for anything.
+
+        Args:
+            patience: seconds to wait for another process's change at most; None, those of the topology.
+
+        Raises:
+            ShmQueueBrokerError: another process did not end its change in time. Nothing was changed.
+            ShmQueueFull: there is no memory for the new state.
         """
-        with self._locked():
+        with self._locked(self._patience if patience is None else patience):
             self._settle()
-            state = self._read()
+            state = self._read(self._patience)
             changed = _drop_ownerless(state)
-            if how(state) or changed:
-                self._write(state)
+            self._made.clear()
+            try:
+                changed = how(state) or changed
+                if changed:
+                    self._put(state)
+            except BaseException:
+                for name, level in self._made:
+                    self._free(name, [level])
+                raise
+            if changed:
+                self._settle()
             if state.doomed:
                 for name, levels in state.doomed:
                     self._free(name, levels)
                 state.doomed = []
-                self._write(state)
+                self._put(state)
+                self._settle()
 
     def declare(self, state: State, name: str, arguments: dict[str, Any], owner: Owner | None) -> bool:
-        """Within a change: make a queue if it is not there yet, or have one more owner own it."""
+        """Within a change: make a queue if it is not there yet, or have one more owner own it.
+
+        Raises:
+            ShmQueueValueError: no queue can be called so.
+        """
         queue = state.queues.get(name)
         if queue is None:
+            _require_encodable(name)
             state.serial += 1
             self._make(name, 0)
             state.queues[name] = Queue(state.serial, [0], arguments, None if owner is None else [owner])
@@ -268,7 +319,12 @@ class Topology:
         inspection.remove_queue(self._name)
 
     def _make(self, name: str, level: int) -> None:
-        open_handle(segment_name(self.namespace, name, level), keep=True, max_bytes=self._max_bytes).close()
+        handle = open_handle(segment_name(self.namespace, name, level), keep=True, max_bytes=self._max_bytes)
+        try:
+            if handle.segment.created:
+                self._made.append((name, level))
+        finally:
+            handle.close()
 
     def _free(self, name: str, levels: list[int]) -> None:
         for level in levels:
@@ -277,45 +333,111 @@ class Topology:
             except ShmQueueNotFoundError:
                 pass
 
-    def _read(self) -> State:
-        found = self._handle.engine.peek(False, None)
+    def _moments_now(self) -> tuple[int, int]:
+        """What moves with each change: the first when a new state is put, the second when the old one is taken."""
+        engine = self._handle.engine
+        return engine.moment(ITEMS), engine.moment(ROOM)
+
+    def _read(self, patience: float) -> State:
+        found = self._patiently(self._handle.engine.peek, patience)
         return State() if found is None else State.unpack(*found[1:])
 
+    def _patiently(self, call: Callable[[bool, None], Any], patience: float) -> Any:
+        """The result of a call that does not block, once no other process has the lock of the queue itself."""
+        deadline = clock.monotonic() + patience
+        while True:
+            try:
+                return call(False, None)
+            except ShmQueueEmpty:
+                if clock.monotonic() >= deadline:
+                    raise self._blocked(patience) from None
+                time.sleep(_FIRST_PACE)
+
+    def _finish(self) -> bool:
+        """Finish the change of a process that was killed after it had put the new state. False: it was not killed."""
+        try:
+            with self._locked(0.0):
+                self._settle()
+        except ShmQueueBrokerError:
+            return False
+        return True
+
     def _settle(self) -> None:
-        """Finish the change of a process that was killed after it had put the new state; with the lock held."""
+        """Take all states but the newest, with the lock held; also those of a process that was killed before it did."""
         engine = self._handle.engine
         while engine.qsize() > 1:
-            engine.get(False, None)
+            self._patiently(engine.get, self._patience)
 
-    def _write(self, state: State) -> None:
-        engine = self._handle.engine
-        record = state.pack()
-        if engine.qsize() == 0:
-            engine.put(
-                *record, True, None
-            )  # a first one, to be taken: taking is what wakes those who wait for a change
-        engine.put(*record, True, None)
-        self._settle()
+    def _put(self, state: State) -> None:
+        """Put a state. There may be no memory for it, and the lock must not be held until there is."""
+        record, patience, is_first = state.pack(), self._patience / 2, self._handle.engine.qsize() == 0
+        if not self._handle.engine.put(*record, True, patience):
+            raise ShmQueueFull(f"{self._handle.why_full(1)}: nothing can be declared")
+        if is_first:  # one more, for one is to be taken: taking is what wakes those who wait for a change
+            self._handle.engine.put(*record, True, patience)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, patience: float) -> Iterator[None]:
         """Keep other processes and threads from changing the state. The kernel ends it with the process."""
         while True:
             try:
                 fd = os.open(self._handle.segment.path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:  # it was removed: begin a new one
                 self._handle.close()
-                self._handle, self._moment = open_handle(self._name, keep=True), None
+                self._handle, self._moments = open_handle(self._name, keep=True), None
                 continue
             break
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_bytes(fcntl.F_WRLCK))
+            self._lock(fd, patience)
             try:
                 yield
             finally:  # explicitly: a child that was forked meanwhile has the descriptor, too
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_bytes(fcntl.F_UNLCK))
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_bytes(fcntl.F_UNLCK))
         finally:
             os.close(fd)
+
+    def _lock(self, fd: int, patience: float) -> None:
+        """Take the lock. The kernel offers no wait with a timeout, so it is tried again and again."""
+        deadline, pace = clock.monotonic() + patience, _FIRST_PACE
+        while True:
+            try:
+                return fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_bytes(fcntl.F_WRLCK))
+            except OSError as error:
+                if error.errno not in _LOCKED:
+                    raise
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                raise self._blocked(patience)
+            time.sleep(min(pace, left))
+            pace = min(2 * pace, _LONGEST_PACE)
+
+    def _blocked(self, patience: float) -> ShmQueueBrokerError:
+        why = f"another process changes what is declared on shm:// (queue {self._name!r}), since {patience:g} s or more"
+        stopped = _stopped(self._handle.segment.holders()) if patience else []
+        if stopped:
+            why += f"; of those that have it open, these are stopped: {', '.join(map(str, stopped))} (kill -CONT)"
+        return ShmQueueBrokerError(why)
+
+
+def _require_encodable(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ShmQueueValueError(f"a queue cannot be called {name!r}: {error}") from None
+
+
+def _stopped(processes: Iterable[int]) -> list[int]:
+    """Those that were stopped, by SIGSTOP or Ctrl-Z."""
+    found = []
+    for process in sorted(set(processes)):
+        try:
+            with open(f"/proc/{process}/stat", "rb") as file:
+                state = file.read().rpartition(b")")[2].split()[0]
+        except (OSError, IndexError):
+            continue
+        if state in (b"T", b"t"):
+            found.append(process)
+    return found
 
 
 def this_owner(token: str) -> Owner:
@@ -345,6 +467,9 @@ def has_ownerless(state: State, names: list[str]) -> bool:
         if queue is not None and queue.owners is not None and not any(is_alive(owner[:2]) for owner in queue.owners):
             return True
     return False
+
+
+_LOCKED = frozenset({errno.EAGAIN, errno.EACCES})
 
 
 def _lock_bytes(kind: int) -> bytes:

@@ -13,6 +13,14 @@ declared with ``auto_delete`` or ``exclusive`` end with the last process that ha
 Options (``transport_options``):
     max_bytes: most bytes of each queue that this connection declares; by default all the memory there is.
     put_timeout: seconds that a publish waits for room at most, before it raises ``ShmQueueFull``; by default for ever.
+    declare_timeout: seconds that a declaration (of a queue, an exchange or a binding, and its end) waits for that of
+        another process at most, before it raises ``ShmQueueBrokerError``, which kombu and Celery retry; by default 10.
+        It waits that long only if the other process was stopped (SIGSTOP, Ctrl-Z). Messages are published to queues
+        that are declared, and consumed, meanwhile.
+
+Any program of this user can put an item into a queue of the transport (``shmqueue put kombu.celery ...``). An item that
+is no message of kombu's is logged as an error, with the queue's name and the beginning of the item, and acknowledged:
+it is lost, and the messages behind it are delivered.
 """
 
 from __future__ import annotations
@@ -26,6 +34,7 @@ from kombu.transport import TRANSPORT_ALIASES, base, virtual
 from shmqueue import clock
 from shmqueue.arguments import require_int, require_span
 from shmqueue.exceptions import (
+    ShmQueueBrokerError,
     ShmQueueCorruptedError,
     ShmQueueError,
     ShmQueueFull,
@@ -37,7 +46,7 @@ from shmqueue.exceptions import (
 from ._kombu_channel import Channel
 from ._kombu_doorbell import Doorbell
 from ._kombu_messages import Messages
-from ._kombu_topology import Topology, namespace_of
+from ._kombu_topology import PATIENCE, Topology, namespace_of
 
 __all__ = ["Channel", "Transport", "remove"]
 
@@ -54,9 +63,14 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     driver_name = "shmqueue"
     default_port = 0
     polling_interval = None
-    recoverable_connection_errors = base.Transport.connection_errors
+    recoverable_connection_errors = (*base.Transport.connection_errors, ShmQueueBrokerError)
     recoverable_channel_errors = (*base.Transport.channel_errors, ShmQueueFull, ShmQueueNotFoundError)
-    connection_errors = (*base.Transport.connection_errors, ShmQueueCorruptedError, ShmQueueNotInitializedError)
+    connection_errors = (
+        *base.Transport.connection_errors,
+        ShmQueueBrokerError,
+        ShmQueueCorruptedError,
+        ShmQueueNotInitializedError,
+    )
     channel_errors = (*base.Transport.channel_errors, ShmQueueError)
     implements = base.Transport.implements.extend(
         asynchronous=True, exchange_type=frozenset(["direct", "topic", "fanout"]), heartbeats=False
@@ -78,7 +92,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 max_bytes = require_int("max_bytes", max_bytes, least=1)
             if put_timeout is not None:
                 put_timeout = require_span("put_timeout", put_timeout, is_zero_allowed=True)
-            self._messages = Messages(Topology(_namespace(self.client), max_bytes), put_timeout)
+            patience = require_span("declare_timeout", options.get("declare_timeout", PATIENCE), is_zero_allowed=True)
+            self._messages = Messages(Topology(_namespace(self.client), max_bytes, patience), put_timeout)
         return self._messages
 
     @property
@@ -92,7 +107,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         return importlib.metadata.version("shmqueue")
 
     def establish_connection(self) -> Any:
-        self.messages.topology.current()  # raises if it cannot be had
+        self.messages.state()  # raises if it cannot be had
         return super().establish_connection()
 
     def close_connection(self, connection: Any) -> None:
