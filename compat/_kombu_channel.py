@@ -10,6 +10,7 @@ from queue import Empty
 from typing import Any
 
 from amqp.basic_message import Message as AmqpMessage
+from amqp.exceptions import RecoverableConnectionError
 from amqp.protocol import queue_declare_ok_t
 from kombu.exceptions import ChannelError
 from kombu.transport import virtual
@@ -395,11 +396,13 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     @property
     def _messages(self) -> Any:
+        if self.connection is None:  # kombu uses a closed channel after it has connected again within a call
+            raise RecoverableConnectionError("the channel is closed")
         return self.connection.messages
 
     @property
     def _state(self) -> State:
-        state: State = self.connection.messages.state()
+        state: State = self._messages.state()
         return state
 
     @property

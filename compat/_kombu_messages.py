@@ -10,6 +10,7 @@ This module knows nothing of kombu's classes, except how kombu writes as JSON wh
 
 from __future__ import annotations
 
+import errno
 import logging
 import reprlib
 from collections.abc import Callable, Iterable
@@ -41,6 +42,7 @@ from ._kombu_topology import LEVELS, Owner, Queue, State, Topology
 __all__ = ["Messages"]
 
 _NO_LIMIT = 0.0
+_NO_MEMORY = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _SHOWN_MOST = 200  # characters of an item in the log
 _serializer = Serializer(allow_pickle=False)
 
@@ -176,8 +178,8 @@ class Messages:
                 if empty.is_busy:
                     raise
                 continue  # the portable engine has no room to set another one aside: acknowledging one makes room
-            except ShmQueueError as error:
-                if type(error) is not ShmQueueError:
+            except (ShmQueueError, OSError) as error:
+                if type(error) is not ShmQueueError and not _is_for_leases(error, level):
                     raise
                 self._held_up.add(level)
                 continue  # as many as can be are leased: acknowledging one makes room
@@ -333,6 +335,11 @@ def _dump(item: Any) -> tuple[int, Any]:
         return _serializer.dump_rest(item)
     except ShmQueueSerializationError:
         return _serializer.dump(dump_json(item))
+
+
+def _is_for_leases(error: Exception, level: _Level) -> bool:
+    """Whether there is no memory for one more lease, beside those that there are."""
+    return getattr(error, "errno", None) in _NO_MEMORY and level.engine.lease_figures()[0] > 0
 
 
 def level_of(priority: Any) -> int:

@@ -28,7 +28,9 @@ from shmqueue.exceptions import (
     ShmQueueBrokerError,
     ShmQueueCorruptedError,
     ShmQueueEmpty,
+    ShmQueueError,
     ShmQueueFull,
+    ShmQueueNoSpaceError,
     ShmQueueNotFoundError,
     ShmQueueValueError,
 )
@@ -53,6 +55,8 @@ PATIENCE = 10.0
 """Seconds that a change waits for another process's change at most, unless it is told otherwise."""
 
 _FIRST_PACE, _LONGEST_PACE = 0.0005, 0.01  # seconds between two attempts to take the lock
+
+_OVER = plain.pack((1e-9, {"headers": {}, "properties": {"delivery_info": {}}}))  # a message whose time is over
 
 _GONE_MOST = 1000  # names of deleted queues that are remembered
 
@@ -255,8 +259,7 @@ class Topology:
                 for name, levels in state.doomed:
                     self._free(name, levels)
                 state.doomed = []
-                self._put(state)
-                self._settle()
+                self._write(state)
 
     def declare(self, state: State, name: str, arguments: dict[str, Any], owner: Owner | None) -> bool:
         """Within a change: make a queue if it is not there yet, or have one more owner own it.
@@ -311,10 +314,14 @@ class Topology:
         self._handle.close()
 
     def remove(self) -> None:
-        """Remove the state, and all queues with what is in them. Their users must have ended."""
-        state = self.current()
-        for name, levels in [*state.doomed, *((name, queue.levels) for name, queue in state.queues.items())]:
-            self._free(name, levels)
+        """Remove the state, and all queues with what is in them. Their users must have ended.
+
+        Also those that no state has: a process that declared one was killed before it had changed the state.
+        """
+        is_ours = re.compile(re.escape(segment_name(self.namespace, "", 0)).replace("kombu", "kombu[1-9]?", 1)).match
+        for info in inspection.list_queues():
+            if is_ours(info.name):
+                _remove(info.name)
         self._handle.close()
         inspection.remove_queue(self._name)
 
@@ -323,15 +330,13 @@ class Topology:
         try:
             if handle.segment.created:
                 self._made.append((name, level))
+                _make_lease_table(handle)
         finally:
             handle.close()
 
     def _free(self, name: str, levels: list[int]) -> None:
         for level in levels:
-            try:
-                inspection.remove_queue(segment_name(self.namespace, name, level))
-            except ShmQueueNotFoundError:
-                pass
+            _remove(segment_name(self.namespace, name, level))
 
     def _moments_now(self) -> tuple[int, int]:
         """What moves with each change: the first when a new state is put, the second when the old one is taken."""
@@ -367,6 +372,10 @@ class Topology:
         engine = self._handle.engine
         while engine.qsize() > 1:
             self._patiently(engine.get, self._patience)
+
+    def _write(self, state: State) -> None:
+        self._put(state)
+        self._settle()
 
     def _put(self, state: State) -> None:
         """Put a state. There may be no memory for it, and the lock must not be held until there is."""
@@ -417,6 +426,34 @@ class Topology:
         if stopped:
             why += f"; of those that have it open, these are stopped: {', '.join(map(str, stopped))} (kill -CONT)"
         return ShmQueueBrokerError(why)
+
+
+def _remove(name: str) -> None:
+    try:
+        inspection.remove_queue(name)
+    except ShmQueueNotFoundError:
+        pass
+
+
+def _make_lease_table(handle: Handle) -> None:
+    """Have the queue reserve the memory for leases now: when messages have used up all memory, they can be taken.
+
+    A lease does it. If this process is killed in between, a message remains whose time is over.
+
+    Raises:
+        ShmQueueNoSpaceError: there is not enough memory.
+    """
+    engine, error = handle.engine, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        loan = engine.lend(False, None, False) if engine.put(*_OVER, False, None) else None
+    except ShmQueueError:
+        raise
+    except OSError as raised:
+        loan, error = None, raised
+    if loan is None:
+        why = f"there is not enough memory for a queue {handle.name!r}: {error.strerror}"
+        raise ShmQueueNoSpaceError(error.errno, why, handle.segment.path)
+    loan.finish()
 
 
 def _require_encodable(name: str) -> None:

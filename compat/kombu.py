@@ -63,11 +63,16 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     driver_name = "shmqueue"
     default_port = 0
     polling_interval = None
-    recoverable_connection_errors = (*base.Transport.connection_errors, ShmQueueBrokerError)
-    recoverable_channel_errors = (*base.Transport.channel_errors, ShmQueueFull, ShmQueueNotFoundError)
+    recoverable_connection_errors = base.Transport.connection_errors
+    recoverable_channel_errors = (
+        *base.Transport.channel_errors,
+        ShmQueueBrokerError,  # what can be tried again on the same connection
+        ShmQueueFull,
+        ShmQueueNotFoundError,
+    )
     connection_errors = (
         *base.Transport.connection_errors,
-        ShmQueueBrokerError,
+        ShmQueueBrokerError,  # a Celery worker connects again after one of these only
         ShmQueueCorruptedError,
         ShmQueueNotInitializedError,
     )
