@@ -105,7 +105,10 @@ class ShmQueueClosedError(ShmQueueNotInitializedError, ValueError, OSError):
 
 
 class ShmQueueBrokerError(ShmQueueError, ConnectionError):
-    """The broker could not be reached, or refused; see ``shmqueue.connect``."""
+    """The broker could not be reached, or refused; see ``shmqueue.connect``.
+
+    Also, on ``shm://`` for kombu: another process did not end its change of what is declared in time.
+    """
 
 
 class ShmQueueUnsupportedError(ShmQueueError, NotImplementedError):

@@ -67,6 +67,7 @@ ONCE = [
     "headers",
     "history",
     "hot_end",
+    "kombu_faults",
     "language",
     "leasing_history",
     "lifetime",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ pytest.importorskip("kombu", reason="kombu is not installed")
 
 import kombu
 from kombu.exceptions import ChannelError
+from kombu_support import JOBS, Connect, connections, publish, take
 
 import shmqueue
 from shmqueue import ShmQueue, inspection
@@ -31,40 +32,11 @@ from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")
 
-Connect = Callable[..., kombu.Connection]
-
-JOBS = kombu.Queue("jobs", routing_key="jobs")
-
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes connections; at the end all are closed, and everything that was declared is removed."""
-    opened: list[kombu.Connection] = []
-
-    def open_connection(**options: Any) -> kombu.Connection:
-        connection = kombu.Connection("shm://", transport_options=options)
-        opened.append(connection)
-        return connection
-
-    yield open_connection
-    for connection in opened:
-        connection.close()
-    remove()
-
-
-def publish(channel: Any, *bodies: Any, queue: kombu.Queue = JOBS, **options: Any) -> None:
-    producer = kombu.Producer(channel)
-    for body in bodies:
-        producer.publish(
-            body, exchange=queue.exchange, routing_key=queue.routing_key, declare=[queue], retry=False, **options
-        )
-
-
-def take(channel: Any, queue: kombu.Queue = JOBS) -> Any:
-    message = queue(channel).get()
-    assert message is not None
-    message.ack()
-    return message.payload
+    with connections() as opener:
+        yield opener
 
 
 def open_queues(connection: kombu.Connection) -> list[str]:
