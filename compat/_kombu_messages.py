@@ -305,9 +305,10 @@ def _message_of(item: Any) -> tuple[float, dict[str, Any]] | None:
     deadline, message = item
     if not isinstance(deadline, (int, float)) or not isinstance(message, dict):
         return None
-    properties = message.get("properties")
-    parts = (message.get("headers"), properties, isinstance(properties, dict) and properties.get("delivery_info"))
-    if not all(isinstance(part, dict) for part in parts) or properties.get("body_encoding") is not None:
+    headers, properties = message.get("headers"), message.get("properties")
+    if not isinstance(headers, dict) or not isinstance(properties, dict):
+        return None
+    if not isinstance(properties.get("delivery_info"), dict) or properties.get("body_encoding") is not None:
         return None
     return deadline, message
 

@@ -52,7 +52,7 @@ Binding = tuple[str, str, dict[str, Any]]
 """Routing key, queue, arguments."""
 
 PATIENCE = 10.0
-"""Seconds that a change waits for another process's change at most, unless it is told otherwise."""
+"""Seconds that a change waits for another process's change at most, by default."""
 
 _FIRST_PACE, _LONGEST_PACE = 0.0005, 0.01  # seconds between two attempts to take the lock
 
@@ -410,7 +410,8 @@ class Topology:
         deadline, pace = clock.monotonic() + patience, _FIRST_PACE
         while True:
             try:
-                return fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_bytes(fcntl.F_WRLCK))
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_bytes(fcntl.F_WRLCK))
+                return
             except OSError as error:
                 if error.errno not in _LOCKED:
                     raise
