@@ -10,7 +10,6 @@ This module knows nothing of kombu's classes, except how kombu writes as JSON wh
 
 from __future__ import annotations
 
-import errno
 import logging
 import reprlib
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ from kombu.utils.json import loads as load_json
 
 from shmqueue import clock
 from shmqueue.arguments import whole_number
+from shmqueue.engine import deadline_after, seconds_until
 from shmqueue.exceptions import (
     ShmQueueDeserializationError,
     ShmQueueEmpty,
@@ -31,18 +31,19 @@ from shmqueue.exceptions import (
     ShmQueueSerializationError,
 )
 from shmqueue.handle import Handle
+from shmqueue.interruptions import is_of_handler
 from shmqueue.items import items_of
 from shmqueue.leases import Lease, take_lease
 from shmqueue.readiness import ITEMS, ROOM
 from shmqueue.serialization import Serializer
 
 from ._kombu_doorbell import Wish
-from ._kombu_topology import LEVELS, Owner, Queue, State, Topology
+from ._kombu_topology import LEVELS, NO_MEMORY, Owner, Queue, State, Topology
 
 __all__ = ["Messages"]
 
 _NO_LIMIT = 0.0
-_NO_MEMORY = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_SLICE = 1.0  # seconds that a put waits for room before it looks whether the queue was deleted
 _SHOWN_MOST = 200  # characters of an item in the log
 _serializer = Serializer(allow_pickle=False)
 
@@ -54,12 +55,10 @@ class _Level:
         self.handle, self.engine = handle, handle.engine
         self._put_item = items_of(handle.engine).put_item
 
-    def put(self, message: Any, deadline: float, timeout: float | None) -> None:
+    def put(self, message: Any, deadline: float, timeout: float) -> bool:
+        """False: there was no room within ``timeout`` seconds."""
         put = self._put_item((deadline, message), True, timeout, False)
-        if put is None:
-            put = self.engine.put(*_dump((deadline, message)), True, timeout)
-        if not put:
-            raise ShmQueueFull(self.handle.why_full(1) + f" after {timeout} s")
+        return bool(self.engine.put(*_dump((deadline, message)), True, timeout) if put is None else put)
 
     def lease(self) -> tuple[Lease[Any], Any] | None:
         """The oldest message that is not too old, and its lease."""
@@ -93,6 +92,13 @@ class _Open:
         except BaseException:
             self.close()
             raise
+
+    def deadline(self, began: float, seconds: float | None) -> float:
+        """When a message is worth nothing any more that is worth something for ``seconds`` at most; None, for ever."""
+        ages = self.arguments.get("x-message-ttl")
+        if ages is not None:
+            seconds = ages / 1000 if seconds is None else min(seconds, ages / 1000)
+        return _NO_LIMIT if seconds is None else began + seconds
 
     def close(self) -> None:
         for level in self.levels.values():
@@ -141,7 +147,7 @@ class Messages:
             self.change(lambda state: self.topology.declare(state, name, arguments, owner))
 
     def put(self, name: str, message: Any, level: int, seconds: float | None) -> None:
-        """Put a message; into a queue that was deleted with its last owner it is dropped.
+        """Put a message; into a queue that was deleted with its last owner, or is while this waits, it is dropped.
 
         Args:
             level: its priority, 0 to 9.
@@ -150,6 +156,7 @@ class Messages:
         Raises:
             ShmQueueFull: there was no room in time.
         """
+        began, patience = clock.monotonic(), deadline_after(self._put_timeout)
         while True:
             opened = self._opened(name)
             if opened is None:
@@ -159,12 +166,13 @@ class Messages:
             elif level not in opened.levels:
                 self.change(lambda state: self.topology.add_level(state, name, level))
             else:
-                break
-        ages = opened.arguments.get("x-message-ttl")
-        if ages is not None:
-            seconds = ages / 1000 if seconds is None else min(seconds, ages / 1000)
-        deadline = _NO_LIMIT if seconds is None else clock.monotonic() + seconds
-        opened.levels[level].put(message, deadline, self._put_timeout)
+                left = seconds_until(patience)
+                wait = _SLICE if left is None else min(left, _SLICE)
+                if opened.levels[level].put(message, opened.deadline(began, seconds), wait):
+                    return
+                if wait == left:
+                    why = opened.levels[level].handle.why_full(1)
+                    raise ShmQueueFull(f"{why} after {self._put_timeout} s")
 
     def lease(self, name: str) -> tuple[Lease[Any], Any] | None:
         """The next message and its lease, by priority and age; None, there is none, or as many are leased as can be."""
@@ -298,7 +306,9 @@ def _message_of(item: Any) -> tuple[float, dict[str, Any]] | None:
     if isinstance(item, str):
         try:
             item = load_json(item)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # what kombu's decoders raise
+        except Exception as error:  # anything: which decoders kombu has, programs decide
+            if isinstance(error, MemoryError) or is_of_handler(error):
+                raise
             return None
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         return None
@@ -340,7 +350,7 @@ def _dump(item: Any) -> tuple[int, Any]:
 
 def _is_for_leases(error: Exception, level: _Level) -> bool:
     """Whether there is no memory for one more lease, beside those that there are."""
-    return getattr(error, "errno", None) in _NO_MEMORY and level.engine.lease_figures()[0] > 0
+    return getattr(error, "errno", None) in NO_MEMORY and level.engine.lease_figures()[0] > 0
 
 
 def level_of(priority: Any) -> int:

@@ -37,7 +37,7 @@ from shmqueue.exceptions import (
 from shmqueue.handle import Handle, open_handle
 from shmqueue.readiness import ITEMS, ROOM
 
-__all__ = ["LEVELS", "PATIENCE", "Owner", "Queue", "State", "Topology", "namespace_of", "segment_name"]
+__all__ = ["LEVELS", "NO_MEMORY", "PATIENCE", "Owner", "Queue", "State", "Topology", "namespace_of", "segment_name"]
 
 LEVELS = 10
 """Priorities, each of which is a queue of its own once a message has it."""
@@ -53,6 +53,9 @@ Binding = tuple[str, str, dict[str, Any]]
 
 PATIENCE = 10.0
 """Seconds that a change waits for another process's change at most, by default."""
+
+NO_MEMORY = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+"""The ``errno`` of an error that says that there is not enough memory for a file."""
 
 _FIRST_PACE, _LONGEST_PACE = 0.0005, 0.01  # seconds between two attempts to take the lock
 
@@ -362,16 +365,16 @@ class Topology:
         """Finish the change of a process that was killed after it had put the new state. False: it was not killed."""
         try:
             with self._locked(0.0):
-                self._settle()
+                self._settle(0.0)
         except ShmQueueBrokerError:
             return False
         return True
 
-    def _settle(self) -> None:
+    def _settle(self, patience: float | None = None) -> None:
         """Take all states but the newest, with the lock held; also those of a process that was killed before it did."""
         engine = self._handle.engine
         while engine.qsize() > 1:
-            self._patiently(engine.get, self._patience)
+            self._patiently(engine.get, self._patience if patience is None else patience)
 
     def _write(self, state: State) -> None:
         self._put(state)
@@ -422,10 +425,10 @@ class Topology:
             pace = min(2 * pace, _LONGEST_PACE)
 
     def _blocked(self, patience: float) -> ShmQueueBrokerError:
-        why = f"another process changes what is declared on shm:// (queue {self._name!r}), since {patience:g} s or more"
+        why = f"another process has been changing what is declared on shm:// (queue {self._name!r}) for {patience:g} s"
         stopped = _stopped(self._handle.segment.holders()) if patience else []
         if stopped:
-            why += f"; of those that have it open, these are stopped: {', '.join(map(str, stopped))} (kill -CONT)"
+            why += f"; stopped processes that have it open: {', '.join(map(str, stopped))} (continue them: kill -CONT)"
         return ShmQueueBrokerError(why)
 
 
@@ -444,17 +447,19 @@ def _make_lease_table(handle: Handle) -> None:
     Raises:
         ShmQueueNoSpaceError: there is not enough memory.
     """
-    engine, error = handle.engine, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    engine, code = handle.engine, errno.ENOSPC
     try:
-        loan = engine.lend(False, None, False) if engine.put(*_OVER, False, None) else None
-    except ShmQueueError:
-        raise
-    except OSError as raised:
-        loan, error = None, raised
-    if loan is None:
-        why = f"there is not enough memory for a queue {handle.name!r}: {error.strerror}"
-        raise ShmQueueNoSpaceError(error.errno, why, handle.segment.path)
-    loan.finish()
+        if engine.put(*_OVER, False, None):
+            loan = engine.lend(False, None, False)
+            if loan is not None:
+                loan.finish()
+            return
+    except OSError as error:
+        if error.errno not in NO_MEMORY or isinstance(error, ShmQueueError):
+            raise
+        code = error.errno or code
+    why = f"there is not enough memory for queue {handle.name!r}: {os.strerror(code)}"
+    raise ShmQueueNoSpaceError(code, why, handle.segment.path)
 
 
 def _require_encodable(name: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, python, run_python, wait_until
+from support import PATIENCE, Call, asleep, python, run_python, wait_until
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 
@@ -128,6 +128,16 @@ def test_the_end_of_a_message_whose_queue_was_deleted_is_no_error(connect: Conne
     assert take(channel) == "new"
 
 
+def test_a_publish_that_waits_for_room_ends_when_the_queue_is_deleted(connect: Connect) -> None:
+    publisher, other = connect(max_bytes=65536), connect().channel()
+    channel = publisher.channel()
+    publish(channel, b"x" * 40000)
+    call = asleep(Call(publish, channel, b"y" * 40000))
+    other.queue_delete("jobs")
+    call.result()
+    assert take(other) == b"y" * 40000
+
+
 # ---- items that are none of kombu's messages ----
 
 MESSAGE = {"body": "x", "headers": {}, "properties": {"delivery_info": {}}}
@@ -149,6 +159,7 @@ FOREIGN: list[Any] = [
     (0.0, {**MESSAGE, "properties": {"delivery_info": {}, "body_encoding": "rot13"}}),
     (0.0, MESSAGE, 1),
     {1, 2},  # which needs pickle
+    '{"__type__": "decimal", "__value__": "none"}',
 ]
 
 
@@ -279,7 +290,7 @@ def test_a_declaration_waits_for_a_stopped_process_for_a_limited_time(connect: C
     connection = connect(declare_timeout=0.2)
     channel = connection.channel()
     began = time.monotonic()
-    with pytest.raises(shmqueue.ShmQueueBrokerError, match=f"queue 'kombu'.* since 0.2 s.* {stopped.pid} ") as caught:
+    with pytest.raises(shmqueue.ShmQueueBrokerError, match=f"queue 'kombu'.* for 0.2 s.* {stopped.pid} ") as caught:
         kombu.Queue("another")(channel).declare()
     assert 0.2 <= time.monotonic() - began < 5
     assert isinstance(caught.value, connection.connection_errors)
