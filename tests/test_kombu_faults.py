@@ -27,7 +27,7 @@ from kombu_support import JOBS, Connect, connections, publish, take
 
 import shmqueue
 from shmqueue import ShmQueue, inspection
-from shmqueue.compat._kombu_topology import Topology, segment_name
+from shmqueue.compat._kombu_topology import State, Topology, segment_name
 from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -272,14 +272,20 @@ def test_a_fanout_to_a_queue_of_an_ended_process_does_not_wait_for_a_stopped_one
     mine = kombu.Queue("mine", everybody)
     publish(channel, "first", queue=mine)
     topology = Topology("")
-    topology.change(lambda state: topology.declare(state, "its", {}, (1 << 22, 1, "there")))
-    topology.change(lambda state: state.bind("everybody", ("", "its", {})))
-    topology.close()
+    ended = 1 << 22, 1, "there"
+
+    def bind(state: State) -> bool:
+        return topology.declare(state, "its", {}, ended) and state.bind("everybody", ("", "its", {}))
+
     with python(STOPPED, "before") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "stops\n"
         wait_until(lambda: _is_stopped(process.pid), "the process has stopped")
+        topology._lock = lambda fd, patience: None  # type: ignore[method-assign]  # it was declared just before that
+        topology.change(bind)
+        topology.close()
         publisher = connect()
+        assert len(publisher.channel().list_bindings()) == 2
         began = time.monotonic()
         kombu.Producer(publisher.channel()).publish("second", exchange="everybody")
         assert time.monotonic() - began < 5
