@@ -307,6 +307,20 @@ def test_a_declaration_waits_for_a_stopped_process_for_a_limited_time(connect: C
     assert {"jobs", "mine", "another"} <= set(connection.transport.messages.state().queues)
 
 
+def test_the_change_of_a_process_that_stopped_and_is_then_killed_is_finished_or_never_was(
+    connect: Connect, stopped: Any
+) -> None:
+    connection = connect()
+    connection.connect()
+    state = connection.transport.messages.state
+    assert "mine" not in state().queues
+    stopped.kill()
+    stopped.wait()
+    assert ("mine" in state().queues) == (stopped.args[-1] == "after")
+    kombu.Queue("mine")(connection.channel()).declare()
+    assert "mine" in state().queues
+
+
 def test_kombu_tries_a_declaration_again_until_the_stopped_process_goes_on(connect: Connect, stopped: Any) -> None:
     connection = connect(declare_timeout=0.05)
     helper = threading.Timer(0.5, stopped.send_signal, [signal.SIGCONT])
