@@ -217,7 +217,8 @@ class Topology:
             ShmQueueBrokerError: the state was never read here, and another process was stopped while it has the lock of
                 the queue that holds it.
         """
-        if self._is_unfinished or self._moments != self._moments_now():
+        moment = self._handle.engine.moment
+        if self._is_unfinished or self._moments != (moment(ITEMS), moment(ROOM)):
             if self._handle.engine.qsize() > 1:
                 self._is_unfinished = not self._finish()
             else:
