@@ -18,7 +18,7 @@ from shmqueue import reflog
 from shmqueue.engine import Engine
 from shmqueue.segment import Replaced, Segment, remove_left_to_others, remove_unarrived
 from shmqueue.shapes import callers_level
-from shmqueue.threads import WeakRegistry
+from shmqueue.threads import WeakRegistry, end_threads
 
 __all__ = [
     "Closing",
@@ -134,6 +134,7 @@ _LAST = -sys.maxsize
 
 def _leave_all() -> None:
     """Close what is still open. Daemon threads may go on in a blocked call, to which nothing happens any more."""
+    end_threads()
     interruption: BaseException | None = None
     for handle in open_handles:
         try:

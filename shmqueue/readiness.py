@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.threads import Guard, new_lock, start_daemon_thread
+from shmqueue.threads import Guard, new_lock, start_daemon_thread, stop_at_end
 
 if TYPE_CHECKING:
     from shmqueue.engine import Engine
@@ -85,6 +85,7 @@ class _Thread:
         self._nudge.acquire()
         self._start_lock = Guard()
         self._has_started = False
+        self._is_over = False
 
     def add(self, request: Request) -> None:
         self._requests[id(request)] = request
@@ -94,6 +95,14 @@ class _Thread:
                 if not self._has_started:
                     start_daemon_thread(self._run)
                     self._has_started = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Have the thread end soon."""
+        self._is_over = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._bell is not None:
             self._bell.ring()
         try:
@@ -105,7 +114,7 @@ class _Thread:
         self._requests.pop(id(request), None)
 
     def _run(self) -> None:
-        while True:
+        while not self._is_over:
             try:
                 self._answer_requests()
             except (MemoryError, OSError):  # without this thread no coroutine of the process would ever be called
@@ -114,7 +123,7 @@ class _Thread:
     def _answer_requests(self) -> None:
         pace = _FIRST_PACE
         known = -1
-        while True:
+        while not self._is_over:
             rung = self._bell.rung if self._bell is not None else 0
             requests = list(self._requests.values())
             if not requests:
@@ -168,3 +177,5 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+stop_at_end(lambda: _thread.stop())

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from importlib.machinery import BuiltinImporter
 from importlib.util import module_from_spec
 from itertools import repeat
@@ -26,7 +27,17 @@ if TYPE_CHECKING:
     import _thread as _real_thread
     from threading import RLock
 
-__all__ = ["Guard", "WeakRegistry", "forks_wait", "new_lock", "new_reentrant_lock", "sleep", "start_daemon_thread"]
+__all__ = [
+    "Guard",
+    "WeakRegistry",
+    "end_threads",
+    "forks_wait",
+    "new_lock",
+    "new_reentrant_lock",
+    "sleep",
+    "start_daemon_thread",
+    "stop_at_end",
+]
 
 _T = TypeVar("_T")
 
@@ -74,6 +85,39 @@ def start_daemon_thread(target: Callable[[], object]) -> None:
     _real_thread.start_new_thread(run, ())
     if not sys.is_finalizing():  # else it ends before it runs any Python code
         has_begun.acquire()
+
+
+_stops: list[Callable[[], object]] = []
+_END_PATIENCE = 1.0  # seconds
+
+
+def stop_at_end(stop: Callable[[], object]) -> None:
+    """Have ``end_threads`` call it: it makes threads that were started here end soon."""
+    _stops.append(stop)
+
+
+def end_threads() -> None:
+    """End the threads that were started here, where the interpreter ends and the process goes on.
+
+    A daemon thread of a sub-interpreter that still runs at its end stays for ever, and so does all that it refers to.
+    """
+    if not _ours or _is_main_interpreter():
+        return
+    for stop in _stops:
+        stop()
+    deadline = time.monotonic() + _END_PATIENCE
+    while _ours and time.monotonic() < deadline:
+        _real_sleep(0.001)
+
+
+def _is_main_interpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # of Python 3.13 and later; of earlier ones
+        try:
+            interpreters = import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() == interpreters.get_main())
+    return True
 
 
 def sleep(seconds: float) -> None:

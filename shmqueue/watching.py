@@ -23,7 +23,7 @@ from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import changing
-from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread
+from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread, stop_at_end
 
 if TYPE_CHECKING:
     pass
@@ -241,6 +241,9 @@ class Watched(Protocol):
     def after_fork_in_child(self) -> None:
         """Called in a forked child: the watcher's thread stayed with the parent, and so must its descriptor."""
 
+    def at_end(self) -> None:
+        """Called at the end of an interpreter whose process goes on: the queue is closed, for the thread to end."""
+
 
 _watched: WeakRegistry[Any] = WeakRegistry()
 
@@ -272,6 +275,14 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _close_all_at_end() -> None:
+    for watched in _watched:
+        watched.at_end()
+
+
+stop_at_end(_close_all_at_end)
 
 
 # ---- for a queue that uses its engine itself ----
@@ -340,6 +351,11 @@ class QueueDescriptor:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.abandon()
+
+    def at_end(self) -> None:
+        """See ``Watched``."""
+        self.close()
+        self._engine.close()
 
 
 class _Looking:

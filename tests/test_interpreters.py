@@ -7,6 +7,8 @@ import sys
 import pytest
 from support import python
 
+from shmqueue import ShmQueue
+
 pytestmark = [
     pytest.mark.usefixtures("native"),
     pytest.mark.skipif(
@@ -176,3 +178,48 @@ with ShmQueue("ext", allow_pickle=False) as q:
     assert q.get(timeout=60) == [msgpack.ExtType(5, b"x"), [[1], (2,), [1]], msgpack.Timestamp(1, 2)]
 """
     )
+
+
+LEFT = """
+import os
+
+def left():
+    with open("/proc/self/maps") as file:
+        maps = [line for line in file if "shmqueue-" in line or "/dev/shm" in line]
+    return len(os.listdir("/proc/self/fd")), len(maps), len(os.listdir("/proc/self/task"))
+
+seen = []
+for _ in range(4):
+    interpreter = interpreters.create()
+    interpreter.exec(HEAD + CODE)
+    interpreter.close()
+    seen.append(left())
+assert seen[1:] == seen[:1] * 3, seen
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "select.select([q], [], [], 0)",
+        "q.put(1); select.select([q], [], []); lease = q.lease()",
+        "q = Queue(); asyncio.run(wait(q))",
+    ],
+    ids=["select", "select and a lease", "asyncio"],
+)
+def test_an_interpreter_that_ends_with_its_queue_open_leaves_nothing_behind(use: str) -> None:
+    code = f"""
+import asyncio, select
+from shmqueue.compat.asyncio import Queue
+
+async def wait(q):
+    try:
+        await asyncio.wait_for(q.get(), 0.001)
+    except asyncio.TimeoutError:
+        pass
+
+q = ShmQueue("left", keep=True)
+{use}
+"""
+    run(f"CODE = {code!r}\n{LEFT}")
+    ShmQueue("left").unlink()
