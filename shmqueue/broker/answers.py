@@ -14,13 +14,15 @@ import os
 import queue
 import sys
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from shmqueue import clock
 from shmqueue.interruptions import is_of_handler
 
-__all__ = ["Asker", "attempt"]
+__all__ = ["Asker", "attempt", "start"]
 
 _T = TypeVar("_T")
 
@@ -34,6 +36,8 @@ class Asker:
     def __init__(self) -> None:
         self._worker: _Worker | None = None
         self._is_closed = False
+        self._call: Callable[[], _Call[Any] | None] = _no_call
+        """Gives the last call. A weak reference: what the call returned is its caller's alone."""
 
     def answer(self, make: Callable[[], _T], deadline: float | None, undo: Callable[[_T], object] | None = None) -> _T:
         """What ``make`` returns, or raises. One thread at a time may call this.
@@ -45,7 +49,7 @@ class Asker:
                 was interrupted; by another thread. None: there is nothing to undo.
 
         Raises:
-            TimeoutError: it has not ended in time. What is asked next is asked in another thread.
+            TimeoutError: it has not ended in time, or it was abandoned. What is asked next is asked in another thread.
         """
         is_simple = deadline is None and (undo is None or not _may_be_interrupted())
         worker = None if is_simple else self._working()
@@ -54,7 +58,10 @@ class Asker:
         seconds = -1.0 if deadline is None else min(max(0.0, deadline - clock.monotonic()), threading.TIMEOUT_MAX)
         call = _Call(make, undo)
         try:
+            self._call = weakref.ref(call)
             worker.ask(call.run)
+            if self._is_closed:
+                self._leave_thread()  # nothing else ends it
             call.ended.acquire(timeout=seconds)
             is_late = call.is_abandoned()
             # From here on nothing is called: that is when CPython, from 3.11 on, lets signal handlers run.
@@ -76,14 +83,21 @@ class Asker:
         finally:
             del raised
 
+    def abandon(self) -> None:
+        """Have the caller wait no longer. Any thread may call this."""
+        call = self._call()
+        if call is not None and call.is_abandoned():
+            with suppress(RuntimeError):  # released already
+                call.ended.release()
+
     def close(self) -> None:
-        """End the thread, after the call that it makes just now."""
+        """End the thread, after the call that it makes just now. A later call has a thread of its own."""
         self._is_closed = True
         self._leave_thread()
 
     def _working(self) -> _Worker | None:
         """The thread; None when no other thread runs any more."""
-        if self._worker is None and not self._is_closed and not sys.is_finalizing():
+        if self._worker is None and not sys.is_finalizing():
             worker = _Worker()
             try:
                 _thread.start_new_thread(_start, (worker.run,))
@@ -113,12 +127,28 @@ def attempt(make: Callable[[], object], seconds: float) -> None:
         asker.close()
 
 
+def start(make: Callable[[], object]) -> None:
+    """Have a thread of its own make a call, without waiting; this thread, if the interpreter ends. For destructors."""
+    if not sys.is_finalizing():
+        try:
+            _thread.start_new_thread(_start, (make,))
+            return
+        except RuntimeError as error:
+            if is_of_handler(error):
+                raise
+    make()
+
+
+def _no_call() -> None:
+    return None
+
+
 def _may_be_interrupted() -> bool:
     """Whether this is the main thread, or may be. gevent replaces much of what would tell, but not this."""
     return sys.platform != "linux" or _thread.get_native_id() == os.getpid()
 
 
-def _start(run: Callable[[], None]) -> None:
+def _start(run: Callable[[], object]) -> None:
     """Run it in a thread with a name. ``Thread.start`` keeps books, which an interrupt would leave wrong: not here."""
     try:
         threading.Thread(target=run, name="shmqueue-broker", daemon=True).start()
@@ -184,9 +214,10 @@ class _Call(Generic[_T]):
         except BaseException as error:  # it is raised in the thread that has asked
             self.raised = error
         first = self._first.setdefault(None, _ENDED)
-        self.ended.release()
         if first is _ABANDONED:
             self.undo()
+        else:
+            self.ended.release()
 
     def is_abandoned(self) -> bool:
         """Abandon it. False: it has ended."""

@@ -7,13 +7,16 @@ what a forked child inherits is neither used nor closed by it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import kombu
 
-from shmqueue.broker.answers import Asker, attempt
+from shmqueue import clock
+from shmqueue.broker.answers import Asker, attempt, start
 from shmqueue.interruptions import is_of_handler
 
 __all__ = ["Link", "Links"]
@@ -45,7 +48,14 @@ class Link:
         self.is_left = False
         """Whether its thread has ended: it is closed with the last of its leases."""
         self.leases = 0
-        """Those that are held, counted with the lock held."""
+        """Those that are held, counted with the lock held. Those that were dropped are among them."""
+        self.dropped: deque[Any] = deque()
+        """Messages of leases that were dropped, to be requeued with the next use of the connection.
+
+        A destructor runs anywhere, also within what holds locks of kombu or of its client: it only appends here.
+        """
+        self.ending: dict[int, Asker] = {}
+        """Those that wait for the end of a lease."""
         self.name = name
         self.connection: Any = kombu.Connection(url, transport_options=dict(transport_options))
         try:
@@ -64,12 +74,61 @@ class Link:
         is_outermost = not _is_owned(self.lock)
         try:
             with self.lock:
+                if is_outermost:
+                    self._requeue_dropped()
                 return how(self)
         finally:
             if is_outermost:
                 _set_free(self.lock)
                 if not self.is_alive:
                     self._end()
+
+    def settle(self, seconds: float) -> None:
+        """Requeue what was dropped, unless the connection is in use: its thread does it with the next use.
+
+        Args:
+            seconds: what the broker has for it, or else the connection is closed.
+        """
+        asker = Asker()
+        try:
+            asker.answer(self._settle, clock.monotonic() + seconds)
+        except TimeoutError as error:
+            self.close_soon()
+            if is_of_handler(error):
+                raise
+        finally:
+            asker.close()
+
+    def _settle(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            self._requeue_dropped()
+            if self.is_left:
+                self.leave()
+        except ConnectionError as error:  # it is closed
+            if is_of_handler(error):
+                raise
+        finally:
+            _set_free(self.lock)
+            if not self.is_alive:
+                self._end()
+
+    def _requeue_dropped(self) -> None:
+        """Called with the lock held.
+
+        Raises:
+            ConnectionError: the broker has failed; the connection is closed, which gives back the rest.
+        """
+        try:
+            while self.dropped and self.is_alive and self.pid == os.getpid():
+                self.dropped.popleft().requeue()
+                self.leases -= 1
+        except BaseException as error:
+            self.close_soon()
+            if isinstance(error, Exception) and not is_of_handler(error):
+                raise ConnectionError(f"a lease that was dropped cannot be given back: {error!r}") from error
+            raise
 
     def put_back(self, messages: list[Any]) -> None:
         """Have a broker whose messages kombu keeps account of hand out first what it handed out for good, in order.
@@ -81,10 +140,10 @@ class Link:
         self.channel.basic_recover(requeue=True)
 
     def leave(self) -> None:
-        """Close the connection as soon as it has no leases: any thread may have them."""
+        """Close the connection as soon as it has no leases: any thread may have them. Does not wait."""
         self.is_left = True
-        if not self.leases:
-            self.close()
+        if self.leases <= len(self.dropped):
+            self.close_soon()
 
     def close(self) -> None:
         """Close the connection, whatever state it is in; the broker gives back what was leased.
@@ -96,6 +155,18 @@ class Link:
         if self.pid == os.getpid() and self.connection is not None:
             self.asker.close()
             attempt(self._end, _FAREWELL)
+
+    def close_soon(self) -> None:
+        """``close`` that does not wait."""
+        self.is_alive = False
+        if self.pid == os.getpid() and self.connection is not None:
+            self.asker.close()
+            start(self._end)
+
+    def release(self) -> None:
+        """Have those that wait for the end of a lease wait no longer."""
+        for asker in list(self.ending.values()):
+            asker.abandon()
 
     def _end(self) -> None:
         if _is_owned(self.lock):
@@ -180,6 +251,20 @@ class Links:
             raise
         return link
 
+    def is_current(self, link: Link) -> bool:
+        """Whether it is the link of this thread."""
+        found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
+        return found is not None and found.link is link
+
+    def settle(self, own: Link, deadline: float | None) -> None:
+        """Give back the leases that were dropped and are of the links of other threads."""
+        for key, link in list(self._all.items()):
+            if link.dropped and link is not own and link.is_alive and link.pid == os.getpid():
+                left = _FAREWELL if deadline is None else deadline - clock.monotonic()
+                link.settle(max(0.0, min(left, _FAREWELL)))
+                if not link.is_alive:
+                    self._all.pop(key, None)
+
     def drop(self) -> None:
         """Close the link of this thread, which has failed."""
         found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
@@ -191,5 +276,17 @@ class Links:
         """Close all links of this process."""
         for key, link in list(self._all.items()):
             if link.pid == os.getpid():
+                link.is_alive = False
+                link.release()
                 link.close()
                 self._all.pop(key, None)
+
+    def __del__(
+        self, getpid: Callable[[], int] = os.getpid, is_finalizing: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
+        # Nothing has the queue any more, so nothing has a lease of it.
+        if not is_finalizing():
+            for key, link in list(self._all.items()):
+                if link.pid == getpid():
+                    del self._all[key]
+                    link.close_soon()

@@ -16,7 +16,7 @@ from kombu.transport import get_transport_cls
 
 from shmqueue import clock, threads
 from shmqueue.arguments import require_int, require_seconds, require_span
-from shmqueue.broker.answers import attempt
+from shmqueue.broker.answers import Asker, attempt
 from shmqueue.broker.links import Link, Links
 from shmqueue.broker.retries import RetryPolicy
 from shmqueue.broker.urls import BrokerUrl, require_options, shown
@@ -51,7 +51,11 @@ _ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to
 
 
 class BrokerLease(Lease[Any]):
-    """An item that the broker keeps until it is acknowledged, or until the connection or this process ends."""
+    """An item that the broker keeps until it is acknowledged, or until the connection or this process ends.
+
+    If it is dropped without ``ack`` or ``requeue``, the item is given back with the next call on its queue in this
+    process, or when that is closed.
+    """
 
     __slots__ = ("__weakref__", "_item", "_link", "_message", "_queue")
 
@@ -79,7 +83,7 @@ class BrokerLease(Lease[Any]):
         return not self._message.acknowledged and self._link.is_alive
 
     def ack(self) -> bool:
-        """Acknowledge. False: the lease was over, or the connection was lost.
+        """Acknowledge. False: the lease was over, the connection was lost, or the broker did not answer for 5 seconds.
 
         Then the item may come again: it does not if only the broker's answer was lost. If the call is interrupted,
         this holds as well.
@@ -89,12 +93,40 @@ class BrokerLease(Lease[Any]):
     def requeue(self) -> bool:
         """Give the item back: the next one that is delivered at RabbitMQ, behind all others at Redis.
 
-        False: the lease was over, or the connection was lost, with which it ends. If the call is interrupted, the
-        connection is closed.
+        False: the lease was over, the connection was lost, with which it ends, or the broker did not answer for 5
+        seconds: then, and if the call is interrupted, the connection is closed.
         """
         return self._end(self._message.requeue)
 
+    def _acknowledge(self) -> bool:
+        """``ack`` by this thread, and without a limit: what has interrupted it has interrupted the acknowledgement."""
+        try:
+            return self._link.use(self._ending(self._message.ack))
+        except self._queue._errors as error:  # that of a lease that was dropped
+            if is_of_handler(error):
+                raise
+            return False
+
     def _end(self, how: Callable[[], object]) -> bool:
+        if not self.is_held:
+            return False
+        link, end = self._link, self._ending(how)
+        is_own = self._queue._links.is_current(link)
+        asker = link.asker if is_own else Asker()
+        try:
+            link.ending[id(asker)] = asker
+            return asker.answer(lambda: link.use(end), clock.monotonic() + _ANSWER)
+        except BaseException as error:
+            link.close_soon()
+            if isinstance(error, self._queue._errors) and not is_of_handler(error):
+                return False
+            raise
+        finally:
+            link.ending.pop(id(asker), None)
+            if not is_own:
+                asker.close()
+
+    def _ending(self, how: Callable[[], object]) -> Callable[[Link], bool]:
         def end(link: Link) -> bool:
             if not self.is_held:
                 return False
@@ -110,16 +142,13 @@ class BrokerLease(Lease[Any]):
                 link.leave()
             return True
 
-        return self._link.use(end)
+        return end
 
     def __del__(self) -> None:
+        # It may run anywhere, also while this thread holds locks of kombu's: nothing here takes one, or waits.
         message = getattr(self, "_message", None)
         if message is not None and not message.acknowledged:
-            try:
-                self.requeue()
-            except Exception as error:  # of whatever kind: the interpreter may be ending, and half of kombu gone
-                if is_of_handler is not None and is_of_handler(error):
-                    raise  # else: the broker has it again when the connection ends
+            self._link.dropped.append(message)
 
 
 class _Received(BrokerLease):
@@ -129,6 +158,8 @@ class _Received(BrokerLease):
 
     def ack(self) -> bool:
         return True
+
+    _acknowledge = ack
 
     def __del__(self) -> None:
         pass
@@ -157,8 +188,8 @@ class BrokerQueue:
 
     A call that waits for an item asks the broker again and again, up to 20 times a second. A broker that accepts a
     connection and does not answer counts as gone when the timeout of the call is over, after 2 seconds at the earliest;
-    calls that do not block or take no timeout (``qsize``, ``clear``) give it 5 seconds. A ``put``, ``get`` or ``lease``
-    without a timeout waits for its answer for ever.
+    calls that do not block or take no timeout (``qsize``, ``clear``, the end of a lease) give it 5 seconds. A ``put``,
+    ``get`` or ``lease`` without a timeout waits for its answer for ever.
 
     Args:
         url, allow_pickle, retry_policy, transport_options: as for ``connect``, which says what is raised.
@@ -447,6 +478,7 @@ class BrokerQueue:
                 raise ConnectionError("the connection was closed meanwhile")
             return how(link)
 
+        self._links.settle(link, deadline)
         return link.asker.answer(lambda: link.use(ask), deadline, undo)
 
     def _publish(self, link: Link, body: bytes) -> None:
@@ -479,7 +511,7 @@ class BrokerQueue:
                 except ShmQueueDeserializationError as error:
                     failed = failed or error
             for one in taken:
-                one.ack()
+                one._acknowledge()
         except BaseException:
             if taken:
                 attempt(lambda: self._give_back(taken), _GIVING_BACK)
