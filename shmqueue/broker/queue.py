@@ -53,7 +53,7 @@ _ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to
 class BrokerLease(Lease[Any]):
     """An item that the broker keeps until it is acknowledged, or until the connection or this process ends.
 
-    If it is dropped without ``ack`` or ``requeue``, the item is given back with the next call on its queue in this
+    If it is dropped without ``ack`` or ``requeue``, the item is requeued with the next call on its queue in this
     process, or when that is closed.
     """
 
