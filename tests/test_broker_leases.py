@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,32 @@ def test_close_releases_what_waits_for_the_end_of_a_lease(
         began = time.monotonic()
         leases.clear()
         assert time.monotonic() - began < PATIENCE / 10  # the destructor of the other one has not waited
+
+
+# ---- what is closed ----
+
+
+def sockets() -> set[str]:
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the directory itself
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {target for target in found if target.startswith("socket:")}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system has no /proc/self/fd")
+def test_a_closed_queue_with_a_lease_leaves_no_connection_to_the_collector(
+    redis: broker_servers.Server, name: str
+) -> None:
+    before = sockets()
+    gc.disable()
+    try:
+        q = shmqueue.connect(redis.url(name))
+        q.put_many(range(2))
+        lease = q.lease(timeout=PATIENCE)
+        assert sockets() - before
+        q.close()
+        wait_until(lambda: not sockets() - before, "no socket is left")
+        assert not lease.is_held
+    finally:
+        gc.enable()

@@ -177,12 +177,20 @@ class Link:
                 try:
                     if connection is not None:
                         connection.close()
+                        _disconnect_again(getattr(self, "channel", None))
                 except Exception as error:
                     # Of whatever kind: it may be broken in any way, and nothing is asked of it any more.
                     if is_of_handler(error):
                         raise
         finally:
             _set_free(self.lock)
+
+
+def _disconnect_again(channel: Any) -> None:
+    """Close what kombu leaves open: at Redis a channel that is closed connects once more, to give back its messages."""
+    disconnect = getattr(channel, "_disconnect_pools", None)
+    if disconnect is not None:
+        disconnect()
 
 
 def _is_owned(lock: threading.RLock) -> bool:
