@@ -56,9 +56,44 @@ class _Level:
         self._put_item = items_of(handle.engine).put_item
 
     def put(self, message: Any, deadline: float, timeout: float) -> bool:
-        """False: there was no room within ``timeout`` seconds."""
+        """False: there was no room within ``timeout`` seconds, or until another message may be dropped.
+
+        Messages whose time is over make room for new ones: whoever should take them may be stopped.
+        """
+        if self._put(message, deadline, 0.0):
+            return True
+        expiry = self._drop_expired()
+        if expiry is not None:
+            timeout = min(timeout, max(0.0, expiry - clock.monotonic()))
+        return self._put(message, deadline, timeout)
+
+    def _put(self, message: Any, deadline: float, timeout: float) -> bool:
         put = self._put_item((deadline, message), True, timeout, False)
         return bool(self.engine.put(*_dump((deadline, message)), True, timeout) if put is None else put)
+
+    def _drop_expired(self) -> float | None:
+        """Drop the oldest messages while their time is over.
+
+        Others are not even leased for a moment: they keep their place, and are not delivered as redelivered.
+
+        Returns:
+            When the time of the one that is the oldest now is over; None, never, or there is none.
+        """
+        while True:
+            try:
+                found = self.engine.peek(False, None)
+            except ShmQueueEmpty:
+                return None  # another process has the lock of the queue: the put waits for it, too
+            if found is None:
+                return None
+            number, method, payload = found
+            message = _message_of(_load(method, payload))
+            if message is None or message[0] == _NO_LIMIT:
+                return None
+            if clock.monotonic() < message[0]:
+                return message[0]
+            if self.engine.take(number):
+                self.engine.task_done()  # as its acknowledgement would
 
     def lease(self) -> tuple[Lease[Any], Any] | None:
         """The oldest message that is not too old, and its lease."""
@@ -170,7 +205,7 @@ class Messages:
                 wait = _SLICE if left is None else min(left, _SLICE)
                 if opened.levels[level].put(message, opened.deadline(began, seconds), wait):
                     return
-                if wait == left:
+                if left is not None and seconds_until(patience) == 0:
                     why = opened.levels[level].handle.why_full(1)
                     raise ShmQueueFull(f"{why} after {self._put_timeout} s")
 

@@ -138,6 +138,51 @@ def test_a_publish_that_waits_for_room_ends_when_the_queue_is_deleted(connect: C
     assert take(other) == b"y" * 40000
 
 
+# ---- a subscriber that is stopped ----
+
+EVENTS = kombu.Queue("events", kombu.Exchange("everybody", "fanout"), message_ttl=0.1)
+
+
+def test_a_publish_without_room_drops_messages_whose_time_is_over(connect: Connect) -> None:
+    """As when the subscriber was stopped: nobody takes them."""
+    publisher = connect(max_bytes=65536, put_timeout=PATIENCE)
+    channel = publisher.channel()
+    for number in range(200):  # each waits until the time of those before it is over, no longer
+        publish(channel, f"{number:1000}", queue=EVENTS)
+    time.sleep(0.2)  # the time of all that are there is over
+    publish(channel, "x" * 40000, queue=EVENTS, expiration=PATIENCE)
+    assert EVENTS(channel).queue_declare(passive=True).message_count == 1
+
+
+def test_a_message_that_is_worth_something_is_not_dropped_and_not_leased_for_room(connect: Connect) -> None:
+    channel = connect(max_bytes=65536, put_timeout=0.05).channel()
+    publish(channel, "first" + "x" * 20000, expiration=3600)
+    publish(channel, "second" + "x" * 20000, expiration=0.001)
+    publish(channel, "third" + "x" * 20000)
+    time.sleep(0.002)
+    with pytest.raises(shmqueue.ShmQueueFull, match=r"after 0.05 s"):
+        publish(channel, "fourth" + "x" * 20000)
+    message = JOBS(channel).get()
+    assert message is not None
+    assert message.payload[:5] == "first"
+    assert "redelivered" not in message.headers
+    message.ack()
+    assert take(channel)[:5] == "third"
+
+
+def test_a_requeued_message_whose_time_is_over_holds_up_no_publish(connect: Connect) -> None:
+    channel = connect(max_bytes=65536, put_timeout=0.05).channel()
+    publish(channel, "first" + "x" * 40000, expiration=0.05)
+    message = JOBS(channel).get()
+    assert message is not None
+    publish(channel, "second" + "x" * 40000, expiration=0.05)
+    message.requeue()
+    time.sleep(0.05)
+    publish(channel, "third" + "x" * 40000)
+    assert JOBS(channel).queue_declare(passive=True).message_count == 1
+    assert take(channel)[:5] == "third"
+
+
 # ---- items that are none of kombu's messages ----
 
 MESSAGE = {"body": "x", "headers": {}, "properties": {"delivery_info": {}}}
