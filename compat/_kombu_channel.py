@@ -42,7 +42,7 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         # Without super(): the base restores messages by putting them once more when the process ends. Ours are leases.
         self.channel = channel
         self.prefetch_count = prefetch_count or 0
-        self._taken: dict[Any, tuple[Lease[Any], Any]] = {}
+        self._taken: dict[Any, tuple[Lease[Any], str, Any]] = {}
 
     def can_consume(self) -> bool:
         return not self.prefetch_count or len(self._taken) < self.prefetch_count
@@ -51,12 +51,16 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         return max(self.prefetch_count - len(self._taken), 0) if self.prefetch_count else None
 
     def append(self, message: Any, delivery_tag: Any) -> None:
-        lease = self.channel.leases.pop(delivery_tag, None)
-        if lease is not None:
-            self._taken[delivery_tag] = lease, message
+        found = self.channel.leases.pop(delivery_tag, None)
+        if found is not None:
+            self._taken[delivery_tag] = *found, message
 
     def get(self, delivery_tag: Any) -> Any:
-        return self._taken[delivery_tag][1]
+        return self._taken[delivery_tag][2]
+
+    def queues(self) -> set[str]:
+        """Of which there are messages that were not acknowledged."""
+        return {queue for _, queue, _ in list(self._taken.values())}
 
     def ack(self, delivery_tag: Any) -> None:
         self._end(delivery_tag, requeue=False)
@@ -74,9 +78,9 @@ class QoS(virtual.QoS):  # type: ignore[misc]
 
     def _end(self, delivery_tag: Any, requeue: bool) -> None:
         was_full = not self.can_consume() or self.channel.is_held_up
-        lease, _ = self._taken.pop(delivery_tag, (None, None))
-        if lease is not None:
-            _end_lease(lease, requeue)
+        found = self._taken.pop(delivery_tag, None)
+        if found is not None:
+            _end_lease(found[0], requeue)
         if was_full:
             self.channel.wake()
 
@@ -106,8 +110,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self._callbacks: dict[str, dict[str, Callback]] = {}
         self._turns: deque[str] = deque()
         self._looked_at_owners = 0.0
-        self.leases: dict[Any, Lease[Any]] = {}
-        """Of messages that are on their way to a callback."""
+        self.leases: dict[Any, tuple[Lease[Any], str]] = {}
+        """Of messages that are on their way to a callback, and their queues."""
 
     # ---- messages ----
 
@@ -145,7 +149,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if lease.attempt > 1:
             properties["delivery_info"]["redelivered"] = True
             message["headers"]["redelivered"] = True
-        self.leases[tag] = lease
+        self.leases[tag] = lease, queue
         return message
 
     def _next_delivery_tag(self) -> int:
@@ -223,6 +227,11 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         wishes: list[Wish] = self._messages.wishes(self._turns)
         return wishes
 
+    def queues_in_use(self) -> set[str]:
+        """Those that are consumed, or of which there are messages that were not acknowledged."""
+        queues: set[str] = self.qos.queues()
+        return queues.union(list(self._turns), [queue for _, queue in list(self.leases.values())])
+
     @property
     def is_held_up(self) -> bool:
         """Whether messages wait until another one is acknowledged."""
@@ -235,7 +244,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     def _hand_out(self, message: Any, no_ack: bool) -> None:
         if no_ack:
-            self.leases.pop(message.delivery_tag).ack()
+            self.leases.pop(message.delivery_tag)[0].ack()
         else:
             self.qos.append(message, message.delivery_tag)
 
@@ -380,7 +389,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if os.getpid() != self._pid:  # what it has belongs to the parent
             self.closed = True
             return
-        for lease in list(self.leases.values()):
+        for lease, _ in list(self.leases.values()):
             _end_lease(lease, requeue=True)
         self.leases.clear()
         try:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import reprlib
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from kombu.utils.json import dumps as dump_json
@@ -44,6 +45,7 @@ __all__ = ["Messages"]
 
 _NO_LIMIT = 0.0
 _SLICE = 1.0  # seconds that a put waits for room before it looks whether the queue was deleted
+_OPEN_MOST = 64  # queues and priorities that are kept open without being in use; each has two descriptors
 _SHOWN_MOST = 200  # characters of an item in the log
 _serializer = Serializer(allow_pickle=False)
 
@@ -58,7 +60,7 @@ class _Level:
     def put(self, message: Any, deadline: float, timeout: float) -> bool:
         """False: there was no room within ``timeout`` seconds, or until another message may be dropped.
 
-        Messages whose time is over make room for new ones: whoever should take them may be stopped.
+        Messages whose time is over make room for new ones: their consumer may be stopped.
         """
         if self._put(message, deadline, 0.0):
             return True
@@ -143,15 +145,24 @@ class _Open:
 class Messages:
     """All queues of a namespace, each opened when it is first used, and closed when it is no longer declared.
 
+    When there are many, those that were not used for the longest time are closed, too.
+
     Args:
         topology: what queues there are.
         put_timeout: seconds that a put waits for room, None for ever.
+        in_use: the names of the queues that must stay open: consumers wait for them, or have messages of them.
     """
 
-    def __init__(self, topology: Topology, put_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        topology: Topology,
+        put_timeout: float | None = None,
+        in_use: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         self.topology = topology
         self._put_timeout = put_timeout
-        self._open: dict[str, _Open] = {}
+        self._in_use = in_use
+        self._open: OrderedDict[str, _Open] = OrderedDict()  # the one used last is the last
         self._known: State | None = None  # of which no deleted queue is open
         self._held_up: set[_Level] = set()
 
@@ -198,16 +209,22 @@ class Messages:
                 if name in self.state().gone:
                     return
                 self.declare(name, {}, None)
-            elif level not in opened.levels:
+                continue
+            if level not in opened.levels:
                 self.change(lambda state: self.topology.add_level(state, name, level))
-            else:
-                left = seconds_until(patience)
-                wait = _SLICE if left is None else min(left, _SLICE)
+                continue
+            left = seconds_until(patience)
+            wait = _SLICE if left is None else min(left, _SLICE)
+            try:
                 if opened.levels[level].put(message, opened.deadline(began, seconds), wait):
                     return
-                if left is not None and seconds_until(patience) == 0:
-                    why = opened.levels[level].handle.why_full(1)
-                    raise ShmQueueFull(f"{why} after {self._put_timeout} s")
+            except ShmQueueNotInitializedError:
+                if self._open.get(name) is opened:
+                    raise
+                continue  # another thread has closed it: it was deleted, or many others are used
+            if left is not None and seconds_until(patience) == 0:
+                why = opened.levels[level].handle.why_full(1)
+                raise ShmQueueFull(f"{why} after {self._put_timeout} s")
 
     def lease(self, name: str) -> tuple[Lease[Any], Any] | None:
         """The next message and its lease, by priority and age; None, there is none, or as many are leased as can be."""
@@ -291,11 +308,27 @@ class Messages:
             if opened is not None:
                 if len(opened.levels) != len(queue.levels):
                     self._add_levels(opened, name, queue)
+                try:
+                    self._open.move_to_end(name)
+                except KeyError:
+                    continue  # another thread has closed it
                 return opened
+            self._close_idle()
             try:
                 self._open[name] = _Open(self.topology, name, queue)
             except ShmQueueNotFoundError:
                 self._renew(name, queue.id)
+
+    def _close_idle(self) -> None:
+        """Close the queues that were not used for the longest time, until there is room for one more."""
+        surplus = sum(len(opened.levels) for opened in self._open.values()) + 1 - _OPEN_MOST
+        if surplus <= 0:
+            return
+        in_use = self._in_use()
+        for name, opened in list(self._open.items()):
+            if surplus > 0 and name not in in_use:
+                surplus -= len(opened.levels)
+                self._forget(name)
 
     def _add_levels(self, opened: _Open, name: str, queue: Queue) -> None:
         for number in queue.levels:

@@ -98,7 +98,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             if put_timeout is not None:
                 put_timeout = require_span("put_timeout", put_timeout, is_zero_allowed=True)
             patience = require_span("declare_timeout", options.get("declare_timeout", PATIENCE), is_zero_allowed=True)
-            self._messages = Messages(Topology(_namespace(self.client), max_bytes, patience), put_timeout)
+            topology = Topology(_namespace(self.client), max_bytes, patience)
+            self._messages = Messages(topology, put_timeout, self._queues_in_use)
         return self._messages
 
     @property
@@ -184,6 +185,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 continue
             delivered += 1
         return delivered
+
+    def _queues_in_use(self) -> set[str]:
+        return {queue for channel in list(self.channels) for queue in channel.queues_in_use()}
 
     def _leave_loop(self) -> None:
         loop, self._loop = self._loop, None

@@ -27,6 +27,7 @@ from kombu_support import JOBS, Connect, connections, publish, take
 
 import shmqueue
 from shmqueue import ShmQueue, inspection
+from shmqueue.compat import _kombu_messages
 from shmqueue.compat._kombu_topology import State, Topology, segment_name
 from shmqueue.compat.kombu import remove
 
@@ -138,13 +139,78 @@ def test_a_publish_that_waits_for_room_ends_when_the_queue_is_deleted(connect: C
     assert take(other) == b"y" * 40000
 
 
+# ---- many queues ----
+
+MANY = """
+import os, resource, socket, kombu, shmqueue.compat.kombu
+from shmqueue.compat import _kombu_messages
+_kombu_messages._OPEN_MOST = 6
+connection = kombu.Connection("shm://")
+channel = connection.channel()
+queues = [kombu.Queue(f"queue-{number}", routing_key=f"queue-{number}")(channel) for number in range(40)]
+producer = kombu.Producer(channel)
+got = []
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 60, used + 60))
+producer.publish("leased", routing_key=queues[0].name, declare=[queues[0]])
+leased = queues[0].get()
+consumer = kombu.Consumer(channel, queues[1:3], callbacks=[lambda body, message: got.append(body) or message.ack()])
+consumer.consume()
+try:
+    connection.drain_events(timeout=0.01)
+except socket.timeout:
+    pass
+for _ in range(2):
+    for queue in queues[3:]:
+        producer.publish(queue.name, routing_key=queue.name, declare=[queue])
+for queue in queues[3:]:
+    for _ in range(2):
+        message = queue.get()
+        assert message.payload == queue.name
+        message.ack()
+leased.requeue()
+again = queues[0].get()
+assert again.payload == "leased" and again.headers["redelivered"]
+again.ack()
+producer.publish("consumed", routing_key=queues[2].name)
+connection.drain_events(timeout=30)
+print(*got)
+connection.close()
+shmqueue.compat.kombu.remove()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="there is no /proc/self/fd")
+def test_a_process_uses_more_queues_than_it_may_have_descriptors() -> None:
+    assert run_python(MANY).split() == ["consumed"]
+
+
+@pytest.mark.parametrize("end", ["delete", "many others"])
+def test_a_publish_that_waits_for_room_survives_that_another_thread_closes_the_queue(
+    connect: Connect, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kombu_messages, "_OPEN_MOST", 3)
+    connection = connect(max_bytes=65536)
+    channel, other = connection.channel(), connection.channel()
+    publish(channel, b"x" * 40000)
+    call = asleep(Call(publish, channel, b"y" * 40000))
+    if end == "delete":
+        other.queue_delete("jobs")
+    else:
+        for number in range(5):
+            publish(other, 1, queue=kombu.Queue(f"other-{number}", routing_key=f"other-{number}"))
+        assert take(other) == b"x" * 40000
+    call.result()
+    assert take(other) == b"y" * 40000
+
+
 # ---- a subscriber that is stopped ----
 
 EVENTS = kombu.Queue("events", kombu.Exchange("everybody", "fanout"), message_ttl=0.1)
 
 
 def test_a_publish_without_room_drops_messages_whose_time_is_over(connect: Connect) -> None:
-    """As when the subscriber was stopped: nobody takes them."""
+    """As when the subscriber is stopped and takes none."""
     publisher = connect(max_bytes=65536, put_timeout=PATIENCE)
     channel = publisher.channel()
     for number in range(200):  # each waits until the time of those before it is over, no longer
