@@ -130,7 +130,7 @@ def test_a_lease_that_was_dropped_is_given_back_by_close(q: BrokerQueue) -> None
 @pytest.mark.parametrize("has_ended", [False, True], ids=["own", "ended"])
 def test_a_lease_that_is_dropped_with_its_queue_is_given_back(q: BrokerQueue, has_ended: bool) -> None:
     q.put("item")
-    leases = []
+    leases: list[Any] = []
 
     def lease() -> None:
         leases.append(shmqueue.connect(q._options[0]).lease(timeout=PATIENCE))
