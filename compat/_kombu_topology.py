@@ -360,7 +360,7 @@ class Topology:
             except ShmQueueEmpty:
                 if clock.monotonic() >= deadline:
                     raise self._blocked(patience) from None
-                time.sleep(_FIRST_PACE)
+                time.sleep(_FIRST_PACE)  # the engine has said that its lock is taken; there is nothing to wait on
 
     def _finish(self) -> bool:
         """Finish the change of a process that was killed after it had put the new state. False: it was not killed."""
@@ -422,7 +422,7 @@ class Topology:
             left = deadline - clock.monotonic()
             if left <= 0:
                 raise self._blocked(patience)
-            time.sleep(min(pace, left))
+            time.sleep(min(pace, left))  # flock() waits for ever, or not at all
             pace = min(2 * pace, _LONGEST_PACE)
 
     def _blocked(self, patience: float) -> ShmQueueBrokerError:

@@ -225,7 +225,7 @@ def test_a_message_that_is_worth_something_is_not_dropped_and_not_leased_for_roo
     publish(channel, "first" + "x" * 20000, expiration=3600)
     publish(channel, "second" + "x" * 20000, expiration=0.001)
     publish(channel, "third" + "x" * 20000)
-    time.sleep(0.002)
+    time.sleep(0.002)  # the time of the second one is over, which is not at the head
     with pytest.raises(shmqueue.ShmQueueFull, match=r"after 0.05 s"):
         publish(channel, "fourth" + "x" * 20000)
     message = JOBS(channel).get()
@@ -243,7 +243,7 @@ def test_a_requeued_message_whose_time_is_over_holds_up_no_publish(connect: Conn
     assert message is not None
     publish(channel, "second" + "x" * 40000, expiration=0.05)
     message.requeue()
-    time.sleep(0.05)
+    time.sleep(0.05)  # the time of both is over: nothing but time ends it
     publish(channel, "third" + "x" * 40000)
     assert JOBS(channel).queue_declare(passive=True).message_count == 1
     assert take(channel)[:5] == "third"
