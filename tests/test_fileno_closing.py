@@ -78,11 +78,16 @@ def test_closing_while_many_things_go_on(open_queue: OpenQueue) -> None:
     for number in range(20):
         q = open_queue(KINDS[number % len(KINDS)])
         source_of(q).fileno()
-        calls = [Call(until_closed, q.put, 1), Call(until_closed, q.get)]
-        wait_until(lambda q=q: not q.empty() or q.empty(), "it goes on")  # type: ignore[misc]
+        taken: list[object] = []
+        calls = [Call(until_closed, q.put, 1), Call(until_closed, _taking, q, taken)]
+        wait_until(lambda taken=taken: len(taken) > 2, "items go through it")  # type: ignore[misc]
         q.close()
         for call in calls:
             call.result()
+
+
+def _taking(q: Any, taken: list[object]) -> None:
+    taken.append(q.get())
 
 
 def until_closed(call: Callable[..., object], *arguments: object) -> None:
