@@ -367,7 +367,7 @@ def test_a_server_that_stops_to_answer_is_given_up_and_used_again_later(
     server = servers.of("redis")
     with shmqueue.connect(server.url(name), retry_policy={"max_retries": 0}) as q:
         q.put("first")
-        monkeypatch.setattr("shmqueue.broker.queue._ANSWER", 1.0)
+        monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 1.0)
         monkeypatch.setattr("shmqueue.broker.links._FAREWELL", 1.0)
         with server.stopped():
             for call in (q.qsize, q.get_nowait, lambda: q.get(timeout=3)):
@@ -415,7 +415,7 @@ def others_have_it(act):
     return not thread.is_alive()
 
 signal.signal(signal.SIGALRM, interrupt)
-links = Links("memory://", "jobs", {})
+links = Links("memory://", "jobs", {}, ())
 link = links.current()
 for number in range(50):
     calls = []
@@ -580,6 +580,10 @@ def _with_a_name(url: str) -> str:
     return url.replace("shm://{}", "shm://{}?max_bytes=0").replace("visibility_timeout=2", "visibility_timeout=10")
 
 
+BY_CHANCE = {"redis": ("lease-linear", "do not come again"), "amqp": ("killed-busy", "out of order")}
+"""The clause that the table in the kit's README says may be broken when a process is killed, and how."""
+
+
 @pytest.mark.thorough
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", ["shm", "redis", "amqp"])
@@ -590,11 +594,12 @@ def test_a_queue_by_a_url_keeps_the_profile_of_brokers(
     monkeypatch.setenv("CONFORMANCE_URL", url)
     results = run_suite(Target("peers.like_standard:connected", "fork"), PROFILES["broker"], Amount(15, seed=3))
     broken = {result.clause.key: result.why for result in results if result.verdict is Verdict.BROKEN}
-    if kind == "redis":
-        broken.pop("lease-linear", None)  # a consumer that is killed between two commands of kombu's loses its item
+    clause, how = BY_CHANCE.get(kind, ("", ""))
+    if how in broken.get(clause, ""):
+        broken.pop(clause, None)
     assert broken == {}
     kept = {result.clause.key for result in results if result.verdict is Verdict.KEPT}
-    assert {"fifo", "linear", "killed-busy", "lease-again", "lease-alone", "close"} <= kept
+    assert {"fifo", "linear", "killed-busy", "lease-again", "lease-alone", "close"} - {clause} <= kept
 
 
 # ---- the README's recipe ----

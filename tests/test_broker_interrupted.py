@@ -24,8 +24,10 @@ import kombu.transport.base
 
 import shmqueue
 from shmqueue.broker.answers import Asker
+from shmqueue.broker.bodies import Bodies
+from shmqueue.broker.leases import BrokerLease, Received
 from shmqueue.broker.links import Link
-from shmqueue.broker.queue import BrokerLease, BrokerQueue, _Received
+from shmqueue.broker.queue import BrokerQueue
 from shmqueue.broker.retries import RetryPolicy
 
 Servers = Callable[[str], broker_servers.Server]
@@ -173,7 +175,7 @@ def test_a_call_that_has_given_up_takes_nothing_when_the_broker_goes_on(
     kind: str, take: Callable[[BrokerQueue], object], servers: Servers, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = servers(kind)
-    monkeypatch.setattr("shmqueue.broker.queue._ANSWER", 0.3)
+    monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 0.3)
     monkeypatch.setattr("shmqueue.broker.queue._ANSWER_LEAST", 0.3)
     took = threading.Event()
     with shmqueue.connect(server.url(name)) as q, monkeypatch.context() as patch:
@@ -241,9 +243,9 @@ def test_what_was_taken_when_a_handler_raises_comes_again(
 
 
 POINTS: dict[str, list[tuple[type, str]]] = {
-    "loading": [(BrokerQueue, "_load")],
+    "loading": [(Bodies, "load")],
     "decoding": [(kombu.message.Message, "decode")],
-    "acknowledging": [(BrokerLease, "_acknowledge"), (_Received, "_acknowledge")],
+    "acknowledging": [(BrokerLease, "_acknowledge"), (Received, "_acknowledge")],
 }
 
 

@@ -22,7 +22,8 @@ import broker_servers
 import kombu.message
 
 import shmqueue
-from shmqueue.broker.queue import BrokerLease, BrokerQueue
+from shmqueue.broker.leases import BrokerLease
+from shmqueue.broker.queue import BrokerQueue
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def test_a_lease_that_is_dropped_with_its_queue_is_given_back(q: BrokerQueue, ha
 def test_the_end_of_a_lease_waits_for_a_silent_broker_only_so_long(
     redis: broker_servers.Server, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmqueue.broker.queue._ANSWER", 0.3)
+    monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 0.3)
     with shmqueue.connect(redis.url(name)) as q:
         q.put("item")
         lease = q.lease(timeout=PATIENCE)
@@ -170,7 +171,7 @@ def test_the_end_of_a_lease_waits_for_a_silent_broker_only_so_long(
 def test_close_releases_what_waits_for_the_end_of_a_lease(
     redis: broker_servers.Server, name: str, is_own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shmqueue.broker.queue._ANSWER", 10 * PATIENCE)
+    monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 10 * PATIENCE)
     q = shmqueue.connect(redis.url(name))
     assert isinstance(q, BrokerQueue)
     q.put_many(range(2))

@@ -1,7 +1,9 @@
 """Calls that end in time even if the broker accepts everything and never answers, and that survive an interrupt.
 
 Neither kombu nor its clients have one timeout for connecting, TLS and operations together. So a call that must end is
-made in another thread, and abandoned when its time is over: that thread ends when the socket does.
+made in another thread, and abandoned when its time is over: that thread ends with the answer or with the socket. It may
+be that the broker has handed out an item, which the answer still brings; so the socket is left open. ``Overdue`` counts
+such calls, or else a program that asks a stopped broker again and again would soon have no threads left.
 
 Signal handlers run in the main thread only. So a call that another thread makes is never interrupted half-way, and what
 it returns to a caller that was interrupted, or waits no longer, can be undone.
@@ -22,18 +24,41 @@ from typing import Any, Generic, TypeVar
 from shmqueue import clock
 from shmqueue.interruptions import is_of_handler
 
-__all__ = ["Asker", "attempt", "start"]
+__all__ = ["ANSWER", "Asker", "Overdue", "attempt", "start"]
 
 _T = TypeVar("_T")
 
+ANSWER = 5.0  # seconds that a broker has to answer a call that takes no timeout, or does not block
 _ENDED, _ABANDONED = "ended", "abandoned"
 _UNDOING = 0.5  # seconds that an interrupted caller waits until its call is undone: the program may end right after
 
 
-class Asker:
-    """A thread that makes one call after the other, started with the first one that needs it."""
+class Overdue:
+    """The calls of one thread that it has abandoned and that have not ended. A forked child has none of them."""
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._calls: list[weakref.ref[_Call[Any]]] = []  # the thread that makes a call keeps it
+
+    def add(self, call: _Call[Any]) -> None:
+        """Count a call that was abandoned."""
+        self._calls.append(weakref.ref(call))
+
+    def count(self) -> int:
+        """How many there are."""
+        self._calls = [known for known in self._calls if (call := known()) is not None and not call.is_over]
+        return len(self._calls)
+
+
+class Asker:
+    """A thread that makes one call after the other, started with the first one that needs it.
+
+    Args:
+        overdue: that counts those of its calls that are abandoned.
+    """
+
+    def __init__(self, overdue: Overdue | None = None) -> None:
+        self._overdue = Overdue() if overdue is None else overdue
         self._worker: _Worker | None = None
         self._is_closed = False
         self._call: Callable[[], _Call[Any] | None] = _no_call
@@ -68,11 +93,13 @@ class Asker:
         except BaseException:
             if not call.is_abandoned():
                 worker.ask(call.undo)
+            self._overdue.add(call)
             self._leave_thread()
             if undo is not None:
                 call.undone.acquire(timeout=_UNDOING)
             raise
         if is_late:
+            self._overdue.add(call)
             self._leave_thread()
             raise TimeoutError(f"no answer within {seconds:.1f} s")
         raised, call.raised = call.raised, None  # or else its traceback would keep itself
@@ -201,6 +228,8 @@ class _Call(Generic[_T]):
         self.undone = threading.Lock()
         """Held until there is nothing to undo any more."""
         self.undone.acquire()
+        self.is_over = False
+        """Whether it has ended and, if nobody got what it returned, that was undone."""
         self.returned: list[_T] = []
         self.raised: BaseException | None = None
         self._make, self._undo = make, undo
@@ -217,6 +246,7 @@ class _Call(Generic[_T]):
         if first is _ABANDONED:
             self.undo()
         else:
+            self.is_over = True
             self.ended.release()
 
     def is_abandoned(self) -> bool:
@@ -230,4 +260,5 @@ class _Call(Generic[_T]):
             while self.returned and self._undo is not None:
                 self._undo(self.returned.pop())
         finally:
+            self.is_over = True
             self.undone.release()

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import kombu
 
-from shmqueue import clock
-from shmqueue.broker.answers import Asker, attempt, start
+from shmqueue import clock, threads
+from shmqueue.broker.answers import Asker, Overdue, attempt, start
 from shmqueue.interruptions import is_of_handler
 
 __all__ = ["Link", "Links"]
@@ -25,6 +25,8 @@ __all__ = ["Link", "Links"]
 _T = TypeVar("_T")
 
 _FAREWELL = 5.0  # seconds that a broker has for the end of a connection
+_MOST_OVERDUE = 4  # calls of a thread that wait for a broker's answer although it has abandoned them
+_OVERDUE_PACE = 0.05  # seconds between two looks whether there are fewer
 
 
 class Link:
@@ -228,10 +230,14 @@ class Links:
         url: for ``kombu.Connection``.
         name: the queue.
         transport_options: for ``kombu.Connection``.
+        errors: those of a connection that has failed.
     """
 
-    def __init__(self, url: str, name: str, transport_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, url: str, name: str, transport_options: Mapping[str, Any], errors: tuple[type[BaseException], ...]
+    ) -> None:
         self._arguments = url, name, transport_options
+        self.errors = errors
         self._of_thread = threading.local()
         self._all: dict[int, Link] = {}
         """Those of the threads of this process; and of its ancestors, so that nothing collects and closes them."""
@@ -240,13 +246,13 @@ class Links:
         """The link of this thread; a new one is made until the deadline, by ``clock.monotonic``.
 
         Raises:
-            TimeoutError: the broker has not answered until then.
+            TimeoutError: the broker has not answered until then, or not to earlier calls of this thread.
             Exception: as ``Link``.
         """
         found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
         if found is not None and found.link.is_alive and found.link.pid == os.getpid():
             return found.link
-        asker = Asker()
+        asker = Asker(self._overdue(deadline))
         try:
             link = asker.answer(lambda: Link(*self._arguments, asker), deadline, Link.close)
             for key, other in list(self._all.items()):
@@ -258,6 +264,18 @@ class Links:
             asker.close()
             raise
         return link
+
+    def _overdue(self, deadline: float | None) -> Overdue:
+        """The overdue calls of this thread, as soon as there are few of them."""
+        overdue: Overdue | None = getattr(self._of_thread, "overdue", None)
+        if overdue is None or overdue.pid != os.getpid():
+            overdue = self._of_thread.overdue = Overdue()
+        while deadline is not None and (count := overdue.count()) >= _MOST_OVERDUE:
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"no answer to {count} earlier calls")
+            threads.sleep(min(left, _OVERDUE_PACE))
+        return overdue
 
     def is_current(self, link: Link) -> bool:
         """Whether it is the link of this thread."""

@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-try:
-    import kombu
-except ImportError as missing:
-    raise ImportError("a queue at a broker needs kombu: pip install kombu, or 'kombu[redis]' for Redis") from missing
-from kombu.exceptions import OperationalError
-from kombu.transport import get_transport_cls
-
 from shmqueue import clock, threads
-from shmqueue.arguments import require_int, require_seconds, require_span
-from shmqueue.broker.answers import Asker, attempt
+
+try:
+    from shmqueue.broker.transports import failures_of, is_final, transport_of
+except ImportError as missing:
+    if missing.name != "kombu":
+        raise
+    raise ImportError("a queue at a broker needs kombu: pip install kombu, or 'kombu[redis]' for Redis") from missing
+from shmqueue.arguments import require_int, require_seconds
+from shmqueue.broker import answers
+from shmqueue.broker.answers import attempt
+from shmqueue.broker.bodies import CONTENT_TYPE, Bodies
+from shmqueue.broker.leases import BrokerLease, Received
 from shmqueue.broker.links import Link, Links
 from shmqueue.broker.retries import RetryPolicy
 from shmqueue.broker.urls import BrokerUrl, require_options, shown
@@ -29,143 +32,17 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.interruptions import is_of_handler
-from shmqueue.leases import Lease
 from shmqueue.messages import tell_items_put
 from shmqueue.serialization import Serializer
 
-__all__ = ["BrokerLease", "BrokerQueue"]
+__all__ = ["BrokerQueue"]
 
 _T = TypeVar("_T")
 
-_CONTENT_TYPE = "application/x-shmqueue"
-_METHOD_BYTES = 4
-_FOREIGN = ["json", "msgpack", "text/plain"]
-"""Content types that other programs may put, none of which can run anything."""
-
 _FIRST_PACE, _LONGEST_PACE = 0.001, 0.05  # seconds between two questions to the broker whether there is an item
 _RESTORE_PACE = 1.0  # seconds between two looks for messages whose visibility timeout is over
-_RESTORE_LONGEST = 10.0  # after which a process that does so counts as dead: until then no other one does. kombu: 300
-_ANSWER = 5.0  # seconds that a broker has to answer a call that takes no timeout, or does not block
 _GIVING_BACK = 5.0  # seconds that an interrupted get waits until what it has taken is given back
 _ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to connect takes a while
-
-
-class BrokerLease(Lease[Any]):
-    """An item that the broker keeps until it is acknowledged, or until the connection or this process ends.
-
-    If it is dropped without ``ack`` or ``requeue``, the item is requeued with the next call on its queue in this
-    process, or when that is closed.
-    """
-
-    __slots__ = ("__weakref__", "_item", "_link", "_message", "_queue")
-
-    def __init__(self, queue: BrokerQueue, link: Link, message: Any) -> None:
-        self._queue, self._link, self._message = queue, link, message
-        self._item: Any = _UNLOADED
-
-    @property
-    def item(self) -> Any:
-        if self._item is _UNLOADED:
-            self._item = self._queue._load(self._message)
-        return self._item
-
-    @property
-    def attempt(self) -> int:
-        """1, or 2 and more if it was delivered before. Only RabbitMQ's quorum queues count; others say just that."""
-        headers, info = self._message.headers or {}, self._message.delivery_info or {}
-        counted = headers.get("x-delivery-count")
-        if counted is not None:
-            return 1 + int(counted)
-        return 2 if info.get("redelivered") or headers.get("redelivered") else 1
-
-    @property
-    def is_held(self) -> bool:
-        return not self._message.acknowledged and self._link.is_alive
-
-    def ack(self) -> bool:
-        """Acknowledge. False: the lease was over, the connection was lost, or the broker did not answer for 5 seconds.
-
-        Then the item may come again: it does not if only the broker's answer was lost. If the call is interrupted,
-        this holds as well.
-        """
-        return self._end(self._message.ack)
-
-    def requeue(self) -> bool:
-        """Give the item back: the next one that is delivered at RabbitMQ, behind all others at Redis.
-
-        False: the lease was over, the connection was lost, with which it ends, or the broker did not answer for 5
-        seconds: then, and if the call is interrupted, the connection is closed.
-        """
-        return self._end(self._message.requeue)
-
-    def _acknowledge(self) -> bool:
-        """``ack`` by this thread, and without a limit: what has interrupted it has interrupted the acknowledgement."""
-        try:
-            return self._link.use(self._ending(self._message.ack))
-        except self._queue._errors as error:  # that of a lease that was dropped
-            if is_of_handler(error):
-                raise
-            return False
-
-    def _end(self, how: Callable[[], object]) -> bool:
-        if not self.is_held:
-            return False
-        link, end = self._link, self._ending(how)
-        is_own = self._queue._links.is_current(link)
-        asker = link.asker if is_own else Asker()
-        try:
-            link.ending[id(asker)] = asker
-            return asker.answer(lambda: link.use(end), clock.monotonic() + _ANSWER)
-        except BaseException as error:
-            link.close_soon()
-            if isinstance(error, self._queue._errors) and not is_of_handler(error):
-                return False
-            raise
-        finally:
-            link.ending.pop(id(asker), None)
-            if not is_own:
-                asker.close()
-
-    def _ending(self, how: Callable[[], object]) -> Callable[[Link], bool]:
-        def end(link: Link) -> bool:
-            if not self.is_held:
-                return False
-            try:
-                how()
-            except BaseException as error:  # nobody knows how far the conversation was
-                link.close()
-                if isinstance(error, self._queue._errors) and not is_of_handler(error):
-                    return False
-                raise
-            link.leases -= 1
-            if link.is_left:
-                link.leave()
-            return True
-
-        return end
-
-    def __del__(self) -> None:
-        # It may run anywhere, also while this thread holds locks of kombu's: nothing here takes one, or waits.
-        message = getattr(self, "_message", None)
-        if message is not None and not message.acknowledged:
-            self._link.dropped.append(message)
-
-
-class _Received(BrokerLease):
-    """An item that the broker has forgotten: it comes again only if it is put back."""
-
-    __slots__ = ()
-
-    def ack(self) -> bool:
-        return True
-
-    _acknowledge = ack
-
-    def __del__(self) -> None:
-        pass
-
-
-_UNLOADED: Any = object()
 
 
 class BrokerQueue:
@@ -189,7 +66,9 @@ class BrokerQueue:
     A call that waits for an item asks the broker again and again, up to 20 times a second. A broker that accepts a
     connection and does not answer counts as gone when the timeout of the call is over, after 2 seconds at the earliest;
     calls that do not block or take no timeout (``qsize``, ``clear``, the end of a lease) give it 5 seconds. A ``put``,
-    ``get`` or ``lease`` without a timeout waits for its answer for ever.
+    ``get`` or ``lease`` without a timeout waits for its answer for ever. The connection of a call that has failed so is
+    kept until the answer comes, which may bring an item. A thread has four such connections at most: then its next call
+    waits until there are fewer, or fails when its time is over.
 
     Args:
         url, allow_pickle, retry_policy, transport_options: as for ``connect``, which says what is raised.
@@ -208,19 +87,10 @@ class BrokerQueue:
         parts = BrokerUrl.of(url)
         self._url, self._name = parts.url, parts.queue
         options = {**parts.options, **require_options("transport_options", transport_options)}
-        transport = _transport(parts, options)
+        transport = transport_of(parts, options)
         self._has_costly_leases = transport.driver_type == "redis"  # two more conversations for each item
-        self._errors: tuple[type[BaseException], ...] = (
-            *transport.connection_errors,
-            *transport.channel_errors,
-            OperationalError,
-            OSError,
-        )
-        self._final_errors = tuple(
-            error for error in self._errors if "Irrecoverable" in error.__name__ or error.__name__ == "AccessRefused"
-        )
-        self._serializer = Serializer(allow_pickle)
-        self._links = Links(self._url, self._name, options)
+        self._bodies = Bodies(Serializer(allow_pickle))
+        self._links = Links(self._url, self._name, options, failures_of(transport))
         self._is_closed = False
         self._restored = clock.monotonic()
 
@@ -238,7 +108,7 @@ class BrokerQueue:
             ShmQueueBrokerError: the broker could not be reached.
             ShmQueueSerializationError: the item cannot be serialized.
         """
-        body = self._dump(data)
+        body = self._bodies.dump(data)
         self._run(lambda link: self._publish(link, body), block, _deadline(block, timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -273,7 +143,7 @@ class BrokerQueue:
             ShmQueueBrokerError, ShmQueueSerializationError: as ``put``. The first one has ``items_put``, how many were
                 put; with the second it is none.
         """
-        bodies = [self._dump(item) for item in items]
+        bodies = [self._bodies.dump(item) for item in items]
         deadline, put = _deadline(block, timeout), 0
         try:
             for body in bodies:
@@ -325,7 +195,7 @@ class BrokerQueue:
             declared = link.channel.queue_declare(queue=self._name, durable=True, exclusive=False, auto_delete=False)
             return int(declared.message_count)
 
-        return self._run(ask, True, None, _ANSWER)
+        return self._run(ask, True, None, answers.ANSWER)
 
     def empty(self) -> bool:
         """Whether there is nothing to take."""
@@ -333,7 +203,7 @@ class BrokerQueue:
 
     def clear(self) -> None:
         """Drop all items that are not leased."""
-        self._run(lambda link: link.channel.queue_purge(self._name), True, None, _ANSWER)
+        self._run(lambda link: link.channel.queue_purge(self._name), True, None, answers.ANSWER)
 
     @property
     def identifier(self) -> str:
@@ -441,17 +311,16 @@ class BrokerQueue:
         while True:
             self._require_open()
             try:
-                return self._try(how, _sooner(deadline, patience if block else _ANSWER), undo)
-            except self._errors as error:
+                return self._try(how, _sooner(deadline, patience if block else answers.ANSWER), undo)
+            except self._links.errors as error:
                 self._links.drop()
                 if is_of_handler(error):
                     raise
                 self._require_open()
                 failures += 1
                 left = None if deadline is None else deadline - clock.monotonic()
-                is_final = isinstance(error.__cause__ or error, self._final_errors)
                 is_spent = self._policy.is_spent(failures, deadline is not None)
-                if not block or is_final or is_spent or (left is not None and left <= 0):
+                if not block or is_final(error.__cause__ or error) or is_spent or (left is not None and left <= 0):
                     raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
             except BaseException:  # an interrupt perhaps: nobody knows how far the conversation was
                 self._links.drop()
@@ -462,7 +331,7 @@ class BrokerQueue:
     def _try(self, how: Callable[[Link], _T], deadline: float | None, undo: Callable[[_T], object] | None) -> _T:
         try:
             link = self._links.current(deadline)
-        except self._errors:
+        except self._links.errors:
             raise
         except ImportError:
             raise
@@ -486,7 +355,7 @@ class BrokerQueue:
             body,
             exchange="",
             routing_key=self._name,
-            content_type=_CONTENT_TYPE,
+            content_type=CONTENT_TYPE,
             content_encoding="binary",
             delivery_mode=2,
             retry=False,
@@ -543,13 +412,13 @@ class BrokerQueue:
             link.leases += not no_ack
             # What the transport for RabbitMQ returns is not a message of kombu's yet.
             message = getattr(link.channel, "message_to_python", _as_it_is)(message)
-            return (_Received if no_ack else BrokerLease)(self, link, message)
+            return (Received if no_ack else BrokerLease)(self._links, link, self._bodies, message)
         self._restore(link)
         return None
 
     def _give_back(self, taken: list[BrokerLease]) -> None:
         """Have the broker hand out again what was taken and has reached nobody. May take long; raises nothing."""
-        received = [one._message for one in taken if isinstance(one, _Received)]
+        received = [one._message for one in taken if isinstance(one, Received)]
         for one in taken:
             one._link.close()  # with it end its leases
         if received:
@@ -574,66 +443,9 @@ class BrokerQueue:
             if restore is not None:
                 restore(interval=1)
 
-    def _dump(self, item: Any) -> bytes:
-        method, payload = self._serializer.dump(item)
-        parts = payload if isinstance(payload, tuple) else (payload,)
-        return b"".join((method.to_bytes(_METHOD_BYTES, "little"), *parts))
-
-    def _load(self, message: Any) -> Any:
-        if message.content_type == _CONTENT_TYPE:
-            body = bytes(message.body)
-            return self._serializer.load(int.from_bytes(body[:_METHOD_BYTES], "little"), body[_METHOD_BYTES:])
-        try:
-            message.accept = kombu.serialization.prepare_accept_content(_FOREIGN)
-            return message.decode()
-        except Exception as error:  # of whatever kind: the decoders are those of other packages
-            if is_of_handler(error):
-                raise
-            raise ShmQueueDeserializationError(
-                f"cannot load an item of content type {message.content_type!r}: {error!r}"
-            ) from error
-
 
 def _as_it_is(message: Any) -> Any:
     return message
-
-
-def _transport(parts: BrokerUrl, options: dict[str, Any]) -> Any:
-    """kombu's transport for a URL, made and not connected.
-
-    Raises:
-        ShmQueueTypeError, ShmQueueValueError: there is none, or it refuses the URL or the options.
-        ImportError: what the transport needs is not installed.
-    """
-    where = shown(parts.url)
-    if "visibility_timeout" in options:
-        options["visibility_timeout"] = require_span("visibility_timeout", options["visibility_timeout"])
-    if parts.transport == "sentinel" and not options.get("master_name"):
-        raise ShmQueueValueError(f"url {where!r} needs transport_options={{'master_name': ...}}")
-    try:
-        transport = get_transport_cls(parts.transport)
-    except KeyError as error:
-        raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
-    except (ImportError, NameError, AttributeError) as error:  # what kombu's modules raise without their client
-        if is_of_handler(error):
-            raise
-        raise ImportError(_without_client(where, error)) from error
-    if not all(isinstance(error, type) for error in (*transport.connection_errors, *transport.channel_errors)):
-        raise ImportError(_without_client(where, "the errors of its client are unknown"))  # the way of kombu's SLMQ
-    if transport.driver_type == "redis":
-        options.setdefault("unacked_mutex_expire", _RESTORE_LONGEST)
-    try:
-        return kombu.Connection(parts.url, transport_options=options).transport
-    except ImportError:
-        raise
-    except Exception as error:  # of whatever kind: it is kombu that looks at the rest of the URL
-        if is_of_handler(error):
-            raise
-        raise ShmQueueValueError(f"kombu refuses url {where!r}, or the transport_options: {error!r}") from error
-
-
-def _without_client(where: str, why: object) -> str:
-    return f"kombu cannot use url {where!r}: {why}; kombu[redis], for instance, has what Redis needs"
 
 
 def _deadline(block: bool, timeout: float | None) -> float | None:

@@ -1,0 +1,149 @@
+"""A broker that is silent for long, and asked again and again: no heap of threads and connections, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, wait_until
+
+pytest.importorskip("kombu", reason="kombu is not installed")
+pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
+
+import broker_servers
+
+import shmqueue
+from shmqueue.broker.links import _MOST_OVERDUE
+from shmqueue.broker.queue import BrokerQueue
+
+Open = Callable[[], BrokerQueue]
+
+
+@pytest.fixture(scope="module", params=["redis", pytest.param("amqp", marks=pytest.mark.thorough)])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker_servers.Server]:
+    with broker_servers.running(request.param, Path(tmp_path_factory.mktemp(request.param))) as started:
+        yield started
+
+
+@pytest.fixture
+def opened(server: broker_servers.Server, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Opens the queue; a call that does not wait fails after 0.2 s."""
+    monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 0.2)
+    queues = []
+
+    def open_it() -> BrokerQueue:
+        q = shmqueue.connect(server.url(name), retry_policy={"max_retries": 0})
+        assert isinstance(q, BrokerQueue)
+        queues.append(q)
+        return q
+
+    yield open_it
+    for q in queues:
+        q.close()
+
+
+def asking() -> int:
+    """How many threads wait for a broker."""
+    return sum(thread.name == "shmqueue-broker" for thread in threading.enumerate())
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(shmqueue.ShmQueueBrokerError) as caught:
+        call()
+    return str(caught.value)
+
+
+def test_few_calls_wait_however_often_a_silent_broker_is_asked_and_no_item_is_lost(
+    server: broker_servers.Server, opened: Open
+) -> None:
+    q = opened()
+    q.put_many(range(3))
+    before = asking()
+    with server.stopped():
+        refusals = [refusal(q.get_nowait) for _ in range(_MOST_OVERDUE)]
+        assert asking() - before <= _MOST_OVERDUE
+        descriptors = len(os.listdir("/proc/self/fd"))
+        refusals += [refusal(q.get_nowait) for _ in range(_MOST_OVERDUE)]
+        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert asking() - before <= _MOST_OVERDUE
+    assert all("no answer within" in text for text in refusals[:_MOST_OVERDUE])
+    assert all(f"no answer to {_MOST_OVERDUE} earlier calls" in text for text in refusals[_MOST_OVERDUE:])
+    wait_until(lambda: asking() <= 1, "the threads have ended but that of the connection in use")
+    got: set[object] = set()
+    while got != {0, 1, 2}:
+        got.add(q.get(timeout=PATIENCE))
+
+
+def test_another_thread_and_a_forked_child_ask_for_themselves(server: broker_servers.Server, opened: Open) -> None:
+    q = opened()
+    q.put("item")
+    with server.stopped():
+        for _ in range(_MOST_OVERDUE):
+            refusal(q.get_nowait)
+        assert "earlier calls" in refusal(q.get_nowait)
+        texts: list[str] = []
+        thread = threading.Thread(target=lambda: texts.append(refusal(q.get_nowait)))
+        thread.start()
+        thread.join()
+        assert "no answer within" in texts[0]
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                status = 0 if "no answer within" in refusal(q.get_nowait) else 2
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_call_with_a_timeout_goes_on_when_earlier_ones_have_their_answer(
+    server: broker_servers.Server, opened: Open
+) -> None:
+    q = opened()
+    q.put("item")
+    got: list[object] = []
+
+    def ask() -> None:
+        for _ in range(_MOST_OVERDUE):
+            refusal(q.qsize)
+        refused.set()
+        got.append(q.get(timeout=PATIENCE))
+
+    refused = threading.Event()
+    thread = threading.Thread(target=ask)
+    with server.stopped():
+        thread.start()
+        assert refused.wait(PATIENCE)
+    thread.join()
+    assert got == ["item"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system has no keep-alive option for a connection")
+def test_a_connection_finds_out_when_the_other_machine_is_gone(opened: Open) -> None:
+    def watch(link: object) -> tuple[int, int]:
+        found = socket.socket(fileno=os.dup(link_socket(link)))
+        with found:
+            return (
+                found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+            )
+
+    is_on, idle = opened()._run(watch, True, None)
+    assert is_on
+    assert idle <= 60  # the system's is two hours
+
+
+def link_socket(link: object) -> int:
+    """The descriptor of a link's only socket."""
+    channel = link.channel  # type: ignore[attr-defined]
+    if hasattr(channel, "client"):  # Redis
+        connection = channel.client.connection_pool.get_connection()
+        try:
+            return int(connection._sock.fileno())
+        finally:
+            channel.client.connection_pool.release(connection)
+    return int(channel.connection.transport.sock.fileno())
