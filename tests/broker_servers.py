@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 PATIENCE = 900.0  # seconds for a server to start on a machine that does a lot else
-_RABBIT = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # not what is on PATH: that changes the user
-_RABBIT_CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
+_RABBIT_PROGRAMS = os.environ.get("SHMQUEUE_TEST_RABBITMQ", "/usr/lib/rabbitmq/bin")
+_RABBIT = f"{_RABBIT_PROGRAMS}/rabbitmq-server"  # not what is on PATH: that changes the user
+_RABBIT_CONTROL = f"{_RABBIT_PROGRAMS}/rabbitmqctl"
 
 
 def free_port() -> int:
