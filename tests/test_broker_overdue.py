@@ -122,19 +122,21 @@ def test_a_call_with_a_timeout_goes_on_when_earlier_ones_have_their_answer(
     assert got == ["item"]
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="the system has no keep-alive option for a connection")
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such options for a connection")
 def test_a_connection_finds_out_when_the_other_machine_is_gone(opened: Open) -> None:
-    def watch(link: object) -> tuple[int, int]:
+    def watch(link: object) -> tuple[int, int, int]:
         found = socket.socket(fileno=os.dup(link_socket(link)))
         with found:
             return (
                 found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
                 found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
             )
 
-    is_on, idle = opened()._run(watch, True, None)
+    is_on, idle, unanswered = opened()._run(watch, True, None)
     assert is_on
     assert idle <= 60  # the system's is two hours
+    assert 0 < unanswered <= 60_000  # 0 is the system's: about 15 minutes
 
 
 def link_socket(link: object) -> int:

@@ -16,8 +16,11 @@ from shmqueue.interruptions import is_of_handler
 
 __all__ = ["failures_of", "is_final", "transport_of"]
 
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""A call that waits for a machine that is gone fails after a minute. RabbitMQ's client has such options of its own."""
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+"""A call that waits for a machine that is gone fails after a minute. RabbitMQ's client has such options of its own.
+
+The last one (milliseconds) is for a request that was not even received.
+"""
 _RESTORE_LONGEST = 10.0  # seconds after which a client that restores messages counts as dead. kombu: 300
 
 
