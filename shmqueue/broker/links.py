@@ -17,6 +17,7 @@ import kombu
 
 from shmqueue import clock, threads
 from shmqueue.broker.answers import Asker, Overdue, attempt, start
+from shmqueue.broker.transports import connection_to
 from shmqueue.interruptions import is_of_handler
 
 __all__ = ["Link", "Links"]
@@ -33,7 +34,7 @@ class Link:
     """A connection with a channel, on which the queue is declared.
 
     Args:
-        url, transport_options: for ``kombu.Connection``.
+        url, transport_options: for ``connection_to``.
         name: the queue.
         asker: of the thread that has the link.
 
@@ -59,7 +60,7 @@ class Link:
         self.ending: dict[int, Asker] = {}
         """Those that wait for the end of a lease."""
         self.name = name
-        self.connection: Any = kombu.Connection(url, transport_options=dict(transport_options))
+        self.connection: Any = connection_to(url, transport_options)
         try:
             self.connection.ensure_connection(max_retries=0)  # how often to try is the caller's to decide
             self.channel = self.connection.channel()
@@ -227,9 +228,9 @@ class Links:
     """The links of one queue.
 
     Args:
-        url: for ``kombu.Connection``.
+        url: for ``connection_to``.
         name: the queue.
-        transport_options: for ``kombu.Connection``.
+        transport_options: for ``connection_to``.
         errors: those of a connection that has failed.
     """
 

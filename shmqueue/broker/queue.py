@@ -57,8 +57,7 @@ class BrokerQueue:
     raises, because its timeout was over or a signal handler has raised, is given back. At Redis ``get`` needs no
     acknowledgement, which would halve its speed; what it gives back comes again as soon as Redis answers, and is lost
     if this process ends before. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers
-    the item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over. kombu takes
-    an item from Redis in two steps: if the connection is lost, or the consumer dies, in between, it is gone.
+    the item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over.
 
     A call into which a signal handler raises raises that exception, and closes the connection of its thread, with which
     its leases end. A ``put`` that raises, for whatever reason, may have put its item.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import kombu
@@ -10,11 +11,12 @@ from kombu.exceptions import OperationalError
 from kombu.transport import get_transport_cls
 
 from shmqueue.arguments import require_span
+from shmqueue.broker.redis import with_atomic_get
 from shmqueue.broker.urls import BrokerUrl, shown
 from shmqueue.exceptions import ShmQueueValueError
 from shmqueue.interruptions import is_of_handler
 
-__all__ = ["failures_of", "is_final", "transport_of"]
+__all__ = ["connection_to", "failures_of", "is_final", "transport_of"]
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 """A call that waits for a machine that is gone fails after a minute. RabbitMQ's client has such options of its own.
@@ -52,13 +54,26 @@ def transport_of(parts: BrokerUrl, options: dict[str, Any]) -> Any:
         known = {getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
         options.setdefault("socket_keepalive_options", known)
     try:
-        return kombu.Connection(parts.url, transport_options=options).transport
+        return connection_to(parts.url, options).transport
     except ImportError:
         raise
     except Exception as error:  # of whatever kind: it is kombu that looks at the rest of the URL
         if is_of_handler(error):
             raise
         raise ShmQueueValueError(f"kombu refuses url {where!r}, or the transport_options: {error!r}") from error
+
+
+def connection_to(url: str, options: Mapping[str, Any]) -> Any:
+    """A connection of kombu's, not connected yet.
+
+    Args:
+        url, options: for ``kombu.Connection``.
+    """
+    connection = kombu.Connection(url, transport_options=dict(options))
+    transport = connection.get_transport_cls()
+    if transport.driver_type == "redis":
+        connection.transport_cls = with_atomic_get(transport)
+    return connection
 
 
 def _without_client(where: str, why: object) -> str:
