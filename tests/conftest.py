@@ -24,10 +24,13 @@ except ImportError as missing:
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
     )
 from asyncio_support import run_asyncio, run_uvloop
+from fileno_support import OpenQueue, opened_by_kind
 from hypothesis import HealthCheck, settings
+from portable_support import PAGE, WHOLE, Open, Opened, portable_handles
 from support import PATIENCE, Opener
 
 from shmqueue import ShmQueue
+from shmqueue.engine import portable_memory
 from shmqueue.segment.files import changing
 
 settings.register_profile(
@@ -272,3 +275,54 @@ def _opened(original: Any, which: str, monkeypatch: pytest.MonkeyPatch) -> Itera
     opener = Opener(module, which == "standard")
     yield opener
     opener.close()
+
+
+# ---- what the tests of one subject share ----
+
+
+@pytest.fixture(params=["ShmQueue", "queue.Queue", "queue.SimpleQueue", "Queue", "JoinableQueue", "SimpleQueue"])
+def any_queue(request: pytest.FixtureRequest, make: Callable[..., ShmQueue], engine: str) -> Any:
+    """A queue of each class, on both engines."""
+    if request.param == "ShmQueue":
+        yield make(max_bytes=1 << 26)
+        return
+    module = "queue" if "." in request.param else "multiprocessing"
+    q = getattr(importlib.import_module(f"shmqueue.compat.{module}"), request.param.rpartition(".")[2])()
+    yield q
+    q.close()
+
+
+@pytest.fixture
+def open_kind(engine: str) -> Iterator[OpenQueue]:
+    """Makes queues of the kinds that have a descriptor; see ``fileno_support.KINDS``."""
+    with opened_by_kind() as open_queue:
+        yield open_queue
+
+
+@pytest.fixture
+def open_portable(name: str) -> Iterator[Open]:
+    """Opens handles on one queue of the portable engine."""
+    with portable_handles(name) as open_handle:
+        yield open_handle
+
+
+@pytest.fixture
+def elastic(open_portable: Open) -> Opened:
+    """A queue of the portable engine that can grow, with a ring of one page."""
+    return open_portable(capacity=WHOLE, initial=PAGE)
+
+
+@pytest.fixture
+def thrifty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rings of the portable engine shrink whenever they can."""
+    monkeypatch.setattr(portable_memory, "_KEPT", 0)
+    monkeypatch.setattr(portable_memory, "_KEPT_TIMES", 1)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Any]]:
+    """Makes connections of kombu on ``shm://``."""
+    from kombu_support import connections  # which needs kombu, and takes as long as all else that is imported here
+
+    with connections() as open_connection:
+        yield open_connection

@@ -1,40 +1,19 @@
-"""Handles on portable queues, records and what is in them, and ways to interrupt a call of their engine at any line."""
+"""Handles on queues of the portable engine, their records, and programs of other processes that use them."""
 
 from __future__ import annotations
 
-import dis
-import functools
-import inspect
-import linecache
 import os
 import random
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from support import python
 
 from shmqueue import segment
-from shmqueue.engine import (
-    Counters,
-    data_size,
-    portable,
-    portable_calls,
-    portable_commit,
-    portable_get,
-    portable_loan,
-    portable_lock,
-    portable_memory,
-    portable_put,
-    portable_records,
-    portable_returns,
-    portable_state,
-    portable_waiting,
-)
+from shmqueue.engine import Counters, data_size
 from shmqueue.engine.portable import PortableEngine
 from shmqueue.engine.portable_state import State
 from shmqueue.segment import Segment
@@ -124,120 +103,6 @@ def left_of(uuids: set[str]) -> list[str]:
 def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
-
-
-def kill_myself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def in_child(action: Callable[[], object]) -> int:
-    """Fork, run the action in the child, and return the child's pid; its exit status is 0 if nothing was raised."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            action()
-            status = 0
-        except BaseException as error:
-            print(f"in the child: {error!r}", file=sys.stderr)
-        finally:
-            os._exit(status)
-    return pid
-
-
-def exit_status(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-_FILES = {
-    module.__file__
-    for module in (
-        portable,
-        portable_calls,
-        portable_commit,
-        portable_get,
-        portable_loan,
-        portable_lock,
-        portable_memory,
-        portable_put,
-        portable_records,
-        portable_returns,
-        portable_state,
-        portable_waiting,
-        segment.handle,
-        segment.sidecar,
-        segment.files,
-    )
-}
-
-_BREATHS: list[tuple[Callable[..., object], str, str]] = [
-    (PortableEngine._counted, "finally:", "= before"),
-    (PortableEngine._do_last_acts, "finally:", "= before"),
-    (PortableEngine._commit, "= moves[", "copy(*"),
-    (PortableEngine._commit, "= plans[", "hold.last ="),
-    (portable_lock.Owner.acquire, "dead = ", "hold.marked ="),
-    (portable_lock.Owner._finish, "is_ours =", "act(*"),
-]
-"""Runs of lines in which CPython calls no signal handlers: a look at the hold and what depends on it, for instance."""
-
-
-def _lines_within_a_breath() -> dict[CodeType, set[int]]:
-    """The lines of each function before which no signal handler can be called."""
-    lines: dict[CodeType, set[int]] = {}
-    for function, start, end in _BREATHS:
-        source, first = inspect.getsourcelines(function)
-        at_start = next(index for index, line in enumerate(source) if start in line)
-        at_end = next(index for index, line in enumerate(source) if end in line and index > at_start)
-        lines.setdefault(function.__code__, set()).update(range(first + at_start + 1, first + at_end + 1))
-    return lines
-
-
-_SPARED = _lines_within_a_breath()
-
-
-@functools.cache
-def _exits(code: CodeType) -> frozenset[int]:
-    """Where the line of a ``with`` begins again, to call ``__exit__``: offsets of instructions.
-
-    No signal handler is called before that, so a real exception cannot leave a lock taken there.
-    """
-    starts: dict[int, list[int]] = {}
-    for offset, line in dis.findlinestarts(code):
-        if line is not None:
-            starts.setdefault(line, []).append(offset)
-    lines = (line for line in starts if linecache.getline(code.co_filename, line).lstrip().startswith("with "))
-    return frozenset(offset for line in lines for offset in starts[line][1:])
-
-
-def at_line(
-    number: int, action: Callable[[], object], interrupt: Callable[[], object], everywhere: bool = False
-) -> bool:
-    """Run the action, and ``interrupt`` before its line of that number in the engine. False: it has fewer lines.
-
-    The lines before which CPython calls no signal handlers are left out, unless ``everywhere``: also the end of each
-    ``with``.
-    """
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal lines
-        if frame.f_code.co_filename not in _FILES:
-            return None
-        code = frame.f_code
-        if event == "line" and (
-            everywhere or not (frame.f_lineno in _SPARED.get(code, ()) or frame.f_lasti in _exits(code))
-        ):
-            lines += 1
-            if lines == number:
-                interrupt()  # which is not traced itself
-        return trace
-
-    sys.settrace(trace)
-    try:
-        action()
-    finally:
-        sys.settrace(None)
-    return lines >= number
 
 
 OPEN = """

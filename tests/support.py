@@ -81,6 +81,31 @@ def run_program(*arguments: object, within: Path, patience: float = 2 * PATIENCE
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def kill_myself() -> None:
+    """End this process as ``kill -9`` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_child(action: Callable[[], object]) -> int:
+    """Fork, run the action in the child, and return the child's pid; its exit status is 0 if nothing was raised."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            action()
+            status = 0
+        except BaseException as error:
+            print(f"in the child: {error!r}", file=sys.stderr)
+        finally:
+            os._exit(status)
+    return pid
+
+
+def exit_status(pid: int) -> int:
+    """Wait for the end of a child of this process, and return its exit status; a signal is negative."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def is_asleep(pid: int) -> bool:
     """Whether the kernel has the process's main thread waiting for something."""
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:

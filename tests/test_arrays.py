@@ -42,18 +42,6 @@ class Array:
 SIZES = [0, 1, 100, 4095, 4096, 5000, 70_000]
 
 
-@pytest.fixture(params=["ShmQueue", "queue.Queue", "queue.SimpleQueue", "Queue", "JoinableQueue", "SimpleQueue"])
-def any_queue(request: pytest.FixtureRequest, make: Make, engine: str) -> Any:
-    """A queue of each class, on both engines."""
-    if request.param == "ShmQueue":
-        yield make(max_bytes=1 << 26)
-        return
-    module = compat_queue if "." in request.param else compat_multiprocessing
-    q = getattr(module, request.param.rpartition(".")[2])()
-    yield q
-    q.close()
-
-
 @pytest.fixture(params=["Queue", "JoinableQueue", "SimpleQueue"])
 def standard_and_ours(request: pytest.FixtureRequest, engine: str) -> Any:
     """A queue of multiprocessing, and the one that stands in for it."""

@@ -10,15 +10,14 @@ import queue
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import children
 import pytest
 from children import is_readable
-from fileno_support import KINDS, OpenQueue, opened_by_kind, source_of
-from portable_support import exit_status, in_child
-from support import PATIENCE, Call, asleep, cpu_seconds, running, succeed, wait_until
+from fileno_support import KINDS, OpenQueue, source_of
+from support import PATIENCE, Call, asleep, cpu_seconds, exit_status, in_child, running, succeed, wait_until
 
 from shmqueue import ShmQueue
 
@@ -27,15 +26,9 @@ pytestmark = pytest.mark.usefixtures("engine")
 METHODS = ["fork", "spawn", "forkserver"]
 
 
-@pytest.fixture
-def open_queue(engine: str) -> Iterator[OpenQueue]:
-    with opened_by_kind() as open_kind:
-        yield open_kind
-
-
 @pytest.fixture(params=KINDS)
-def q(request: pytest.FixtureRequest, open_queue: OpenQueue) -> Any:
-    return open_queue(request.param)
+def q(request: pytest.FixtureRequest, open_kind: OpenQueue) -> Any:
+    return open_kind(request.param)
 
 
 def test_it_is_readable_while_there_are_items(q: Any) -> None:
@@ -94,8 +87,8 @@ def test_an_item_of_another_thread_wakes_who_waits(q: Any) -> None:
         assert q.get() == number
 
 
-def test_every_way_of_taking_the_last_item_makes_it_unreadable(open_queue: OpenQueue) -> None:
-    q = open_queue("queue.Queue")
+def test_every_way_of_taking_the_last_item_makes_it_unreadable(open_kind: OpenQueue) -> None:
+    q = open_kind("queue.Queue")
     q.fileno()
     for take in (q.get, q.get_nowait, lambda: q.get(timeout=1), lambda: q.get_many(5), lambda: q.get_many(5, 1)):
         q.put(1)
@@ -110,10 +103,10 @@ def test_every_way_of_taking_the_last_item_makes_it_unreadable(open_queue: OpenQ
     assert not is_readable(q)
 
 
-def test_items_that_another_handle_takes_make_it_unreadable_soon(open_queue: OpenQueue) -> None:
+def test_items_that_another_handle_takes_make_it_unreadable_soon(open_kind: OpenQueue) -> None:
     from shmqueue.compat.queue import Queue
 
-    q = open_queue("queue.Queue")
+    q = open_kind("queue.Queue")
     q.put(1)
     assert is_readable(q, PATIENCE)
     other: Queue[int] = pickle.loads(pickle.dumps(q))
@@ -126,10 +119,10 @@ def test_items_that_another_handle_takes_make_it_unreadable_soon(open_queue: Ope
         other.close()
 
 
-def test_shutting_down_with_drop_makes_it_no_trap(open_queue: OpenQueue) -> None:
+def test_shutting_down_with_drop_makes_it_no_trap(open_kind: OpenQueue) -> None:
     from shmqueue.compat.queue import ShutDown
 
-    q = open_queue("queue.Queue")
+    q = open_kind("queue.Queue")
     q.put(1)
     assert is_readable(q, PATIENCE)
     q.shutdown(immediate=True)
@@ -138,8 +131,8 @@ def test_shutting_down_with_drop_makes_it_no_trap(open_queue: OpenQueue) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_child_has_a_descriptor_of_its_own(q: Any, open_queue: OpenQueue, method: str) -> None:
-    report = open_queue("mp.Queue")
+def test_a_child_has_a_descriptor_of_its_own(q: Any, open_kind: OpenQueue, method: str) -> None:
+    report = open_kind("mp.Queue")
     source = source_of(q)
     source.fileno()
     before = threading.active_count()
@@ -181,8 +174,8 @@ def test_many_items_through_a_watched_queue(q: Any) -> None:
     assert not is_readable(source)
 
 
-def test_waiting_costs_nothing(open_queue: OpenQueue) -> None:
-    q = open_queue("queue.Queue")
+def test_waiting_costs_nothing(open_kind: OpenQueue) -> None:
+    q = open_kind("queue.Queue")
     q.fileno()
     before = cpu_seconds(os.getpid())
     assert not is_readable(q, 1.0)
@@ -192,15 +185,15 @@ def test_waiting_costs_nothing(open_queue: OpenQueue) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mp.Queue", "mp.JoinableQueue", "mp.SimpleQueue"])
-def test_a_queue_has_a_descriptor_as_its_reader_has(open_queue: OpenQueue, kind: str) -> None:
-    q = open_queue(kind)
+def test_a_queue_has_a_descriptor_as_its_reader_has(open_kind: OpenQueue, kind: str) -> None:
+    q = open_kind(kind)
     assert q.fileno() == q._reader.fileno()
     q.put(1)
     assert multiprocessing.connection.wait([q], PATIENCE) == [q]
 
 
-def test_every_call_of_a_shm_queue_leaves_it_true(open_queue: OpenQueue) -> None:
-    q = open_queue("ShmQueue")
+def test_every_call_of_a_shm_queue_leaves_it_true(open_kind: OpenQueue) -> None:
+    q = open_kind("ShmQueue")
     assert not is_readable(q)
     takes = [
         q.get,
@@ -248,7 +241,7 @@ def test_every_call_of_a_shm_queue_leaves_it_true(open_queue: OpenQueue) -> None
     assert is_readable(q)
 
 
-def test_many_handles_on_a_queue_each_have_one(open_queue: OpenQueue, name: str) -> None:
+def test_many_handles_on_a_queue_each_have_one(open_kind: OpenQueue, name: str) -> None:
     with ShmQueue(name) as one, ShmQueue(name) as other:
         assert one.fileno() != other.fileno()
         one.put(1)
@@ -260,8 +253,8 @@ def test_many_handles_on_a_queue_each_have_one(open_queue: OpenQueue, name: str)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_forked_child_without_a_descriptor_puts_and_gets(open_queue: OpenQueue, kind: str) -> None:
-    q = open_queue(kind)
+def test_a_forked_child_without_a_descriptor_puts_and_gets(open_kind: OpenQueue, kind: str) -> None:
+    q = open_kind(kind)
     q.fileno()
 
     def use() -> None:

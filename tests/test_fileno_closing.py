@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from children import is_readable
-from fileno_support import KINDS, OpenQueue, descriptors, maker, opened_by_kind, source_of
+from fileno_support import KINDS, OpenQueue, descriptors, maker, source_of
 from support import PATIENCE, Call, run_python, wait_until
 
 pytestmark = pytest.mark.usefixtures("engine")
 
 
-@pytest.fixture
-def open_queue(engine: str) -> Iterator[OpenQueue]:
-    with opened_by_kind() as open_kind:
-        yield open_kind
-
-
 @pytest.fixture(params=KINDS)
-def q(request: pytest.FixtureRequest, open_queue: OpenQueue) -> Any:
-    return open_queue(request.param)
+def q(request: pytest.FixtureRequest, open_kind: OpenQueue) -> Any:
+    return open_kind(request.param)
 
 
 def test_nothing_is_made_before_it_is_asked_for(q: Any) -> None:
@@ -37,12 +31,12 @@ def test_nothing_is_made_before_it_is_asked_for(q: Any) -> None:
     assert threading.active_count() <= threads
 
 
-def test_closing_leaves_neither_thread_nor_descriptor(open_queue: OpenQueue) -> None:
+def test_closing_leaves_neither_thread_nor_descriptor(open_kind: OpenQueue) -> None:
     threads = threading.active_count()
     before = descriptors()
     for kind in KINDS:
         for item in ([], [1]):
-            q = open_queue(kind)
+            q = open_kind(kind)
             for value in item:
                 q.put(value)
             assert is_readable(source_of(q), PATIENCE if item else 0) == bool(item)
@@ -62,10 +56,10 @@ def test_a_queue_that_is_collected_leaves_neither_thread_nor_descriptor() -> Non
     wait_until(lambda: descriptors() == before, "the descriptors are closed")
 
 
-def test_a_closed_queue_has_no_descriptor(open_queue: OpenQueue) -> None:
+def test_a_closed_queue_has_no_descriptor(open_kind: OpenQueue) -> None:
     for kind in KINDS:
         for asked_before in (False, True):
-            q = open_queue(kind)
+            q = open_kind(kind)
             source = source_of(q)
             if asked_before:
                 source.fileno()
@@ -74,9 +68,9 @@ def test_a_closed_queue_has_no_descriptor(open_queue: OpenQueue) -> None:
                 source.fileno()
 
 
-def test_closing_while_many_things_go_on(open_queue: OpenQueue) -> None:
+def test_closing_while_many_things_go_on(open_kind: OpenQueue) -> None:
     for number in range(20):
-        q = open_queue(KINDS[number % len(KINDS)])
+        q = open_kind(KINDS[number % len(KINDS)])
         source_of(q).fileno()
         taken: list[object] = []
         calls = [Call(until_closed, q.put, 1), Call(until_closed, _taking, q, taken)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,19 +12,13 @@ from support import PATIENCE, run_python
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
-from kombu_support import JOBS, Connect, connections, publish, take
+from kombu_support import JOBS, Connect, publish, take
 
 import shmqueue
 from shmqueue import ShmQueue
 from shmqueue.compat._kombu_topology import segment_name
 
 pytestmark = pytest.mark.usefixtures("engine")
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    with connections() as open_connection:
-        yield open_connection
 
 
 def test_every_program_that_imports_kombus_serializers_knows_the_transport() -> None:

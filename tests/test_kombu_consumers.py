@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,17 +16,11 @@ from support import PATIENCE, Call, asleep, python, run_python
 pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
 from kombu.asynchronous.hub import Hub
-from kombu_support import JOBS, Connect, connections, publish
+from kombu_support import JOBS, Connect, publish
 
 from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    with connections() as open_connection:
-        yield open_connection
 
 
 CONSUMER = """

@@ -23,7 +23,7 @@ pytest.importorskip("kombu", reason="kombu is not installed")
 
 import kombu
 from kombu.exceptions import ChannelError
-from kombu_support import JOBS, Connect, connections, publish, take
+from kombu_support import JOBS, Connect, publish, take
 
 import shmqueue
 from shmqueue import ShmQueue, inspection
@@ -32,12 +32,6 @@ from shmqueue.compat._kombu_topology import State, Topology, segment_name
 from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    with connections() as opener:
-        yield opener
 
 
 def open_queues(connection: kombu.Connection) -> list[str]:

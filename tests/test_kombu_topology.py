@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 from support import PATIENCE, python, wait_until
@@ -11,7 +10,7 @@ from support import PATIENCE, python, wait_until
 pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
 from kombu.exceptions import ChannelError
-from kombu_support import JOBS, Connect, connections, publish, take
+from kombu_support import JOBS, Connect, publish, take
 
 import shmqueue
 from shmqueue import inspection
@@ -19,12 +18,6 @@ from shmqueue.compat._kombu_topology import Topology, segment_name, this_owner
 from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")
-
-
-@pytest.fixture
-def connect() -> Iterator[Connect]:
-    with connections() as open_connection:
-        yield open_connection
 
 
 def test_a_fanout_reaches_the_queues_of_other_processes(connect: Connect) -> None:

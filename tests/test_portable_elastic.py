@@ -8,52 +8,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from portable_support import (
-    HEADER,
-    PAGE,
-    WHOLE,
-    Open,
-    Opened,
-    Record,
-    drained,
-    has_its_memory,
-    numbered,
-    portable_handles,
-    state_of,
-)
+from portable_support import HEADER, PAGE, WHOLE, Open, Opened, Record, drained, has_its_memory, numbered, state_of
 from support import PATIENCE, Call, asleep, wait_until
 
 from shmqueue.engine import RECORD_HEADER_SIZE, portable_memory
 from shmqueue.exceptions import ShmQueueNoSpaceError
 
 
-@pytest.fixture
-def opened(name: str) -> Iterator[Open]:
-    with portable_handles(name) as open_handle:
-        yield open_handle
-
-
-@pytest.fixture
-def elastic(opened: Open) -> Opened:
-    return opened(capacity=WHOLE, initial=PAGE)
-
-
-@pytest.fixture
-def thrifty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rings shrink whenever they can."""
-    monkeypatch.setattr(portable_memory, "_KEPT", 0)
-    monkeypatch.setattr(portable_memory, "_KEPT_TIMES", 1)
-
-
 class TestRing:
     @pytest.mark.parametrize("keeps", ["much", "little"])
     @pytest.mark.parametrize(("capacity", "initial"), [(64, 1), (21, 2), (5, 3), (4, 3)])
     def test_it_keeps_records_of_all_sizes_in_order(
-        self, opened: Open, keeps: str, capacity: int, initial: int, request: pytest.FixtureRequest
+        self, open_portable: Open, keeps: str, capacity: int, initial: int, request: pytest.FixtureRequest
     ) -> None:
         if keeps == "little":
             request.getfixturevalue("thrifty")
-        queue = opened(capacity=capacity * PAGE, initial=initial * PAGE)
+        queue = open_portable(capacity=capacity * PAGE, initial=initial * PAGE)
         chance = random.Random(capacity)
         model: list[Record] = []
         moved = {"grown": 0, "grown while it wraps": 0, "shrunk": 0, "shrunk with records": 0}
@@ -97,8 +67,8 @@ class TestRing:
             assert not elastic.engine.put(0, b"", False, None)
             assert elastic.engine.get(False, None) == record
 
-    def test_handles_that_were_there_before_it_grew_go_on(self, opened: Open, thrifty: None) -> None:
-        one, two = opened(capacity=WHOLE, initial=PAGE), opened()
+    def test_handles_that_were_there_before_it_grew_go_on(self, open_portable: Open, thrifty: None) -> None:
+        one, two = open_portable(capacity=WHOLE, initial=PAGE), open_portable()
         for number in range(5):
             record = numbered(number, 10 * PAGE)
             assert one.engine.put(*record, False, None)
@@ -108,8 +78,8 @@ class TestRing:
         assert one.memory() == HEADER + PAGE
 
     @pytest.mark.parametrize("initial", [0, PAGE])
-    def test_a_threshold_lets_in_whatever_comes_below_it(self, opened: Open, initial: int) -> None:
-        queue = opened(capacity=WHOLE, initial=initial, threshold=1000)
+    def test_a_threshold_lets_in_whatever_comes_below_it(self, open_portable: Open, initial: int) -> None:
+        queue = open_portable(capacity=WHOLE, initial=initial, threshold=1000)
         assert queue.engine.put(1, bytes(1000 - RECORD_HEADER_SIZE - 1), False, None)
         assert queue.engine.put(2, bytes(10 * PAGE), False, None)
         assert not queue.engine.put(3, b"", False, None)
@@ -119,8 +89,8 @@ class TestRing:
         assert queue.engine.get(False, None) is not None
         assert waiting.result()
 
-    def test_closing_a_handle_gives_back_what_an_empty_queue_does_not_need(self, opened: Open) -> None:
-        one, two = opened(capacity=WHOLE, initial=PAGE), opened()
+    def test_closing_a_handle_gives_back_what_an_empty_queue_does_not_need(self, open_portable: Open) -> None:
+        one, two = open_portable(capacity=WHOLE, initial=PAGE), open_portable()
         two.engine.put(1, bytes(10 * PAGE), False, None)
         two.engine.get(False, None)
         assert one.memory() > 10 * PAGE

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from portable_lines import at_line
 from portable_support import (
     HEADER,
     PAGE,
@@ -16,38 +17,15 @@ from portable_support import (
     Open,
     Opened,
     Record,
-    at_line,
     drained,
-    exit_status,
     has_its_memory,
-    in_child,
     kill,
-    kill_myself,
     numbered,
-    portable_handles,
     state_of,
 )
-from support import PATIENCE, python, wait_until
+from support import PATIENCE, exit_status, in_child, kill_myself, python, wait_until
 
-from shmqueue.engine import RECORD_HEADER_SIZE, portable_memory
-
-
-@pytest.fixture
-def opened(name: str) -> Iterator[Open]:
-    with portable_handles(name) as open_handle:
-        yield open_handle
-
-
-@pytest.fixture
-def elastic(opened: Open) -> Opened:
-    return opened(capacity=WHOLE, initial=PAGE)
-
-
-@pytest.fixture
-def thrifty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rings shrink whenever they can."""
-    monkeypatch.setattr(portable_memory, "_KEPT", 0)
-    monkeypatch.setattr(portable_memory, "_KEPT_TIMES", 1)
+from shmqueue.engine import RECORD_HEADER_SIZE
 
 
 def roll(queue: Opened, records: list[Record]) -> None:
@@ -103,9 +81,9 @@ KINDS = ["grow", "drain", "trim", "clear"]
 
 
 @pytest.fixture
-def cases(opened: Open, thrifty: None) -> Callable[[str], Case]:
+def cases(open_portable: Open, thrifty: None) -> Callable[[str], Case]:
     """Prepares a queue, which was used before, for one more case."""
-    queue = opened(capacity=WHOLE, initial=PAGE)
+    queue = open_portable(capacity=WHOLE, initial=PAGE)
 
     def prepare(kind: str) -> Case:
         drained(queue)
@@ -252,8 +230,8 @@ while True:
 
 @pytest.mark.thorough
 class TestProcesses:
-    def test_those_killed_at_any_moment_leave_whole_records(self, opened: Open) -> None:
-        queue = opened(capacity=WHOLE, initial=PAGE)
+    def test_those_killed_at_any_moment_leave_whole_records(self, open_portable: Open) -> None:
+        queue = open_portable(capacity=WHOLE, initial=PAGE)
         chance = random.Random(3)
         for victim in range(12):
             with python(SHOVEL, queue.segment.name, victim) as one, python(SHOVEL, queue.segment.name, 99) as two:
@@ -277,8 +255,8 @@ class TestProcesses:
             queue.engine.put(1, bytes(30 * PAGE), True, PATIENCE)
             assert queue.engine.get(True, PATIENCE) == (1, bytes(30 * PAGE))
 
-    def test_signals_at_any_moment_break_nothing(self, opened: Open, thrifty: None) -> None:
-        queue = opened(capacity=WHOLE, initial=PAGE)
+    def test_signals_at_any_moment_break_nothing(self, open_portable: Open, thrifty: None) -> None:
+        queue = open_portable(capacity=WHOLE, initial=PAGE)
         seen: list[Record] = []
         numbers = iter(range(10**9))
 

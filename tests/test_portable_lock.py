@@ -9,22 +9,13 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from portable_support import (
-    OPEN,
-    Open,
-    Opened,
-    at_line,
-    exit_status,
-    in_child,
-    kill,
-    lock_held_elsewhere,
-    portable_handles,
-)
+from portable_lines import at_line
+from portable_support import OPEN, Open, Opened, kill, lock_held_elsewhere
 from safety.busy import at_least
-from support import PATIENCE, python, run_python, wait_until
+from support import PATIENCE, exit_status, in_child, python, run_python, wait_until
 
 from shmqueue import segment
 from shmqueue.exceptions import (
@@ -62,15 +53,9 @@ e.close(); s.close()
 )
 
 
-@pytest.fixture
-def opened(name: str) -> Iterator[Open]:
-    with portable_handles(name) as open_handle:
-        yield open_handle
-
-
 class TestDeath:
-    def test_a_killed_owner_delays_nobody(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_a_killed_owner_delays_nobody(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         with lock_held_elsewhere(name) as process:
             with pytest.raises(ShmQueueFull, match="lock was not released in time"):
                 queue.engine.put(0, b"too early", True, 0.02)
@@ -81,8 +66,8 @@ class TestDeath:
         assert queue.engine.get(False, None) == (7, b"at once")
         assert queue.figures().recoveries == 1
 
-    def test_who_waits_while_the_owner_is_killed_goes_on(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_who_waits_while_the_owner_is_killed_goes_on(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         with lock_held_elsewhere(name) as process:
             waiter = threading.Thread(target=queue.engine.put, args=(7, b"patient", True, None))
             waiter.start()
@@ -91,8 +76,8 @@ class TestDeath:
             assert not waiter.is_alive()
         assert queue.engine.get(False, None) == (7, b"patient")
 
-    def test_an_owner_that_died_before_its_commit_has_changed_nothing(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_an_owner_that_died_before_its_commit_has_changed_nothing(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         queue.engine.put(1, b"first", True, None)
         code = (
             OPEN
@@ -111,8 +96,8 @@ e._locked(die, None)
         assert queue.engine.get_many(9, True, 1.0) == [(1, b"first"), (2, b"second")]
 
     @pytest.mark.thorough
-    def test_producers_killed_at_any_moment_leave_whole_items_in_order(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_producers_killed_at_any_moment_leave_whole_items_in_order(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         chance = random.Random(1)
         taken: dict[int, int] = {}
 
@@ -139,8 +124,8 @@ e._locked(die, None)
             assert queue.engine.get(True, 1.0) == (99, b"")
         assert len(taken) > 15, "hardly any producer got to put before it was killed"
 
-    def test_a_consumer_killed_while_it_holds_the_lock_takes_nothing(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_a_consumer_killed_while_it_holds_the_lock_takes_nothing(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         queue.engine.put(1, b"stays", True, None)
         with lock_held_elsewhere(name) as process:
             kill(process)
@@ -148,8 +133,8 @@ e._locked(die, None)
 
 
 class TestFork:
-    def test_parent_and_child_both_go_on(self, opened: Open) -> None:
-        queue = opened()
+    def test_parent_and_child_both_go_on(self, open_portable: Open) -> None:
+        queue = open_portable()
         queue.engine.put(1, b"parent", True, None)
 
         def use() -> None:
@@ -165,8 +150,8 @@ class TestFork:
         assert exit_status(pid) == 0
         assert queue.engine.qsize() == 1
 
-    def test_a_child_forked_while_another_thread_owns_the_lock_waits_for_it(self, opened: Open) -> None:
-        queue = opened()
+    def test_a_child_forked_while_another_thread_owns_the_lock_waits_for_it(self, open_portable: Open) -> None:
+        queue = open_portable()
         owned, may_go = threading.Event(), threading.Event()
 
         def hold(state: object, hold: object) -> tuple[None, None, bytes]:
@@ -196,8 +181,8 @@ class TestFork:
         assert queue.engine.get(True, 1.0) == (2, b"child")
         assert queue.figures().recoveries == 0
 
-    def test_a_child_does_not_keep_its_dead_parents_lock(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_a_child_does_not_keep_its_dead_parents_lock(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         code = (
             OPEN
             + """
@@ -229,8 +214,8 @@ os.kill(os.getpid(), signal.SIGKILL)
             wait_until(lambda: len(queue.segment.holders()) == 1, "the child is gone")
         assert queue.figures().recoveries == 1
 
-    def test_a_child_counts_as_a_holder_once_and_in_its_own_name(self, opened: Open) -> None:
-        queue, other = opened(), opened()
+    def test_a_child_counts_as_a_holder_once_and_in_its_own_name(self, open_portable: Open) -> None:
+        queue, other = open_portable(), open_portable()
         read_end, write_end = os.pipe()
         pid = in_child(lambda: os.read(read_end, 1))
         queue.close()
@@ -243,8 +228,8 @@ os.kill(os.getpid(), signal.SIGKILL)
             os.close(read_end)
             os.close(write_end)
 
-    def test_after_a_fork_in_the_middle_of_a_put_both_have_put(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_after_a_fork_in_the_middle_of_a_put_both_have_put(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         code = (
             OPEN
             + """
@@ -264,8 +249,8 @@ if 0 not in looks:
         assert queue.engine.get_many(3, True, 1.0) == [(7, b"x")] * 2
         assert queue.figures().recoveries == 0
 
-    def test_a_child_that_forgets_the_queue_says_nothing(self, opened: Open, name: str) -> None:
-        opened()
+    def test_a_child_that_forgets_the_queue_says_nothing(self, open_portable: Open, name: str) -> None:
+        open_portable()
         code = (
             OPEN
             + """
@@ -280,8 +265,8 @@ if pid:
 
 
 class TestExclusion:
-    def test_two_processes_that_put_and_get_lose_and_double_nothing(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_two_processes_that_put_and_get_lose_and_double_nothing(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         with python(EVERYTHING, name, 1) as one, python(EVERYTHING, name, 2) as two:
             outputs = [process.communicate(timeout=100) for process in (one, two)]
             assert (one.returncode, two.returncode) == (0, 0), outputs
@@ -290,9 +275,9 @@ class TestExclusion:
         figures = queue.figures()
         assert (figures.put_count, figures.get_count, figures.recoveries) == (4000, 4000, 0)
 
-    def test_it_holds_when_the_sidecar_is_swept_all_the_time(self, opened: Open) -> None:
-        queue = opened()
-        handles = [queue, opened()]
+    def test_it_holds_when_the_sidecar_is_swept_all_the_time(self, open_portable: Open) -> None:
+        queue = open_portable()
+        handles = [queue, open_portable()]
         queue.segment.unlink()  # now its sidecar looks like a stray to every sweep
         inside: list[int] = []
         stop = threading.Event()
@@ -323,10 +308,10 @@ class TestExclusion:
         assert queue.figures().recoveries == 0
 
     @pytest.mark.parametrize("same_handle", [True, False])
-    def test_a_put_that_interrupts_a_put_does_not_wait_for_it(self, opened: Open, same_handle: bool) -> None:
+    def test_a_put_that_interrupts_a_put_does_not_wait_for_it(self, open_portable: Open, same_handle: bool) -> None:
         """As a signal handler does that runs while its thread owns the lock."""
-        queue = opened()
-        other = queue if same_handle else opened()
+        queue = open_portable()
+        other = queue if same_handle else open_portable()
         looks = []
 
         def room(state: object) -> bool:
@@ -341,8 +326,8 @@ class TestExclusion:
         assert queue.engine.get_many(9, True, 1.0) == [(2, b"from the handler"), (1, b"interrupted")]
         assert queue.figures().recoveries == 0
 
-    def test_puts_of_a_handler_that_interrupts_puts_at_any_line(self, opened: Open) -> None:
-        queue = opened()
+    def test_puts_of_a_handler_that_interrupts_puts_at_any_line(self, open_portable: Open) -> None:
+        queue = open_portable()
         for line in range(1, 1000):
             reached = at_line(
                 line, lambda: queue.engine.put(1, b"outer", True, 5.0), lambda: queue.engine.put(2, b"inner", True, 5.0)
@@ -357,8 +342,8 @@ class TestExclusion:
 
 
 class TestInterruption:
-    def test_an_exception_at_any_line_leaves_the_queue_usable_and_no_item_lost(self, opened: Open) -> None:
-        queue = opened(capacity=64)
+    def test_an_exception_at_any_line_leaves_the_queue_usable_and_no_item_lost(self, open_portable: Open) -> None:
+        queue = open_portable(capacity=64)
         records: list[tuple[int, bytes] | None] = []
         lost = []
 
@@ -387,9 +372,9 @@ class TestInterruption:
         assert queue.figures().recoveries == 0
 
     def test_an_exception_at_any_line_leaves_no_lease_that_nobody_has(
-        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+        self, open_portable: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        queue, other = opened(), opened()
+        queue, other = open_portable(), open_portable()
         monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # what is raised in a finalizer
         has_raised = False
 
@@ -426,9 +411,9 @@ class TestInterruption:
         assert not queue.engine.lost
 
     def test_a_finalizer_that_is_interrupted_before_its_first_line(
-        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+        self, open_portable: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        queue = opened()
+        queue = open_portable()
         assert queue.engine.put(1, b"x", True, 1.0)
 
         def interrupted(loan: object) -> None:
@@ -441,11 +426,11 @@ class TestInterruption:
             del loan
         assert queue.engine.get(False, None) == (1, b"x")
 
-    def test_a_signal_handler_that_closes_at_any_line_of_a_lease_leaves_none(self, opened: Open) -> None:
-        other = opened()
+    def test_a_signal_handler_that_closes_at_any_line_of_a_lease_leaves_none(self, open_portable: Open) -> None:
+        other = open_portable()
         assert other.engine.put(1, b"x", True, 1.0)
         for line in range(1, 1000):
-            queue = opened()
+            queue = open_portable()
             loans = []
             try:
                 reached = at_line(line, lambda: loans.append(queue.engine.lend(True, 1.0, False)), queue.close)  # noqa: B023
@@ -460,15 +445,15 @@ class TestInterruption:
             pytest.fail("the call never came to its end")
         assert line > 100
 
-    def test_an_exception_at_any_line_of_close_leaves_no_lease(self, opened: Open) -> None:
-        other = opened()
+    def test_an_exception_at_any_line_of_close_leaves_no_lease(self, open_portable: Open) -> None:
+        other = open_portable()
         assert other.engine.put(1, b"x", True, 1.0)
 
         def interrupt() -> None:
             raise KeyboardInterrupt
 
         for line in range(1, 1000):
-            queue = opened()
+            queue = open_portable()
             loan = queue.engine.lend(True, 1.0, False)
             assert loan is not None
             try:
@@ -484,8 +469,8 @@ class TestInterruption:
             pytest.fail("the call never came to its end")
         assert line > 100
 
-    def test_ctrl_c_ends_a_waiting_get_at_once(self, name: str, opened: Open) -> None:
-        queue = opened()
+    def test_ctrl_c_ends_a_waiting_get_at_once(self, name: str, open_portable: Open) -> None:
+        queue = open_portable()
         with python(OPEN + "print('ready', flush=True)\ne.get(True, None)", name) as process:
             assert process.stdout is not None
             process.stdout.readline()
@@ -495,8 +480,8 @@ class TestInterruption:
             assert process.returncode not in (0, None)
         assert queue.engine.put(1, b"x", True, 1.0)
 
-    def test_close_ends_calls_that_wait_in_other_threads(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_close_ends_calls_that_wait_in_other_threads(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         with lock_held_elsewhere(name) as process:
             ends: list[type[BaseException]] = []
 
@@ -518,8 +503,8 @@ class TestInterruption:
             kill(process)
         segment.sweep_orphans()
 
-    def test_close_in_a_signal_handler_that_interrupts_a_get(self, opened: Open) -> None:
-        queue = opened()
+    def test_close_in_a_signal_handler_that_interrupts_a_get(self, open_portable: Open) -> None:
+        queue = open_portable()
         before = signal.signal(signal.SIGUSR1, lambda *_: queue.close())
         try:
             timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
@@ -534,8 +519,8 @@ class TestInterruption:
 
 class TestDamage:
     @pytest.mark.parametrize("offset", [128, 192, 200, 232, 264, 272, 280, 288])
-    def test_a_state_that_contradicts_itself_poisons_the_handle(self, opened: Open, offset: int) -> None:
-        queue = opened()
+    def test_a_state_that_contradicts_itself_poisons_the_handle(self, open_portable: Open, offset: int) -> None:
+        queue = open_portable()
         for number in range(2):
             queue.engine.put(number, b"x", True, None)
         queue.engine._memory[offset] ^= 0x50
@@ -545,8 +530,8 @@ class TestDamage:
         with pytest.raises(ShmQueueCorruptedError):
             queue.engine.qsize()
 
-    def test_a_record_longer_than_the_bytes_in_the_queue_poisons_the_handle(self, opened: Open) -> None:
-        queue = opened()
+    def test_a_record_longer_than_the_bytes_in_the_queue_poisons_the_handle(self, open_portable: Open) -> None:
+        queue = open_portable()
         queue.engine.put(1, b"x", True, None)
         queue.engine._memory[segment.HEADER_SIZE + 3] = 0x7F
         with pytest.raises(ShmQueueCorruptedError, match="a record of"):

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 
 import pytest
-from portable_support import (
-    Open,
-    kill,
-    left_of,
-    lock_held_elsewhere,
-    portable_handles,
-)
+from portable_support import Open, kill, left_of, lock_held_elsewhere
 from support import python
 
 from shmqueue import segment
 
 
-@pytest.fixture
-def opened(name: str) -> Iterator[Open]:
-    with portable_handles(name) as open_handle:
-        yield open_handle
-
-
 class TestLeftovers:
-    def test_all_holders_killed_leaves_nothing_after_a_sweep(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_all_holders_killed_leaves_nothing_after_a_sweep(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         uuids = {queue.segment.header.uuid.hex()}
         with lock_held_elsewhere(name) as process:
             queue.close()
@@ -36,8 +23,8 @@ class TestLeftovers:
         assert name in segment.sweep_orphans()
         assert left_of(uuids) == []
 
-    def test_a_stray_sidecar_goes_unless_it_is_owned(self, opened: Open, name: str) -> None:
-        queue = opened()
+    def test_a_stray_sidecar_goes_unless_it_is_owned(self, open_portable: Open, name: str) -> None:
+        queue = open_portable()
         uuids = {queue.segment.header.uuid.hex()}
         with lock_held_elsewhere(name) as process:
             queue.segment.unlink()
@@ -49,15 +36,15 @@ class TestLeftovers:
         segment.sweep_orphans()
         assert left_of(uuids) == []
 
-    def test_the_last_holder_of_an_unlinked_queue_removes_its_sidecar(self, opened: Open) -> None:
-        queue = opened()
+    def test_the_last_holder_of_an_unlinked_queue_removes_its_sidecar(self, open_portable: Open) -> None:
+        queue = open_portable()
         queue.segment.unlink()
         assert queue.engine.put(1, b"x", True, None)
         assert len(left_of({queue.segment.header.uuid.hex()})) == 1
 
     @pytest.mark.parametrize("how", ["its remover was killed", "a stranger removed it"])
-    def test_a_sidecar_that_is_none_any_more_keeps_nobody_out_or_in(self, opened: Open, how: str) -> None:
-        queue, other = opened(), opened()
+    def test_a_sidecar_that_is_none_any_more_keeps_nobody_out_or_in(self, open_portable: Open, how: str) -> None:
+        queue, other = open_portable(), open_portable()
         queue.engine.put(1, b"x", True, None)
         path = segment.sidecar.sidecar_of(queue.segment)
         before = os.stat(path)
@@ -71,23 +58,23 @@ class TestLeftovers:
         queue.engine.put(2, b"y", True, None)
         assert other.engine.get(True, 1.0) == (2, b"y")
 
-    def test_a_remover_that_is_killed_half_way_leaves_nothing(self, opened: Open) -> None:
-        queue = opened()
+    def test_a_remover_that_is_killed_half_way_leaves_nothing(self, open_portable: Open) -> None:
+        queue = open_portable()
         queue.engine.put(1, b"x", True, None)
         os.truncate(segment.sidecar.sidecar_of(queue.segment), 1)
         queue.close()
         assert left_of({queue.segment.header.uuid.hex()}) == []
 
-    def test_sidecars_in_use_are_not_swept(self, opened: Open) -> None:
-        queue = opened()
+    def test_sidecars_in_use_are_not_swept(self, open_portable: Open) -> None:
+        queue = open_portable()
         queue.engine.put(1, b"x", True, None)
         before = os.stat(segment.sidecar.sidecar_of(queue.segment)).st_ino
         segment.sweep_orphans()
         assert os.stat(segment.sidecar.sidecar_of(queue.segment)).st_ino == before
 
-    def test_a_handle_closes_its_descriptors_whatever_else_refers_to_them(self, opened: Open) -> None:
+    def test_a_handle_closes_its_descriptors_whatever_else_refers_to_them(self, open_portable: Open) -> None:
         """Without a GIL the last reference may go with a collection only."""
-        queue = opened()
+        queue = open_portable()
         owners = []
 
         def put() -> None:
@@ -102,8 +89,8 @@ class TestLeftovers:
         queue.close()
         assert [len(owner._opened) for owner in owners] == [0, 0]
 
-    def test_a_handle_that_is_closed_leaves_another_one_its_descriptor(self, opened: Open) -> None:
-        first, second = opened(), opened()
+    def test_a_handle_that_is_closed_leaves_another_one_its_descriptor(self, open_portable: Open) -> None:
+        first, second = open_portable(), open_portable()
         assert first.engine._lock.owner() is second.engine._lock.owner()
         first.engine.put(1, b"item", True, None)
         second.engine.put(1, b"item", True, None)
@@ -112,10 +99,10 @@ class TestLeftovers:
         assert second.engine._lock.owner()._opened == [descriptor]
         assert descriptor.number >= 0
 
-    def test_a_strict_umask_does_not_lock_others_out(self, opened: Open) -> None:
+    def test_a_strict_umask_does_not_lock_others_out(self, open_portable: Open) -> None:
         old = os.umask(0o777)
         try:
-            queue = opened()
+            queue = open_portable()
             queue.engine.put(1, b"x", True, None)
         finally:
             os.umask(old)
@@ -154,7 +141,7 @@ inside.wait()
 
 A_DAEMON_THREAD_THAT_OPENS_THE_SIDECAR = """
 from shmqueue.segment import sidecar
-sidecar.remove_sidecar(sidecar.sidecar_of(q._segment))  # which root has opened already
+sidecar.remove_sidecar(sidecar.sidecar_of(q._segment))  # which root has open_portable already
 make, opening = sidecar._make_sidecar, threading.Event()
 def make_slowly(path):
     opening.set()
@@ -198,10 +185,10 @@ class TestEndOfProcess:
 
 
 class TestWithoutSidecars:
-    def test_shmlock_alone_excludes(self, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_shmlock_alone_excludes(self, open_portable: Open, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(segment.sidecar, "HAS_SIDECARS", False)
-        queue = opened()
-        other = opened()
+        queue = open_portable()
+        other = open_portable()
         threads = [
             threading.Thread(target=lambda engine=handle.engine: [engine.put(1, b"x", True, None) for _ in range(20)])
             for handle in (queue, other)

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
-from portable_support import (
-    PAGE,
-    WHOLE,
-    Open,
-    Opened,
-    portable_handles,
-)
+from portable_support import PAGE, WHOLE, Open, Opened
 from support import PATIENCE, Call, asleep
 
 from shmqueue.engine.portable import PortableEngine
@@ -20,21 +13,10 @@ from shmqueue.engine.portable_state import Room, State, unpack
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueShutDown
 
 
-@pytest.fixture
-def opened(name: str) -> Iterator[Open]:
-    with portable_handles(name) as open_handle:
-        yield open_handle
-
-
-@pytest.fixture
-def elastic(opened: Open) -> Opened:
-    return opened(capacity=WHOLE, initial=PAGE)
-
-
 class TestShutDown:
     @pytest.mark.parametrize("immediate", [False, True])
-    def test_calls_that_wait_end(self, opened: Open, immediate: bool) -> None:
-        queue, other = opened(maxsize=1), opened()
+    def test_calls_that_wait_end(self, open_portable: Open, immediate: bool) -> None:
+        queue, other = open_portable(maxsize=1), open_portable()
         queue.engine.put(1, b"x", True, None)
         put, join = (asleep(Call(*call)) for call in ((queue.engine.put, 2, b"y", True, None), (queue.engine.join, 20)))
         other.engine.shut_down(immediate)
@@ -47,8 +29,8 @@ class TestShutDown:
         with pytest.raises(ShmQueueShutDown):
             queue.engine.get(False, None)
 
-    def test_a_getter_that_waits_ends(self, opened: Open) -> None:
-        queue, other = opened(), opened()
+    def test_a_getter_that_waits_ends(self, open_portable: Open) -> None:
+        queue, other = open_portable(), open_portable()
         get, wait = asleep(Call(queue.engine.get, True, PATIENCE)), asleep(Call(queue.engine.wait, True, None))
         other.engine.shut_down(False)
         with pytest.raises(ShmQueueShutDown):
@@ -63,8 +45,8 @@ class TestShutDown:
             assert elastic.engine.qsize() == items
         assert elastic.figures().unfinished == 0
 
-    def test_waiting_for_records_takes_none(self, opened: Open) -> None:
-        queue, other = opened(), opened()
+    def test_waiting_for_records_takes_none(self, open_portable: Open) -> None:
+        queue, other = open_portable(), open_portable()
         for wanted, action in ((True, lambda: other.engine.put(1, b"", True, None)), (False, other.engine.clear)):
             assert not queue.engine.wait(wanted, 0)
             assert not queue.engine.wait(wanted, 0.01)
@@ -75,13 +57,13 @@ class TestShutDown:
 
 
 class TestDamage:
-    def test_any_state_is_used_soundly_or_refused(self, name: str, opened: Open) -> None:
+    def test_any_state_is_used_soundly_or_refused(self, name: str, open_portable: Open) -> None:
         chance = random.Random(11)
         numbers = [0, 1, 8, 9, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE, 5 * PAGE, 5 * PAGE + 1, 1 << 40, 1 << 63]
-        opened(capacity=5 * PAGE, initial=3 * PAGE)
+        open_portable(capacity=5 * PAGE, initial=3 * PAGE)
         refused = used = 0
         for _ in range(400):
-            handle = opened()
+            handle = open_portable()
             fields = [0, 216, 2, 8, 1, 0, 0, 2, 0, 0, 3 * PAGE, 0]
             for _ in range(chance.randrange(1, 4)):
                 fields[chance.randrange(1, len(fields))] = chance.choice(numbers)

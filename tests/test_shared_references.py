@@ -13,7 +13,6 @@ from support import run_python
 import shmqueue
 from shmqueue import ShmQueue, plain
 from shmqueue.compat import multiprocessing as compat_multiprocessing
-from shmqueue.compat import queue as compat_queue
 
 Make = Callable[..., ShmQueue]
 
@@ -32,18 +31,6 @@ KINDS: list[Callable[[Any], Any]] = [
     lambda inner: (inner, inner),
     lambda inner: [inner, [1, inner]],
 ]
-
-
-@pytest.fixture(params=["ShmQueue", "queue.Queue", "queue.SimpleQueue", "Queue", "JoinableQueue", "SimpleQueue"])
-def any_queue(request: pytest.FixtureRequest, make: Make, engine: str) -> Any:
-    """A queue of each class, on both engines."""
-    if request.param == "ShmQueue":
-        yield make(max_bytes=1 << 26)
-        return
-    module = compat_queue if "." in request.param else compat_multiprocessing
-    q = getattr(module, request.param.rpartition(".")[2])()
-    yield q
-    q.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 from children import is_readable
-from fileno_support import KINDS, OpenQueue, maker, opened_by_kind, source_of
-from portable_support import exit_status, in_child
-from support import PATIENCE, Call, wait_until
+from fileno_support import KINDS, OpenQueue, maker, source_of
+from support import PATIENCE, Call, exit_status, in_child, wait_until
 
 from shmqueue import ShmQueueSerializationError, watching
 from shmqueue.segment.files import changing
@@ -23,15 +22,9 @@ from shmqueue.segment.files import changing
 pytestmark = pytest.mark.usefixtures("engine")
 
 
-@pytest.fixture
-def open_queue(engine: str) -> Iterator[OpenQueue]:
-    with opened_by_kind() as open_kind:
-        yield open_kind
-
-
 @pytest.fixture(params=KINDS)
-def q(request: pytest.FixtureRequest, open_queue: OpenQueue) -> Any:
-    return open_queue(request.param)
+def q(request: pytest.FixtureRequest, open_kind: OpenQueue) -> Any:
+    return open_kind(request.param)
 
 
 def test_an_exception_at_any_call_or_return_leaves_no_lock_taken(name: str, engine: str) -> None:
@@ -75,9 +68,9 @@ def test_an_exception_at_any_call_or_return_leaves_no_lock_taken(name: str, engi
 
 @pytest.mark.parametrize("started", [0, 1])
 def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
-    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, started: int
+    open_kind: OpenQueue, monkeypatch: pytest.MonkeyPatch, started: int
 ) -> None:
-    q = open_queue("mp.Queue")
+    q = open_kind("mp.Queue")
     other = pickle.loads(pickle.dumps(q))
     q._writer.close()
     left = [watching.start_daemon_thread] * started  # type: ignore[attr-defined]
@@ -102,22 +95,22 @@ def test_a_descriptor_whose_threads_could_not_be_started_is_made_anew(
         q.get()
 
 
-def test_a_descriptor_that_the_program_has_closed_counts_as_set(open_queue: OpenQueue) -> None:
+def test_a_descriptor_that_the_program_has_closed_counts_as_set(open_kind: OpenQueue) -> None:
     """Else the thread would look without a pause."""
     signal = watching._Signal()
     os.close(signal.number)
     for readable in (True, False):
         signal.set(readable)
         assert signal.is_set is readable
-    q = open_queue("queue.Queue")
+    q = open_kind("queue.Queue")
     os.close(q.fileno())
     q.put(1)
     assert is_readable(q, PATIENCE)
 
 
-def test_a_put_while_a_queue_is_being_closed_waits_for_no_look(open_queue: OpenQueue) -> None:
+def test_a_put_while_a_queue_is_being_closed_waits_for_no_look(open_kind: OpenQueue) -> None:
     """A look may collect another queue, which waits until this one is closed."""
-    q = open_queue("queue.Queue")
+    q = open_kind("queue.Queue")
     q.fileno()
     watcher = q._channel._descriptor._watcher
     is_ready, looking, collecting = watcher._is_ready, threading.Event(), threading.Event()
@@ -185,9 +178,9 @@ def test_nothing_is_taken_or_put_by_a_call_for_which_there_was_no_room_on_the_st
 
 @pytest.mark.parametrize("kind", ["ShmQueue", "queue.Queue", "mp.JoinableQueue"])
 def test_no_lease_ends_or_begins_by_a_call_for_which_there_was_no_room_on_the_stack(
-    open_queue: OpenQueue, kind: str
+    open_kind: OpenQueue, kind: str
 ) -> None:
-    q = open_queue(kind)
+    q = open_kind(kind)
     q.fileno()
     q.put("item")
     for lease in at_every_depth(q.lease):
@@ -276,7 +269,7 @@ def test_a_descriptor_does_not_stay_readable_for_an_item_that_came_and_went_unse
     wait_until(lambda: not is_readable(source), "the descriptor is true")
 
 
-def test_the_end_of_a_queue_is_seen_after_memory_was_short(open_queue: OpenQueue) -> None:
+def test_the_end_of_a_queue_is_seen_after_memory_was_short(open_kind: OpenQueue) -> None:
     errors: list[type[BaseException]] = [MemoryError, OSError]
 
     def is_over() -> bool:
@@ -284,7 +277,7 @@ def test_the_end_of_a_queue_is_seen_after_memory_was_short(open_queue: OpenQueue
             raise errors.pop()
         return True
 
-    watcher = watching.Watcher(open_queue("ShmQueue")._engine)
+    watcher = watching.Watcher(open_kind("ShmQueue")._engine)
     try:
         watcher.start()
         watcher.watch_for_end(is_over)
