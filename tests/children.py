@@ -237,14 +237,19 @@ def put_and_be_killed(q: Any, count: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def read_to_the_end(q: Any, report: Any) -> None:
-    q._writer.close()
+def all_items(q: Any) -> list[Any]:
+    """What comes until no process is left that could put."""
     items = []
     try:
         while True:
             items.append(q.get())
     except EOFError:
-        report.put(items)
+        return items
+
+
+def read_to_the_end(q: Any, report: Any) -> None:
+    q._writer.close()
+    report.put(all_items(q))
 
 
 def close_writer_and_be_killed(q: Any, ready: Any) -> None:

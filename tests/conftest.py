@@ -69,6 +69,8 @@ ONCE = [
     "fairness",
     "headers",
     "history",
+    "history_orders",
+    "history_traffic",
     "hot_end",
     "kombu_faults",
     "language",

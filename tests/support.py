@@ -55,10 +55,10 @@ def python(code: str, *arguments: object, executable: str = sys.executable) -> I
         process.communicate()
 
 
-def run_python(code: str, *arguments: object, executable: str = sys.executable) -> str:
-    """Run ``code`` to its end and return what it printed; fail if it failed."""
+def run_python(code: str, *arguments: object, executable: str = sys.executable, patience: float = PATIENCE) -> str:
+    """Run ``code`` to its end and return what it printed; fail if it failed, or has not ended within these seconds."""
     with python(code, *arguments, executable=executable) as process:
-        output, errors = process.communicate(timeout=PATIENCE)
+        output, errors = process.communicate(timeout=patience)
         assert process.returncode == 0, f"exit status {process.returncode}\n{output}\n{errors}"
         return output
 
@@ -112,6 +112,12 @@ def is_asleep(pid: int) -> bool:
         return file.read().rpartition(")")[2].split()[0] == "S"
 
 
+def is_thread_asleep(thread: threading.Thread) -> bool:
+    """Whether the kernel has a thread of this process waiting for something."""
+    with open(f"/proc/self/task/{thread.native_id}/stat", encoding="ascii", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
 class Call(threading.Thread):
     """A call that runs in a thread of its own from now on."""
 
@@ -134,8 +140,7 @@ class Call(threading.Thread):
         """Whether the kernel has it waiting for something. Fails once the call is over."""
         assert self.is_alive(), f"it did not wait: {self._error!r}, {self._value!r}"
         try:
-            with open(f"/proc/self/task/{self.native_id}/stat", encoding="ascii", errors="replace") as file:
-                return file.read().rpartition(")")[2].split()[0] == "S"
+            return is_thread_asleep(self)
         except OSError:
             return False
 
@@ -215,6 +220,26 @@ def cpu_seconds(pid: int) -> float:
     with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def milliseconds_not_running() -> float:
+    """How long this thread wanted to run so far and had no processor."""
+    with open("/proc/thread-self/schedstat") as file:
+        return int(file.read().split()[1]) / 1e6
+
+
+def overwrite(path: str, offset: int, data: bytes) -> None:
+    """Write over what a file has there, as no program that uses its queue would."""
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(offset)
+        file.write(data)
+
+
+class Unloadable:
+    """An item that is put in one piece, and raises when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("no number",)
 
 
 # ---- what programs that run in an interpreter of their own import from here ----

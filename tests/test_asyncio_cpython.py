@@ -7,23 +7,16 @@ import importlib
 import importlib.util
 import sys
 import types
-import unittest
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cpython_support import is_there, run_case
 from support import Opener
 
 import shmqueue.compat.asyncio
 
 MODULE = "test.test_asyncio.test_queues"
-
-
-def is_there() -> bool:
-    try:
-        return importlib.util.find_spec(MODULE) is not None
-    except ImportError:
-        return False
 
 
 LEFT_OUT = {
@@ -48,7 +41,7 @@ CASES = ("QueueBasicTests", "QueueGetTests", "QueuePutTests", "QueueJoinTests", 
 
 
 def names_of_tests() -> list[str]:
-    if not is_there():
+    if not is_there(MODULE):
         return ["none"]
     module = importlib.import_module(MODULE)
     cases = [case for case in CASES if hasattr(module, case)]
@@ -64,7 +57,7 @@ def queues() -> Iterator[Opener]:
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.skipif(not is_there(), reason="this Python comes without its own tests, the package 'test'")
+@pytest.mark.skipif(not is_there(MODULE), reason="this Python comes without its own tests, the package 'test'")
 @pytest.mark.parametrize("test", names_of_tests())
 def test_asyncio_queue(queues: Opener, monkeypatch: pytest.MonkeyPatch, test: str) -> None:
     module = importlib.import_module(MODULE)
@@ -73,7 +66,4 @@ def test_asyncio_queue(queues: Opener, monkeypatch: pytest.MonkeyPatch, test: st
     monkeypatch.setattr(module, "asyncio", types.SimpleNamespace(**(vars(asyncio) | names)))
     case_name, _, test_name = test.partition(".")
     case: Any = type(case_name, (getattr(module, case_name),), {"q_class": staticmethod(queues.Queue)})(test_name)
-    result = unittest.TestResult()
-    case.run(result)
-    assert [text for _, text in result.errors + result.failures] == []
-    assert (result.testsRun, result.skipped) == (1, [])
+    run_case(case)

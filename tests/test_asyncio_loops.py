@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from asyncio_support import in_another_process, run_asyncio
 from children import answer_in_a_loop
-from support import PATIENCE, python, run_python
+from support import PATIENCE, milliseconds_not_running, python, run_python
 
 from shmqueue import ShmQueue, readiness
 from shmqueue.compat import queue as synchronous
@@ -79,12 +79,6 @@ def test_the_loop_goes_on_while_a_stopped_process_has_a_lock(name: str, engine: 
             assert await call == (None if lock == PUT_LOCK else 0)
 
     run_asyncio(main)
-
-
-def milliseconds_not_running() -> float:
-    """How long this thread wanted to run so far and had no processor."""
-    with open("/proc/thread-self/schedstat") as file:
-        return int(file.read().split()[1]) / 1e6
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="this kernel does not tell run delays")

@@ -26,7 +26,7 @@ from cli_support import (
     started,
     usage_error_of,
 )
-from support import PATIENCE, Call, is_asleep, wait_until
+from support import PATIENCE, Call, is_asleep, overwrite, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue, segment
@@ -138,8 +138,7 @@ def test_a_queue_that_does_not_exist_ends_with_4(command: str, name: str, segmen
 @pytest.mark.parametrize("command", ["stat", "peek", "clear", "get", "put"])
 def test_a_corrupted_queue_ends_with_5(command: str, name: str, make: Make) -> None:
     make()
-    with open(segment.path_of(name), "r+b") as file:
-        file.write(b"damaged!")
+    overwrite(segment.path_of(name), 0, b"damaged!")
     assert "magic" in error_of(command, name, *(["1"] if command == "put" else []), status=5)
     output_of("rm", name)
 

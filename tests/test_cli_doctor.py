@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from cli_support import holder, json_of, leave_orphan, output_of, run, started
 from safety import denied
-from support import PATIENCE, run_python, wait_until
+from support import PATIENCE, overwrite, run_python, wait_until
 
 from shmqueue import ShmQueue, segment
 
@@ -63,8 +63,7 @@ def test_doctor_finds_nothing_wrong_with_a_queue_that_is_kept(name: str) -> None
 
 def test_doctor_names_queues_that_cannot_be_opened(name: str, make: Make) -> None:
     make()
-    with open(segment.path_of(name), "r+b") as file:
-        file.write(b"damaged!")
+    overwrite(segment.path_of(name), 0, b"damaged!")
     (warning,) = json_of("doctor", status=3)["warnings"]
     assert warning.startswith(f"queue {name!r} cannot be opened: ")
     output_of("rm", name)

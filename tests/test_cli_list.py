@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from cli_support import error_of, holder, json_of, leave_orphan, output_of, run
+from support import overwrite
 
 from shmqueue import ShmQueue, segment
 
@@ -162,8 +163,7 @@ def test_rm_takes_the_name_away_and_the_holders_go_on(name: str, make: Make) -> 
 
 def test_rm_removes_a_corrupted_segment(name: str, make: Make) -> None:
     make()
-    with open(segment.path_of(name), "r+b") as file:
-        file.write(b"damaged!")
+    overwrite(segment.path_of(name), 0, b"damaged!")
     assert "wrong magic" in error_of("stat", name, status=5)
     output_of("rm", name)
     assert json_of("ls") == []

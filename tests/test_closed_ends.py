@@ -24,20 +24,11 @@ def q(context: Opener, request: pytest.FixtureRequest) -> Any:
     return getattr(context, request.param)()
 
 
-def all_items(q: Any) -> list[Any]:
-    items = []
-    try:
-        while True:
-            items.append(q.get())
-    except EOFError:
-        return items
-
-
 def test_gets_end_with_the_last_process_that_could_put(context: Opener, q: Any) -> None:
     producers = [context.Process(target=children.put_several, args=(q, 3)) for _ in range(2)]
     with running(*producers):
         q._writer.close()
-        assert sorted(Call(all_items, q).result()) == [0, 0, 1, 1, 2, 2]
+        assert sorted(Call(children.all_items, q).result()) == [0, 0, 1, 1, 2, 2]
         succeed(*producers)
 
 
@@ -45,7 +36,7 @@ def test_gets_end_when_the_last_producer_was_killed(context: Opener, q: Any) -> 
     producer = context.Process(target=children.put_and_be_killed, args=(q, 3))
     with running(producer):
         q._writer.close()
-        assert Call(all_items, q).result() == [0, 1, 2]
+        assert Call(children.all_items, q).result() == [0, 1, 2]
 
 
 def test_consumers_that_all_close_the_writer_do_not_wait_for_each_other(context: Opener, q: Any) -> None:
@@ -65,7 +56,7 @@ def test_a_producer_that_is_being_started_is_waited_for(our_context: Opener) -> 
         producer = our_context.Process(target=children.put_several, args=(q, 1))
         with running(producer):
             q._writer.close()
-            assert Call(all_items, q).result() == [0]
+            assert Call(children.all_items, q).result() == [0]
             succeed(producer)
         q.close()
 
@@ -150,7 +141,7 @@ def test_a_queue_without_a_name_ends_too(our_mp: Opener) -> None:
     q.put("item")
     q._channel.handle.segment.unlink()
     q._writer.close()
-    assert Call(all_items, q).result() == ["item"]
+    assert Call(children.all_items, q).result() == ["item"]
 
 
 def test_a_put_ends_with_the_last_process_that_could_get(context: Opener) -> None:
@@ -222,7 +213,7 @@ def test_a_get_that_was_blocked_before_takes_what_still_comes(our_context: Opene
     q, go = our_context.Queue(), our_context.SimpleQueue()
     producer = our_context.Process(target=children.put_when_told, args=(q, go, 3))
     with running(producer):
-        got = asleep(Call(all_items, q))
+        got = asleep(Call(children.all_items, q))
         q._writer.close()
         go.put("go")
         assert got.result() == [0, 1, 2]

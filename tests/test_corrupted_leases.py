@@ -7,18 +7,13 @@ import time
 from collections.abc import Callable
 
 import pytest
+from support import overwrite
 
 from shmqueue import ShmQueue, ShmQueueCorruptedError, ShmQueueError
 from shmqueue.engine.portable_processes import is_alive
 from shmqueue.segment import path_of
 
 PUT_COUNTS = (408, 416)  # see layout.h
-
-
-def write(name: str, at: int, data: bytes) -> None:
-    with open(path_of(name), "r+b", buffering=0) as file:
-        file.seek(at)
-        file.write(data)
 
 
 @pytest.mark.usefixtures("native")
@@ -28,7 +23,7 @@ def test_a_wrong_number_of_items_is_an_error(make: Callable[..., ShmQueue], name
     q.put_many(range(5))
     leases = [q.lease(timeout=0) for _ in range(5)]
     for at in PUT_COUNTS:
-        write(name, at, struct.pack("=Q", count))
+        overwrite(path_of(name), at, struct.pack("=Q", count))
     begun = time.monotonic()
     with pytest.raises(ShmQueueCorruptedError, match="counts contradict"):
         q.get(timeout=0.2)

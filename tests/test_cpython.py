@@ -13,17 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cpython_support import is_there, run_case
 from support import PATIENCE, Opener, run_program
 
 PROGRAM = Path(__file__).parent / "programs" / "cpython_multiprocessing.py"
 METHODS = ["fork", "spawn", "forkserver"]
-
-
-def is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ImportError:
-        return False
 
 
 pytestmark = [
@@ -77,10 +71,7 @@ def test_queue(queues: Opener, engine: str, test: str) -> None:
     if hasattr(function, "memuse"):  # from 3.13.5 on, for a hundred threads: skipped unless gigabytes are promised
         attributes[test_name] = lambda self: function.__wrapped__(self, function.size)
     case = type(case_name, (mixin, unittest.TestCase), attributes)(test_name)
-    result = unittest.TestResult()
-    case.run(result)
-    assert [text for _, text in result.errors + result.failures] == []
-    assert (result.testsRun, result.skipped) == (1, [])
+    run_case(case)
 
 
 # ---- multiprocessing ----

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, Opener, asleep, python, wait_until
+from support import PATIENCE, Call, Opener, Unloadable, asleep, python, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue
@@ -109,13 +109,6 @@ def test_a_blocked_lease_moves_what_comes(jobs: ShmQueue, failed: ShmQueue) -> N
 
 
 # ---- items that cannot be loaded, or not by everybody ----
-
-
-class Unloadable:
-    """Put in one piece, and raises when it is loaded."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return int, ("no number",)
 
 
 def test_an_item_that_cannot_be_loaded_is_moved_as_it_is(pair: tuple[Any, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import run_python
+from support import overwrite, run_python
 
 import shmqueue
 from shmqueue import ShmQueue, engine, segment
@@ -131,9 +131,9 @@ def test_bytes_that_contradict_themselves_poison_the_handle(
     q.put(b"x" * 20)
     q.put(b"y" * 20)  # two commits: slot 0 of the put ledgers is the current one again
     path = segment.path_of(name)
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(struct.pack("Q" if offset < 4096 else "I", value & (U64_MAX if offset < 4096 else 0xFFFFFFFF)))
+    overwrite(
+        path, offset, struct.pack("Q" if offset < 4096 else "I", value & (U64_MAX if offset < 4096 else 0xFFFFFFFF))
+    )
     fresh = make()
     calls: dict[str, Callable[[], object]] = {
         "get": lambda: fresh.get(timeout=0),
@@ -159,9 +159,7 @@ def test_bytes_that_contradict_themselves_poison_the_handle(
 def test_a_record_longer_than_the_queue_is_never_read(make: Make, name: str, native: None) -> None:
     q = make()
     q.put(b"x" * 20)
-    with open(segment.path_of(name), "r+b") as file:
-        file.seek(segment.HEADER_SIZE)
-        file.write(struct.pack("I", 4000))
+    overwrite(segment.path_of(name), segment.HEADER_SIZE, struct.pack("I", 4000))
     with pytest.raises(shmqueue.ShmQueueCorruptedError, match="a record is longer than the bytes in the queue"):
         q.get()
     for attempt in (lambda: q.put(1), q.clear, q.qsize, q.join, q.task_done, q.snapshot, lambda: q.get_many(2)):

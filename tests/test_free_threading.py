@@ -10,7 +10,7 @@ import sys
 import sysconfig
 
 import pytest
-from support import python
+from support import run_python
 
 PYTHON = os.environ.get("SHMQUEUE_TEST_FREE_THREADED") or (
     sys.executable if sysconfig.get_config_var("Py_GIL_DISABLED") else None
@@ -65,9 +65,7 @@ PATIENCE = 110.0  # seconds after which a program hangs: several busy threads on
 
 
 def run(program: str) -> None:
-    with python(PRELUDE + program + EPILOGUE, executable=PYTHON or "") as process:
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, output) == (0, "done\n"), f"{process.returncode}\n{output}\n{errors}"
+    assert run_python(PRELUDE + program + EPILOGUE, executable=PYTHON or "", patience=PATIENCE) == "done\n"
 
 
 def test_importing_everything_keeps_the_gil_off() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from support import python
+from support import run_python
 
 from shmqueue import ShmQueue
 
@@ -54,9 +54,7 @@ PATIENCE = 110.0  # seconds after which a program hangs
 
 
 def run(program: str) -> None:
-    with python(PRELUDE + program + '\nprint("done")') as process:
-        output, errors = process.communicate(timeout=PATIENCE)
-        assert (process.returncode, output) == (0, "done\n"), f"{process.returncode}\n{output}\n{errors}"
+    assert run_python(PRELUDE + program + '\nprint("done")', patience=PATIENCE) == "done\n"
 
 
 def test_an_interpreter_of_its_own_uses_the_native_engine() -> None:

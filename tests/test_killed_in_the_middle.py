@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from test_orphans import leave_orphan, write_at
+from orphans_support import leave_orphan
+from support import overwrite
 
 from shmqueue import ShmQueue, segment
 
@@ -102,7 +103,7 @@ def test_adopting(engine: str, name: str, namespace: int) -> None:
     """Until it is closed by its last holder the items are there."""
     path = leave_orphan(name, ITEMS, namespace)
     restore = image_of(
-        path, lambda path: write_at(path, 256, b"\1\0\0\0") if engine == "native" and not namespace else None
+        path, lambda path: overwrite(path, 256, b"\1\0\0\0") if engine == "native" and not namespace else None
     )
 
     def action() -> None:
@@ -114,7 +115,7 @@ def test_adopting(engine: str, name: str, namespace: int) -> None:
 
 def test_replacing(engine: str, name: str) -> None:
     """The items are lost with the file that cannot be used, and there is one queue afterwards."""
-    restore = image_of(leave_orphan(name, ITEMS), lambda path: write_at(path, 48, b"zz"))
+    restore = image_of(leave_orphan(name, ITEMS), lambda path: overwrite(path, 48, b"zz"))
 
     def action() -> None:
         ShmQueue(name, buffer_size=4096).close()

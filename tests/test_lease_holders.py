@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, Call, asleep, python, wait_until
+from support import PATIENCE, Call, asleep, milliseconds_not_running, python, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue
@@ -269,12 +269,6 @@ def test_what_a_killed_process_had_comes_in_a_queue_that_is_never_empty(make: Ma
             else:
                 found = q.get() if how == "get" else q.get_many(1)[0]
         assert found == "job"
-
-
-def milliseconds_not_running() -> float:
-    """How long this thread wanted to run so far and had no processor."""
-    with open("/proc/thread-self/schedstat") as file:
-        return int(file.read().split()[1]) / 1e6
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="this kernel does not tell run delays")

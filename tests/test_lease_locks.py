@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, asleep, python, wait_until
+from support import PATIENCE, Call, asleep, is_thread_asleep, python, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue
@@ -91,11 +91,7 @@ def test_a_signal_handler_may_end_a_lease_that_is_being_ended(make: Make, name: 
             inner.append(first.ack())
 
         def interrupt() -> None:
-            def is_asleep() -> bool:
-                with open(f"/proc/self/task/{main.native_id}/stat", encoding="ascii", errors="replace") as file:
-                    return file.read().rpartition(")")[2].split()[0] == "S"
-
-            wait_until(is_asleep, "the main thread waits")
+            wait_until(lambda: is_thread_asleep(main), "the main thread waits")
             assert main.ident is not None
             signal.pthread_kill(main.ident, signal.SIGUSR1)
 

@@ -7,19 +7,12 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from history_support import A, get, pattern_of, put
 
 from shmqueue.conformance.history import Operation, Order, Pattern
 from shmqueue.conformance.leasing_history import find_leasing_violation, unfinished
 
-A, B = 5, 6  # two consumers
-
-
-def put(value: object, invoked: int, returned: int | None, worker: int = 0) -> Operation:
-    return Operation(worker, "put", value, invoked, returned, "pending" if returned is None else "ok")
-
-
-def get(value: object, invoked: int, returned: int | None, worker: int = A) -> Operation:
-    return Operation(worker, "get", value, invoked, returned, "pending" if returned is None else "ok")
+B = 6  # another consumer than A
 
 
 def lease(value: object, invoked: int, returned: int | None, attempt: int = 1, worker: int = A) -> Operation:
@@ -45,13 +38,9 @@ def pattern(
     returns_anywhere: bool = False,
 ) -> Pattern | None:
     """The pattern that refutes it; whichever order it is given in."""
-    violations = [
-        find_leasing_violation(each, deaths or {}, order=order, returns_anywhere=returns_anywhere)
-        for each in (history, history[::-1])
-    ]
-    patterns = [violation.pattern if violation else None for violation in violations]
-    assert patterns[0] == patterns[1]
-    return patterns[0]
+    return pattern_of(
+        lambda each: find_leasing_violation(each, deaths or {}, order=order, returns_anywhere=returns_anywhere), history
+    )
 
 
 def test_nothing_is_wrong_with_a_lease_that_is_acknowledged() -> None:

@@ -11,34 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import python, run_python
+from orphans_support import ITEMS, leave_orphan
+from support import overwrite, python, run_python
 
 import shmqueue
 from shmqueue import ShmQueue, segment
 from shmqueue.segment import removal
 
 Make = Callable[..., ShmQueue]
-ITEMS = list(range(12))
-
-KILLED = """
-import os, signal, sys, shmqueue
-from shmqueue.segment import lifecycle
-name, items, namespace, options = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), eval(sys.argv[4])
-if namespace:
-    lifecycle.pid_namespace = lambda: namespace
-q = shmqueue.ShmQueue(name, **options)
-for item in range(items):
-    q.put(item)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def leave_orphan(name: str, items: int = len(ITEMS), namespace: int = 0, **options: object) -> str:
-    """Have the only holder of a queue killed; the path of its file."""
-    with python(KILLED, name, items, namespace, {"buffer_size": 4096, **options}) as process:
-        _, errors = process.communicate()
-    assert errors == ""
-    return segment.path_of(name)
 
 
 def taken(queue: ShmQueue) -> list[object]:
@@ -49,12 +29,6 @@ def start_of(path: str) -> bytes:
     """What a file begins with. It may end far behind: a queue's file is as large as the queue could grow."""
     with open(path, "rb") as file:
         return file.read(1 << 20)
-
-
-def write_at(path: str, offset: int, data: bytes) -> None:
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        file.write(data)
 
 
 @pytest.fixture
@@ -245,12 +219,12 @@ class TestReplacing:
     @pytest.mark.parametrize(
         ("spoil", "why", "count"),
         [
-            (lambda path: write_at(path, 16, b"\x01"), "layout version 1", "an unknown number of items"),
-            (lambda path: write_at(path, 48, b"zz"), "its header is corrupted", "12 items"),
+            (lambda path: overwrite(path, 16, b"\x01"), "layout version 1", "an unknown number of items"),
+            (lambda path: overwrite(path, 48, b"zz"), "its header is corrupted", "12 items"),
             (lambda path: os.truncate(path, 4096), "truncated", "12 items"),
             (lambda path: os.truncate(path, 64), "only 64 bytes", "an unknown number of items"),
             (lambda path: os.truncate(path, 0), "its header is empty", "an unknown number of items"),
-            (lambda path: write_at(path, 0, bytes(4096)), "its header is empty", "an unknown number of items"),
+            (lambda path: overwrite(path, 0, bytes(4096)), "its header is empty", "an unknown number of items"),
         ],
         ids=["an older version", "a corrupted header", "cut off", "cut off in the header", "empty", "zeros"],
     )
@@ -300,7 +274,7 @@ class TestReplacing:
     def test_what_is_in_use_stays(self, engine: str, make: Make, name: str) -> None:
         queue = make()
         queue.put(1)
-        write_at(segment.path_of(name), 48, b"zz")
+        overwrite(segment.path_of(name), 48, b"zz")
         with pytest.raises(shmqueue.ShmQueueRefusedError, match="its header is corrupted"):
             ShmQueue(name)
         assert queue.get() == 1
@@ -348,9 +322,9 @@ class TestAdopting:
         path = leave_orphan(name, namespace=namespace)
         thread = 1 if whose == "init's" else os.getpid()
         for offset in (256, 512):
-            write_at(path, offset, struct.pack("=I", thread | 0x80000000))
+            overwrite(path, offset, struct.pack("=I", thread | 0x80000000))
         for offset in (388, 644, 780):
-            write_at(path, offset, struct.pack("=I", 1))
+            overwrite(path, offset, struct.pack("=I", 1))
         queue = make(name)
         queue.put("more", timeout=5.0)
         assert queue.get(timeout=5.0) == 0
@@ -362,7 +336,7 @@ class TestAdopting:
         self, name: str, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SHMQUEUE_ENGINE", "portable")
-        write_at(leave_orphan(name), 129, b"\1\1\0\1")
+        overwrite(leave_orphan(name), 129, b"\1\1\0\1")
         queue = make(name)
         queue.put("more", timeout=5.0)
         assert taken(queue) == [*ITEMS, "more"]

@@ -8,6 +8,7 @@ import pytest
 from portable_support import PAGE, WHOLE, Open, Opened
 from support import PATIENCE, Call, asleep
 
+from shmqueue import segment
 from shmqueue.engine.portable import PortableEngine
 from shmqueue.engine.portable_state import Room, State, unpack
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueShutDown
@@ -95,3 +96,22 @@ class TestDamage:
         assert unpack(zeros, room) == State(*[0] * 10, PAGE, 0)  # type: ignore[call-arg]
         for offset in range(len(zeros)):
             assert unpack(zeros[:offset] + b"\1" + zeros[offset + 1 :], room) is None
+
+    @pytest.mark.parametrize("offset", [128, 192, 200, 232, 264, 272, 280, 288])
+    def test_a_state_that_contradicts_itself_poisons_the_handle(self, open_portable: Open, offset: int) -> None:
+        queue = open_portable()
+        for number in range(2):
+            queue.engine.put(number, b"x", True, None)
+        queue.engine._memory[offset] ^= 0x50
+        for _ in range(2):
+            with pytest.raises(ShmQueueCorruptedError, match=r"is corrupted: .*; this handle does not touch it"):
+                queue.engine.get(True, None)
+        with pytest.raises(ShmQueueCorruptedError):
+            queue.engine.qsize()
+
+    def test_a_record_longer_than_the_bytes_in_the_queue_poisons_the_handle(self, open_portable: Open) -> None:
+        queue = open_portable()
+        queue.engine.put(1, b"x", True, None)
+        queue.engine._memory[segment.HEADER_SIZE + 3] = 0x7F
+        with pytest.raises(ShmQueueCorruptedError, match="a record of"):
+            queue.engine.get(True, None)

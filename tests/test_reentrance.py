@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from safety.garbage import Garbage
 from support import python, run_python
 
 import shmqueue
@@ -27,17 +28,6 @@ def eager_collector() -> Iterator[None]:
     gc.set_threshold(1)
     yield
     gc.set_threshold(*before)
-
-
-class Garbage:
-    """A cycle whose finalizer does something."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        self.itself = self
-        self.action = action
-
-    def __del__(self) -> None:
-        self.action()
 
 
 def test_a_finalizer_that_puts_while_an_item_is_packed_spoils_neither(make: Make, eager_collector: None) -> None:

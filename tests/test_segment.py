@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import PATIENCE, python, run_python
+from support import PATIENCE, overwrite, python, run_python
 
 import shmqueue
 from shmqueue import SYSTEM_PAGESIZE, ShmQueue, segment
@@ -289,9 +289,7 @@ class TestRefusals:
     )
     def test_a_header_that_was_tampered_with(self, make: Make, name: str, offset: int, value: bytes, why: str) -> None:
         make()
-        with open(segment.path_of(name), "r+b") as file:
-            file.seek(offset)
-            file.write(value)
+        overwrite(segment.path_of(name), offset, value)
         self.refused(name, why)
 
     def test_a_file_of_a_machine_of_the_other_byte_order(self, make: Make, name: str) -> None:

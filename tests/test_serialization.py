@@ -16,6 +16,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import Unloadable
 
 import shmqueue
 from shmqueue import SerializationMethods, ShmQueue, plain
@@ -31,11 +32,6 @@ class Colour(enum.IntEnum):
 
 class Text(str):
     pass
-
-
-class Unloadable:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (int, ("not a number",))
 
 
 class Point(collections.namedtuple("Point", "x y")):

@@ -12,6 +12,7 @@ from typing import Any
 
 import shmqueue
 
+from .garbage import Garbage
 from .interruption_calls import Target, new_name
 from .interruption_process import STUCK, Neighbour
 from .outcome import Outcome
@@ -74,17 +75,6 @@ class Resizes:
     def __reduce__(self) -> Any:
         self.data.extend(b"more" * 5000)
         return str, ("resized",)
-
-
-class Garbage:
-    """A cycle whose finalizer does something; the collector has yet to find it."""
-
-    def __init__(self, action: Callable[[], object]) -> None:
-        self.itself = self
-        self.action = action
-
-    def __del__(self) -> None:
-        self.action()
 
 
 def check_items(target: Target, outcome: Outcome) -> None:
