@@ -27,7 +27,7 @@ from asyncio_support import run_asyncio, run_uvloop
 from fileno_support import OpenQueue, opened_by_kind
 from hypothesis import HealthCheck, settings
 from portable_support import PAGE, WHOLE, Open, Opened, portable_handles
-from support import PATIENCE, Opener
+from support import PATIENCE, START_METHODS, Opener
 
 from shmqueue import ShmQueue
 from shmqueue.engine import portable_memory
@@ -257,13 +257,13 @@ def our_mp(engine: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
     yield from _opened(multiprocessing, engine, monkeypatch)
 
 
-@pytest.fixture(params=["fork", "spawn", "forkserver"])
+@pytest.fixture(params=START_METHODS)
 def context(mp: Opener, request: pytest.FixtureRequest) -> Opener:
     """The context of each start method, of ``mp``."""
     return mp.of(request.param)
 
 
-@pytest.fixture(params=["fork", "spawn", "forkserver"])
+@pytest.fixture(params=START_METHODS)
 def our_context(our_mp: Opener, request: pytest.FixtureRequest) -> Opener:
     """The context of each start method, of our stand-in."""
     return our_mp.of(request.param)

@@ -18,6 +18,9 @@ from shmqueue import ShmQueue
 
 PATIENCE = 30.0  # seconds after which a condition counts as never true; far more than any step needs
 
+START_METHODS = ["fork", "spawn", "forkserver"]
+"""Ways in which ``multiprocessing`` starts processes."""
+
 
 def repeats(count: int) -> int:
     """How often to try what chance decides: ``count``, or the part of it that $SHMQUEUE_TEST_REPEATS says, as 1/4."""

@@ -1,4 +1,4 @@
-"""Where stand-ins for ``multiprocessing``'s queues fail: arguments, closing, exits, counts, contexts, connections.
+"""Where stand-ins for ``multiprocessing``'s queues fail: arguments, closing, exits, counts.
 
 A test that gets ``mp`` or ``context`` runs on the standard library too, which shows that the test is right. What ours
 promises beyond that, or does differently on purpose, is tested on ours alone, with ``our_mp`` or ``our_context``.
@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import inspect
 import multiprocessing
-import multiprocessing.connection
 import multiprocessing.queues
 import queue
-import sys
 import time
 from collections.abc import Callable
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import children
 import pytest
 from support import PATIENCE, Call, Opener, asleep, run_python, running, succeed, wait_until
-
-METHODS = ["fork", "spawn", "forkserver"]
 
 
 def arrived(q: Any) -> Any:
@@ -304,189 +299,6 @@ def test_only_a_joinable_queue_counts_tasks(mp: Opener) -> None:
     assert not hasattr(q, "task_done")
     assert not hasattr(q, "join")
     assert isinstance(mp.JoinableQueue(), type(q))
-
-
-# ---- contexts ----
-
-
-def test_queues_are_made_by_contexts(context: Opener) -> None:
-    for kind in ("Queue", "JoinableQueue", "SimpleQueue"):
-        make = getattr(context.source, kind)
-        assert make.__self__ is context.source
-        q = getattr(context, kind)()
-        assert isinstance(q, getattr(multiprocessing.queues, kind))
-        q.put(kind)
-        assert q.get() == kind
-
-
-def test_queues_are_made_by_the_module(mp: Opener) -> None:
-    assert isinstance(mp.source.Queue.__self__, multiprocessing.context.BaseContext)
-    assert isinstance(mp.Queue(), multiprocessing.queues.Queue)
-    assert isinstance(mp.JoinableQueue(2), multiprocessing.queues.JoinableQueue)
-    assert isinstance(mp.SimpleQueue(), multiprocessing.queues.SimpleQueue)
-    assert type(mp.source.get_context().Queue()) is type(mp.Queue())
-
-
-def test_contexts_are_what_they_are_in_the_standard_library(context: Opener) -> None:
-    method = context.source.get_start_method()
-    original = multiprocessing.get_context(method)
-    assert isinstance(context.source, type(original))
-    assert context.Process is original.Process
-    assert context.get_context() is context.source
-    other = "spawn" if method == "fork" else "fork"
-    assert context.get_context(other).get_start_method() == other
-    with pytest.raises(ValueError, match="cannot find context"):
-        context.get_context("no such method")
-
-
-def test_the_module_has_everything_that_the_original_exports(our_mp: Opener) -> None:
-    module = our_mp.source
-    assert set(multiprocessing.__all__) <= set(module.__all__)
-    for name in multiprocessing.__all__:
-        if name not in ("Queue", "JoinableQueue", "SimpleQueue", "get_context", "reducer"):
-            ours, original = getattr(module, name), getattr(multiprocessing, name)
-            assert ours is original or (inspect.ismethod(original) and inspect.ismethod(ours)), name
-    for name in ("connection", "pool", "managers", "queues", "shared_memory", "synchronize", "util"):
-        assert getattr(module, name) is getattr(multiprocessing, name, None)
-    with pytest.raises(AttributeError):
-        module.no_such_thing  # noqa: B018
-    assert [our_mp.of(method).get_start_method() for method in METHODS] == METHODS
-    assert module.get_all_start_methods() == multiprocessing.get_all_start_methods()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_set_start_method_applies_to_both_modules(engine: str, method: str) -> None:
-    code = """
-import sys, multiprocessing
-from shmqueue.compat import multiprocessing as mp
-mp.set_start_method(sys.argv[1])
-print(multiprocessing.get_start_method(), mp.get_start_method(), mp.get_context().get_start_method())
-print(isinstance(mp.get_context(), type(multiprocessing.get_context(sys.argv[1]))))
-print(isinstance(mp.Queue(), multiprocessing.queues.Queue), type(mp.Queue()) is type(multiprocessing.Queue()))
-try:
-    mp.set_start_method("fork")
-except RuntimeError as error:
-    print(error)
-mp.set_start_method("spawn", force=True)
-print(multiprocessing.get_start_method())
-"""
-    lines = run_python(code, method).splitlines()
-    assert lines == [f"{method} {method} {method}", "True", "True False", "context has already been set", "spawn"]
-
-
-def test_a_subclass_of_the_original_stays_as_it_was(our_mp: Opener) -> None:
-    class Loud(multiprocessing.queues.Queue):  # type: ignore[type-arg]
-        def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
-            super().put(f"{obj}!", block, timeout)
-
-    q = Loud(ctx=our_mp.source.get_context())
-    try:
-        q.put("hello")
-        assert q.get() == "hello!"
-    finally:
-        q.close()
-        q.join_thread()
-
-
-def test_the_class_takes_what_the_original_takes(our_mp: Opener) -> None:
-    cls = type(our_mp.Queue())
-    q = cls(3, ctx=multiprocessing.get_context())
-    try:
-        assert q._maxsize == 3
-        q.put(1)
-        assert q.get() == 1
-        assert q._closed is False
-    finally:
-        q.close()
-    assert q._closed is True
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="multiprocessing.queues.Queue is generic since Python 3.12")
-def test_the_class_is_generic(mp: Opener) -> None:
-    assert type(mp.Queue())[int].__args__ == (int,)
-
-
-# ---- what lies behind a queue ----
-
-
-@pytest.mark.parametrize("kind", ["Queue", "JoinableQueue", "SimpleQueue"])
-def test_connection_wait_waits_for_an_item_or_a_process(context: Opener, kind: str) -> None:
-    q, go = getattr(context, kind)(), context.SimpleQueue()
-    child = context.Process(target=children.answer, args=(go, q))
-    with running(child):
-        sources = [q._reader, child.sentinel]
-        assert multiprocessing.connection.wait(sources, timeout=0) == []
-        go.put("item")
-        assert multiprocessing.connection.wait(sources, timeout=PATIENCE) == [q._reader]
-        assert q.get() == "item"
-        assert multiprocessing.connection.wait(sources, timeout=0) == []
-        go.put(None)
-        assert multiprocessing.connection.wait(sources, timeout=PATIENCE) == [child.sentinel]
-        succeed(child)
-
-
-def test_a_child_waits_on_the_reader(context: Opener) -> None:
-    q, ready, report = context.Queue(), context.Queue(), context.Queue()
-    child = context.Process(target=children.poll_reader, args=(q, ready, report))
-    with running(child):
-        assert ready.get(timeout=PATIENCE) == "waiting"
-        q.put("item")
-        assert report.get(timeout=PATIENCE) == (1, "item", False)
-        succeed(child)
-
-
-def test_the_ends_of_a_simple_queue_send_and_receive(mp: Opener) -> None:
-    q = mp.SimpleQueue()
-    items = [None, 1, "two", (3, [4]), {5: {6}}, b"x" * 20_000]
-    for item in items:
-        q._writer.send(item)
-        assert q._reader.poll(PATIENCE)
-        assert q.get() == item
-        q.put(item)
-        assert q._reader.recv() == item
-        q._writer.send_bytes(ForkingPickler.dumps(item))
-        assert ForkingPickler.loads(q._reader.recv_bytes()) == item
-        assert not q._reader.poll()
-        assert not q._reader.poll(0.01)
-    assert (q._reader.closed, q._writer.closed) == (False, False)
-    with q._rlock:
-        pass
-    assert q._rlock.acquire()
-    q._rlock.release()
-
-
-def test_the_ends_of_a_queue_are_closed_one_by_one(mp: Opener) -> None:
-    q = mp.SimpleQueue()
-    q.put(1)
-    q._writer.close()
-    assert q._writer.closed
-    with pytest.raises(OSError, match="is closed"):
-        q._writer.send(2)
-    assert not q._reader.closed
-    assert q.get() == 1
-    q._reader.close()
-    assert q._reader.closed
-    for use in (q._reader.recv, q._reader.recv_bytes, q._reader.poll, q._reader.fileno):
-        with pytest.raises(OSError, match="is closed"):
-            use()
-
-
-def test_a_worker_that_closes_its_reader_goes_on_writing(context: Opener) -> None:
-    q = context.SimpleQueue()
-    child = context.Process(target=children.close_reader_and_write, args=(q,))
-    with running(child):
-        assert [q.get(), q.get()] == ["put", "sent"]
-        succeed(child)
-    q.put("here")
-    assert q.get() == "here"
-
-
-@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
-@pytest.mark.parametrize("attribute", ["_buffer", "_sem", "_notempty", "_poll_of_mine"])
-def test_an_attribute_that_cannot_exist_says_why(our_mp: Opener, kind: str, attribute: str) -> None:
-    q = getattr(our_mp, kind)()
-    with pytest.raises(AttributeError, match=attribute):
-        getattr(q, attribute)
 
 
 # ---- the cost of an import ----

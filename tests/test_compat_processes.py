@@ -23,10 +23,7 @@ from typing import Any
 
 import children
 import pytest
-from support import PATIENCE, Opener, is_asleep, run_python, running, succeed, wait_until
-
-METHODS = ["fork", "spawn", "forkserver"]
-
+from support import PATIENCE, START_METHODS, Opener, is_asleep, run_python, running, succeed, wait_until
 
 # ---- reducers ----
 
@@ -308,7 +305,7 @@ def test_log_records_go_through_a_queue(context: Opener, kind: str) -> None:
         q.join()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_log_records_go_through_the_adapter_of_queue(engine: str, method: str) -> None:
     from shmqueue.compat.queue import Queue
 

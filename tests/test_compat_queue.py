@@ -1,4 +1,4 @@
-"""Where stand-ins for ``queue.Queue`` fail: timeouts, names, limits, tasks, shutdown, exceptions, typing.
+"""Where stand-ins for ``queue.Queue`` fail: timeouts, names, limits, tasks, exceptions.
 
 A test that gets the ``queues`` fixture runs on the standard library's module too, which shows that the test is right.
 
@@ -7,35 +7,14 @@ Fails if: a program written for ``queue.Queue`` would behave differently on ours
 
 from __future__ import annotations
 
-import os
 import queue as standard
-import subprocess
-import sys
 import time
-import typing
-from collections.abc import Callable
 from multiprocessing import get_context
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import children
 import pytest
-from support import PATIENCE, Call, Opener, asleep, running, succeed
-
-import shmqueue.compat
-from shmqueue.compat import asyncio as compat_asyncio
-from shmqueue.compat import multiprocessing as compat_multiprocessing
-from shmqueue.compat import queue as compat_queue
-
-METHODS = ["fork", "spawn", "forkserver"]
-HAS_SHUTDOWN = sys.version_info >= (3, 13)
-
-
-def require_shutdown(queues: Opener) -> None:
-    if queues.is_standard and not HAS_SHUTDOWN:
-        pytest.skip("queue.Queue has no shutdown() before Python 3.13")
-
+from support import PATIENCE, START_METHODS, Call, Opener, asleep, running, succeed
 
 # ---- timeouts ----
 
@@ -220,7 +199,7 @@ def test_join_waits_for_the_last_task(queues: Opener) -> None:
         q.join(1)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_tasks_are_counted_in_all_processes_together(our_queues: Opener, method: str) -> None:
     q = our_queues.Queue()
     context: Any = get_context(method)
@@ -237,117 +216,6 @@ def test_tasks_are_counted_in_all_processes_together(our_queues: Opener, method:
     q.task_done(), q.task_done()
     with pytest.raises(ValueError, match=r"^task_done\(\) called too many times$"):
         q.task_done()
-
-
-# ---- shutdown ----
-
-
-def test_after_shutdown_put_raises_and_get_takes_what_is_left(queues: Opener) -> None:
-    require_shutdown(queues)
-    q = queues.Queue()
-    assert q.is_shutdown is False
-    q.put(1)
-    q.put(2)
-    q.shutdown()
-    assert q.is_shutdown is True
-    for put in (lambda: q.put(3), lambda: q.put_nowait(3), lambda: q.put(3, timeout=PATIENCE)):
-        with pytest.raises(queues.ShutDown):
-            put()
-    assert [q.get(), q.get_nowait()] == [1, 2]
-    for get in (q.get, q.get_nowait, lambda: q.get(timeout=PATIENCE), lambda: q.get(timeout=0)):
-        with pytest.raises(queues.ShutDown):
-            get()
-    assert q.unfinished_tasks == 2
-    q.task_done(), q.task_done()
-    q.join()
-
-
-@pytest.mark.parametrize("immediate", [False, True])
-@pytest.mark.parametrize("timeout", [None, 1000.0])
-def test_shutdown_wakes_calls_that_wait(queues: Opener, immediate: bool, timeout: float | None) -> None:
-    require_shutdown(queues)
-    empty, full = queues.Queue(), queues.Queue(1)
-    full.put("there")
-    calls = [asleep(Call(empty.get, timeout=timeout)) for _ in range(2)]
-    calls += [asleep(Call(full.put, 1, timeout=timeout)) for _ in range(2)]
-    empty.shutdown(immediate)
-    full.shutdown(immediate=immediate)
-    for call in calls:
-        with pytest.raises(queues.ShutDown):
-            call.result()
-    assert full.qsize() == (0 if immediate else 1)
-
-
-def test_an_immediate_shutdown_drops_the_items_and_ends_join(queues: Opener) -> None:
-    require_shutdown(queues)
-    q = queues.Queue()
-    for number in range(3):
-        q.put(number)
-    join = asleep(Call(q.join))
-    q.shutdown(immediate=True)
-    join.result()
-    assert (q.qsize(), q.unfinished_tasks) == (0, 0)
-    with pytest.raises(queues.ShutDown):
-        q.get()
-    with pytest.raises(ValueError, match="too many times"):
-        q.task_done()
-
-
-def test_items_in_flight_still_need_their_task_done(queues: Opener) -> None:
-    require_shutdown(queues)
-    q = queues.Queue()
-    for number in range(3):
-        q.put(number)
-    q.get()
-    join = asleep(Call(q.join))
-    q.shutdown(immediate=True)
-    assert q.unfinished_tasks == 1
-    asleep(join)
-    q.task_done()
-    join.result()
-
-
-@pytest.mark.parametrize("first", [False, True])
-@pytest.mark.parametrize("second", [False, True])
-def test_shutting_down_again_is_allowed(queues: Opener, first: bool, second: bool) -> None:
-    require_shutdown(queues)
-    q = queues.Queue()
-    q.put(1)
-    q.put(2)
-    q.shutdown(first)
-    q.shutdown(second)
-    assert q.is_shutdown
-    assert q.qsize() == (0 if first or second else 2)
-    with pytest.raises(queues.ShutDown):
-        q.put(3)
-
-
-def test_shutdown_raises_the_standard_exception_where_there_is_one(our_queues: Opener) -> None:
-    if HAS_SHUTDOWN:
-        assert our_queues.ShutDown is standard.ShutDown  # type: ignore[attr-defined]
-    else:
-        assert issubclass(our_queues.ShutDown, Exception)
-    assert not issubclass(our_queues.ShutDown, standard.Empty)
-    assert not issubclass(our_queues.ShutDown, standard.Full)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("immediate", [False, True])
-def test_shutdown_reaches_every_process(our_queues: Opener, method: str, immediate: bool) -> None:
-    q, full, report = our_queues.Queue(), our_queues.Queue(1), our_queues.Queue()
-    full.put("there")
-    context: Any = get_context(method)
-    waiting = [
-        context.Process(target=children.get_until_shut_down, args=(q, report)),
-        context.Process(target=children.put_until_shut_down, args=(full, report)),
-    ]
-    with running(*waiting):
-        assert {report.get(timeout=PATIENCE), report.get(timeout=PATIENCE)} == {"getting", "putting"}
-        q.shutdown(immediate)
-        full.shutdown(immediate)
-        assert {report.get(timeout=PATIENCE), report.get(timeout=PATIENCE)} == {"get: ShutDown", "put: ShutDown"}
-        succeed(*waiting)
-    assert full.qsize() == (0 if immediate else 1)
 
 
 # ---- exceptions ----
@@ -370,116 +238,6 @@ def test_exceptions_are_those_that_callers_catch(queues: Opener) -> None:
 def test_the_module_exports_the_standard_exceptions(our_queues: Opener) -> None:
     assert our_queues.Empty is standard.Empty
     assert our_queues.Full is standard.Full
-
-
-# ---- what a shared queue cannot have ----
-
-
-@pytest.mark.parametrize("attribute", ["queue", "mutex", "not_empty", "not_full", "all_tasks_done"])
-def test_private_memory_is_refused_with_a_reason(our_queues: Opener, attribute: str) -> None:
-    q = our_queues.Queue()
-    assert not hasattr(q, attribute)
-    with pytest.raises(AttributeError, match=rf"(?s)\b{attribute}\b.*processes"):
-        getattr(q, attribute)
-    with pytest.raises(AttributeError):
-        q.no_such_thing  # noqa: B018
-
-
-@pytest.mark.parametrize("kind", ["LifoQueue", "PriorityQueue"])
-def test_other_orders_are_refused_with_a_reason(our_queues: Opener, kind: str) -> None:
-    with pytest.raises(ImportError, match=kind):
-        exec(f"from shmqueue.compat.queue import {kind}")
-    with pytest.raises(ImportError, match="no_such_thing"):
-        exec("from shmqueue.compat.queue import no_such_thing")
-
-
-@pytest.mark.parametrize("module", [compat_queue, compat_asyncio])
-@pytest.mark.parametrize("kind", ["LifoQueue", "PriorityQueue"])
-def test_a_program_may_ask_for_other_orders(module: ModuleType, kind: str) -> None:
-    assert not hasattr(module, kind)
-    assert getattr(module, kind, None) is None
-    with pytest.raises(AttributeError, match="oldest item"):
-        getattr(module, kind)
-
-
-@pytest.mark.parametrize("make", [compat_queue.Queue, compat_asyncio.Queue, compat_multiprocessing.Queue])
-def test_a_name_in_place_of_maxsize_is_refused(make: Callable[[Any], Any]) -> None:
-    with pytest.raises(TypeError, match="name='jobs'"):
-        make("jobs")
-
-
-# ---- typing ----
-
-
-def test_the_class_is_generic_when_it_runs(our_queues: Opener) -> None:
-    for cls in (our_queues.source.Queue, our_queues.source.SimpleQueue):
-        assert typing.get_args(cls[int]) == (int,)
-        assert typing.get_origin(cls[int]) is cls
-        assert typing.get_type_hints(make_annotated(cls))["q"] == cls[int]
-
-    class Numbers(our_queues.source.Queue[int]):  # type: ignore[misc, name-defined]
-        """A class of one's own."""
-
-    q = Numbers()
-    try:
-        q.put(1)
-        assert q.get() == 1
-    finally:
-        q.close()
-
-
-def make_annotated(cls: Any) -> Callable[..., None]:
-    def takes(q: Any) -> None: ...
-
-    takes.__annotations__["q"] = cls[int]
-    return takes
-
-
-def test_the_class_type_checks_as_generic(tmp_path: Path) -> None:
-    pytest.importorskip("mypy", reason="mypy is not installed")
-    program = """
-from shmqueue.compat.queue import Queue, SimpleQueue
-q: Queue[int] = Queue(3)
-q.put(1)
-number: int = q.get()
-simple: SimpleQueue[str] = SimpleQueue()
-text: str = simple.get_nowait()
-"""
-    mistakes = """
-q.put("text")
-text = q.get()
-simple.put(1)
-"""
-    (tmp_path / "right.py").write_text(program)
-    (tmp_path / "wrong.py").write_text(program + mistakes)
-    lines = check_types(tmp_path, "right.py", "wrong.py")
-    first = program.count("\n") + 1
-    wrong_lines = {line.split(":")[1] for line in lines if line.startswith("wrong.py:")}
-    assert not [line for line in lines if line.startswith("right.py:")], lines
-    assert wrong_lines == {str(first + offset) for offset in (1, 2, 3)}, lines
-
-
-def check_types(directory: Path, *names: str) -> list[str]:
-    """The errors that mypy finds in the files, one a line."""
-    package = directory / "path" / "shmqueue"  # as it is when installed: mypy does not follow an editable one's mapping
-    package.mkdir(parents=True)
-    for source in (*shmqueue.__path__, *shmqueue.compat.__path__):
-        target = package / "compat" if source in shmqueue.compat.__path__ else package
-        target.mkdir(exist_ok=True)
-        for entry in Path(source).iterdir():
-            if entry.name != "compat":
-                (target / entry.name).symlink_to(entry)
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-incremental", *names]
-    ran = subprocess.run(
-        [*mypy, "--follow-imports=silent"],
-        cwd=directory,
-        env={**os.environ, "MYPYPATH": str(package.parent)},
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE,
-    )
-    assert ran.stderr == ""
-    return [line for line in ran.stdout.splitlines() if ": error:" in line]
 
 
 # ---- batches, closed handles, children ----
@@ -507,7 +265,7 @@ def test_a_closed_handle_says_so(our_queues: Opener) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_the_queue_travels_to_children(our_queues: Opener, kind: str, method: str) -> None:
     questions, answers = getattr(our_queues, kind)(), getattr(our_queues, kind)()
     context: Any = get_context(method)

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 from cpython_support import is_there, run_case
-from support import PATIENCE, Opener, run_program
+from support import PATIENCE, START_METHODS, Opener, run_program
 
 PROGRAM = Path(__file__).parent / "programs" / "cpython_multiprocessing.py"
-METHODS = ["fork", "spawn", "forkserver"]
 
 
 pytestmark = [
@@ -82,7 +81,7 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 @pytest.mark.parametrize(
     ("classes", "least"),
     [

@@ -17,13 +17,22 @@ import children
 import pytest
 from children import is_readable
 from fileno_support import KINDS, OpenQueue, source_of
-from support import PATIENCE, Call, asleep, cpu_seconds, exit_status, in_child, running, succeed, wait_until
+from support import (
+    PATIENCE,
+    START_METHODS,
+    Call,
+    asleep,
+    cpu_seconds,
+    exit_status,
+    in_child,
+    running,
+    succeed,
+    wait_until,
+)
 
 from shmqueue import ShmQueue
 
 pytestmark = pytest.mark.usefixtures("engine")
-
-METHODS = ["fork", "spawn", "forkserver"]
 
 
 @pytest.fixture(params=KINDS)
@@ -130,7 +139,7 @@ def test_shutting_down_with_drop_makes_it_no_trap(open_kind: OpenQueue) -> None:
         q.get_nowait()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_a_child_has_a_descriptor_of_its_own(q: Any, open_kind: OpenQueue, method: str) -> None:
     report = open_kind("mp.Queue")
     source = source_of(q)

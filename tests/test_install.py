@@ -11,12 +11,11 @@ from pathlib import Path
 import msgpack
 import pytest
 import shmlock
-from support import PATIENCE, run_program, run_python
+from support import PATIENCE, START_METHODS, run_program, run_python
 
 import shmqueue
 import shmqueue.compat
 
-METHODS = ["fork", "spawn", "forkserver"]
 PROGRAMS = Path(__file__).parent / "programs"
 OURS = "shmqueue.compat"
 
@@ -40,7 +39,7 @@ def both(*arguments: object, within: Path = PROGRAMS) -> tuple[str, str]:
 # ---- python -m shmqueue.compat ----
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_every_context_makes_our_queues_in_all_generations(method: str) -> None:
     as_it_is, on_ours = (output.splitlines() for output in both("queue_makers.py", method))
     originals = "multiprocessing.queues"
@@ -53,7 +52,7 @@ def test_every_context_makes_our_queues_in_all_generations(method: str) -> None:
         assert line.endswith(f" {originals}"), "the classes of the standard library stay where they are"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_pools_and_executors_work_on_our_queues(method: str) -> None:
     as_it_is, on_ours = (output.splitlines() for output in both("pools.py", method))
     assert "[100, 101, 102" in as_it_is[0]
@@ -200,7 +199,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_children_have_it_when_it_was_installed_from_code(tmp_path: Path, method: str) -> None:
     (tmp_path / "program.py").write_text(FROM_CODE.replace("EXTRA_PATH", "pass"))
     ran = run("program.py", method, within=tmp_path)
@@ -210,7 +209,7 @@ def test_children_have_it_when_it_was_installed_from_code(tmp_path: Path, method
     assert second == "multiprocessing.queues"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_children_find_it_where_the_program_found_it(tmp_path: Path, method: str) -> None:
     library = tmp_path / "library"
     ignored = shutil.ignore_patterns("__pycache__")

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Opener, run_program
+from support import PATIENCE, START_METHODS, Opener, run_program
 
 from shmqueue.inspection import remove_queue
 
 PROGRAMS = Path(__file__).parent / "programs"
-METHODS = ["fork", "spawn", "forkserver"]
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -151,7 +150,7 @@ def test_dict_config_takes_our_queue_where_it_takes_the_standard_one(
 # ---- loguru ----
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_loguru_enqueues_in_our_context(method: str, tmp_path: Path) -> None:
     """Its handler has a lock while it puts, as has a caller that waits for it to be complete, and its thread takes."""
     pytest.importorskip("loguru", reason="loguru is not installed")

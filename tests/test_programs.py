@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import PATIENCE
+from support import PATIENCE, START_METHODS
 
 from shmqueue import ShmQueue, ShmQueueError, Statistics
 from shmqueue.segment import list_names
 
 DOCUMENTATION = os.environ.get("SHMQUEUE_TEST_PYTHON_DOCS", "")
-METHODS = ["fork", "spawn", "forkserver"]
 PROGRAMS = Path(__file__).parent / "programs"
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -290,7 +289,7 @@ def test_mpire_as_its_readme_shows_it(both: Callable[..., tuple[Ran, Ran]]) -> N
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_mpire_in_many_ways(both: Callable[..., tuple[Ran, Ran]], method: str) -> None:
     pytest.importorskip("mpire", reason="mpire is not installed")
     as_it_is, on_ours = both(PROGRAMS / "worker_pool.py", method)
@@ -303,7 +302,7 @@ def test_mpire_in_many_ways(both: Callable[..., tuple[Ran, Ran]], method: str) -
 # ---- loguru: a SimpleQueue between all processes and the thread of one that writes ----
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", START_METHODS)
 def test_loguru_in_workers(both: Callable[..., tuple[Ran, Ran]], method: str) -> None:
     pytest.importorskip("loguru", reason="loguru is not installed")
     as_it_is, on_ours = both(PROGRAMS / "loguru_workers.py", method)
