@@ -138,3 +138,11 @@ def test_a_url_or_an_option_that_means_nothing_is_not_tried_again(url: str, opti
 def test_a_priority_that_is_no_whole_number_is_refused(connect: Connect, priority: Any) -> None:
     with pytest.raises(shmqueue.ShmQueueTypeError, match="priority must be an int"):
         publish(connect().channel(), 1, priority=priority)
+
+
+def test_a_closed_channel_raises_what_kombu_tries_again(connect: Connect) -> None:
+    connection = connect()
+    channel = connection.channel()
+    channel.close()
+    with pytest.raises(connection.recoverable_connection_errors, match="closed"):
+        kombu.Producer(channel).publish(1, routing_key="jobs")

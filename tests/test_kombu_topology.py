@@ -165,3 +165,20 @@ for number in range(20):
     wanted = {f"{letter}.{number}" for letter in "ab" for number in range(20)}
     assert {queue for queue, _, _ in channel.list_bindings()} == wanted
     wait_until(lambda: len(inspection.list_queues()) == 41, "every queue has its memory")
+
+
+def test_an_exchange_of_a_type_that_shm_does_not_have_is_refused_when_it_is_declared(connect: Connect) -> None:
+    channel = connect().channel()
+    with pytest.raises(ChannelError, match="unknown exchange type 'headers'"):
+        kombu.Exchange("h", "headers")(channel).declare()
+    assert "h" not in channel.get_exchanges()
+
+
+def test_a_change_that_fails_leaves_no_memory(connect: Connect) -> None:
+    channel = connect().channel()
+    JOBS(channel).declare()
+    for name, arguments in (("\ud800", {}), ("unpackable", {"x": object()})):
+        with pytest.raises(Exception, match=r"surrogates|object"):
+            channel.queue_declare(name, arguments=arguments)
+    assert sorted(info.name for info in inspection.list_queues()) == ["kombu", "kombu.jobs"]
+    assert list(channel.connection.messages.state().queues) == ["jobs"]
