@@ -24,7 +24,7 @@ from shmqueue.leases import Lease
 
 from ._kombu_doorbell import Wish
 from ._kombu_messages import level_of
-from ._kombu_topology import State, has_ownerless, this_owner
+from ._kombu_state import State, has_ownerless, this_owner
 
 __all__ = ["Channel"]
 

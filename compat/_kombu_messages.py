@@ -39,7 +39,8 @@ from shmqueue.readiness import ITEMS, ROOM
 from shmqueue.serialization import Serializer
 
 from ._kombu_doorbell import Wish
-from ._kombu_topology import LEVELS, NO_MEMORY, Owner, Queue, State, Topology
+from ._kombu_state import LEVELS, Owner, Queue, State
+from ._kombu_topology import NO_MEMORY, Topology
 
 __all__ = ["Messages"]
 

@@ -19,14 +19,11 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from shmqueue import clock, inspection, plain
-from shmqueue.engine.portable_processes import is_alive, this_process
 from shmqueue.exceptions import (
     ShmQueueBrokerError,
-    ShmQueueCorruptedError,
     ShmQueueEmpty,
     ShmQueueError,
     ShmQueueFull,
@@ -37,19 +34,9 @@ from shmqueue.exceptions import (
 from shmqueue.handle import Handle, open_handle
 from shmqueue.readiness import ITEMS, ROOM
 
-__all__ = ["LEVELS", "NO_MEMORY", "PATIENCE", "Owner", "Queue", "State", "Topology", "namespace_of", "segment_name"]
+from ._kombu_state import Owner, Queue, State, drop_ownerless
 
-LEVELS = 10
-"""Priorities, each of which is a queue of its own once a message has it."""
-
-Owner = tuple[int, int, str]
-"""A process, by its id and start time, and what in it wants an automatically deleted queue."""
-
-Exchange = tuple[str, bool, bool, dict[str, Any]]
-"""Type, durable, auto_delete, arguments."""
-
-Binding = tuple[str, str, dict[str, Any]]
-"""Routing key, queue, arguments."""
+__all__ = ["NO_MEMORY", "PATIENCE", "Topology", "namespace_of", "segment_name"]
 
 PATIENCE = 10.0
 """Seconds that a change waits for another process's change at most, by default."""
@@ -60,8 +47,6 @@ NO_MEMORY = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _FIRST_PACE, _LONGEST_PACE = 0.0005, 0.01  # seconds between two attempts to take the lock
 
 _OVER = plain.pack((1e-9, {"headers": {}, "properties": {"delivery_info": {}}}))  # a message whose time is over
-
-_GONE_MOST = 1000  # names of deleted queues that are remembered
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]+\Z")
 
@@ -81,109 +66,6 @@ def namespace_of(text: str) -> str:
 def segment_name(namespace: str, queue: str, level: int) -> str:
     """The name of the queue that holds the messages of ``queue`` with the priority ``level``."""
     return f"kombu{level or ''}{'-' if namespace else ''}{namespace}.{queue}"
-
-
-@dataclass
-class Queue:
-    """A queue as it was declared."""
-
-    id: int
-    """Another one each time that a queue of this name is declared anew."""
-    levels: list[int]
-    """Priorities of which there has been a message."""
-    arguments: dict[str, Any]
-    owners: list[Owner] | None
-    """Of an automatically deleted queue: while one of them lives, the queue does; None, it stays."""
-
-
-@dataclass
-class State:
-    """Everything that was declared."""
-
-    serial: int = 0
-    exchanges: dict[str, Exchange] = field(default_factory=dict)
-    """By name."""
-    bindings: dict[str, list[Binding]] = field(default_factory=dict)
-    """By exchange."""
-    queues: dict[str, Queue] = field(default_factory=dict)
-    gone: list[str] = field(default_factory=list)
-    """Automatically deleted queues, newest last: what is sent to them is dropped."""
-    doomed: list[tuple[str, list[int]]] = field(default_factory=list)
-    """Queues that were deleted and whose memory is being freed: name and levels."""
-
-    def pack(self) -> tuple[int, Any]:
-        """The state as a record."""
-        queues = {name: (q.id, q.levels, q.arguments, q.owners) for name, q in self.queues.items()}
-        return plain.pack_copies((self.serial, self.exchanges, self.bindings, queues, self.gone, self.doomed))
-
-    @classmethod
-    def unpack(cls, method: int, payload: bytes) -> State:
-        """The state of a record.
-
-        Raises:
-            ShmQueueCorruptedError: it is none.
-        """
-        try:
-            serial, exchanges, bindings, queues, gone, doomed = plain.UNPACKERS[method](payload)
-            described = {name: Queue(*fields) for name, fields in queues.items()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ShmQueueCorruptedError(
-                f"what was declared on shm:// cannot be read ({error!r}): end the programs that use it, and remove "
-                "it with shmqueue.compat.kombu.remove()"
-            ) from error
-        return cls(serial, exchanges, bindings, described, gone, doomed)
-
-    def add_exchange(self, name: str, described: Exchange) -> bool:
-        """Declare an exchange. False: it is declared already."""
-        if self.exchanges.get(name) == described:
-            return False
-        self.exchanges[name] = described
-        return True
-
-    def drop_exchange(self, name: str) -> bool:
-        """Delete an exchange and its bindings. False: there is none."""
-        self.bindings.pop(name, None)
-        return self.exchanges.pop(name, None) is not None
-
-    def is_bound(self, exchange: str, binding: Binding) -> bool:
-        """Whether an exchange has a binding."""
-        return binding in self.bindings.get(exchange, ())
-
-    def bind(self, exchange: str, binding: Binding) -> bool:
-        """Bind a queue to an exchange. False: there is no such queue, or it is bound already."""
-        if binding[1] not in self.queues or self.is_bound(exchange, binding):
-            return False
-        self.bindings.setdefault(exchange, []).append(binding)
-        return True
-
-    def unbind(self, exchange: str, routing_key: str, queue: str) -> bool:
-        """Remove the bindings of a queue with a routing key. False: there are none."""
-        bindings = self.bindings.get(exchange, [])
-        left = [found for found in bindings if found[:2] != (routing_key, queue)]
-        self.bindings[exchange] = left
-        return len(left) != len(bindings)
-
-    def disown(self, names: Iterable[str], owner: Owner) -> bool:
-        """End an owner of automatically deleted queues; those without another one are deleted. False: it owned none."""
-        owned = [(name, self.queues[name]) for name in names if name in self.queues]
-        mine = [(name, queue.owners) for name, queue in owned if queue.owners is not None and owner in queue.owners]
-        for name, owners in mine:
-            owners.remove(owner)
-            if not owners:
-                self.drop_queue(name)
-        return bool(mine)
-
-    def drop_queue(self, name: str) -> bool:
-        """Delete a queue and its bindings; its memory is freed at the end of the change. False: there is none."""
-        queue = self.queues.pop(name, None)
-        if queue is None:
-            return False
-        for exchange, bindings in self.bindings.items():
-            self.bindings[exchange] = [binding for binding in bindings if binding[1] != name]
-        if queue.owners is not None:
-            self.gone = [*self.gone[1 - _GONE_MOST :], name]
-        self.doomed.append((name, queue.levels))
-        return True
 
 
 class Topology:
@@ -247,7 +129,7 @@ class Topology:
         with self._locked(self._patience if patience is None else patience):
             self._settle()
             state = self._read(self._patience)
-            changed = _drop_ownerless(state)
+            changed = drop_ownerless(state)
             self._made.clear()
             try:
                 changed = how(state) or changed
@@ -482,35 +364,6 @@ def _stopped(processes: Iterable[int]) -> list[int]:
         if state in (b"T", b"t"):
             found.append(process)
     return found
-
-
-def this_owner(token: str) -> Owner:
-    """An owner in this process."""
-    return (*this_process(), token)
-
-
-def _drop_ownerless(state: State) -> bool:
-    """Delete the automatically deleted queues all of whose owners have ended."""
-    changed = False
-    for name, queue in list(state.queues.items()):
-        if queue.owners is None:
-            continue
-        alive = [owner for owner in queue.owners if is_alive(owner[:2])]
-        if len(alive) != len(queue.owners):
-            queue.owners = alive
-            changed = True
-        if not alive:
-            changed = state.drop_queue(name)
-    return changed
-
-
-def has_ownerless(state: State, names: list[str]) -> bool:
-    """Whether one of these queues has no owner left that lives."""
-    for name in names:
-        queue = state.queues.get(name)
-        if queue is not None and queue.owners is not None and not any(is_alive(owner[:2]) for owner in queue.owners):
-            return True
-    return False
 
 
 _LOCKED = frozenset({errno.EAGAIN, errno.EACCES})

@@ -19,7 +19,8 @@ from kombu_support import JOBS, Connect, publish, take
 
 import shmqueue
 from shmqueue import ShmQueue, inspection
-from shmqueue.compat._kombu_topology import State, Topology
+from shmqueue.compat._kombu_state import State
+from shmqueue.compat._kombu_topology import Topology
 from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")

@@ -14,7 +14,8 @@ from kombu_support import JOBS, Connect, publish, take
 
 import shmqueue
 from shmqueue import inspection
-from shmqueue.compat._kombu_topology import Topology, segment_name, this_owner
+from shmqueue.compat._kombu_state import this_owner
+from shmqueue.compat._kombu_topology import Topology, segment_name
 from shmqueue.compat.kombu import remove
 
 pytestmark = pytest.mark.usefixtures("engine")
