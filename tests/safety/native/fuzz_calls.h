@@ -2,171 +2,15 @@
 #ifndef SHMQUEUE_TESTS_FUZZ_CALLS_H
 #define SHMQUEUE_TESTS_FUZZ_CALLS_H
 
-#include "corrupt.h"
-#include "guards.h"
+#include "fuzz_leases.h"
 
-#include <stdarg.h>
-
-#define ITEMS_MAX 64
 #define PAYLOAD_MAX 3000
 #define LATE_NS (INT64_C(3) * 1000000000) /* behind its deadline no call may be so much late: a wedge, not noise */
 #define SHORT_NS 30000
 #define LONG_NS (INT64_C(250) * 1000000)  /* long enough that a dead owner's lock is taken over */
 
-static uint64_t trial_number; /* of the trial at hand, printed with a fault */
 static _Atomic uint64_t calls;
-static uint64_t fault_count;
 static int64_t worst_late_ns;
-static uint64_t leased, moved;
-
-__attribute__((format(printf, 1, 2))) static void fault(const char *format, ...)
-{
-    va_list values;
-    if (fault_count++ < FAULTS_MAX) {
-        printf("fault: fuzz: trial %llu: ", (unsigned long long)trial_number);
-        va_start(values, format);
-        vprintf(format, values);
-        va_end(values);
-        printf("\n");
-        fflush(stdout);
-    }
-}
-
-/* What is known of the queue as long as no byte went wrong that matters. */
-struct model {
-    bool is_exact;
-    bool is_shut, is_shut_at_once; /* then requeued items are dropped by the next process */
-    uint64_t next;              /* number of the next item */
-    uint64_t first;             /* of the oldest that was never handed out */
-    uint32_t lengths[ITEMS_MAX]; /* of item n at n % ITEMS_MAX */
-    enum { NOT_LEASED, IS_LEASED, IS_RETURNED } leases[ITEMS_MAX];
-};
-
-struct trial {
-    struct source source;
-    uint64_t initial, capacity, maxsize;
-    int file;
-    unsigned char *whole; /* a mapping without guards */
-    size_t size;
-    struct model model;
-    struct surroundings around;
-    enum kind kind;
-    unsigned char before[LAYOUT_HEADER_SIZE]; /* the header page after the corruption */
-    bool is_leasing; /* most of its calls are about leases */
-    bool is_raced;
-    _Atomic bool race_is_over;
-};
-
-#define LOANS_MAX 6
-
-struct handle {
-    struct trial *trial;
-    struct ring ring;
-    size_t mapped;
-    struct loan loans[LOANS_MAX];
-    unsigned loan_count;
-};
-
-/* ---- attaching ---- */
-
-/* As module.c does it.  False: refused. */
-static bool attach_guarded(struct handle *handle, struct trial *trial)
-{
-    struct header header;
-    handle->trial = trial;
-    handle->loan_count = 0;
-    if (pread(trial->file, &header, sizeof header, 0) != sizeof header) {
-        harness_fail("pread");
-    }
-    uint64_t first = ring_first_mapping(&header);
-    handle->mapped = first < trial->size ? first : trial->size;
-    void *memory = ring_map(trial->file, handle->mapped);
-    if (memory == MAP_FAILED) {
-        return false;
-    }
-    const char *why = ring_open(&handle->ring, memory, handle->mapped, trial->size, trial->file);
-    if (why != NULL) {
-        if (*why == '\0') {
-            fault("refused without a sentence");
-        }
-        ring_unmap(memory, handle->mapped);
-        return false;
-    }
-    guard_header(&handle->ring);
-    return true;
-}
-
-static void detach_guarded(struct handle *handle)
-{
-    ring_interrupt_all(&handle->ring);
-    ring_close(&handle->ring);
-    ring_unmap(handle->ring.segment, handle->mapped);
-}
-
-/* ---- calls ---- */
-
-static unsigned char filling(uint64_t number, size_t at) { return (unsigned char)(number * 37 + at * 3 + (at >> 8)); }
-
-static struct patience draw_patience(struct trial *trial)
-{
-    uint64_t chance = below(&trial->source, 256);
-    bool is_long = chance < (trial->kind == LOCK && !trial->is_raced ? 2 : 0);
-    int64_t length = is_long ? LONG_NS : chance < 200 ? 0 : SHORT_NS;
-    return (struct patience){
-        .for_lock = is_long || chance % 4 != 0,
-        .for_room = chance % 8 != 0,
-        .deadline = monotonic_ns() + length,
-    };
-}
-
-static bool is_kind(const struct model *model, uint64_t number, int kind)
-{
-    return (int)model->leases[number % ITEMS_MAX] == kind;
-}
-
-/* Of those that are in the queue or leased. */
-static uint64_t oldest_known(const struct model *model)
-{
-    uint64_t number = model->first > ITEMS_MAX ? model->first - ITEMS_MAX : 0;
-    while (number < model->first && (number + ITEMS_MAX < model->next || is_kind(model, number, NOT_LEASED))) {
-        number++;
-    }
-    return number;
-}
-
-/* The number of the item that comes next, and how many can be taken. */
-static uint64_t item_at_hand(const struct model *model, uint64_t *available)
-{
-    uint64_t oldest = model->first;
-    *available = model->next - model->first;
-    for (uint64_t number = oldest_known(model); number < model->first; number++) {
-        if (is_kind(model, number, IS_RETURNED)) {
-            oldest = oldest == model->first ? number : oldest;
-            ++*available;
-        }
-    }
-    return oldest;
-}
-
-static void note_taken(struct model *model, uint64_t number)
-{
-    if (number < model->first) {
-        model->leases[number % ITEMS_MAX] = NOT_LEASED;
-    } else if (number < model->next) {
-        model->first = number + 1;
-    }
-}
-
-/* All that can be taken are dropped. */
-static void note_dropped(struct model *model)
-{
-    for (unsigned i = 0; i < ITEMS_MAX; i++) {
-        if (model->leases[i] == IS_RETURNED) {
-            model->leases[i] = NOT_LEASED;
-        }
-    }
-    model->first = model->next;
-}
 
 static enum ring_status call_get(struct handle *handle, struct patience patience);
 
@@ -344,136 +188,18 @@ static enum ring_status call_shut_down(struct handle *handle, struct patience pa
     return status;
 }
 
-/* ---- leases ---- */
+/* ---- any call ---- */
 
-static void look_at_loan(struct handle *handle, const struct loan *loan, uint64_t number)
+static struct patience draw_patience(struct trial *trial)
 {
-    struct model *model = &handle->trial->model;
-    if (loan->length > handle->ring.capacity - RECORD_HEADER_SIZE) {
-        fault("a leased record of %llu bytes in a queue of %llu", (unsigned long long)loan->length,
-              (unsigned long long)handle->ring.capacity);
-        return;
-    }
-    unsigned char *copy = malloc(loan->length);
-    const unsigned char *place = ring_loan_place(&handle->ring, loan, 0);
-    bool could = ring_loan_read(&handle->ring, loan, 0, loan->length, copy);
-    bool is_right = could && loan->length == model->lengths[number % ITEMS_MAX] && loan->method == (uint32_t)number;
-    for (size_t at = 0; at < loan->length; at++) {
-        unsigned char in_place = place != NULL ? *(const volatile unsigned char *)(place + at) : 0; /* a wrong one ends us */
-        is_right = is_right && copy[at] == filling(number, at) && (place == NULL || in_place == copy[at]);
-    }
-    if (model->is_exact && !is_right) {
-        fault("a leased item is not the one that was put");
-    }
-    moved += loan->place.window != 0;
-    free(copy);
-}
-
-static enum ring_status call_lend(struct handle *handle, struct patience patience)
-{
-    struct trial *trial = handle->trial;
-    struct model *model = &trial->model;
-    struct take take;
-    if (handle->loan_count == LOANS_MAX) {
-        return RING_FULL;
-    }
-    struct loan *loan = &handle->loans[handle->loan_count];
-    uint64_t available, number = item_at_hand(model, &available);
-    enum ring_status status = ring_get_begin(&handle->ring, &take, patience);
-    if (status != RING_OK) {
-        if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && available != 0) {
-            fault("a lease found nothing where %llu items are", (unsigned long long)available);
-        }
-        return status;
-    }
-    status = ring_lend(&handle->ring, &take, loan);
-    if (status != RING_OK) {
-        if (model->is_exact) {
-            fault("a lease had status %d", (int)status);
-        }
-        return status;
-    }
-    leased++;
-    note_taken(model, number);
-    model->leases[number % ITEMS_MAX] = IS_LEASED;
-    if (model->is_exact && loan->count != number) {
-        fault("item %llu is leased, not %llu", (unsigned long long)loan->count, (unsigned long long)number);
-    }
-    look_at_loan(handle, loan, number);
-    if (below(&trial->source, 2) == 0) {
-        ring_loan_note(&handle->ring, loan, BYTES_MAY_MOVE);
-    }
-    handle->loan_count++;
-    return RING_OK;
-}
-
-/* Finishes one, pins it and unpins it, finds it again, or gives it back. */
-static enum ring_status call_end(struct handle *handle, struct patience patience)
-{
-    struct trial *trial = handle->trial;
-    struct model *model = &trial->model;
-    struct ring *ring = &handle->ring;
-    if (handle->loan_count == 0) {
-        return RING_EMPTY;
-    }
-    unsigned chosen = (unsigned)below(&trial->source, handle->loan_count);
-    struct loan loan = handle->loans[chosen];
-    uint64_t way = below(&trial->source, 8), number = loan.count;
-    enum ring_status status;
-    if (way == 0) {
-        status = ring_loan_find(ring, &loan, patience);
-        if (status == RING_OK) {
-            look_at_loan(handle, &loan, number);
-            ring_loan_note(ring, &loan, BYTES_MAY_MOVE);
-        }
-    } else if (way < 4) {
-        status = ring_loan_finish(ring, &loan, way == 1, patience);
-        if (status == RING_OK && way == 1) {
-            status = ring_loan_unpin(ring, &loan, patience);
-            model->is_exact = model->is_exact && status == RING_OK;
-        }
-        model->leases[number % ITEMS_MAX] = status == RING_OK ? NOT_LEASED : model->leases[number % ITEMS_MAX];
-    } else {
-        status = ring_loan_return(ring, &loan, patience);
-        model->leases[number % ITEMS_MAX] = status == RING_OK ? IS_RETURNED : model->leases[number % ITEMS_MAX];
-    }
-    if (status == RING_MISMATCH && model->is_exact) {
-        fault("a lease was over");
-    }
-    model->is_exact = model->is_exact && !(way >= 4 && model->is_shut_at_once);
-    if ((status == RING_OK && way != 0) || status == RING_MISMATCH) {
-        handle->loans[chosen] = handle->loans[--handle->loan_count];
-    }
-    return status == RING_MISMATCH ? RING_OK : status;
-}
-
-static enum ring_status call_return_all(struct handle *handle, struct patience patience)
-{
-    struct model *model = &handle->trial->model;
-    enum ring_status status = ring_return_all(&handle->ring, patience);
-    if (status != RING_OK || model->is_shut_at_once) {
-        model->is_exact = model->is_exact && handle->loan_count == 0; /* some may be */
-    }
-    while (handle->loan_count > 0) {
-        model->leases[handle->loans[--handle->loan_count].count % ITEMS_MAX] = IS_RETURNED;
-    }
-    return status;
-}
-
-static enum ring_status call_lease_figures(struct handle *handle)
-{
-    struct model *model = &handle->trial->model;
-    struct lease_statistics figures;
-    uint32_t leases[3] = {0};
-    for (uint64_t number = oldest_known(model); number < model->first; number++) {
-        leases[model->leases[number % ITEMS_MAX]]++;
-    }
-    ring_lease_statistics(&handle->ring, &figures);
-    if (model->is_exact && (figures.leased != leases[IS_LEASED] || figures.returned != leases[IS_RETURNED])) {
-        fault("%u leased and %u returned, not %u and %u", figures.leased, figures.returned, leases[IS_LEASED],
-              leases[IS_RETURNED]);
-    }
-    return RING_OK;
+    uint64_t chance = below(&trial->source, 256);
+    bool is_long = chance < (trial->kind == LOCK && !trial->is_raced ? 2 : 0);
+    int64_t length = is_long ? LONG_NS : chance < 200 ? 0 : SHORT_NS;
+    return (struct patience){
+        .for_lock = is_long || chance % 4 != 0,
+        .for_room = chance % 8 != 0,
+        .deadline = monotonic_ns() + length,
+    };
 }
 
 static enum ring_status call_one(struct handle *handle, struct patience patience)

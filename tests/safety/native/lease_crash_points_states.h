@@ -17,8 +17,10 @@ static inline void survivor_leases(struct scene *scene)
     ring_loan_note(&scene->ring, loan, BYTES_MAY_MOVE);
 }
 
-static inline void survivor_returns(struct scene *scene)
+static inline void survivor_leases_two_and_returns_one(struct scene *scene)
 {
+    survivor_leases(scene);
+    survivor_leases(scene);
     if (ring_loan_return(&scene->ring, &scene->loans[--scene->loan_count], until(WAIT_FOREVER)) != RING_OK) {
         harness_fail("making a state: return");
     }
@@ -254,22 +256,21 @@ static inline void make(struct scene *scene, enum operation operation, bool elas
     }
     switch (operation) {
     case LEND:
+    case RETURN:
+    case RETURN_ALL:
         scene->before = scene->after = items(scene, NONE, first, gone + 4);
         break;
     case LEND_ANOTHER:
+    case RETURN_BESIDE:
         survivor_leases(scene);
         scene->before = scene->after = items(scene, NONE, first + 1, gone + 4);
         break;
     case LEND_RETURNED:
-        survivor_leases(scene);
-        survivor_leases(scene);
-        survivor_returns(scene);
+        survivor_leases_two_and_returns_one(scene);
         scene->before = scene->after = items(scene, NONE, first + 1, gone + 4);
         break;
     case GET_RETURNED:
-        survivor_leases(scene);
-        survivor_leases(scene);
-        survivor_returns(scene);
+        survivor_leases_two_and_returns_one(scene);
         scene->before = items(scene, NONE, first + 1, gone + 4);
         scene->after = items(scene, NONE, first + 2, gone + 4);
         break;
@@ -318,14 +319,6 @@ static inline void make(struct scene *scene, enum operation operation, bool elas
     case UNPIN:
         scene->before = scene->after = items(scene, NONE, first + 1, gone + 3);
         break;
-    case RETURN:
-    case RETURN_ALL:
-        scene->before = scene->after = items(scene, NONE, first, gone + 4);
-        break;
-    case RETURN_BESIDE:
-        survivor_leases(scene);
-        scene->before = scene->after = items(scene, NONE, first + 1, gone + 4);
-        break;
     case TAKE_OVER:
         survivor_leases(scene);
         let_one_die(scene);
@@ -344,9 +337,7 @@ static inline void make(struct scene *scene, enum operation operation, bool elas
         scene->before = scene->after = items(scene, NONE, scene->next_id, gone + 5);
         break;
     default: /* clear, shut down */
-        survivor_leases(scene);
-        survivor_leases(scene);
-        survivor_returns(scene);
+        survivor_leases_two_and_returns_one(scene);
         scene->before = items(scene, NONE, first + 1, gone + 4);
         scene->after = (struct contents){.unfinished = gone + 1};
         scene->shut = operation == SHUT_DOWN_NOW;
