@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from support import PATIENCE, python
+from support import PATIENCE, python, wait_for_line
 
 from shmqueue import segment
 
@@ -96,8 +96,7 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def holder(name: str, items: int = 0) -> Iterator[subprocess.Popen[str]]:
     """Another program that has the queue open, with ``items`` integers in it."""
     with python(HOLD, name, items) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
+        wait_for_line(process, "up")
         yield process
         process.communicate(timeout=PATIENCE)  # at the end of its input it closes the queue
 

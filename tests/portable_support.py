@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from support import python
+from support import python, wait_for_line
 
 from shmqueue import segment
 from shmqueue.engine import Counters, data_size
@@ -132,6 +132,5 @@ e._locked(hold, None)
 @contextmanager
 def lock_held_elsewhere(name: str) -> Iterator[subprocess.Popen[str]]:
     with python(HOLD_THE_LOCK, name) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
+        wait_for_line(process, "held")
         yield process

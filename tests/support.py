@@ -58,6 +58,12 @@ def python(code: str, *arguments: object, executable: str = sys.executable) -> I
         process.communicate()
 
 
+def wait_for_line(process: subprocess.Popen[str], line: str) -> None:
+    """Wait until a child prints its next line, which must be this one."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{line}\n"
+
+
 def run_python(code: str, *arguments: object, executable: str = sys.executable, patience: float = PATIENCE) -> str:
     """Run ``code`` to its end and return what it printed; fail if it failed, or has not ended within these seconds."""
     with python(code, *arguments, executable=executable) as process:

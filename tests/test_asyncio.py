@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from asyncio_support import in_another_process, run_asyncio
+from support import wait_for_line
 
 from shmqueue import ShmQueueClosedError
 from shmqueue.compat.asyncio import Queue, QueueEmpty, QueueFull, QueueShutDown
@@ -259,8 +260,7 @@ def test_the_job_of_a_killed_worker_goes_to_a_coroutine_that_waits(q: Queue[str]
             "lease = q.lease(); print(lease.item, flush=True); import time; time.sleep(99)", name
         ) as p:
             await q.put("job")
-            assert p.stdout is not None
-            assert p.stdout.readline() == "job\n"
+            wait_for_line(p, "job")
             leasing = asyncio.ensure_future(q.lease())
             await asyncio.sleep(0.01)
             p.send_signal(signal.SIGKILL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from asyncio_support import in_another_process, run_asyncio
-from support import PATIENCE, is_asleep, python, wait_until
+from support import PATIENCE, is_asleep, python, wait_for_line, wait_until
 
 from shmqueue.compat.asyncio import Queue
 
@@ -145,8 +145,7 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     with python(code, name) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "waits\n"
+        wait_for_line(process, "waits")
         wait_until(
             lambda: is_asleep(process.pid), "the loop waits"
         )  # before 3.11 asyncio may miss one that comes earlier

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from asyncio_support import in_another_process, run_asyncio
 from children import answer_in_a_loop
-from support import PATIENCE, milliseconds_not_running, python, run_python
+from support import PATIENCE, milliseconds_not_running, python, run_python, wait_for_line
 
 from shmqueue import ShmQueue, readiness
 from shmqueue.compat import queue as synchronous
@@ -53,8 +53,7 @@ print("open", flush=True)
 time.sleep(99)
 """
     with python(code, *names) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "open\n"
+        wait_for_line(process, "open")
         process.send_signal(signal.SIGSTOP)
         yield process.pid
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from cli_support import error_of, json_of, output_of
-from support import python
+from support import python, wait_for_line
 
 from shmqueue import ShmQueue, inspection
 from shmqueue.cli.inspection import list_queues, look_at
@@ -32,8 +32,7 @@ sys.stdin.read()
 def leave_leased(name: str, put: int, leased: int) -> None:
     """A process puts items, leases the oldest and is killed."""
     with python(LEASE_AND_DIE, name, put, leased) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "leased\n"
+        wait_for_line(process, "leased")
         process.send_signal(signal.SIGKILL)
         process.wait()
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, is_asleep, python, run_python, wait_until
+from support import PATIENCE, is_asleep, python, run_python, wait_for_line, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.segment import path_of
@@ -272,8 +272,7 @@ def test_the_signal_that_ends_the_last_process_decides_whether_the_queue_stays(
         "import sys, time, shmqueue\nq = shmqueue.ShmQueue(sys.argv[1])\nq.put(7)\nprint(flush=True)\ntime.sleep(600)"
     )
     with python(code, name) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "\n"
+        wait_for_line(process, "")
         wait_until(lambda: is_asleep(process.pid), "it sleeps")  # on its way there it could miss a signal
         process.send_signal(ending)
         process.wait(PATIENCE)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from support import PATIENCE, Call, asleep, is_asleep, python, wait_until
+from support import PATIENCE, Call, asleep, is_asleep, python, wait_for_line, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.engine.portable_claim import Claim, Claimed
@@ -43,8 +43,7 @@ def busy(make: Make, name: str) -> Iterator[ShmQueue]:
     with ExitStack() as stack:
         producers = [stack.enter_context(python(PUTS, name, 1000)) for _ in range(2)]
         for producer in producers:
-            assert producer.stdout is not None
-            assert producer.stdout.readline() == "puts\n"
+            wait_for_line(producer, "puts")
         wait_until(lambda: q.qsize() > 500, "the queue is full")
         yield q
         for producer in producers:
@@ -120,8 +119,7 @@ def test_a_claimant_that_is_killed_delays_the_others_by_a_slice(make: Make, name
     while q.qsize() < 400:
         q.put(b"x" * 1000)
     with python(PUTS, name, len(LARGE)) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "puts\n"
+        wait_for_line(process, "puts")
         wait_until(lambda: is_asleep(process.pid), "it waits for room")
         for _ in range(300):  # it is overtaken meanwhile, and claims
             q.put(b"x" * 1000, block=False)

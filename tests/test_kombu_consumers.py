@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, asleep, python, run_python
+from support import PATIENCE, Call, asleep, python, run_python, wait_for_line
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
@@ -48,8 +48,7 @@ def test_what_a_killed_consumer_has_not_acknowledged_comes_again_at_once(
         message.ack()
 
     with python(CONSUMER) as consumer:
-        assert consumer.stdout is not None
-        assert consumer.stdout.readline() == "first None\n"
+        wait_for_line(consumer, "first None")
         with kombu.Consumer(channel, [JOBS], callbacks=[callback]):
             connection.drain_events(timeout=PATIENCE)
             assert got == [("second", None, None)]

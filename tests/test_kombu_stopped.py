@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import PATIENCE, python, wait_until
+from support import PATIENCE, python, wait_for_line, wait_until
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 
@@ -60,8 +60,7 @@ def stopped(request: pytest.FixtureRequest, connect: Connect) -> Iterator[Any]:
     """A process that stopped before, or after, it put what is declared now. The queue ``jobs`` is declared."""
     JOBS(connect().channel()).declare()
     with python(STOPPED, request.param) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "stops\n"
+        wait_for_line(process, "stops")
         wait_until(lambda: _is_stopped(process.pid), "the process has stopped")
         yield process
 
@@ -106,8 +105,7 @@ def test_a_fanout_to_a_queue_of_an_ended_process_does_not_wait_for_a_stopped_one
         return topology.declare(state, "its", {}, ended) and state.bind("everybody", ("", "its", {}))
 
     with python(STOPPED, "before") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "stops\n"
+        wait_for_line(process, "stops")
         wait_until(lambda: _is_stopped(process.pid), "the process has stopped")
         topology._lock = lambda fd, patience: None  # type: ignore[method-assign]  # it was declared just before that
         topology.change(bind)
@@ -166,8 +164,7 @@ def test_kombu_tries_a_declaration_again_until_the_stopped_process_goes_on(conne
 
 def test_a_queue_of_a_process_that_was_killed_while_it_declared_it_is_removed_with_the_others(connect: Connect) -> None:
     with python(STOPPED, "before") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "stops\n"
+        wait_for_line(process, "stops")
     ShmQueue("kombu-other.jobs", keep=True).close()
     ShmQueue("kombus", keep=True).close()
     assert "kombu.mine" in [info.name for info in inspection.list_queues()]

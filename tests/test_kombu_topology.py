@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
-from support import PATIENCE, python, wait_until
+from support import PATIENCE, python, wait_for_line, wait_until
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
@@ -37,12 +37,11 @@ with kombu.Consumer(channel, [queue], callbacks=[callback]):
 connection.close()
 """
     with python(code) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        wait_for_line(process, "ready")
         channel = connect().channel()
         mine = kombu.Queue("mine", everybody)
         publish(channel, "hello", queue=mine)
-        assert process.stdout.readline() == "hello\n"
+        wait_for_line(process, "hello")
         assert take(channel, mine) == "hello"
         assert process.wait(PATIENCE) == 0
     assert sorted(name for name, _, _ in channel.list_bindings()) == ["mine"]
@@ -58,8 +57,7 @@ sys.stdin.read()
 """
     channel = connect().channel()
     with python(code) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        wait_for_line(process, "ready")
         assert channel.list_bindings() == [("other", "everybody", "")]
         process.send_signal(signal.SIGKILL)
         process.wait()

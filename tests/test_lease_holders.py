@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, Call, asleep, milliseconds_not_running, python, wait_until
+from support import PATIENCE, Call, asleep, milliseconds_not_running, python, wait_for_line, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue
@@ -116,8 +116,7 @@ def test_what_a_killed_process_had_goes_to_others_in_order(make: Make, name: str
     for number in range(4):
         q.put(number)
     with python(HOLD, name, 3) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
         assert q.get() == 3
         waiting = [asleep(Call(q.get)) for _ in range(2)]
         holder.send_signal(signal.SIGKILL)
@@ -130,8 +129,7 @@ def test_a_getter_with_a_backlog_takes_what_a_killed_process_had_first(make: Mak
     for number in range(2000):
         q.put(number)
     with python(HOLD, name, 2) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
         holder.kill()
         holder.wait(PATIENCE)
     taken: list[int] = []
@@ -159,8 +157,7 @@ def test_what_a_killed_process_had_comes_back_oldest_first(make: Make, name: str
     for number in range(10):
         q.put(number)
     with python(SCATTER, name) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
         waiting = [asleep(Call(q.get, timeout=PATIENCE)) for _ in range(3)]
         holder.send_signal(signal.SIGKILL)
         assert {call.result() for call in waiting} == {5, 6, 7}
@@ -171,8 +168,7 @@ def test_a_process_that_ends_gives_its_items_back(make: Make, name: str) -> None
     q = make()
     q.put("job")
     with python(HOLD, name, 1) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
         holder.communicate(timeout=PATIENCE)
     lease = q.lease(timeout=PATIENCE)
     assert (lease.item, lease.attempt) == ("job", 2)
@@ -182,8 +178,7 @@ def test_a_stopped_process_keeps_its_items(make: Make, name: str) -> None:
     q = make()
     q.put("job")
     with python(HOLD, name, 1) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
         holder.send_signal(signal.SIGSTOP)
         with pytest.raises(shmqueue.ShmQueueEmpty):
             q.get(timeout=0.5)
@@ -234,8 +229,7 @@ def test_a_process_lives_on_when_its_first_thread_ends(make: Make, name: str) ->
     q = make()
     q.put("job")
     with python(LIVES_ON, name) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
 
         def state() -> str:
             return Path(f"/proc/{holder.pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -252,8 +246,7 @@ def test_what_a_killed_process_had_comes_in_a_queue_that_is_never_empty(make: Ma
     q = make()
     q.put("job")
     with python(HOLD, name, 1) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "holds\n"
+        wait_for_line(holder, "holds")
         holder.kill()
         holder.wait(PATIENCE)
         q.put("other")
@@ -287,8 +280,7 @@ time.sleep(99)
     q.put_many(range(leases))
     with python(code, name, leases) as holder, python(code, name, 0) as stopped, open(path_of(name), "r+b") as file:
         for process in (holder, stopped):
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
+            wait_for_line(process, "ready")
         stopped.send_signal(signal.SIGSTOP)
         os.pwrite(file.fileno(), struct.pack("=I", stopped.pid), 256)  # the put lock
         holder.kill()

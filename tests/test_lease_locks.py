@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, asleep, is_thread_asleep, python, wait_until
+from support import PATIENCE, Call, asleep, is_thread_asleep, python, wait_for_line, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue
@@ -35,8 +35,7 @@ with shmqueue.ShmQueue(sys.argv[1]):  # or else its lock is taken over after a s
 def get_lock_held(name: str) -> Iterator[Callable[[], None]]:
     """A living process that has the queue open has the native get lock until the returned function is called."""
     with python(HOLDS, name) as owner, open(path_of(name), "r+b", buffering=0) as file:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "has it\n"
+        wait_for_line(owner, "has it")
 
         def write(word: int) -> None:
             os.pwrite(file.fileno(), struct.pack("=I", word), 512)
@@ -147,8 +146,7 @@ def test_a_handle_with_leases_is_closed_while_another_process_has_the_lock(make:
     q.put("job")
     lease = q.lease()
     with python(LOCKED, name) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "locked\n"
+        wait_for_line(owner, "locked")
         Call(q.close).result()
     assert not lease.is_held
 
@@ -159,8 +157,7 @@ def test_leases_are_collected_while_another_process_has_the_lock(make: Make, nam
     q.put_many(["first", "second"])
     leases = [q.lease(), q.lease()]
     with python(LOCKED, name) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "locked\n"
+        wait_for_line(owner, "locked")
         Call(leases.clear).result()
     assert [q.get(timeout=0), q.get(timeout=0)] == ["first", "second"]
 
@@ -171,8 +168,7 @@ def test_a_getter_that_cannot_look_for_dead_holders_finds_the_queue_empty(make: 
     q.put("job")
     lease = q.lease()
     with python(LOCKED, name) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "locked\n"
+        wait_for_line(owner, "locked")
         with pytest.raises(shmqueue.ShmQueueEmpty):
             q.get(timeout=0.5)
     assert lease.ack()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, START_METHODS, Opener, run_program
+from support import PATIENCE, START_METHODS, Opener, run_program, wait_for_line
 
 from shmqueue.inspection import remove_queue
 
@@ -49,8 +49,7 @@ def test_unrelated_processes_log_through_a_queue_of_a_name_into_one_file(tmp_pat
         loggers = {"before": start(stack, "log", "before", 100)}
         assert loggers["before"].wait(PATIENCE) == 0
         listener = start(stack, "listen", path)
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == "ready\n"
+        wait_for_line(listener, "ready")
         loggers |= {name: start(stack, "log", name, 100) for name in ("one", "two")}
         assert [process.wait(PATIENCE) for process in loggers.values()] == [0, 0, 0]
         listener.communicate("", PATIENCE)

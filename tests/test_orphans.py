@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from orphans_support import ITEMS, leave_orphan
-from support import overwrite, python, run_python
+from support import overwrite, python, run_python, wait_for_line
 
 import shmqueue
 from shmqueue import ShmQueue, segment
@@ -354,8 +354,7 @@ class TestAdopting:
             sys.stdin.read()
         """
         with python("if True:" + code, path) as owner:
-            assert owner.stdout is not None
-            assert owner.stdout.readline() == "owns\n"
+            wait_for_line(owner, "owns")
             queue = make(name)
             with pytest.raises(shmqueue.ShmQueueFull):
                 queue.put("more", timeout=0.01)

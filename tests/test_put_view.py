@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from support import PATIENCE, python
+from support import PATIENCE, python, wait_for_line
 
 import shmqueue
 from shmqueue import ShmQueue
@@ -362,8 +362,7 @@ with shmqueue.ShmQueue(sys.argv[1], create=False) as q:
 def test_a_writer_that_is_killed_blocks_nobody(make: Make, name: str) -> None:
     q = make(buffer_size=4096)
     with python(WRITER, name) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "writing\n"
+        wait_for_line(writer, "writing")
         writer.send_signal(signal.SIGKILL)
         writer.wait(PATIENCE)
         began = time.monotonic()
@@ -420,8 +419,7 @@ def test_no_death_leaves_half_an_item(make: Make, name: str) -> None:
     deaths, items = 0, 0
     while deaths < 15 and time.monotonic() < deadline:
         with python(LOOP, name, str(deaths)) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == "begun\n"
+            wait_for_line(writer, "begun")
             for _ in range(draw.randrange(1, 400)):
                 item = q.get(timeout=PATIENCE)
                 assert zlib.crc32(item[4:]).to_bytes(4, "big") == item[:4]

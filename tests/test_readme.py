@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, wait_until
+from support import PATIENCE, wait_for_line, wait_until
 
 import shmqueue
 
@@ -70,8 +70,7 @@ def test_a_job_goes_from_killed_worker_to_worker_and_then_to_the_failed_ones(tmp
             jobs.put({"render": 7})
             for _ in range(3):
                 with worker(tmp_path) as process:
-                    assert process.stdout is not None
-                    assert process.stdout.readline() == "working on {'render': 7}\n"
+                    wait_for_line(process, "working on {'render': 7}")
             with worker(tmp_path):
                 assert failed.get(timeout=PATIENCE) == {"render": 7}
                 wait_until(
