@@ -1,4 +1,4 @@
-"""What several test modules need: child interpreters that always end, and waiting on conditions."""
+"""What several test modules need: children that always end, waiting on conditions, and what the kernel says of both."""
 
 from __future__ import annotations
 
