@@ -248,7 +248,7 @@ class Unloadable:
     """An item that is put in one piece, and raises when it is loaded."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return int, ("no number",)
+        return int, ("not a number",)
 
 
 # ---- what programs that run in an interpreter of their own import from here ----
