@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import stat
 from collections.abc import Callable
 
@@ -306,19 +305,23 @@ def sweep_now_and_then() -> list[str]:
     """
     global _not_before
     now = clock.monotonic()
-    if now < _not_before or _dice.random() >= _CHANCE:
+    if now < _not_before or _chance() >= _CHANCE:
         return []
     _not_before = now + _SELDOM
     prefix = file_prefix()
     everything = list_entries()
     entries = [entry for entry in everything if entry.startswith(prefix)]
-    start = _dice.randrange(len(entries)) if entries else 0
+    start = int(_chance() * len(entries))
     _sweep((entries[start:] + entries[:start])[:_HANDFUL])
     return everything
 
 
-_dice = random.Random()  # of its own: the program may have seeded the common one
 _not_before = 0.0
+
+
+def _chance() -> float:
+    """A random number from 0 up to 1. The program may have seeded those of ``random``, and forks would share them."""
+    return int.from_bytes(os.urandom(4), "little") / 2**32
 
 
 def _sweep(entries: list[str]) -> list[str]:
