@@ -85,7 +85,7 @@ def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -
         header = Header(shape, pid_namespace(), os.urandom(16), clock.wall_ns(), boot_id(), flags)
         segment = _create(name, path, header)
         if segment is not None:
-            entries = sweep_now_and_then()
+            entries = sweep_now_and_then(header.uuid)
             if not flags & PRIVATE:
                 warn_of_namesakes(name, path, entries)
             break
