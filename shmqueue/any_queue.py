@@ -10,7 +10,9 @@ from shmqueue.channel import Channel
 from shmqueue.exceptions import ShmQueueShutDown
 from shmqueue.fast_paths import QueueBase
 from shmqueue.generics import Self
-from shmqueue.statistics import Statistics, statistics_of
+
+if TYPE_CHECKING:
+    from shmqueue.statistics import Statistics
 
 __all__ = ["AnyQueue", "Iterated"]
 
@@ -74,6 +76,8 @@ class AnyQueue(QueueBase):
         Raises:
             ShmQueueNotInitializedError: the queue is closed.
         """
+        from shmqueue.statistics import statistics_of  # here, for dataclasses cost a tenth of each start
+
         return statistics_of(self._channel.handle)
 
     def _uuid(self) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import struct
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -199,7 +198,7 @@ def _pack_deep(item: Any) -> tuple[int, bytes]:
 
 # ---- what other threads may change meanwhile ----
 
-_HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+_HAS_GIL = "free-threading build" not in sys.version
 
 
 def _unchanging(item: Any) -> Any:

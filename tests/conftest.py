@@ -8,10 +8,10 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,6 +89,7 @@ ONCE = [
     "users",
 ]
 """The tests of what does not depend on the version of Python: ``.ci/run`` runs them on one."""
+ONCE_MODULES = frozenset(f"test_{name}" for name in ONCE)
 
 
 def in_part(nodeid: str, which: str) -> bool:
@@ -97,10 +98,15 @@ def in_part(nodeid: str, which: str) -> bool:
     return zlib.crc32(nodeid.encode()) % int(parts) == int(part) - 1
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Those modules are not even imported for ``-m "... not once"``; None, as everything else decides."""
+    return True if "not once" in config.option.markexpr and collection_path.stem in ONCE_MODULES else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests of those modules; keep the part of the tests that $SHMQUEUE_TEST_PART says."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in ONCE:
+        if item.path.stem in ONCE_MODULES:
             item.add_marker("once")
     which = os.environ.get("SHMQUEUE_TEST_PART", "1/1")
     left_out = [item for item in items if not in_part(item.nodeid, which)]
@@ -160,24 +166,16 @@ def segment_directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def segment_lock() -> Iterator[None]:
     """The lock around opening and closing files is free after each test: a later one would wait for ever in a thread.
 
-    The test's own thread would not notice, for which the lock is reentrant.
+    The test's own thread would not notice by taking it, for the lock is reentrant.
     """
     yield
-    lock, free = changing(), []
-
-    def take() -> None:
-        free.append(lock.acquire(timeout=PATIENCE))
-        if free[0]:
-            lock.release()
-
+    lock = changing()
     if lock._is_owned():  # type: ignore[attr-defined]
         while lock._is_owned():  # type: ignore[attr-defined]
             lock.release()
         pytest.fail("the test's thread has left shmqueue.segment.files.changing taken")
-    thread = threading.Thread(target=take)
-    thread.start()
-    thread.join()
-    assert free == [True], "another thread has left shmqueue.segment.files.changing taken"
+    assert lock.acquire(timeout=PATIENCE), "another thread has left shmqueue.segment.files.changing taken"
+    lock.release()
 
 
 @pytest.fixture(params=["native", "portable"])

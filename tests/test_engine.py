@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def test_a_module_that_was_not_compiled_says_what_is_missing(monkeypatch: pytest
     monkeypatch.setenv("CC", f"{compiler} -m64")
     assert native_package._why_not_compiled() == f"there was no C compiler (here is no {str(compiler)!r})"
     monkeypatch.setenv("CC", sys.executable)
-    monkeypatch.setattr(native_package.sysconfig, "get_path", lambda name: str(tmp_path))  # type: ignore[attr-defined]
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert native_package._why_not_compiled() == f"there was no Python.h (here is no {str(header)!r})"
     header.touch()
     assert native_package._why_not_compiled() == "the compilation failed"

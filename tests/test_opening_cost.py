@@ -1,4 +1,4 @@
-"""Opening a queue costs the same, however many other queues there are."""
+"""Opening a queue costs the same, however many other queues there are, and little at the start of a program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import python
+from support import python, run_python
 
 from shmqueue import ShmQueue
 
@@ -89,3 +89,19 @@ class TestOpening:
         for number in range(10):
             make(f"{name}-{number}")
         assert len(listed) == 1
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_program_that_opens_a_queue_imports_little(name: str) -> None:
+    """Each of these takes a twentieth of the time that the rest takes, or more."""
+    code = """
+import sys
+before = set(sys.modules)
+from shmqueue import ShmQueue
+with ShmQueue(sys.argv[1]) as q:
+    q.put({"n": 1})
+    assert q.get() == {"n": 1}
+heavy = "asyncio dataclasses inspect multiprocessing.connection shmlock tempfile urllib.parse uuid".split()
+print(sorted(set(heavy) & (set(sys.modules) - before)))
+"""
+    assert run_python(code, name) == "[]\n"

@@ -162,6 +162,22 @@ q.put(1)
         assert segment.sweep_orphans() == []
         os.unlink(foreign)
 
+    @pytest.mark.parametrize("like_ours", [False, True])
+    def test_the_file_of_another_program_may_be_called_anything(
+        self, make: Make, name: str, segment_directory: str, like_ours: bool
+    ) -> None:
+        make()
+        begins = os.path.basename(segment.path_of("x"))[:-1] if like_ours else "of-another-program-"
+        foreign = os.path.join(os.fsencode(segment_directory), begins.encode() + b"\xff")
+        with open(foreign, "wb"):
+            pass
+        try:
+            assert segment.list_names() == [name]
+            assert [found for found, _ in segment.list_segments(all_users=True)] == [name]
+            assert segment.sweep_orphans() == []
+        finally:
+            os.unlink(foreign)
+
     def test_a_forked_child_keeps_the_queue_alive_and_counts(self, make: Make, name: str) -> None:
         q = make()
         read_end, write_end = os.pipe()

@@ -40,14 +40,10 @@ import itertools
 import os
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from mmap import mmap
-from typing import Any, TypeAlias
-
-from shmlock import ShmLock, remove_shm_from_resource_tracker
-from shmlock.shmlock_exceptions import ShmLockRuntimeError
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
@@ -56,7 +52,10 @@ from shmqueue.segment import sidecar as sidecars
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.threads import WeakRegistry, sleep
 
-__all__ = ["NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner", "let_others_run"]
+if TYPE_CHECKING:
+    from shmqueue.engine.portable_block import Block
+
+__all__ = ["BLOCK", "NOTHING", "NOWHERE", "OWNED", "Act", "DeathSafeLock", "Hold", "Owner", "let_others_run"]
 
 NOWHERE, OWNED = 131, 132
 """Offsets in a segment: of a byte where stores go that must have no effect, and of the owner's mark."""
@@ -75,47 +74,8 @@ LONGEST_PAUSE = 1e-3
 let_others_run: Callable[[], object] = getattr(os, "sched_yield", bool)
 """What to do between two looks: where the system offers nothing, nothing."""
 
-_BLOCK = "shmqueue-block-"
-
-# The resource tracker of multiprocessing would remove the block of a living owner when another process exits.
-if sys.version_info < (3, 13):
-    remove_shm_from_resource_tracker(_BLOCK, print_warning=False)
-
-# On Ctrl-C shmlock warns of a block that it may have left. The system removes it with the process: nothing to warn of.
-warnings.filterwarnings("ignore", message=r"KeyboardInterrupt: process interrupted .*shmqueue-block-")
-
-
-class _Block(ShmLock):  # type: ignore[misc, unused-ignore]
-    """A shmlock lock that may be forgotten in a forked child, or after a signal handler has raised in ``release``.
-
-    In both cases there is nothing left for it to do, and shmlock would complain. What a handler raises comes out as it
-    is, and not as shmlock's opinion of it.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._owner_pid = os.getpid()
-        super().__init__(name, **({"track": False} if sys.version_info >= (3, 13) else {}))
-
-    def release(self, force: bool = False) -> bool:
-        if self._owner_pid != os.getpid():
-            return False
-        try:
-            return bool(super().release(force))
-        except BaseException as error:
-            self._owner_pid = -1
-            _interrupted.append(self)
-            if isinstance(error, ShmLockRuntimeError) and error.__cause__ is not None:
-                raise error.__cause__ from None
-            raise
-
-    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():  # as Owner
-            super().__del__()
-
-
-# SharedMemory.close(), interrupted right after it closed its descriptor, closes it again when the object goes, and by
-# then that number may be somebody else's descriptor. So these objects stay.
-_interrupted: list[_Block] = []
+BLOCK = "shmqueue-block-"
+"""What the names of blocks begin with."""
 
 
 class DeathSafeLock:
@@ -125,7 +85,7 @@ class DeathSafeLock:
         self._segment = segment
         self._memory = memory
         self._sidecar = sidecars.sidecar_of(segment)
-        self._block = _BLOCK + segment.header.uuid.hex()
+        self._block = BLOCK + segment.header.uuid.hex()
         self._local = threading.local()
         self._used: WeakRegistry[Owner] = WeakRegistry()
         self._number = next(_numbers)
@@ -195,7 +155,7 @@ class Owner:
         self._opened: list[Descriptor] = []  # more than one only if an overtaker had to open the sidecar again
         self._spare: _Spare | None = None  # from which the file is borrowed, for these holds
         self._borrowing: set[Hold] = set()
-        self._shmlock: _Block | None = None  # where there are no sidecars
+        self._shmlock: Block | None = None  # where there are no sidecars
         _owners.add(self)
 
     def acquire(self, hold: Hold, deadline: float | None, give_up: Callable[[], bool]) -> bool:
@@ -351,7 +311,9 @@ class Owner:
 
     def _take_block(self) -> bool:
         if self._shmlock is None:
-            self._shmlock = _Block(self._block)
+            from shmqueue.engine.portable_block import Block  # here, for shmlock takes longer to import than all else
+
+            self._shmlock = Block(self._block)
         try:
             return bool(self._shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
         except OSError as error:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.segment.files import OPEN_FLAGS, fcntl, link_nameless, make_file, remove_quietly, reserve
@@ -15,8 +14,7 @@ from shmqueue.segment.naming import UNNAMED, directory, file_prefix, free_bytes
 __all__ = ["DirectoryProbe", "probe_directory"]
 
 
-@dataclass(frozen=True)
-class DirectoryProbe:
+class DirectoryProbe(NamedTuple):
     """What was found in the directory of segments. Queues work there if ``problem`` is None.
 
     Without ``nameless_files``, ``hard_links`` or ``reserves_memory`` there is a slower way to do the same.
@@ -49,7 +47,7 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
     except OSError as error:
         where = os.environ.get("SHMQUEUE_DIR", "")
         return DirectoryProbe(where, str(error), False, False, False, False, None)
-    path = os.path.join(where, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
+    path = os.path.join(where, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
     free = _free(where)
     try:
         fd = make_file(path, lambda fd: reserve(fd, HEADER_SIZE, path), as_holder=True)
@@ -89,7 +87,7 @@ def _can(attempt: Callable[[], None]) -> bool:
 
 
 def _link_nameless_file(where: str) -> None:
-    path = os.path.join(where, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
+    path = os.path.join(where, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
     fd = os.open(where, OPEN_FLAGS & ~os.O_NONBLOCK | os.O_TMPFILE, 0o600)
     try:
         link_nameless(fd, path)

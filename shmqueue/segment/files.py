@@ -12,7 +12,6 @@ import stat
 import struct
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -298,7 +297,7 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
                 os.fchmod(fd, 0o600)  # whatever the umask is
                 return fd, None
         while True:
-            temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{uuid.uuid4().hex}")
+            temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
             fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 lock_shared(fd, temporary)

@@ -6,7 +6,6 @@ import errno
 import mmap
 import os
 import struct
-import uuid
 import zlib
 from functools import cache
 from typing import NamedTuple
@@ -188,6 +187,6 @@ def pid_namespace() -> int:
 def boot_id() -> int:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return uuid.UUID(file.read().strip()).int >> 64
+            return int(file.read().replace("-", ""), 16) >> 64
     except (OSError, ValueError):
         return 0

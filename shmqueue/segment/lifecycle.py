@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-import uuid
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
@@ -83,10 +82,10 @@ def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -
                 break
             if create is False:
                 raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
-        header = Header(shape, pid_namespace(), uuid.uuid4().bytes, clock.wall_ns(), boot_id(), flags)
+        header = Header(shape, pid_namespace(), os.urandom(16), clock.wall_ns(), boot_id(), flags)
         segment = _create(name, path, header)
         if segment is not None:
-            entries = sweep_now_and_then()
+            entries = sweep_now_and_then(header.uuid)
             if not flags & PRIVATE:
                 warn_of_namesakes(name, path, entries)
             break

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import stat
 from collections.abc import Callable
 
@@ -298,26 +297,29 @@ def sweep_strays() -> list[str]:
     return sorted(removed)
 
 
-def sweep_now_and_then() -> list[str]:
+def sweep_now_and_then(dice: bytes) -> list[str]:
     """Sweep a handful of files, by chance, and not again soon: the cost does not depend on how many there are.
+
+    Args:
+        dice: random bytes, which decide, as those of a new segment's uuid. The program may have seeded what ``random``
+            has, and a fork shares it.
 
     Returns:
         What is in the directory, if it was listed for this; else nothing.
     """
     global _not_before
     now = clock.monotonic()
-    if now < _not_before or _dice.random() >= _CHANCE:
+    if now < _not_before or dice[0] / 256 >= _CHANCE:
         return []
     _not_before = now + _SELDOM
     prefix = file_prefix()
     everything = list_entries()
     entries = [entry for entry in everything if entry.startswith(prefix)]
-    start = _dice.randrange(len(entries)) if entries else 0
+    start = int.from_bytes(dice[1:5], "little") % max(1, len(entries))
     _sweep((entries[start:] + entries[:start])[:_HANDFUL])
     return everything
 
 
-_dice = random.Random()  # of its own: the program may have seeded the common one
 _not_before = 0.0
 
 

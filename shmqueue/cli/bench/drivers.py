@@ -5,7 +5,6 @@ A driver imports its package when it is made, not before.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import importlib
 import os
@@ -257,10 +256,14 @@ class ToThread(Multiprocessing):
     """The yardstick, for coroutines: a thread makes each call."""
 
     def sender(self, index: int) -> Sender:
+        import asyncio  # here: few measurements need it, and it takes a third of the start of each of their processes
+
         sender = super().sender(index)
         return Sender(lambda item: asyncio.to_thread(sender.put, item), finish=sender.finish)
 
     def receiver(self, index: int) -> Receiver:
+        import asyncio
+
         get = self._queue.get
         return Receiver(lambda: asyncio.to_thread(get))
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import time
 from collections.abc import Callable
@@ -224,6 +223,8 @@ def _answer(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
 
 
 def _ask_in_a_loop(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
+    import asyncio  # here, as in drivers.py
+
     sender, receiver = lanes[0].sender(0), lanes[1].receiver(0)
     put, get, clock = sender.put, receiver.get, time.perf_counter_ns
 
@@ -245,6 +246,8 @@ def _ask_in_a_loop(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
 
 
 def _answer_in_a_loop(job: Job, lanes: list[Driver], ready: Barrier) -> Told:
+    import asyncio
+
     receiver, sender = lanes[0].receiver(0), lanes[1].sender(0)
     put, get = sender.put, receiver.get
 

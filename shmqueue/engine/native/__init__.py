@@ -8,7 +8,6 @@ know Python, and ``python_ring.h`` says by which rules.
 from __future__ import annotations
 
 import os
-import sysconfig
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,8 @@ __all__ = [
 
 def _why_not_compiled() -> str:
     """What the compilation lacked, by what is missing here now."""
-    import shutil  # here, for it costs a part of each start
+    import shutil  # here, as sysconfig, for they cost a part of each start
+    import sysconfig
 
     compiler, *_ = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "").split() or ["cc"]
     header = os.path.join(sysconfig.get_path("include"), "Python.h")
@@ -66,6 +66,8 @@ def _why_missing(error: ImportError) -> str:
             f"its compiled module is not part of this installation: {_why_not_compiled()} when it was installed "
             "('pip install -v' shows the compiler's words)"
         )
+    import sysconfig  # here, as above
+
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     return f"its compiled module does not load ({error}); built are {built}, this Python looks for _core{suffix}"
 
