@@ -12,6 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueRefusedError
+from shmqueue.interruptions import is_of_handler
 
 __all__ = [
     "BY_BUFFER_SIZE",
@@ -180,7 +181,9 @@ def refused(path: str, why: str) -> ShmQueueRefusedError:
 def pid_namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return 0
 
 
@@ -189,5 +192,7 @@ def boot_id() -> int:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return uuid.UUID(file.read().strip()).int >> 64
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_of_handler(error):
+            raise
         return 0
