@@ -444,5 +444,5 @@ class _Signal:
         self._to_write.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():  # then the names in this module may be gone
+        if not is_finalizing() and hasattr(self, "_to_write"):  # then the names in this module may be gone
             self.close()
