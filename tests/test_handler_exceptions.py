@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import gc
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import msgpack
 import pytest
 from handler_support import FAILURES, at_call, at_line, raised_by_a_handler
+from support import wait_until
 
 import shmqueue
-from shmqueue import ShmQueue, channel, items, pickling, plain, serialization
+from shmqueue import ShmQueue, channel, items, messages, pickling, plain, serialization
 from shmqueue.engine import portable_processes
 from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import descriptor, sidecar
@@ -106,6 +109,34 @@ class TestInItems:
         q.put(1, serialization_method=1001)
         with pytest.raises(heard, match="the handler's"):
             q.get()
+
+    def test_in_the_middle_of_telling_how_many_items_were_put(
+        self, make: Make, heard: type[Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def shut_down() -> None:
+            wait_until(lambda: not q.empty(), "the first piece is put")
+            q.shutdown_all()
+
+        q = make(buffer_size=10_000)
+        for module in (messages, items):
+            monkeypatch.setattr(module, "tell_items_put", lambda *_: signal.raise_signal(signal.SIGUSR1))
+        thread = threading.Thread(target=shut_down)
+        thread.start()
+        with pytest.raises(heard, match="the handler's"):
+            q.put_many([bytes(3000)] * 6)
+        thread.join()
+
+    def test_in_the_middle_of_unpacking(self, make: Make, heard: type[Exception]) -> None:
+        def put_and_get() -> None:
+            q._handle.engine.put(0, msgpack.packb(msgpack.Timestamp(1)), False, None)
+            q.get(block=False)  # the serializer unpacks it
+
+        q = make()
+        number = 1
+        while at_call(number, put_and_get, heard, _FILES):
+            q.clear()
+            number += 1
+        assert number > 1
 
     @pytest.mark.parametrize("failure", FAILURES)
     def test_what_the_item_raises_itself_is_the_error_of_the_item(self, make: Make, failure: type[Exception]) -> None:
