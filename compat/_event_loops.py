@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.readiness import ITEMS, Request, ask, withdraw
 
 __all__ = ["Line", "Refused", "current_loop", "running_loop"]
@@ -129,7 +130,9 @@ def running_loop() -> object:
         return loop
     try:
         return trio.lowlevel.current_trio_token()
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_of_handler(error):
+            raise
         return None
 
 

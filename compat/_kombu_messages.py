@@ -240,6 +240,8 @@ class Messages:
                     raise
                 continue  # the portable engine has no room to set another one aside: acknowledging one makes room
             except (ShmQueueError, OSError) as error:
+                if is_of_handler(error):
+                    raise
                 if type(error) is not ShmQueueError and not _is_for_leases(error, level):
                     raise
                 self._held_up.add(level)

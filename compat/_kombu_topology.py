@@ -32,6 +32,7 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, open_handle
+from shmqueue.interruptions import is_of_handler
 from shmqueue.readiness import ITEMS, ROOM
 
 from ._kombu_state import Owner, Queue, State, drop_ownerless
@@ -277,7 +278,9 @@ class Topology:
         while True:
             try:
                 fd = os.open(self._handle.segment.path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:  # it was removed: begin a new one
+            except FileNotFoundError as error:  # it was removed: begin a new one
+                if is_of_handler(error):
+                    raise
                 self._handle.close()
                 self._handle, self._moments = open_handle(self._name, keep=True), None
                 continue
@@ -299,6 +302,8 @@ class Topology:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_bytes(fcntl.F_WRLCK))
                 return
             except OSError as error:
+                if is_of_handler(error):
+                    raise
                 if error.errno not in _LOCKED:
                     raise
             left = deadline - clock.monotonic()
@@ -338,6 +343,8 @@ def _make_lease_table(handle: Handle) -> None:
                 loan.finish()
             return
     except OSError as error:
+        if is_of_handler(error):
+            raise
         if error.errno not in NO_MEMORY or isinstance(error, ShmQueueError):
             raise
         code = error.errno or code
@@ -359,7 +366,9 @@ def _stopped(processes: Iterable[int]) -> list[int]:
         try:
             with open(f"/proc/{process}/stat", "rb") as file:
                 state = file.read().rpartition(b")")[2].split()[0]
-        except (OSError, IndexError):
+        except (OSError, IndexError) as error:
+            if is_of_handler(error):
+                raise
             continue
         if state in (b"T", b"t"):
             found.append(process)

@@ -10,6 +10,7 @@ import operator
 from typing import Any
 
 from shmqueue.exceptions import ShmQueueTypeError, ShmQueueValueError
+from shmqueue.interruptions import is_of_handler
 
 __all__ = ["NUMBER_MOST", "real_seconds", "require_int", "require_seconds", "require_span", "whole_number"]
 
@@ -30,7 +31,9 @@ def whole_number(name: str, value: Any) -> int:
         raise ShmQueueTypeError(f"{name} must be an int, not the bool {value!r}")
     try:
         return int(operator.index(value))
-    except TypeError:
+    except TypeError as error:
+        if is_of_handler(error):
+            raise
         raise ShmQueueTypeError(f"{name} must be an int, not {value!r:.60} ({type(value).__name__})") from None
 
 
@@ -65,9 +68,13 @@ def real_seconds(timeout: Any) -> float:
             )
         try:
             timeout = float(timeout)
-        except OverflowError:
+        except OverflowError as error:
+            if is_of_handler(error):
+                raise
             timeout = math.inf if timeout > 0 else -math.inf
         except (TypeError, ValueError) as error:
+            if is_of_handler(error):
+                raise
             raise ShmQueueTypeError(f"timeout must be a number of seconds or None: {error}") from error
     if timeout != timeout:
         raise ShmQueueValueError("timeout must be a number of seconds, not NaN")

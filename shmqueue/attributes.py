@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shmqueue.exceptions import ShmQueueNotInitializedError
+from shmqueue.interruptions import is_of_handler
 
 __all__ = ["absent_when_closed", "readable_names", "static_attributes"]
 
@@ -30,6 +31,8 @@ def absent_when_closed(read: Callable[[_Self], _T]) -> Callable[[_Self], _T]:
         try:
             return read(self)
         except ShmQueueNotInitializedError as error:
+            if is_of_handler(error):
+                raise
             raise _ClosedAttributeError(*error.args) from None
 
     return read_if_open
@@ -55,6 +58,8 @@ def static_attributes(cls: type) -> dict[str, Any]:
 def _can_be_read(obj: object, name: str) -> bool:
     try:
         getattr(obj, name)
-    except Exception:  # of whatever kind: then it cannot be read
+    except Exception as error:  # of whatever kind: then it cannot be read
+        if is_of_handler(error):
+            raise
         return False
     return True

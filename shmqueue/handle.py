@@ -227,6 +227,8 @@ class Handle:
                 if fd >= 0:
                     os.close(fd)
         except (ShmQueueError, OSError) as error:
+            if is_of_handler(error):
+                raise
             return _Unreachable(travel, error, log_file)
 
     def leave(self) -> None:
@@ -306,4 +308,6 @@ def _memory_left(path: str) -> str:
     try:
         return f"{where} has {free_bytes_of_directory(where)} of {total_bytes_of_directory(where)} bytes free"
     except OSError as error:
+        if is_of_handler(error):
+            raise
         return f"{where}: {error.strerror}"

@@ -20,6 +20,8 @@ from typing import Any
 
 import msgpack
 
+from shmqueue.interruptions import is_of_handler
+
 __all__ = [
     "SCALARS",
     "TYPES",
@@ -88,7 +90,9 @@ def _pack(item: Any) -> tuple[int, bytes]:
     """
     try:
         packer = _idle_packers.pop()
-    except IndexError:
+    except IndexError as error:
+        if is_of_handler(error):
+            raise
         packer = _Packer()
     packer.has_tuples = False
     payload = packer.pack(item)
@@ -349,7 +353,9 @@ class _Marks:
 def _unpack_by_msgpack(payload: bytes) -> Any:
     try:
         return msgpack.unpackb(payload)
-    except ValueError:  # keys that are no strings: allowed here, but the option would slow down all other items
+    except ValueError as error:  # keys that are no strings: allowed here, but the option would slow down other items
+        if is_of_handler(error):
+            raise
         return msgpack.unpackb(payload, strict_map_key=False)
 
 

@@ -12,6 +12,8 @@ import os
 import time
 from typing import Any
 
+from shmqueue.interruptions import is_of_handler
+
 __all__ = ["DebugRefLogAction", "append", "path_for", "read"]
 
 
@@ -46,8 +48,10 @@ def append(path: str, action: DebugRefLogAction, queue_name: str, refs_after: in
             os.write(fd, json.dumps(line).encode() + b"\n")
         finally:
             os.close(fd)
-    except OSError:
-        pass  # a full disk or a foreign file must not stop a queue
+    except OSError as error:
+        if is_of_handler(error):
+            raise
+        # a full disk or a foreign file must not stop a queue
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -59,7 +63,9 @@ def read(path: str) -> list[dict[str, Any]]:
         for line in file:
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except ValueError as error:
+                if is_of_handler(error):
+                    raise
                 continue
             if isinstance(entry, dict) and {"time", "pid", "action", "name", "refs"} <= entry.keys():
                 entries.append(entry)

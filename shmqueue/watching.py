@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shmqueue.connection_wait import look_in_wait
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import changing
 from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread, stop_at_end
@@ -182,9 +183,13 @@ class Watcher:
     def _is_ready(self) -> bool:
         try:
             return self._is_over or self._engine.wait(True, 0)
-        except ShmQueueNotInitializedError:
+        except ShmQueueNotInitializedError as error:
+            if is_of_handler(error):
+                raise
             return False
-        except ShmQueueCorruptedError:
+        except ShmQueueCorruptedError as error:
+            if is_of_handler(error):
+                raise
             return True  # a get does not wait: it raises
 
     def _watch(self) -> None:
@@ -216,8 +221,10 @@ class Watcher:
     def _wake_thread(self) -> None:
         try:
             self._nudge.release()
-        except RuntimeError:
-            pass  # it was open already
+        except RuntimeError as error:
+            if is_of_handler(error):
+                raise
+            # it was open already
 
 
 def _has(lock: Any) -> bool:
@@ -394,7 +401,9 @@ class _Signal:
         ends = os.pipe()
         try:
             both = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-        except (AttributeError, OSError):
+        except (AttributeError, OSError) as error:
+            if is_of_handler(error):
+                raise
             if hasattr(os, "set_blocking"):
                 os.set_blocking(ends[0], False)
         else:
@@ -424,6 +433,8 @@ class _Signal:
             else:
                 os.read(number, 4096)
         except OSError as error:
+            if is_of_handler(error):
+                raise
             if error.errno not in (errno.EAGAIN, errno.EBADF):  # it was empty, or the program has closed it
                 raise
         self.is_set = readable
@@ -433,5 +444,5 @@ class _Signal:
         self._to_write.close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():  # then the names in this module may be gone
+        if not is_finalizing() and hasattr(self, "_to_write"):  # then the names in this module may be gone
             self.close()

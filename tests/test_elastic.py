@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import random
+import signal
 import subprocess
 import tempfile
 import threading
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from conftest import SHM
+from handler_support import raised_by_a_handler
 from support import PATIENCE, python, run_python, wait_until
 
 import shmqueue
-from shmqueue import ShmQueue, segment
+from shmqueue import ShmQueue, handle, segment
 from shmqueue.plain import pack_scalar
 
 Make = Callable[..., ShmQueue]
@@ -268,6 +270,40 @@ def test_growth_ends_with_the_memory_and_nothing_is_lost(
     assert os.strerror(errno.ENOSPC) in warnings[0]
     assert f"{small_memory} has " in warnings[0]
     assert "of 8388608 bytes free" in warnings[0]
+
+
+class Own(BaseException):
+    """A class of the program's."""
+
+
+@pytest.mark.parametrize("failure", [SystemExit, KeyboardInterrupt, Own, TimeoutError])
+def test_a_put_in_whose_report_a_handler_raises_has_put_nothing_and_raises_it(
+    small_memory: str, make: Make, monkeypatch: pytest.MonkeyPatch, failure: type[BaseException]
+) -> None:
+    def report(self: object, error: int) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    def put_until_it_raises() -> int:
+        before = q.qsize()
+        for count in range(100):
+            try:
+                q.put(bytes(100_000), block=False)
+            except failure as error:
+                assert str(error) == "the handler's"  # noqa: PT017 - not every put raises it
+                assert q.qsize() == before + count
+                return count
+        raise AssertionError("it never raised")
+
+    monkeypatch.setattr(handle._GrowthLog, "__call__", report)
+    q = make(buffer_size=START, max_bytes=100 * MIB)
+    with open(os.path.join(small_memory, "hog"), "wb") as hog:
+        os.posix_fallocate(hog.fileno(), 0, 3 * MIB)
+        with raised_by_a_handler(failure):
+            assert put_until_it_raises() > 1
+            hog.truncate(0)
+            assert put_until_it_raises() > 1  # it could grow, and then no more
+    os.unlink(hog.name)
+    q.clear()
 
 
 def test_a_put_waits_until_there_is_memory_again(small_memory: str, make: Make) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import gc
 import signal
-import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import msgpack
 import pytest
+from handler_support import FAILURES, at_call, at_line, raised_by_a_handler
+from support import wait_until
 
 import shmqueue
-from shmqueue import ShmQueue, channel, items, pickling, plain, serialization
+from shmqueue import ShmQueue, channel, items, messages, pickling, plain, serialization
 from shmqueue.engine import portable_processes
 from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import descriptor, sidecar
@@ -26,24 +29,21 @@ _FILES = {
     for module in (channel, descriptor, items, pickling, plain, portable_processes, serialization, sidecar)
 }
 
-FAILURES = [RuntimeError, TypeError, ValueError, TimeoutError, FileNotFoundError, BlockingIOError]
-"""What the code in those files catches, by these types or all of them."""
-
-
-ITEMS = {"bytes": b"x", "int": 2**70, "containers": [1, {"a": (2,)}], "twice": [[]] * 2, "memoryview": memoryview(b"x")}
+ITEMS = {
+    "bytes": b"x",
+    "int": 2**70,
+    "containers": [1, {"a": (2,)}],
+    "twice": [[]] * 2,
+    "memoryview": memoryview(b"x"),
+    "keys": {1: 2},
+}
 
 
 @pytest.fixture(params=FAILURES)
 def heard(request: pytest.FixtureRequest) -> Iterator[type[Exception]]:
     """What a handler of SIGUSR1 raises."""
-    failure: type[Exception] = request.param
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise failure("the handler's")
-
-    before = signal.signal(signal.SIGUSR1, handle)
-    yield failure
-    signal.signal(signal.SIGUSR1, before)
+    with raised_by_a_handler(request.param):
+        yield request.param
 
 
 class Signals:
@@ -110,14 +110,45 @@ class TestInItems:
         with pytest.raises(heard, match="the handler's"):
             q.get()
 
+    def test_in_the_middle_of_telling_how_many_items_were_put(
+        self, make: Make, heard: type[Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def shut_down() -> None:
+            wait_until(lambda: not q.empty(), "the first piece is put")
+            q.shutdown_all()
+
+        q = make(buffer_size=10_000)
+        for module in (messages, items):
+            monkeypatch.setattr(module, "tell_items_put", lambda *_: signal.raise_signal(signal.SIGUSR1))
+        thread = threading.Thread(target=shut_down)
+        thread.start()
+        with pytest.raises(heard, match="the handler's"):
+            q.put_many([bytes(3000)] * 6)
+        thread.join()
+
+    def test_in_the_middle_of_unpacking(self, make: Make, heard: type[Exception]) -> None:
+        def put_and_get() -> None:
+            q._handle.engine.put(0, msgpack.packb(msgpack.Timestamp(1)), False, None)
+            q.get(block=False)  # the serializer unpacks it
+
+        q = make()
+        number = 1
+        while at_call(number, put_and_get, heard, _FILES):
+            q.clear()
+            number += 1
+        assert number > 1
+
     @pytest.mark.parametrize("failure", FAILURES)
     def test_what_the_item_raises_itself_is_the_error_of_the_item(self, make: Make, failure: type[Exception]) -> None:
         with pytest.raises(shmqueue.ShmQueueSerializationError, match="the item's"):
             make().put(Raises(failure))
 
+    @pytest.mark.parametrize("at", [at_line, at_call])
     @pytest.mark.parametrize("allow_pickle", [True, False])
     @pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS)
-    def test_at_any_line(self, make: Make, heard: type[Exception], item: object, allow_pickle: bool) -> None:
+    def test_at_any_point(
+        self, make: Make, heard: type[Exception], item: object, allow_pickle: bool, at: Callable[..., bool]
+    ) -> None:
         q = make(allow_pickle=allow_pickle)
 
         def put_and_get() -> None:
@@ -128,41 +159,13 @@ class TestInItems:
             q.get(block=False)
 
         put_and_get()  # what is done once only, such as opening a lock file, is done
-        for line in range(1, 2000):
+        for number in range(1, 2000):
             q.clear()
-            if not _at_line(line, put_and_get, heard):
+            if not at(number, put_and_get, heard, _FILES):
                 break
         else:
             pytest.fail("the calls never came to their end")
-        assert line > 3
-
-
-def _at_line(number: int, action: Callable[[], object], failure: type[Exception]) -> bool:
-    """Run the action, and have the handler raise before its line of that number. False: it has fewer lines."""
-    lines = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal lines
-        if frame.f_code.co_filename not in _FILES:
-            return None
-        if event == "line":
-            lines += 1
-            if lines == number:
-                signal.raise_signal(signal.SIGUSR1)
-        return trace
-
-    gc.disable()  # finalizers of other tests' objects have no caller
-    sys.settrace(trace)
-    try:
-        action()
-    except failure as error:
-        assert str(error) == "the handler's"  # noqa: PT017 - not every line raises it
-        return True
-    finally:
-        sys.settrace(None)
-        gc.enable()
-    assert lines < number, "the exception was swallowed"
-    return False
+        assert number > 3 or at is at_call  # the native engine calls no Python code for some
 
 
 def test_asking_whose_exception_it_is_keeps_nothing_alive() -> None:

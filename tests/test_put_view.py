@@ -272,6 +272,42 @@ def test_after_closing_in_the_block_nothing_is_put(make: Make, name: str) -> Non
     assert other.buffer_occupancy() == 0
 
 
+OPEN = """
+import sys, time
+from shmqueue import ShmQueue
+q = ShmQueue(sys.argv[1])
+print("open", flush=True)
+time.sleep(99)
+"""
+GET_LOCK = 512  # where layout.h has it
+
+
+@pytest.mark.parametrize("is_passed", [False, True], ids=["ahead", "passed"])
+def test_closing_beside_a_stopped_process_does_not_wait_and_the_room_comes_back(
+    make: Make, name: str, native: None, is_passed: bool
+) -> None:
+    other, q = make(buffer_size=10_000), make()
+    with python(OPEN, name) as stopped, open(path_of(name), "r+b") as file:
+        assert stopped.stdout is not None
+        assert stopped.stdout.readline() == "open\n"
+        entered = q.put_view(6000)
+        entered.__enter__()
+        other.put("behind")
+        if is_passed:
+            assert other.get(timeout=PATIENCE) == "behind"
+        stopped.send_signal(signal.SIGSTOP)
+        os.pwrite(file.fileno(), struct.pack("=I", stopped.pid), GET_LOCK)
+        q.shutdown()
+        with pytest.raises(shmqueue.ShmQueueNotInitializedError):  # after a second at most, though nobody unlocks
+            entered.__exit__(None, None, None)
+        os.pwrite(file.fileno(), struct.pack("=I", 0), GET_LOCK)
+        del entered
+        if not is_passed:
+            assert other.get(timeout=PATIENCE) == "behind"
+        other.put(bytes(6000), timeout=PATIENCE)
+        assert other.get(timeout=PATIENCE) == bytes(6000)
+
+
 def test_clear_leaves_what_is_being_written(make: Make) -> None:
     q = make(buffer_size=1 << 14)
     q.put("before")

@@ -24,6 +24,7 @@ from shmqueue.exceptions import (
     ShmQueueRefusedError,
     ShmQueueValueError,
 )
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import Segment
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ class Engine(Protocol):
 
     An elastic segment grows when a put finds no room. When the machine's memory is out it is like a full one, and the
     function ``report`` that the engine was opened with is called with the errno, once, by the put that has failed for
-    this reason or waits for it, and with 0 once it could grow again. It gives memory back when it has become empty.
+    this reason or waits for it, and with 0 by the next one without room after it could grow again. So what it raises
+    is raised by a put that has put nothing. It gives memory back when it has become empty.
 
     A put that waits while others put before it claims, after 20 ms, the room that it needs: others that wait then go
     first only if there is room for both. A put that does not block, and any at its deadline, ignores claims: it fails
@@ -394,6 +396,8 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
         if segment.header.shape.engine == "native" and _native is not None:
             return _native.open_ring(segment, report)
     except OSError as error:
+        if is_of_handler(error):
+            raise
         if error.errno in _CANNOT_MAP:
             why = (
                 f"cannot map queue {segment.name!r}: {error.strerror}; its file system cannot share memory between "

@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 from shmqueue.segment.descriptor import Descriptor
@@ -256,6 +257,8 @@ class Owner:
                         try:
                             self._opened.append(sidecars.open_sidecar(self._sidecar))
                         except ShmQueueRefusedError as refusal:
+                            if is_of_handler(refusal):
+                                raise
                             if not self._borrow(hold, refusal):
                                 return False
                             break
@@ -305,8 +308,10 @@ class Owner:
         try:
             while spare.claim._is_owned():  # type: ignore[attr-defined]
                 spare.claim.release()
-        except RuntimeError:
-            pass  # a signal handler has done it between the two
+        except RuntimeError as error:
+            if is_of_handler(error):
+                raise
+            # a signal handler has done it between the two
         return True
 
     def _take_block(self) -> bool:
@@ -317,6 +322,8 @@ class Owner:
         try:
             return bool(self._shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
         except OSError as error:
+            if is_of_handler(error):
+                raise
             cause = error.__cause__ or error  # shmlock's own words speak of an exit event, which is not there
             if isinstance(cause, OSError) and cause.filename is None:
                 cause.filename = self._block
@@ -408,6 +415,8 @@ def _spare_of(segment: Segment, sidecar: str) -> _Spare | None:
         try:
             spare = _spares[sidecar] = _Spare(sidecar)
         except OSError as error:
+            if is_of_handler(error):
+                raise
             if not is_foreign:
                 return None  # the call that needs the sidecar raises
             if not isinstance(error, ShmQueueRefusedError):

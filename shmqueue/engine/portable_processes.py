@@ -49,10 +49,13 @@ def is_alive(process: Process) -> bool:
         return not has_ended and started in (0, begun)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except ProcessLookupError as error:
+        if is_of_handler(error):
+            raise
         return False
-    except OSError:
-        pass
+    except OSError as error:
+        if is_of_handler(error):
+            raise
     return True
 
 
@@ -74,7 +77,9 @@ def _stat(pid: int) -> tuple[bool, int] | None:
     try:
         has_ended = fields[0] in {b"Z", b"X"} and int(fields[_THREADS - _STATE]) <= 1
         return has_ended, int(fields[_STARTED - _STATE])
-    except (IndexError, ValueError):
+    except (IndexError, ValueError) as error:
+        if is_of_handler(error):
+            raise
         return None
 
 

@@ -90,6 +90,8 @@ class Puts(Waiting):
         claim = Claim(self._memory, len(data), count)
 
         def unmet(waited: float) -> None:
+            if self._told and self._has_grown:  # not when it grew: what a signal handler raises would hide that it put
+                self._tell(0)
             while shortage:
                 self._tell(shortage.pop())
             if block:
@@ -125,10 +127,7 @@ class Puts(Waiting):
                 claim.withdraw()
                 raise
 
-        done = self._counted(put)
-        if self._told and self._has_grown:
-            self._tell(0)
-        return done
+        return self._counted(put)
 
     def _room_for(self, length: int, count: int) -> Callable[[State], bool]:
         most_used = self._capacity - length

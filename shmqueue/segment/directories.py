@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.files import OPEN_FLAGS, fcntl, link_nameless, make_file, remove_quietly, reserve
 from shmqueue.segment.header import HEADER_SIZE
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, free_bytes
@@ -45,6 +46,8 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
     try:
         where = within or directory()
     except OSError as error:
+        if is_of_handler(error):
+            raise
         where = os.environ.get("SHMQUEUE_DIR", "")
         return DirectoryProbe(where, str(error), False, False, False, False, None)
     path = os.path.join(where, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
@@ -52,6 +55,8 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
     try:
         fd = make_file(path, lambda fd: reserve(fd, HEADER_SIZE, path), as_holder=True)
     except (ShmQueueError, OSError) as error:
+        if is_of_handler(error):
+            raise
         return DirectoryProbe(where, str(error), False, False, False, False, free)
     if fd is None:
         return DirectoryProbe(where, "a file of a random name is there already", False, False, False, False, free)
@@ -73,7 +78,9 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
 def _free(where: str) -> int | None:
     try:
         free = free_bytes(where)
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return None
     return free if free >= 0 else None
 
@@ -81,7 +88,9 @@ def _free(where: str) -> int | None:
 def _can(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
-    except (AttributeError, NotImplementedError, OSError):
+    except (AttributeError, NotImplementedError, OSError) as error:
+        if is_of_handler(error):
+            raise
         return False
     return True
 

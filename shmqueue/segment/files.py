@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.descriptor import identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
 from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode, whose
@@ -130,9 +131,13 @@ def lock_shared(fd: int, path: str) -> None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except BlockingIOError as error:
+        if is_of_handler(error):
+            raise
         raise Locked(path) from None
     except OSError as error:
+        if is_of_handler(error):
+            raise
         why = f"cannot lock a segment, by which its holders are counted: {error.strerror}; {_ANOTHER_DIRECTORY}"
         raise ShmQueueRefusedError(error.errno, why, path) from error
 
@@ -143,7 +148,9 @@ def lock_alone(fd: int) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody has it, or the file system has no locks: lock_shared() says so
+    except OSError as error:  # somebody has it, or the file system has no locks: lock_shared() says so
+        if is_of_handler(error):
+            raise
         return False
     return True
 
@@ -186,6 +193,8 @@ def _lock_record(fd: int, wanted: bool) -> bool:
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _RECORD.pack(kind, os.SEEK_SET, 0, 1, 0))
     except OSError as error:  # else the file system has none: then two unlink() at one moment are not told apart
+        if is_of_handler(error):
+            raise
         return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
 
@@ -193,7 +202,9 @@ def _lock_record(fd: int, wanted: bool) -> bool:
 def same_file(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_of_handler(error):
+            raise
         return False
 
 
@@ -208,7 +219,9 @@ def fresh_description(fd: int, path: str, identity: tuple[int, int]) -> int | No
     for way, more in ways:
         try:
             fresh = os.open(way, OPEN_FLAGS | more)
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             continue
         if identity_of(os.fstat(fresh)) == identity:
             return fresh
@@ -221,8 +234,9 @@ def cannot_open(error: OSError, path: str) -> str:
     if error.errno == errno.EACCES and hasattr(os, "geteuid"):
         try:
             user = os.lstat(path).st_uid
-        except OSError:
-            pass
+        except OSError as failure:
+            if is_of_handler(failure):
+                raise
         else:
             if user != os.geteuid():
                 return f"it {whose(user)}"
@@ -273,7 +287,9 @@ def make_file(path: str, fill: Callable[[int], None], as_holder: bool) -> int | 
                 made, fd = fd, -1
                 return made
             may_be_nameless = may_be_nameless and temporary is not None
-        except FileExistsError:
+        except FileExistsError as error:
+            if is_of_handler(error):
+                raise
             return None
         finally:
             if temporary is not None:
@@ -291,6 +307,8 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
             try:
                 fd = os.open(parent, flags | os.O_TMPFILE, 0o600)
             except OSError as error:  # a file with a name will be made, or tell what is wrong
+                if is_of_handler(error):
+                    raise
                 if error.errno in _NO_DESCRIPTORS:
                     raise
             else:
@@ -311,6 +329,8 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
         os.close(fd)
         raise
     except OSError as error:
+        if is_of_handler(error):
+            raise
         raise _no_file(error, parent) from error
 
 
@@ -328,6 +348,8 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
     except FileExistsError:
         raise
     except OSError as error:
+        if is_of_handler(error):
+            raise
         if error.errno in _FULL | _NO_DESCRIPTORS:
             raise _no_file(error, os.path.dirname(path)) from error
         if temporary is None:
@@ -335,6 +357,8 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
         try:
             _rename(temporary, path)
         except ShmQueueRefusedError as refusal:
+            if is_of_handler(refusal):
+                raise
             if refusal.errno != errno.ENOENT or not os.path.isdir(os.path.dirname(path)):
                 raise
             return False
@@ -361,6 +385,8 @@ def _rename(temporary: str, path: str) -> None:
     except FileExistsError:
         raise
     except OSError as error:
+        if is_of_handler(error):
+            raise
         raise _no_file(error, parent) from error
 
 
@@ -377,7 +403,9 @@ def _only_namer_in(parent: str) -> Iterator[None]:
             try:
                 fcntl.flock(anchor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except BlockingIOError as error:
+                if is_of_handler(error):
+                    raise
                 if patience <= 0:
                     raise
                 patience -= 1
@@ -401,8 +429,9 @@ def _no_file(error: OSError, parent: str) -> ShmQueueNoSpaceError | ShmQueueRefu
 def remove_quietly(path: str) -> None:
     try:
         os.unlink(path)
-    except OSError:
-        pass
+    except OSError as error:
+        if is_of_handler(error):
+            raise
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -434,6 +463,8 @@ def reserve(
             while start < size:
                 start += call(os.pwrite, (fd, _ZEROS[: size - start], start))
     except OSError as error:
+        if is_of_handler(error):
+            raise
         raise _cannot_have(error, size, path) from error
 
 
@@ -447,6 +478,8 @@ def _allocate(fd: int, start: int, end: int, call: Callable[[Callable[..., Any],
     try:
         call(os.posix_fallocate, (fd, start, end - start))
     except OSError as error:  # musl's; glibc writes into each block instead
+        if is_of_handler(error):
+            raise
         if error.errno not in NOT_SUPPORTED:
             raise
         return False
@@ -458,6 +491,8 @@ def lengthen(fd: int, size: int, path: str) -> None:
     try:
         os.ftruncate(fd, size)
     except OSError as error:
+        if is_of_handler(error):
+            raise
         raise _cannot_have(error, size, path) from error
 
 
@@ -473,7 +508,9 @@ def _cannot_have(error: OSError, size: int, path: str) -> ShmQueueNoSpaceError:
 def _no_space(error: OSError, where: str, needed: int) -> ShmQueueNoSpaceError:
     try:
         free = f"{free_bytes(where)} free"
-    except OSError:
+    except OSError as failure:
+        if is_of_handler(failure):
+            raise
         free = "the number of free bytes is unknown"
     why = (
         f"not enough shared memory: {needed} bytes needed, {free} "

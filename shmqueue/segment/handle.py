@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
@@ -205,6 +206,8 @@ class Segment:
         except Locked:
             raise
         except PermissionError as error:
+            if is_of_handler(error):
+                raise
             raise ShmQueueRefusedError(
                 error.errno, f"cannot take the name away: {self._why_not()}", self.path
             ) from error
@@ -270,7 +273,7 @@ class Segment:
             try:
                 return self._release()
             except BaseException as error:  # of a signal handler: a program does not close a queue twice
-                if self._is_released and isinstance(error, OSError):
+                if self._is_released and isinstance(error, OSError) and not is_of_handler(error):
                     return 0  # a finalizer that closes this queue came in between, and has done it all
                 self._release()
                 raise
@@ -383,7 +386,9 @@ class Segment:
             return 0
         try:
             return contents.items if take_name_away(alone, self.path) and contents is not None else 0
-        except PermissionError:
+        except PermissionError as error:
+            if is_of_handler(error):
+                raise
             self._tell_of_left()
             return 0
 
@@ -393,7 +398,9 @@ class Segment:
     def _names_this(self) -> bool:
         try:
             return identity_of(os.stat(self.path, follow_symlinks=False)) == self._descriptor.identity
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             return False
 
     def _fresh(self) -> int | None:
@@ -438,8 +445,10 @@ class Segment:
         if self._make_anchor is not None and number >= 0:
             try:
                 self._anchor = self._make_anchor(number)
-            except OSError:
-                pass  # out of addresses: the descriptor alone holds the lock
+            except OSError as error:
+                if is_of_handler(error):
+                    raise
+                # out of addresses: the descriptor alone holds the lock
 
     def _drop_anchor(self) -> None:
         anchor, self._anchor = self._anchor, None

@@ -11,6 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueRefusedError
+from shmqueue.interruptions import is_of_handler
 
 __all__ = [
     "BY_BUFFER_SIZE",
@@ -179,7 +180,9 @@ def refused(path: str, why: str) -> ShmQueueRefusedError:
 def pid_namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return 0
 
 
@@ -188,5 +191,7 @@ def boot_id() -> int:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return int(file.read().replace("-", ""), 16) >> 64
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if is_of_handler(error):
+            raise
         return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.header import SYSTEM_PAGESIZE
 
 __all__ = ["can_see_holders", "devices_of", "holders_of", "locks_of"]
@@ -21,7 +22,9 @@ def holders_of(path: str) -> list[int]:
     """
     try:
         locks = _shared_locks(os.stat(path, follow_symlinks=False), path)
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return []
     return sorted(pid for kind, pid, _ in locks if kind == "FLOCK")
 
@@ -34,7 +37,9 @@ def locks_of(fd: int, path: str) -> list[tuple[str, str]]:
     """
     try:
         return [(kind, start) for kind, _, start in _shared_locks(os.fstat(fd), path)]
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return []
 
 
@@ -102,8 +107,9 @@ def _device_of_mount(where: str) -> tuple[int, int] | None:
                 if fields[0] == mount:
                     major, minor = fields[2].split(":")
                     return int(major), int(minor)
-    except (AttributeError, KeyError, ValueError, OSError):
-        pass
+    except (AttributeError, KeyError, ValueError, OSError) as error:
+        if is_of_handler(error):
+            raise
     return None
 
 

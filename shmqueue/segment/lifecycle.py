@@ -12,6 +12,7 @@ import time
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.adoption import adopt
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import identity_of
@@ -143,9 +144,13 @@ class _Opening:
         in_use = ShmQueueExistsError(errno.EEXIST, f"a queue called {self._name!r} is in use", self._path)
         try:
             fd = open_to_look(self._path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if is_of_handler(error):
+                raise
             return
         except OSError as error:
+            if is_of_handler(error):
+                raise
             raise in_use from error
         try:
             if not lock_alone(fd):
@@ -227,9 +232,13 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if is_of_handler(error):
+                raise
             return None
         except OSError as error:
+            if is_of_handler(error):
+                raise
             raise refused(path, cannot_open(error, path)) from error
         is_locked = False
         try:
@@ -325,7 +334,9 @@ def read_header(path: str) -> Header:
     """
     try:
         fd = open_to_look(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_of_handler(error):
+            raise
         raise ShmQueueNotFoundError(errno.ENOENT, "there is no segment", path) from None
     try:
         found = header_at(fd)

@@ -6,6 +6,7 @@ import os
 import re
 
 from shmqueue.exceptions import ShmQueueRefusedError, ShmQueueTypeError, ShmQueueValueError
+from shmqueue.interruptions import is_of_handler
 
 __all__ = [
     "NAME_LENGTH_MAX",
@@ -46,6 +47,8 @@ def directory() -> str:
         try:
             return chosen if os.path.isabs(chosen) else os.path.abspath(chosen)
         except OSError as error:
+            if is_of_handler(error):
+                raise
             why = f"SHMQUEUE_DIR is relative and the working directory is unknown: {error.strerror}"
             raise ShmQueueRefusedError(error.errno, why, chosen) from error
     if os.path.isdir("/dev/shm"):
@@ -150,7 +153,9 @@ def name_of(entry: str) -> str | None:
 def list_entries() -> list[str]:
     try:
         return os.listdir(directory())
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return []
 
 
@@ -170,7 +175,9 @@ def has_free_inode(where: str) -> bool:
     """Whether the file system of ``where`` takes one more file, as far as it says."""
     try:
         figures = os.statvfs(where)
-    except (AttributeError, OSError):
+    except (AttributeError, OSError) as error:
+        if is_of_handler(error):
+            raise
         return True
     return figures.f_files == 0 or figures.f_favail > 0
 
@@ -181,9 +188,13 @@ def total_bytes(within: str | None = None) -> int:
         figures = os.statvfs(within or directory())
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
-    except (AttributeError, OSError):
-        pass  # making a segment there raises an error that says what is wrong with the directory
+    except (AttributeError, OSError) as error:
+        if is_of_handler(error):
+            raise
+        # making a segment there raises an error that says what is wrong with the directory
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
+    except (AttributeError, ValueError, OSError) as error:
+        if is_of_handler(error):
+            raise
         return 1 << 30

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueRefusedError
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.files import (
@@ -76,6 +77,8 @@ def open_to_look(path: str) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if is_of_handler(error):
+            raise
         raise refused(path, cannot_open(error, path)) from error
     try:
         if hasattr(os, "geteuid"):
@@ -144,7 +147,9 @@ def remove_name(path: str) -> None:
             raise ShmQueueRefusedError(f"refusing to remove {path}: it belongs to user {status.st_uid}")
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except PermissionError:
+        except PermissionError as error:
+            if is_of_handler(error):
+                raise
             os.unlink(path)  # no process can have it open as a queue
             return
         try:
@@ -171,11 +176,15 @@ def remove_unarrived() -> list[tuple[str, int]]:
     for left in transit.overdue():
         try:
             fd = os.open(left.path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             continue  # it arrived and was closed since, or another process swept it
         try:
             items = _remove_left(fd, left)
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             continue
         finally:
             os.close(fd)
@@ -239,11 +248,15 @@ def remove_left_to_others() -> None:
         _left_to_others.pop(path, None)
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             continue  # the last holder was not killed
         try:
             unlink_if_unheld(fd, path, functools.partial(_is_left, uuid))
-        except OSError:
+        except OSError as error:
+            if is_of_handler(error):
+                raise
             continue
         finally:
             os.close(fd)
@@ -292,7 +305,9 @@ def sweep_strays() -> list[str]:
             try:
                 if _sweep_one(os.path.join(directory(), entry), half_made=True):
                     removed.append(entry)
-            except OSError:
+            except OSError as error:
+                if is_of_handler(error):
+                    raise
                 continue
     return sorted(removed)
 
@@ -330,7 +345,9 @@ def _sweep(entries: list[str]) -> list[str]:
         if entry.startswith(prefix):
             try:
                 gone = _sweep_one(os.path.join(directory(), entry), half_made=entry.startswith(prefix + UNNAMED))
-            except OSError:
+            except OSError as error:
+                if is_of_handler(error):
+                    raise
                 continue  # somebody else's, or somebody else was faster
             name = name_of(entry)
             if gone and name is not None:

@@ -102,6 +102,8 @@ def _make_sidecar(path: str) -> None:
             try:
                 os.fchown(fd, user, -1)
             except OSError as error:
+                if is_of_handler(error):
+                    raise
                 raise refused(path, f"it {whose(user)}") from error
 
     fd = make_file(path, give_to_user, as_holder=False)
@@ -149,15 +151,19 @@ def remove_sidecar(path: str, patience: int = 0) -> None:
     try:
         with changing():
             _remove_sidecar(path, patience)
-    except OSError:
-        pass  # whatever it is removed for is more important, and the next sweep tries again
+    except OSError as error:
+        if is_of_handler(error):
+            raise
+        # whatever it is removed for is more important, and the next sweep tries again
 
 
 def _remove_sidecar(path: str, patience: int) -> None:
     while True:
         try:
             fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if is_of_handler(error):
+                raise
             return
         try:
             owned = _try_lock(fd, path)
@@ -204,7 +210,9 @@ def _uuids() -> set[str]:
             try:
                 with open(os.path.join(directory(), entry), "rb", buffering=0, opener=_open_quietly) as file:
                     data = file.read(FIELDS.size)
-            except OSError:
+            except OSError as error:
+                if is_of_handler(error):
+                    raise
                 continue  # nobody can attach to it either
             if data is not None and len(data) == FIELDS.size and data.startswith(MAGIC):
                 uuids.add(uuid_in(data).hex())

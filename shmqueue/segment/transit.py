@@ -24,6 +24,7 @@ import struct
 from typing import NamedTuple
 
 from shmqueue import clock
+from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.files import fcntl
 from shmqueue.segment.header import HEADER_SIZE, uuid_in
 
@@ -75,8 +76,9 @@ def depart(fd: int, uuid: bytes) -> Note | None:
                     return slot, until
         if notes:
             _write(fd, 0)
-    except OSError:
-        pass
+    except OSError as error:
+        if is_of_handler(error):
+            raise
     return None
 
 
@@ -107,8 +109,10 @@ def arrive(fd: int, uuid: bytes, note: Note | None) -> None:
                 os.pwrite(fd, _NUMBER.pack(0), _START + slot * _NUMBER.size)
         finally:
             _lock(fd, slot, False)
-    except OSError:
-        pass  # its time runs out
+    except OSError as error:
+        if is_of_handler(error):
+            raise
+        # its time runs out
 
 
 def is_awaited(fd: int) -> bool:
@@ -116,7 +120,9 @@ def is_awaited(fd: int) -> bool:
     try:
         now = _now()
         return any(_counts(note, now) for note in _notes(fd, None))
-    except OSError:
+    except OSError as error:
+        if is_of_handler(error):
+            raise
         return False
 
 
@@ -203,8 +209,12 @@ def _lock(fd: int, slot: int, wanted: bool) -> bool:
     kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK.pack(kind, os.SEEK_SET, _START + slot * _NUMBER.size, _NUMBER.size, 0))
-    except BlockingIOError:
+    except BlockingIOError as error:
+        if is_of_handler(error):
+            raise
         return False
-    except OSError:  # EACCES
+    except OSError as error:  # EACCES
+        if is_of_handler(error):
+            raise
         return False
     return True

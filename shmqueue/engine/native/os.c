@@ -241,11 +241,40 @@ struct process os_this_process(void)
     return process;
 }
 
+/* Of the program image.  Its size is in the assembly below; another version with other fields takes another name. */
+struct image {
+    _Atomic uint32_t number;  /* 0: not drawn yet */
+    _Atomic uint32_t handles; /* drawn so far */
+};
+_Static_assert(sizeof(struct image) == 8, "as much as the assembly reserves");
+
+#ifdef __GLIBC__
+/* A process may load this library from several files, such as those of the virtual environments of its interpreters.
+ * glibc gives all of them the first one's symbol of this kind, even where they are hidden from each other. */
+__asm__(".pushsection .bss\n"
+        "\t.balign 8\n"
+        "\t.globl shmqueue_image_1\n"
+        "\t.type shmqueue_image_1, \"gnu_unique_object\"\n"
+        "\t.size shmqueue_image_1, 8\n"
+        "shmqueue_image_1:\n"
+        "\t.zero 8\n"
+        "\t.popsection\n");
+extern struct image shmqueue_image_1 __attribute__((visibility("default")));
+#else
+static struct image shmqueue_image_1; /* so each takes the leases of the others for those of an earlier image */
+#endif
+
 uint32_t os_image_number(void)
 {
-    static _Atomic uint32_t number; /* 0: not drawn yet */
     uint32_t drawn = (uint32_t)((uint64_t)monotonic_ns() * UINT64_C(0x9E3779B97F4A7C15) >> 32) | 1, none = 0;
-    return atomic_compare_exchange_strong(&number, &none, drawn) ? drawn : none;
+    return atomic_compare_exchange_strong(&shmqueue_image_1.number, &none, drawn) ? drawn : none;
+}
+
+uint32_t os_new_handle(void) { return os_image_number() + atomic_fetch_add(&shmqueue_image_1.handles, 1); }
+
+bool os_is_handle_of_image(uint32_t handle)
+{
+    return handle - os_image_number() < atomic_load(&shmqueue_image_1.handles);
 }
 
 bool os_is_alive(struct process process)

@@ -148,6 +148,11 @@ struct process os_this_process(void);
 /* A number that differs after exec(), when start time and id stay the same. */
 uint32_t os_image_number(void);
 
+/* A number of 32 bits that no other call in this program image returns, and whether one of it has returned a number.
+ * With glibc, `other call` is one of any copy of this library in the process. */
+uint32_t os_new_handle(void);
+bool os_is_handle_of_image(uint32_t handle);
+
 /* False if it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
 bool os_is_alive(struct process process);
 

@@ -23,16 +23,22 @@ static PyObject *raise_shut_down(RingObject *self)
     return NULL;
 }
 
+/* Calls a function of the package.  Steals the arguments; NULL: there was no memory for them. */
+static PyObject *call_of(const char *name, const char *function, PyObject *arguments)
+{
+    PyObject *module = arguments != NULL ? PyImport_ImportModule(name) : NULL;
+    PyObject *called = module != NULL ? PyObject_GetAttrString(module, function) : NULL;
+    PyObject *result = called != NULL ? PyObject_CallObject(called, arguments) : NULL;
+    Py_XDECREF(called);
+    Py_XDECREF(module);
+    Py_XDECREF(arguments);
+    return result;
+}
+
 /* What messages.py makes of these arguments; both engines say the same. */
 static PyObject *call_messages(const char *function, PyObject *arguments)
 {
-    PyObject *messages = arguments != NULL ? PyImport_ImportModule("shmqueue.messages") : NULL;
-    PyObject *called = messages != NULL ? PyObject_GetAttrString(messages, function) : NULL;
-    PyObject *result = called != NULL ? PyObject_CallObject(called, arguments) : NULL;
-    Py_XDECREF(called);
-    Py_XDECREF(messages);
-    Py_XDECREF(arguments);
-    return result;
+    return call_of("shmqueue.messages", function, arguments);
 }
 
 static void raise_message(const char *function, PyObject *arguments)
@@ -65,17 +71,46 @@ void raise_locked(RingObject *self, bool is_put)
     raise_message("lock_timed_out", Py_BuildValue("(Oi)", self->name, (int)is_put));
 }
 
+bool is_of_handler(void)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) { /* SystemExit, KeyboardInterrupt: never that of an item's code */
+        return true;
+    }
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    if (traceback != NULL) {
+        PyException_SetTraceback(error, traceback);
+    }
+    PyObject *answer = call_of("shmqueue.interruptions", "is_of_handler", Py_BuildValue("(O)", error));
+    bool is_another = answer == NULL && !PyErr_ExceptionMatches(PyExc_MemoryError) &&
+                      !PyErr_ExceptionMatches(PyExc_RecursionError); /* a handler has raised in between */
+    bool is_it = answer == Py_True || is_another;
+    Py_XDECREF(answer);
+    if (is_another) {
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+    } else {
+        PyErr_Restore(type, error, traceback);
+    }
+    return is_it;
+}
+
 void tell_items_put(size_t put, size_t count)
 {
     PyObject *type, *error, *traceback;
     PyErr_Fetch(&type, &error, &traceback);
     PyErr_NormalizeException(&type, &error, &traceback);
     PyObject *done = call_messages("tell_items_put", Py_BuildValue("(Onn)", error, (Py_ssize_t)put, (Py_ssize_t)count));
-    if (done == NULL) {
-        PyErr_Clear(); /* the first one is what matters */
+    if (done == NULL && is_of_handler()) {
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(traceback);
+        return;
     }
     Py_XDECREF(done);
-    PyErr_Restore(type, error, traceback);
+    PyErr_Restore(type, error, traceback); /* which is what matters, whatever else there was no memory for */
 }
 
 bool count_is(const char *method, Py_ssize_t given, Py_ssize_t wanted)

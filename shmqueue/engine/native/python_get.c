@@ -234,7 +234,7 @@ static PyObject *unpacked(RingObject *self, PyObject *one, PyObject *unpack)
     } else if (item == NULL) {
         return one;
     }
-    if (item == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+    if (item == NULL && !is_of_handler()) {
         PyErr_Clear(); /* loading it again says why */
         return one;
     }

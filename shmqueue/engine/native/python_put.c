@@ -55,28 +55,19 @@ static bool payload_from(struct payload *payload, PyObject *object)
     return true;
 }
 
-/* Says that the queue cannot grow, or can again, when that has changed.  False: an exception is set. */
+/* Says that the queue cannot grow, or can again, when that has changed.  False: an exception is set, perhaps that of a
+ * signal handler; so only a call that has put nothing may do this. */
 static bool report_growth(RingObject *self)
 {
     int error = atomic_load(&self->ring.grow_error);
-    if (error == self->reported) {
+    if (error == self->reported && !self->is_unreported) {
         return true;
     }
     self->reported = error;
+    self->is_unreported = false;
     PyObject *done = PyObject_CallFunction(self->report, "i", error);
     Py_XDECREF(done);
     return done != NULL;
-}
-
-/* The item is put, whatever a report has raised. */
-static void forgive_report(RingObject *self)
-{
-    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyErr_WriteUnraisable(self->report);
-    } else if (PyErr_Occurred()) {
-        PyErr_Clear();
-        PyErr_SetInterrupt(); /* a Ctrl-C came in it: once more, when we are back */
-    }
 }
 
 /* As put_records().  *end: NULL at first; see ask_while_waiting(). */
@@ -86,12 +77,12 @@ static int wait_and_put(RingObject *self, const struct record_in *records, size_
     enum ring_status status;
     for (;;) {
         WITHOUT_GIL(self, status = ring_put(&self->ring, records, count, patience));
-        if (!report_growth(self) && status != RING_OK) {
-            return -1;
-        }
         if (status == RING_OK) {
-            forgive_report(self);
+            self->is_unreported = self->is_unreported || atomic_load(&self->ring.grow_error) != self->reported;
             return 1;
+        }
+        if (!report_growth(self)) {
+            return -1;
         }
         if (atomic_load(&self->ring.grow_error) == EBADF) {
             raise_lost(self);
@@ -142,7 +133,7 @@ int put_records(RingObject *self, const struct record_in *records, size_t count,
             return 1;
         }
         if (status == RING_FULL && !block) {
-            return 0;
+            return report_growth(self) ? 0 : -1;
         }
         if (status == RING_TOO_MANY) {
             return TOO_MANY;

@@ -71,6 +71,7 @@ typedef struct {
     PyObject *path;   /* bytes */
     PyObject *report; /* called with an errno when the queue cannot grow */
     int reported;     /* what it was called with last */
+    bool is_unreported; /* whether that has changed since: the next call that finds no room says so */
     bool closing;
     uint32_t closers;  /* calls of close() that have not ended: until then it stays mapped */
     struct left *left; /* reservations that could not be abandoned yet: python_reserve.c */
@@ -104,6 +105,10 @@ PyObject *raise_never_fits(RingObject *self, size_t length);
 
 /* Says that a call could not have the lock of its side in time. */
 void raise_locked(RingObject *self, bool is_put);
+
+/* Whether the exception that is set is that of a signal handler, which reaches the caller as it is: interruptions.py.
+ * True: or one that came in between, and is set instead. */
+bool is_of_handler(void);
 
 /* Adds to the exception that is set how many of several items were put before it. */
 void tell_items_put(size_t put, size_t count);

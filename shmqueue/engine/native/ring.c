@@ -42,19 +42,17 @@ int ring_file(struct ring *ring)
     return again;
 }
 
-static _Atomic uint32_t handles; /* how many this image has had */
-
 #define HANDLE_FOR_0 (UINT32_MAX / 2) /* 0 stands for all handles of a process */
 
 uint32_t ring_new_handle(void)
 {
-    uint32_t number = os_image_number() + atomic_fetch_add(&handles, 1);
+    uint32_t number = os_new_handle();
     return number != 0 ? number : HANDLE_FOR_0;
 }
 
 bool ring_is_of_this_image(uint32_t handle)
 {
-    return handle - os_image_number() < atomic_load(&handles) || handle == HANDLE_FOR_0;
+    return os_is_handle_of_image(handle) || handle == HANDLE_FOR_0;
 }
 
 void ring_interrupt_all(struct ring *ring)

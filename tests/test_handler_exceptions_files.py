@@ -1,0 +1,184 @@
+"""What a signal handler raises while queues are opened, closed, looked at and removed reaches the caller as it is."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from handler_support import at_call, raised_by_a_handler
+
+import shmqueue
+import shmqueue.compat
+from shmqueue import ShmQueue, closing, inspection
+from shmqueue.handle import Handle
+from shmqueue.segment import probe_directory, removal, transit
+
+_FILES = {
+    file
+    for package in (shmqueue, shmqueue.compat)
+    for file in glob.glob(os.path.join(os.path.dirname(str(package.__file__)), "**", "*.py"), recursive=True)
+    if os.path.basename(os.path.dirname(file)) not in ("broker", "cli", "bench")
+}
+
+
+class Anything(
+    FileNotFoundError,
+    FileExistsError,
+    BlockingIOError,
+    PermissionError,
+    ProcessLookupError,
+    ChildProcessError,
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+):
+    """An exception that nearly every ``except`` clause catches."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Stage:
+    """Queues for one attempt at something, which are closed after it."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._count = 0
+        self.opened: list[Any] = []
+
+    def new_name(self) -> str:
+        self._count += 1
+        return f"test-{self._count}"
+
+    def open(self, name: str | None = None, **options: Any) -> ShmQueue:
+        queue = ShmQueue(name or self.new_name(), **options)
+        self.opened.append(queue)
+        return queue
+
+    def clear(self) -> None:
+        while self.opened:
+            self.opened.pop().shutdown()
+        for file in os.listdir(self._directory):  # of a call that was interrupted
+            os.unlink(os.path.join(self._directory, file))
+
+
+def _one(stage: Stage) -> str:
+    name = stage.new_name()
+    stage.open(name, buffer_size=10_000)
+    return name
+
+
+def _orphan(stage: Stage) -> str:
+    name = stage.new_name()
+    with ShmQueue(name, keep=True) as q:
+        q.put(1)
+    return name
+
+
+def _in_transit(stage: Stage) -> str:
+    name = stage.new_name()
+    with ShmQueue(name) as q:
+        q._handle.travel()
+    for left in list(transit._left):
+        transit._left[left] = 0.0
+    return name
+
+
+def _create_one_in_use(stage: Stage, name: str) -> None:
+    with pytest.raises(shmqueue.ShmQueueExistsError):
+        stage.open(name, create=True)
+
+
+def _open_none(stage: Stage, name: str) -> None:
+    with pytest.raises(shmqueue.ShmQueueNotFoundError):
+        stage.open(create=False)
+
+
+def _travel(stage: Stage, name: str) -> None:
+    handle = Handle.arrive(stage.opened[0]._handle.travel())
+    if handle.missing is not None:
+        raise handle.missing
+    handle.close()
+
+
+def _grow(stage: Stage, name: str) -> None:
+    with stage.open(buffer_size=8192, max_bytes=1 << 20) as q:
+        q.put(bytes(50_000))
+        q.get()
+
+
+def _select(stage: Stage, name: str) -> None:
+    q = stage.opened[0]
+    q.fileno()
+    q.put(1)
+    q.get()
+    q.put(1)
+    q.get()
+
+
+def _sweep(stage: Stage, name: str) -> None:
+    removal.sweep_orphans()
+    removal.sweep_strays()
+    removal.list_strays()
+
+
+def _look_at_all(stage: Stage, name: str) -> None:
+    q = stage.opened[0]
+    q.statistics()
+    dir(q)
+    repr(q)
+
+
+Prepare = Callable[[Stage], str]
+Act = Callable[[Stage, str], object]
+
+ACTIONS: dict[str, tuple[Prepare, Act]] = {
+    "create": (Stage.new_name, lambda stage, name: stage.open(name)),
+    "create what is in use": (_one, _create_one_in_use),
+    "open none": (Stage.new_name, _open_none),
+    "attach": (_one, lambda stage, name: stage.open(name)),
+    "adopt": (_orphan, lambda stage, name: stage.open(name)),
+    "close": (_one, lambda stage, name: stage.opened[0].shutdown()),
+    "unlink": (_one, lambda stage, name: stage.opened[0].unlink()),
+    "pickle": (_one, _travel),
+    "remove what never arrived": (_in_transit, lambda stage, name: closing.remove_unarrived_queues()),
+    "look at one": (_orphan, lambda stage, name: inspection.look_at(name)),
+    "list": (_orphan, lambda stage, name: inspection.list_queues(all_users=True)),
+    "remove one": (_orphan, lambda stage, name: inspection.remove_queue(name)),
+    "remove orphans": (_one, lambda stage, name: inspection.remove_orphans()),
+    "sweep": (_one, _sweep),
+    "probe": (Stage.new_name, lambda stage, name: probe_directory()),
+    "grow": (Stage.new_name, _grow),
+    "select": (_one, _select),
+    "look at all attributes": (_one, _look_at_all),
+}
+
+
+@pytest.fixture
+def stage(segment_directory: str) -> Iterator[Stage]:
+    stage = Stage(segment_directory)
+    yield stage
+    stage.clear()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that were being opened
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("action", ACTIONS)
+def test_at_any_call(stage: Stage, action: str) -> None:
+    prepare, act = ACTIONS[action]
+    with raised_by_a_handler(Anything):
+        act(stage, prepare(stage))  # what is done once only, such as an import, is done
+        for call in range(1, 5000):
+            stage.clear()
+            name = prepare(stage)
+            if not at_call(call, lambda name=name: act(stage, name), Anything, _FILES):  # type: ignore[misc]
+                break
+        else:
+            pytest.fail("the action never came to its end")
+    assert call > 3
