@@ -102,25 +102,20 @@ static inline bool rely_on_each_other(unsigned steps)
     return true;
 }
 
-/* How many instructions a waker does until what it gives is there: the least of several tries, for where the clock is
- * read a tick makes it read again. */
+/* How many instructions a waker does until what it gives is there. */
 static inline unsigned steps_to_commit(enum scene which)
 {
     int status;
-    unsigned least = UINT_MAX;
-    for (unsigned i = 0; i < TRIES; i++) {
-        unsigned steps = 0;
-        begin(which);
-        pid_t waker = start_waker();
-        uint32_t before = read_before();
-        while (!is_given(before) && resume_traced(waker, true, &status)) {
-            steps++;
-        }
-        kill_child(waker);
-        unmake_bed();
-        least = steps < least ? steps : least;
+    unsigned steps = 0;
+    begin(which);
+    pid_t waker = start_waker();
+    uint32_t before = read_before();
+    while (!is_given(before) && resume_traced(waker, true, &status)) {
+        steps++;
     }
-    return least;
+    kill_child(waker);
+    unmake_bed();
+    return steps;
 }
 
 /* Once, if it tells something.  False: there was nobody in whose middle it could have been. */
