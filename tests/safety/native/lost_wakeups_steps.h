@@ -75,14 +75,16 @@ static inline bool wake_in_between(unsigned steps)
 }
 
 /* The first putter may have looked at the flag already when two fall asleep.  The second one takes the flag down
- * between the first one's commit and its second look. */
+ * between the first one's commit and its second look.  False: the first one had come to its commit. */
 static inline bool rely_on_each_other(unsigned steps)
 {
     int status;
     uint32_t before = read_before();
     pid_t first = start_waker_in_the_middle(steps);
     if (first == 0 || is_given(before)) {
-        fault("a waker came to its commit after %u instructions, and not always", steps);
+        if (first != 0) {
+            kill_child(first);
+        }
         return false;
     }
     struct sleeper *sleepers[] = {start_asleep(0), start_asleep(1)};
@@ -145,13 +147,19 @@ static inline void play_at_instructions(enum scene which, bool (*how)(unsigned s
     }
 }
 
-/* Those shortly before the commit. */
+/* Those shortly before the commit.  Where a virtual machine loses the stop behind an instruction, a waker is one step
+ * further than it should be: another try. */
 static inline void play_before_commit(enum scene which, bool (*how)(unsigned steps), unsigned stride)
 {
-    unsigned last = steps_to_commit(which);
-    for (unsigned steps = last < NEAR ? 0 : last - NEAR + random_below(stride); steps < last && faults < FAULTS_MAX;
-         steps += stride) {
-        (void)play_after(steps, which, how);
+    unsigned last = steps_to_commit(which), early = 0;
+    unsigned steps = last < NEAR ? 0 : last - NEAR + random_below(stride);
+    while (steps < last && faults < FAULTS_MAX) {
+        if (play_after(steps, which, how)) {
+            steps += stride;
+            early = 0;
+        } else if (++early == TRIES) {
+            fault("a waker comes to its commit after %u instructions, and not after %u", steps, last);
+        }
     }
 }
 
