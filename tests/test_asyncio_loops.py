@@ -177,7 +177,7 @@ def test_a_pause_lets_nobody_overtake(q: Queue[int]) -> None:
 
 def test_two_hundred_queues_wait_in_one_thread(name: str, engine: str) -> None:
     async def main() -> None:
-        queues = [Queue[int](name=f"{name}-{number}") for number in range(200)]
+        queues = [Queue[int](name=f"{name}-{number}", max_bytes=1 << 20) for number in range(200)]
         try:
             threads = len(os.listdir("/proc/self/task"))
             getters = [asyncio.create_task(q.get()) for q in queues]

@@ -42,7 +42,10 @@ def run(function):
         except BaseException as error:
             failed.append(error)
             raise
-    threading.stack_size(256 << 10)
+    stack = 256 << 10
+    if sys.maxsize < 1 << 32:
+        stack *= 2  # the hash of a key of nested tuples takes 350 bytes of the interpreter's stack for each of them
+    threading.stack_size(stack)
     thread = threading.Thread(target=guarded)
     thread.start()
     thread.join()

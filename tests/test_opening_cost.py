@@ -48,7 +48,7 @@ class TestOpening:
         opened = make(name) if create is False else None
         few = usual_calls(open_one)
         for number in range(100):
-            make(f"other-{number}")
+            make(f"other-{number}", max_bytes=1 << 20)
         assert usual_calls(open_one) == few
         assert opened is None or opened.empty()
 
@@ -60,7 +60,7 @@ class TestOpening:
         monkeypatch.setattr("shmqueue.segment.removal._not_before", 0.0)
         usual = usual_calls(lambda: ShmQueue(name).close())
         for number in range(50):
-            make(f"other-{number}")
+            make(f"other-{number}", max_bytes=1 << 20)
         assert usual_calls(lambda: ShmQueue(name).close()) <= usual + 100
 
     def test_sweeps_in_passing_remove_what_killed_programs_left(

@@ -84,9 +84,13 @@ def _stat(pid: int) -> tuple[bool, int] | None:
 
 
 def _fields(pid: int) -> list[bytes]:
-    """The fields from number 3 on; none where there is no /proc."""
+    """The fields from number 3 on; none where there is no /proc.
+
+    Those used here are the same in ``/proc/<pid>/stat``. But under qemu-user a process that reads that one of its own
+    is shown another start time than the one that other processes see.
+    """
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        with open(f"/proc/{pid}/task/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(4096)
     except OSError as error:
         if is_of_handler(error):

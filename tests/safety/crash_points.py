@@ -26,8 +26,8 @@ NATIVE = "shmqueue/engine/native/"
 def why_not() -> str | None:
     if shutil.which("gcc") is None:
         return "gcc is needed"
-    if platform.machine() != "x86_64":
-        return f"the breakpoints are those of x86-64, and this is {platform.machine()}"
+    if platform.machine() not in {"x86_64", "i386", "i486", "i586", "i686"}:
+        return f"the breakpoints are those of x86, and this is {platform.machine()}"
     return None
 
 

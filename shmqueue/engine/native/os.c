@@ -32,14 +32,15 @@ int os_init(void)
     if (memory == MAP_FAILED) {
         return errno;
     }
-    /* MADV_WIPEONFORK (Linux 4.14) also covers a raw clone(), after which no handler is called. */
-    bool is_wiped = madvise(memory, page, MADV_WIPEONFORK) == 0;
+    /* MADV_WIPEONFORK (Linux 4.14) also covers a raw clone(), after which no handler is called.  qemu-user says that it
+     * has done it, and does nothing: what this returns tells nothing, and the handler is there in any case. */
+    (void)madvise(memory, page, MADV_WIPEONFORK);
     _Atomic uint32_t *none = NULL; /* no lock guards this: a fork might copy it held */
     if (!atomic_compare_exchange_strong(&os_epoch_word, &none, memory)) {
         munmap(memory, page);
         return 0;
     }
-    return is_wiped ? 0 : pthread_atfork(NULL, NULL, forget_epoch);
+    return pthread_atfork(NULL, NULL, forget_epoch);
 }
 
 uint32_t os_epoch(void)
@@ -186,11 +187,14 @@ static bool is_over(char state) { return state == 'Z' || state == 'X'; }
 static bool has_ended(const struct stat_fields *fields) { return is_over(fields->state) && fields->threads <= 1; }
 
 /* Of a process, or of one thread.  The name, in parentheses, may hold anything, so the fields are counted from its
- * end. */
+ * end.
+ *
+ * The fields used here are the same in /proc/<pid>/stat.  But under qemu-user a process that reads that one of its own
+ * is shown another start time than the one that other processes see. */
 static enum found read_stat(uint32_t pid, struct stat_fields *fields)
 {
-    char path[40], text[1024];
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
+    char path[48], text[1024];
+    snprintf(path, sizeof path, "/proc/%u/task/%u/stat", pid, pid);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) {
         return UNKNOWN;

@@ -100,7 +100,7 @@ static void follow_to_the_end(struct scene *scene, struct trail *trail, struct v
     end_trail(trail);
 }
 
-/* A step is another one when reading the clock took an instruction more, or a live process was slower. */
+/* A step is another one when a live process was slower. */
 static void count_point(struct trail *trail, const struct victim *victim, unsigned steps)
 {
     if (victim->finished || next_instruction(victim) != trail->instructions[steps]) {

@@ -129,7 +129,7 @@ static inline void end_trail(struct trail *trail)
 }
 
 /* From step `at` on, by breakpoints as far as that goes: fast, and safe from what takes a step more or less the next
- * time, as reading the clock may.  Returns how far it came. */
+ * time, as waiting for another process may.  Returns how far it came. */
 static inline unsigned go_to(const struct trail *trail, struct victim *victim, unsigned at, unsigned steps)
 {
     unsigned anchor = trail->anchors[steps];

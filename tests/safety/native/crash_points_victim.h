@@ -3,6 +3,7 @@
 #define SHMQUEUE_TESTS_CRASH_POINTS_VICTIM_H
 
 #include "crash_points_states.h"
+#include "one_step_clock.h"
 
 #include <pthread.h>
 #include <sys/prctl.h>

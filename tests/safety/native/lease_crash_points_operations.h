@@ -4,6 +4,7 @@
 #define SHMQUEUE_TESTS_LEASE_CRASH_POINTS_OPERATIONS_H
 
 #include "lease_crash_points_states.h"
+#include "one_step_clock.h"
 
 #include <signal.h>
 #include <sys/prctl.h>

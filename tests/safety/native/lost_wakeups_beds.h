@@ -27,7 +27,7 @@ struct sleeper {
     _Atomic uint32_t result; /* the item it put or took */
     _Atomic int64_t done;    /* when its call was through; 0: not yet */
     _Atomic int64_t queued;  /* for so long it was ready and no processor was free, from when it was due */
-    _Atomic uint32_t slept_out;
+    _Atomic int64_t slept_out; /* when it had slept out a slice though it was due, see note_sleep(); 0: it has not */
 };
 
 /* Shared by all processes of a scene.
@@ -157,12 +157,13 @@ static inline void is_due(void)
 /* ---- in a sleeper ---- */
 
 /* Slept a whole slice though it had been due before that was half over: the one that made it due had returned, wake-up
- * and all, while this call was sleeping.  Nobody's slowness can look like that. */
+ * and all, while this call was sleeping.  Only the slowness of one that passes the wake-up on can look like that. */
 static inline void note_sleep(struct sleeper *sleeper, int64_t called)
 {
     int64_t due = atomic_load(&board->due);
-    if (due > called && due < called + WAIT_SLICE_NS && monotonic_ns() >= called + WAIT_SLICE_NS) {
-        atomic_store(&sleeper->slept_out, 1);
+    int64_t now = monotonic_ns();
+    if (due > called && due < called + WAIT_SLICE_NS && now >= called + WAIT_SLICE_NS) {
+        atomic_store(&sleeper->slept_out, now);
     }
 }
 

@@ -120,8 +120,7 @@ static inline bool kill_nobody(void)
     while (atomic_load(&board->due) == 0) {
         usleep(50);
     }
-    await_done(first, false);
-    await_done(second, false);
+    await_both(first, second);
     return true;
 }
 

@@ -3,6 +3,7 @@
 #define SHMQUEUE_TESTS_LOST_WAKEUPS_TRACE_H
 
 #include "lost_wakeups_beds.h"
+#include "one_step_clock.h"
 
 #include <sys/ptrace.h>
 

@@ -161,12 +161,31 @@ static inline void await_done(struct sleeper *sleeper, bool may_sleep_out)
         return;
     }
     note_result(sleeper);
-    if (atomic_load(&sleeper->slept_out) && !may_sleep_out) {
+    if (atomic_load(&sleeper->slept_out) != 0 && !may_sleep_out) {
         fault("one slept out its slice while what it waited for was there");
     }
     int64_t stall = done - due - atomic_load(&sleeper->queued); /* the machine's part is not ours */
     result->stall = stall > result->stall ? stall : result->stall;
     result->notable += stall > NOTABLE_NS;
+}
+
+/* Whether it was woken, but had no processor until the other one's slice was over. */
+static inline bool was_slow(const struct sleeper *sleeper, const struct sleeper *other)
+{
+    return atomic_load(&sleeper->slept_out) == 0 && atomic_load(&sleeper->done) > atomic_load(&other->slept_out);
+}
+
+/* The same for two, of which the first to wake passes the wake-up on. */
+static inline void await_both(struct sleeper *first, struct sleeper *second)
+{
+    int64_t due = atomic_load(&board->due);
+    while ((atomic_load(&first->done) == 0 || atomic_load(&second->done) == 0) &&
+           monotonic_ns() < due + WEDGED_NS + lateness()) {
+        usleep(200);
+    }
+    bool first_may = was_slow(second, first), second_may = was_slow(first, second);
+    await_done(first, first_may);
+    await_done(second, second_may);
 }
 
 /* What is in the queue is what was put and not taken; and the queue goes on. */
