@@ -25,7 +25,7 @@ from shmqueue.segment import descriptor, sidecar
 Make = Callable[..., ShmQueue]
 
 _FILES = {
-    module.__file__
+    str(module.__file__)
     for module in (channel, descriptor, items, pickling, plain, portable_processes, serialization, sidecar)
 }
 

@@ -158,6 +158,8 @@ ACTIONS: dict[str, tuple[Prepare, Act]] = {
     "look at all attributes": (_one, _look_at_all),
 }
 
+SLOW = {"look at all attributes"}  # has the most calls, each of which costs one attempt
+
 
 @pytest.fixture
 def stage(segment_directory: str) -> Iterator[Stage]:
@@ -169,7 +171,9 @@ def stage(segment_directory: str) -> Iterator[Stage]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of files that were being opened
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    "action", [pytest.param(action, marks=pytest.mark.thorough if action in SLOW else ()) for action in ACTIONS]
+)
 def test_at_any_call(stage: Stage, action: str) -> None:
     prepare, act = ACTIONS[action]
     with raised_by_a_handler(Anything):
