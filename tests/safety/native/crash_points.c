@@ -16,7 +16,7 @@
 #include "crash_points_verdict.h"
 
 #define PARTS 4u     /* processes that share the scenes, for some deaths leave the others asleep for a slice */
-#define WATCH_SECONDS 20 /* for one death and its check; an endless loop ends here */
+#define WATCH_SECONDS 10 /* without another step: an endless loop ends here */
 
 struct plan {
     struct scene scene;
@@ -49,7 +49,7 @@ static void print_figures(void)
 }
 
 static const struct scene *on_stage;
-static volatile unsigned at_step;
+static volatile unsigned at_step, watched_step;
 
 static void fault(enum death death, const char *why)
 {
@@ -60,9 +60,15 @@ static void fault(enum death death, const char *why)
 
 static bool is_enough(void) { return atomic_load(&shared->faults) >= FAULTS_MAX; }
 
+/* A victim that is slow, because others have the processors, still makes its steps. */
 static void watch_ends(int signal)
 {
     (void)signal;
+    if (at_step != watched_step) {
+        watched_step = at_step;
+        alarm(WATCH_SECONDS);
+        return;
+    }
     fault(BY_SIGKILL, "an endless loop, or a sleep without an end");
     _exit(1);
 }
@@ -119,6 +125,7 @@ static void die_at(struct plan *plan, unsigned steps, enum death death, bool at_
     struct scene *scene = &plan->scene;
     struct helper helper = {.role = role_in(scene), .report = report};
     struct victim victim;
+    watched_step = UINT_MAX;
     alarm(WATCH_SECONDS);
     restore(scene);
     if (helper.role != NOBODY && scene->state != CONTENDED) {
