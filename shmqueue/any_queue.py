@@ -10,9 +10,7 @@ from shmqueue.channel import Channel
 from shmqueue.exceptions import ShmQueueShutDown
 from shmqueue.fast_paths import QueueBase
 from shmqueue.generics import Self
-
-if TYPE_CHECKING:
-    from shmqueue.statistics import Statistics
+from shmqueue.statistics import Statistics, statistics_of
 
 __all__ = ["AnyQueue", "Iterated"]
 
@@ -76,8 +74,6 @@ class AnyQueue(QueueBase):
         Raises:
             ShmQueueNotInitializedError: the queue is closed.
         """
-        from shmqueue.statistics import statistics_of  # here, for dataclasses cost a tenth of each start
-
         return statistics_of(self._channel.handle)
 
     def _uuid(self) -> bytes:

@@ -7,11 +7,10 @@ what was sent before is readable before. So the selector inside ``wait`` checks 
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import selectors
+from multiprocessing import connection
+from typing import Any
 
 __all__ = ["look_in_wait"]
 
@@ -22,8 +21,6 @@ def look_in_wait(look: Callable[[Iterable[int]], bool]) -> None:
     ``look`` returns whether any of the descriptors is a queue's. Without the selector that ``wait`` is known to use
     (there is none on Windows) nothing happens.
     """
-    from multiprocessing import connection  # here, for few queues are watched, and it costs a tenth of each start
-
     selector_class: Any = getattr(connection, "_WaitSelector", None)
     if selector_class is None or hasattr(selector_class, "looks_at_queues"):
         return

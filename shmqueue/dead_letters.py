@@ -8,6 +8,7 @@ This module knows loans and records. Of the other queue it knows that it has ``p
 
 from __future__ import annotations
 
+import inspect
 import queue
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,8 +68,6 @@ class Limit:
             return  # as it is: loading it may be what fails
         item, put = load(loan.method, loan.payload()), self._dead_letter.put
         returned = put(item) if block and timeout is None else put(item, block, timeout)
-        import inspect  # here, for it costs a tenth of each start
-
         if inspect.isawaitable(returned):
             getattr(returned, "close", lambda: None)()
             raise ShmQueueTypeError(
@@ -100,8 +99,6 @@ def limit_for(
     most = require_int("max_attempts", max_attempts, least=1)
     if not callable(getattr(dead_letter, "put", None)):
         raise ShmQueueTypeError(f"dead_letter must be a queue, with put(), not {type(dead_letter).__name__}")
-    import inspect  # here, as above
-
     if inspect.iscoroutinefunction(dead_letter.put):
         raise ShmQueueTypeError(
             f"dead_letter must be a queue whose put() returns when it is done: {type(dead_letter).__name__} "

@@ -21,8 +21,9 @@ from shmqueue.handle import Handle, Travel, open_handle
 from shmqueue.queue_items import QueueItems
 from shmqueue.queue_state import QueueState, ShmRefDataSnapshot
 from shmqueue.serialization import CustomDeserialize, CustomSerialize, Serializer
+from shmqueue.statistics import Statistics
 
-__all__ = ["ShmQueue", "ShmRefDataSnapshot"]
+__all__ = ["ShmQueue", "ShmRefDataSnapshot", "Statistics"]
 
 
 @own_fast_paths

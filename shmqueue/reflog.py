@@ -8,7 +8,9 @@ written never stops a queue.
 from __future__ import annotations
 
 import enum
+import json
 import os
+import tempfile
 import time
 from typing import Any
 
@@ -31,16 +33,12 @@ def path_for(queue_name: str, asked: bool | str) -> str | None:
         return asked
     if not asked:
         return None
-    import tempfile
-
     safe = "".join(char if char.isalnum() or char in "._-" else f"%{ord(char):02X}" for char in str(queue_name))
     return os.path.join(tempfile.gettempdir(), f"shmqueue-refs-{safe}.jsonl")
 
 
 def append(path: str, action: DebugRefLogAction, queue_name: str, refs_after: int) -> None:
     """Add a line with the time (seconds since the epoch), this process, the action, and the handles left after it."""
-    import json  # here, as in the other functions: few programs keep this log
-
     line = {"time": time.time(), "pid": os.getpid(), "action": action.value, "name": queue_name, "refs": refs_after}
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -56,8 +54,6 @@ def append(path: str, action: DebugRefLogAction, queue_name: str, refs_after: in
 
 def read(path: str) -> list[dict[str, Any]]:
     """The log's entries in the order in which they were written; lines that are none are left out."""
-    import json
-
     entries = []
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:

@@ -101,7 +101,29 @@ from shmqueue import ShmQueue
 with ShmQueue(sys.argv[1]) as q:
     q.put({"n": 1})
     assert q.get() == {"n": 1}
-heavy = "asyncio dataclasses inspect multiprocessing.connection shmlock tempfile urllib.parse uuid".split()
+heavy = "asyncio shmlock urllib.parse uuid".split()
 print(sorted(set(heavy) & (set(sys.modules) - before)))
+"""
+    assert run_python(code, name) == "[]\n"
+
+
+@pytest.mark.usefixtures("engine")
+def test_what_a_program_calls_later_imports_nothing(name: str) -> None:
+    """An import that another thread was in the middle of never ends in a forked child; at the end there is none."""
+    code = """
+import pickle, sys, warnings
+from shmqueue import ShmQueue
+with ShmQueue(sys.argv[1], debug_ref_to_file_log=True) as q, ShmQueue(sys.argv[1] + "-dead") as dead:
+    before = set(sys.modules)
+    q.statistics(), q.fileno(), repr(q), dir(q)
+    q.put({1, 2})
+    for attempt in range(2):
+        q.lease(max_attempts=1, dead_letter=dead, timeout=1).requeue() if attempt == 0 else None
+    try:
+        q.lease(False, max_attempts=1, dead_letter=dead)
+    except Exception:
+        assert dead.get() == {1, 2}
+    q.put_many([1, 2.5, "3"]), q.get_many(3), q.shutdown_all()
+print(sorted(set(sys.modules) - before))
 """
     assert run_python(code, name) == "[]\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 
 from shmqueue.exceptions import ShmQueueRefusedError, ShmQueueTypeError, ShmQueueValueError
 from shmqueue.interruptions import is_of_handler
@@ -51,11 +52,7 @@ def directory() -> str:
                 raise
             why = f"SHMQUEUE_DIR is relative and the working directory is unknown: {error.strerror}"
             raise ShmQueueRefusedError(error.errno, why, chosen) from error
-    if os.path.isdir("/dev/shm"):
-        return "/dev/shm"
-    import tempfile  # here, for it costs a tenth of each start
-
-    return tempfile.gettempdir()
+    return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
 
 
 def file_prefix(user: int | None = None) -> str:
