@@ -564,6 +564,56 @@ def test_what_other_programs_put_into_the_list_at_redis_does_not_stay_in_the_way
         assert lease.item == "item"
 
 
+def test_what_a_killed_holder_had_comes_again_from_a_queue_that_is_never_empty(servers: _Servers, name: str) -> None:
+    url = servers.of("redis").url(name)
+    with shmqueue.connect(url) as q:
+        q.put("held")
+        with python(HOLDER, url) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held 1\n"
+            holder.send_signal(signal.SIGKILL)
+        q.put_many(["other"] * 10)
+
+        def next_item() -> object:
+            q.put("other")
+            return q.get(timeout=PATIENCE)
+
+        wait_until(lambda: next_item() == "held", "the item comes again")
+
+
+def test_the_visibility_timeout_of_a_queue_is_its_own(servers: _Servers, name: str) -> None:
+    quick = servers.of("redis").url(name)
+    slow = servers.of("redis").url(f"{name}-slow").replace("visibility_timeout=2", "visibility_timeout=10000")
+    with shmqueue.connect(slow) as q, shmqueue.connect(quick) as other:
+        q.put("held")
+        held = q.lease(timeout=PATIENCE)
+        other.put("expires")
+        expiring = other.lease(timeout=PATIENCE)
+        again = other.lease(timeout=PATIENCE)  # so the timeouts of all that it looks at were looked at
+        assert (again.item, again.attempt) == ("expires", 2)
+        assert q.empty()
+        assert held.ack()
+        del expiring
+
+
+def test_a_lease_begins_when_the_server_hands_it_out_and_not_when_it_was_asked_for(
+    servers: _Servers, name: str
+) -> None:
+    server = servers.of("redis")
+    with shmqueue.connect(server.url(name)) as q, redis.Redis(port=server.port) as client:
+        q.put("item")
+        leases: list[Any] = []
+        thread = threading.Thread(target=lambda: leases.append(q.lease(timeout=PATIENCE)))
+        with server.stopped():
+            thread.start()
+            time.sleep(0.5)  # it asks meanwhile; if it does not, this shows nothing, and fails not
+            continued = time.time()
+        thread.join()
+        ((_, taken),) = client.zrange(f"unacked_index-{name}", 0, -1, withscores=True)
+        assert taken >= continued
+        assert leases[0].item == "item"
+
+
 RESTORER = """
 import os, signal, sys, shmqueue
 from kombu.transport.redis import QoS

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, wait_until
+from support import PATIENCE, python, wait_until
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
@@ -120,6 +120,63 @@ def test_a_call_with_a_timeout_goes_on_when_earlier_ones_have_their_answer(
         assert refused.wait(PATIENCE)
     thread.join()
     assert got == ["item"]
+
+
+LEAVER = """
+import sys, shmqueue
+q = shmqueue.connect(sys.argv[1])
+q.put("item")
+if sys.argv[2] != "idle":
+    lease = q.lease(timeout=30)
+print("ready", flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "dropped":
+    del lease
+"""
+
+
+@pytest.mark.parametrize("having", ["idle", "held", "dropped"])
+def test_a_program_ends_while_the_broker_is_silent(having: str, server: broker_servers.Server, name: str) -> None:
+    with python(LEAVER, server.url(name), having) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        with server.stopped():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.wait(PATIENCE) == 0
+    with shmqueue.connect(server.url(name)) as q:
+        assert q.get(timeout=PATIENCE) == "item"
+
+
+def test_an_acknowledgement_that_the_broker_may_not_have_is_not_called_one(
+    server: broker_servers.Server, opened: Open
+) -> None:
+    q = opened()
+    q.put("item")
+    lease = q.lease(timeout=PATIENCE)
+    with server.stopped():
+        assert not lease.ack()
+
+
+def test_what_waits_for_a_connection_ends_when_the_queue_is_closed() -> None:
+    refused: list[type[BaseException]] = []
+
+    def ask() -> None:
+        try:
+            q.get(timeout=10 * PATIENCE)
+        except shmqueue.ShmQueueNotInitializedError as error:
+            refused.append(type(error))
+
+    with broker_servers.silence() as port:
+        q = shmqueue.connect(f"redis://127.0.0.1:{port}/0?queue=jobs")
+        assert isinstance(q, BrokerQueue)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        wait_until(lambda: asking() > 0, "the thread waits for a connection")
+        q.close()
+        thread.join()
+    assert len(refused) == 1
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such options for a connection")

@@ -155,15 +155,17 @@ def attempt(make: Callable[[], object], seconds: float) -> None:
 
 
 def start(make: Callable[[], object]) -> None:
-    """Have a thread of its own make a call, without waiting; this thread, if the interpreter ends. For destructors."""
+    """Have a thread of its own make a call, without waiting. For destructors.
+
+    If the interpreter ends the call is not made: it might wait for ever, and nothing would end that. It is for what
+    ends with the process in any case.
+    """
     if not sys.is_finalizing():
         try:
             _thread.start_new_thread(_start, (make,))
-            return
         except RuntimeError as error:
             if is_of_handler(error):
                 raise
-    make()
 
 
 def _no_call() -> None:

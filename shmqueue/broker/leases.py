@@ -53,6 +53,8 @@ class BrokerLease(Lease[Any]):
     def ack(self) -> bool:
         """Acknowledge. False: the lease was over, the connection was lost, or the broker did not answer for 5 seconds.
 
+        True: the broker has it.
+
         Then the item may come again: it does not if only the broker's answer was lost. If the call is interrupted,
         this holds as well.
         """
@@ -69,7 +71,7 @@ class BrokerLease(Lease[Any]):
     def _acknowledge(self) -> bool:
         """``ack`` by this thread, and without a limit: what has interrupted it has interrupted the acknowledgement."""
         try:
-            return self._link.use(self._ending(self._message.ack))
+            return self._link.use(self._ending(self._message.ack, False))
         except self._links.errors as error:  # that of a lease that was dropped
             if is_of_handler(error):
                 raise
@@ -78,7 +80,7 @@ class BrokerLease(Lease[Any]):
     def _end(self, how: Callable[[], object]) -> bool:
         if not self.is_held:
             return False
-        link, end = self._link, self._ending(how)
+        link, end = self._link, self._ending(how, True)
         is_own = self._links.is_current(link)
         asker = link.asker if is_own else Asker()
         try:
@@ -94,12 +96,14 @@ class BrokerLease(Lease[Any]):
             if not is_own:
                 asker.close()
 
-    def _ending(self, how: Callable[[], object]) -> Callable[[Link], bool]:
+    def _ending(self, how: Callable[[], object], is_confirmed: bool) -> Callable[[Link], bool]:
         def end(link: Link) -> bool:
             if not self.is_held:
                 return False
             try:
                 how()
+                if is_confirmed:
+                    link.confirm()
             except BaseException as error:  # nobody knows how far the conversation was
                 link.close()
                 if isinstance(error, self._links.errors) and not is_of_handler(error):

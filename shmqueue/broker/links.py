@@ -133,6 +133,11 @@ class Link:
                 raise ConnectionError(f"a lease that was dropped cannot be given back: {error!r}") from error
             raise
 
+    def confirm(self) -> None:
+        """Wait until the broker has handled what was sent before, where that is not answered: acknowledgements."""
+        if self.connection.transport.driver_name == "py-amqp":
+            self.channel.basic_qos(0, 0, False)  # changes nothing, and is answered
+
     def put_back(self, messages: list[Any]) -> None:
         """Have a broker whose messages kombu keeps account of hand out first what it handed out for good, in order.
 
@@ -240,6 +245,9 @@ class Links:
         self._arguments = url, name, transport_options
         self.errors = errors
         self._of_thread = threading.local()
+        self._is_closed = False
+        self._connecting: dict[int, Asker] = {}
+        """Those that wait for a connection."""
         self._all: dict[int, Link] = {}
         """Those of the threads of this process; and of its ancestors, so that nothing collects and closes them."""
 
@@ -255,7 +263,11 @@ class Links:
             return found.link
         asker = Asker(self._overdue(deadline))
         try:
+            self._connecting[id(asker)] = asker
             link = asker.answer(lambda: Link(*self._arguments, asker), deadline, Link.close)
+            if self._is_closed:
+                link.close()
+                raise ConnectionError("the queue was closed meanwhile")
             for key, other in list(self._all.items()):
                 if not other.is_alive and other.pid == os.getpid():
                     self._all.pop(key, None)
@@ -264,6 +276,8 @@ class Links:
         except BaseException:
             asker.close()
             raise
+        finally:
+            self._connecting.pop(id(asker), None)
         return link
 
     def _overdue(self, deadline: float | None) -> Overdue:
@@ -300,7 +314,10 @@ class Links:
             self._all.pop(id(found.link), None)
 
     def close(self) -> None:
-        """Close all links of this process."""
+        """Close all links of this process. There will be no other ones."""
+        self._is_closed = True
+        for asker in list(self._connecting.values()):
+            asker.abandon()
         for key, link in list(self._all.items()):
             if link.pid == os.getpid():
                 link.is_alive = False

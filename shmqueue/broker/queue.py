@@ -41,6 +41,7 @@ _T = TypeVar("_T")
 
 _FIRST_PACE, _LONGEST_PACE = 0.001, 0.05  # seconds between two questions to the broker whether there is an item
 _RESTORE_PACE = 1.0  # seconds between two looks for messages whose visibility timeout is over
+_RESTORE_MOST = 100  # which are given back with one look: the call that does it has to wait
 _GIVING_BACK = 5.0  # seconds that an interrupted get waits until what it has taken is given back
 _ANSWER_LEAST = 2.0  # and one whose timeout is shorter: it is for items, and to connect takes a while
 
@@ -53,7 +54,7 @@ class BrokerQueue:
     twice then.
 
     ``get`` acknowledges just before it returns: each item is delivered at most once, unless its acknowledgement was
-    interrupted, or the broker itself is killed before it has written that down. What a ``get`` or ``lease`` takes that
+    interrupted or the connection is lost right then, or the broker is killed before it has written that down. What a ``get`` or ``lease`` takes that
     raises, because its timeout was over or a signal handler has raised, is given back. At Redis ``get`` needs no
     acknowledgement, which would halve its speed; what it gives back comes again as soon as Redis answers, and is lost
     if this process ends before. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers
@@ -320,7 +321,9 @@ class BrokerQueue:
                 left = None if deadline is None else deadline - clock.monotonic()
                 is_spent = self._policy.is_spent(failures, deadline is not None)
                 if not block or is_final(error.__cause__ or error) or is_spent or (left is not None and left <= 0):
-                    raise ShmQueueBrokerError(f"queue {self._where()} failed {failures} times: {error!r}") from error
+                    raise ShmQueueBrokerError(
+                        f"queue {self._where()} failed {failures} times: {_told(error)}"
+                    ) from error
             except BaseException:  # an interrupt perhaps: nobody knows how far the conversation was
                 self._links.drop()
                 raise
@@ -405,6 +408,7 @@ class BrokerQueue:
             pace = min(2 * pace, _LONGEST_PACE)
 
     def _take(self, link: Link, is_leased: bool) -> BrokerLease | None:
+        self._restore(link)  # before others are taken: the queue may never be empty
         no_ack = self._has_costly_leases and not is_leased
         message = link.channel.basic_get(self._name, no_ack=no_ack)
         if message is not None:
@@ -412,7 +416,6 @@ class BrokerQueue:
             # What the transport for RabbitMQ returns is not a message of kombu's yet.
             message = getattr(link.channel, "message_to_python", _as_it_is)(message)
             return (Received if no_ack else BrokerLease)(self._links, link, self._bodies, message)
-        self._restore(link)
         return None
 
     def _give_back(self, taken: list[BrokerLease]) -> None:
@@ -440,11 +443,16 @@ class BrokerQueue:
             self._restored = now
             restore = getattr(getattr(link.channel, "qos", None), "restore_visible", None)
             if restore is not None:
-                restore(interval=1)
+                restore(num=_RESTORE_MOST, interval=1)
 
 
 def _as_it_is(message: Any) -> Any:
     return message
+
+
+def _told(error: BaseException) -> str:
+    """Its type and its text, which the ``repr`` of a client's errors may lack."""
+    return repr(error) if not str(error) or str(error) in repr(error) else f"{error!r}: {error}"
 
 
 def _deadline(block: bool, timeout: float | None) -> float | None:

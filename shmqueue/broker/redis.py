@@ -6,6 +6,7 @@ kombu's own takes it, and records it then: a consumer that is killed in between,
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from typing import Any
 
@@ -17,6 +18,8 @@ from shmqueue.interruptions import is_of_handler
 
 __all__ = ["with_atomic_get"]
 
+_ANSWER = 2.0  # seconds that the server has for each request of the last ones
+
 _TAKE = """
 for number = 3, #KEYS do
     local message = redis.call('LINDEX', KEYS[number], -1)
@@ -27,7 +30,9 @@ for number = 3, #KEYS do
         local is_recorded = type(tag) == 'string' and type(info) == 'table'
         if is_recorded then
             local where = cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key or '')
-            redis.call('ZADD', KEYS[1], ARGV[1], tag)
+            local now = redis.call('TIME')
+            local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
+            redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), tag)
             redis.call('HSET', KEYS[2], tag, '[' .. message .. ',' .. where .. ']')
         end
         redis.call('RPOP', KEYS[number])
@@ -37,8 +42,9 @@ end
 return false
 """
 """Takes the oldest message of the first list of KEYS[3...] that has one. It is recorded as kombu's QoS records it: when
-it was taken (ARGV[1], seconds since the epoch) in KEYS[1], and what it was in KEYS[2]. The removal comes last: at the
-memory's limit Redis refuses the other two.
+it was taken (seconds since the epoch, by the later of the server's clock and ARGV[1], the consumer's: a request may
+have waited) in KEYS[1], and what it was in KEYS[2]. The removal comes last: at the memory's limit Redis refuses the
+other two.
 
 Returns the message, and 1, or 0 if it is not one of kombu's and was only removed.
 """
@@ -72,6 +78,29 @@ class _AtomicGet:
         return message
 
 
+class _RestoreInTime:
+    """For a subclass of the QoS of a Redis channel of kombu's.
+
+    At the end of a channel, and of the interpreter, kombu gives back what is unacknowledged, and waits for a silent
+    server for ever. What is not given back in time comes again when the visibility timeout is over.
+    """
+
+    def restore_unacked_once(self: Any, stderr: Any = None) -> None:
+        try:
+            pools = filter(None, (self.channel._pool, self.channel._async_pool)) if self._delivered else ()
+            for pool in pools:
+                pool.connection_kwargs["socket_timeout"] = _ANSWER  # of those to come
+                for connection in [*pool._available_connections, *pool._in_use_connections]:
+                    connection.socket_timeout = _ANSWER  # as soon as it connects again
+                    connection.retry.update_retries(0)
+                    connection.disconnect()
+            super().restore_unacked_once(stderr)  # type: ignore[misc]
+        except Exception as error:  # of whatever kind: the client's
+            if is_of_handler(error):
+                raise
+            logging.getLogger("shmqueue").warning("unacknowledged items come again later, at the timeout: %r", error)
+
+
 def _is_without_scripts(error: Exception) -> bool:
     """Whether the server has none, or this user may not run any."""
     return type(error).__name__ == "NoPermissionError" or "unknown command" in str(error)
@@ -80,5 +109,6 @@ def _is_without_scripts(error: Exception) -> bool:
 @functools.cache
 def with_atomic_get(transport: type[Any]) -> type[Any]:
     """A subclass of one of kombu's transports for Redis."""
-    channel = type("Channel", (_AtomicGet, transport.Channel), {})
+    qos = type("QoS", (_RestoreInTime, transport.Channel.QoS), {})
+    channel = type("Channel", (_AtomicGet, transport.Channel), {"QoS": qos})
     return type(transport.__name__, (transport,), {"Channel": channel})

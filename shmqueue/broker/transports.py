@@ -49,6 +49,8 @@ def transport_of(parts: BrokerUrl, options: dict[str, Any]) -> Any:
     if not all(isinstance(error, type) for error in (*transport.connection_errors, *transport.channel_errors)):
         raise ImportError(_without_client(where, "the errors of its client are unknown"))  # the way of kombu's SLMQ
     if transport.driver_type == "redis":
+        for key in ("unacked", "unacked_index", "unacked_mutex"):  # or else the shortest timeout of all queues holds
+            options.setdefault(f"{key}_key", f"{key}-{parts.queue}")
         options.setdefault("unacked_mutex_expire", _RESTORE_LONGEST)
         options.setdefault("socket_keepalive", True)
         known = {getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
