@@ -54,11 +54,12 @@ class BrokerQueue:
     twice then.
 
     ``get`` acknowledges just before it returns: each item is delivered at most once, unless its acknowledgement was
-    interrupted or the connection is lost right then, or the broker is killed before it has written that down. What a ``get`` or ``lease`` takes that
-    raises, because its timeout was over or a signal handler has raised, is given back. At Redis ``get`` needs no
-    acknowledgement, which would halve its speed; what it gives back comes again as soon as Redis answers, and is lost
-    if this process ends before. ``lease`` acknowledges at the end: at least once. When a holder dies, RabbitMQ delivers
-    the item again as soon as it sees the connection closed, Redis when the ``visibility_timeout`` is over.
+    interrupted or the connection is lost right then, or the broker is killed before it has written that down. What a
+    ``get`` or ``lease`` takes that raises, because its timeout was over or a signal handler has raised, is given back.
+    At Redis ``get`` needs no acknowledgement, which would halve its speed; what it gives back comes again as soon as
+    Redis answers, and is lost if this process ends before. ``lease`` acknowledges at the end: at least once. When a
+    holder dies, RabbitMQ delivers the item again as soon as it sees the connection closed, Redis when the
+    ``visibility_timeout`` is over.
 
     A call into which a signal handler raises raises that exception, and closes the connection of its thread, with which
     its leases end. A ``put`` that raises, for whatever reason, may have put its item.
