@@ -96,9 +96,10 @@
  *      write to the payload.  Any other byte of a record in the queue never changes.
  *  20. A getter that reaches an open one does not wait: it makes an entry of the lease table for the record behind it,
  *      LEASE_WRITING, which names the same process and handle by the same token, and goes on.  That process finds the
- *      entry by these and makes it RETURNED or FREE, by rule 13; if the process has ended, or has made it BYTES_DROPPED, others
- *      make it FREE when they check the holders.  clear() does the same, and drops the records before and behind it.
- *      A process that finds its reservation before get.next, and no entry, was taken for dead: it writes nothing more.
+ *      entry by these and makes it RETURNED or FREE, by rule 13; if the process has ended, or has made it
+ *      BYTES_DROPPED, others make it FREE when they check the holders.  clear() does the same, and drops the records
+ *      before and behind it.  A process that finds its reservation before get.next, and no entry, was taken for dead: it
+ *      writes nothing more.
  *  21. A getter that reaches a committed one goes on to the record behind it; one that reaches an abandoned one skips
  *      both and counts the item as done, in one commit.
  */
