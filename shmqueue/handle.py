@@ -88,13 +88,13 @@ def open_handle(
     try:
         if not segment.created:
             warn_of_another(name, asked, segment.header.shape, handle.engine.maxsize())
+        remove_unarrived_queues()
+        if segment.replaced is not None:
+            tell_of_replaced(name, segment.replaced)
     except BaseException:
         segment.drops_items = False
         handle.close()
         raise
-    remove_unarrived_queues()
-    if segment.replaced is not None:
-        tell_of_replaced(name, segment.replaced)
     return handle
 
 

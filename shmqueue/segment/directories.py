@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.interruptions import is_of_handler
+from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import OPEN_FLAGS, fcntl, link_nameless, make_file, remove_quietly, reserve
 from shmqueue.segment.header import HEADER_SIZE
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, free_bytes
@@ -71,8 +72,10 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
             free_bytes=free,
         )
     finally:
-        remove_quietly(path)
-        os.close(fd)
+        try:
+            remove_quietly(path)
+        finally:
+            os.close(fd)
 
 
 def _free(where: str) -> int | None:
@@ -97,17 +100,21 @@ def _can(attempt: Callable[[], None]) -> bool:
 
 def _link_nameless_file(where: str) -> None:
     path = os.path.join(where, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
-    fd = os.open(where, OPEN_FLAGS & ~os.O_NONBLOCK | os.O_TMPFILE, 0o600)
+    fd = Descriptor.opened(os.open, where, OPEN_FLAGS & ~os.O_NONBLOCK | os.O_TMPFILE, 0o600)
     try:
         link_nameless(fd, path)
     finally:
-        os.close(fd)
-        remove_quietly(path)
+        try:
+            os.close(fd)
+        finally:
+            remove_quietly(path)
 
 
 def _link(path: str) -> None:
-    os.link(path, path + "-again")
-    remove_quietly(path + "-again")
+    try:
+        os.link(path, path + "-again")
+    finally:
+        remove_quietly(path + "-again")
 
 
 def _allocate(fd: int) -> None:
