@@ -43,7 +43,8 @@ class Descriptor:
     def opened(opener: Callable[..., _T], *arguments: Any) -> _T:
         """Call what opens descriptors, such as ``os.open``, and lose none if a signal handler raises just after it.
 
-        Python runs handlers when a call has returned, before its result is assigned, but not while it unpacks an iterator.
+        Python runs handlers when a call has returned, before its result is assigned, but not while it unpacks an
+        iterator.
         """
         (result,) = itertools.starmap(opener, (arguments,))
         return result

@@ -268,9 +268,7 @@ def remove_left_to_others() -> None:
                     raise
             finally:
                 os.close(fd)
-        _left_to_others.pop(
-            path, None
-        )  # last, for a signal handler may raise; without a file, the holder was not killed
+        _left_to_others.pop(path, None)  # last, for a signal handler may raise before
 
 
 def _is_left(uuid: bytes, fd: int) -> bool:
