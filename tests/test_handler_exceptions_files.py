@@ -5,6 +5,7 @@ Once the caller has closed what it has, no descriptor is left, nor a file that b
 
 from __future__ import annotations
 
+import functools
 import gc
 import glob
 import os
@@ -18,9 +19,11 @@ from handler_support import at_call, raised_by_a_handler
 import shmqueue
 import shmqueue.compat
 from shmqueue import ShmQueue, closing, inspection
+from shmqueue.engine.portable_lock import Owner, _Spare
 from shmqueue.handle import Handle
-from shmqueue.segment import probe_directory, removal, transit
+from shmqueue.segment import probe_directory, removal, roles, transit
 from shmqueue.segment.naming import path_of
+from shmqueue.segment.sidecar import sidecar_of
 
 _FILES = {
     file
@@ -129,9 +132,9 @@ def _orphan(stage: Stage) -> str:
 
 
 def _in_transit(stage: Stage) -> str:
-    name = stage.new_name()
-    with ShmQueue(name) as q:
-        q._handle.travel()
+    for name in (stage.new_name(), stage.new_name()):
+        with ShmQueue(name) as q:
+            q._handle.travel()
     for left in list(transit._left):
         _forget_notes(left.path)
         transit._left[left] = 0.0
@@ -170,6 +173,19 @@ def _select(stage: Stage, name: str) -> None:
     q.get()
 
 
+def _renounce(stage: Stage, name: str) -> None:
+    segment = stage.opened[0]._handle.segment
+    assert segment.renounce(roles.WRITER) in (True, False)
+    segment.renounce(roles.READER)
+
+
+def _reopen(stage: Stage, name: str) -> None:
+    segment = stage.opened[0]._handle.segment
+    segment.renounce(roles.WRITER)
+    os.close(segment.fileno())
+    segment.fileno()
+
+
 def _sweep(stage: Stage, name: str) -> None:
     removal.sweep_orphans()
     removal.sweep_strays()
@@ -202,6 +218,8 @@ ACTIONS: dict[str, tuple[Prepare, Act]] = {
     "remove orphans": (_one, lambda stage, name: inspection.remove_orphans()),
     "sweep": (_one, _sweep),
     "probe": (Stage.new_name, lambda stage, name: probe_directory()),
+    "renounce": (_one, _renounce),
+    "reopen": (_one, _reopen),
     "grow": (Stage.new_name, _grow),
     "select": (_one, _select),
     "look at all attributes": (_one, _look_at_all),
@@ -255,4 +273,27 @@ def _interrupt_at_any_call(stage: Stage, action: str) -> None:
             _require_nothing_left(stage, before, names, call)
         else:
             pytest.fail("the action never came to its end")
+    assert call > 3
+
+
+def test_a_spare_is_given_back(stage: Stage) -> None:
+    """Where a process that runs as another user by now borrows its lock file, other threads can have it afterwards."""
+    segment = stage.open()._handle.segment
+    sidecar = sidecar_of(segment)
+    hold: Any = object()
+    with raised_by_a_handler(Anything):
+        for call in range(1, 100):
+            owner, spare = Owner(sidecar, ""), _Spare(sidecar)
+            assert spare.claim.acquire(False)
+            owner._spare, owner._file = spare, spare.file
+            owner._borrowing.add(hold)
+            try:
+                interrupted = at_call(call, functools.partial(owner._give_back, hold), Anything, _FILES)
+            finally:
+                if owner._borrowing:  # then ``release`` calls it again
+                    owner._give_back(hold)
+            assert not spare.claim._is_owned()  # type: ignore[attr-defined]
+            assert owner._spare is None
+            if not interrupted:
+                break
     assert call > 3

@@ -62,7 +62,7 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
     if fd is None:
         return DirectoryProbe(where, "a file of a random name is there already", False, False, False, False, free)
     try:
-        return DirectoryProbe(
+        found = DirectoryProbe(
             where,
             None,
             locks=fcntl is not None,
@@ -71,11 +71,13 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
             reserves_memory=_can(lambda: _allocate(fd)),
             free_bytes=free,
         )
+        remove_quietly(path)
+        return found
+    except BaseException:
+        remove_quietly(path)
+        raise
     finally:
-        try:
-            remove_quietly(path)
-        finally:
-            os.close(fd)
+        os.close(fd)
 
 
 def _free(where: str) -> int | None:
@@ -103,18 +105,22 @@ def _link_nameless_file(where: str) -> None:
     fd = Descriptor.opened(os.open, where, OPEN_FLAGS & ~os.O_NONBLOCK | os.O_TMPFILE, 0o600)
     try:
         link_nameless(fd, path)
+        remove_quietly(path)
+    except BaseException:
+        remove_quietly(path)
+        raise
     finally:
-        try:
-            os.close(fd)
-        finally:
-            remove_quietly(path)
+        os.close(fd)
 
 
 def _link(path: str) -> None:
+    again = path + "-again"
     try:
-        os.link(path, path + "-again")
-    finally:
-        remove_quietly(path + "-again")
+        os.link(path, again)
+        remove_quietly(again)
+    except BaseException:
+        remove_quietly(again)
+        raise
 
 
 def _allocate(fd: int) -> None:

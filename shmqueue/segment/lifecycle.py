@@ -274,9 +274,11 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
             raise refused(path, found.why + "; no process has it open" * is_alone)
         finally:
             if fd >= 0:
-                if is_locked:
-                    unlock(fd)
-                os.close(fd)
+                try:
+                    if is_locked:
+                        unlock(fd)
+                finally:
+                    os.close(fd)
 
 
 @patiently

@@ -163,8 +163,10 @@ def remove_name(path: str) -> None:
                     remove_lock_files(fd, os.path.dirname(path))
                 return
         finally:
-            unlock(fd)
-            os.close(fd)
+            try:
+                unlock(fd)
+            finally:
+                os.close(fd)
 
 
 def remove_unarrived() -> list[tuple[str, int]]:

@@ -221,4 +221,4 @@ def _uuids() -> set[str]:
 
 
 def _open_quietly(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    return Descriptor.opened(os.open, path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
