@@ -54,7 +54,7 @@ class RingMemory:
 
     def close(self) -> None:
         """Unmap. Idempotent."""
-        if self._duplicate is None or self._duplicate.number >= 0:
+        if self.map.closed or self._duplicate is None or self._duplicate.number >= 0:
             self.map.close()
         else:
             _keep_mapped(self.map)
