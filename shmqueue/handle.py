@@ -88,13 +88,13 @@ def open_handle(
     try:
         if not segment.created:
             warn_of_another(name, asked, segment.header.shape, handle.engine.maxsize())
+        remove_unarrived_queues()
+        if segment.replaced is not None:
+            tell_of_replaced(name, segment.replaced)
     except BaseException:
         segment.drops_items = False
         handle.close()
         raise
-    remove_unarrived_queues()
-    if segment.replaced is not None:
-        tell_of_replaced(name, segment.replaced)
     return handle
 
 
@@ -185,12 +185,17 @@ class Handle:
                 raise
             # else it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
         finally:
-            self._close_once()
-        if not self.segment.is_released:
-            if self._closing.thread is None:  # an exception came before the call above could do anything
-                give_up(self._closing, self.engine, self.segment, None, None)
-            elif self._closing.thread == threading.get_ident():  # a signal handler within it, which may not return
-                close_segment(self.segment, at_exit=False)
+            try:
+                self._close_once()
+            finally:
+                if not self.segment.is_released:
+                    self._close_rest()
+
+    def _close_rest(self) -> None:
+        if self._closing.thread is None:  # an exception came before the finalizer could do anything
+            give_up(self._closing, self.engine, self.segment, None, None)
+        elif self._closing.thread == threading.get_ident():  # a signal handler within it, which may not return
+            close_segment(self.segment, at_exit=False)
 
     def travel(self) -> Travel:
         """What to pickle instead of it, for ``arrive``.

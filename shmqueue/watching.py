@@ -398,20 +398,30 @@ class _Signal:
     """
 
     def __init__(self) -> None:
-        ends = os.pipe()
+        numbers = [*Descriptor.opened(os.pipe)]  # those to be closed if an exception comes
+        to_read, to_write = numbers
         try:
-            both = os.open(f"/proc/self/fd/{ends[0]}", os.O_RDWR | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-        except (AttributeError, OSError) as error:
-            if is_of_handler(error):
-                raise
-            if hasattr(os, "set_blocking"):
-                os.set_blocking(ends[0], False)
-        else:
-            for end in ends:
-                os.close(end)
-            ends = (both, both)
-        self._to_read = Descriptor(ends[0])
-        self._to_write = self._to_read if ends[0] == ends[1] else Descriptor(ends[1])
+            try:
+                way = f"/proc/self/fd/{to_read}"
+                both = Descriptor.opened(os.open, way, os.O_RDWR | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
+            except (AttributeError, OSError) as error:
+                if is_of_handler(error):
+                    raise
+                if hasattr(os, "set_blocking"):
+                    os.set_blocking(to_read, False)
+            else:
+                numbers = [both, to_read, to_write]
+                while len(numbers) > 1:
+                    end = numbers[-1]
+                    del numbers[-1]
+                    os.close(end)
+                to_read = to_write = both
+            self._to_read = Descriptor(to_read)
+            self._to_write = self._to_read if to_read == to_write else Descriptor(to_write)
+        except BaseException:
+            for number in numbers:
+                os.close(number)
+            raise
         self.is_set: bool | None = False
 
     @property

@@ -1,9 +1,15 @@
-"""What a signal handler raises while queues are opened, closed, looked at and removed reaches the caller as it is."""
+"""What a signal handler raises while queues are opened, closed, looked at and removed reaches the caller as it is.
+
+Once the caller has closed what it has, no descriptor is left, nor a file that belongs to no name in use.
+"""
 
 from __future__ import annotations
 
+import functools
+import gc
 import glob
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +19,11 @@ from handler_support import at_call, raised_by_a_handler
 import shmqueue
 import shmqueue.compat
 from shmqueue import ShmQueue, closing, inspection
+from shmqueue.engine.portable_lock import Owner, _Spare
 from shmqueue.handle import Handle
-from shmqueue.segment import probe_directory, removal, transit
+from shmqueue.segment import probe_directory, removal, roles, transit
+from shmqueue.segment.naming import path_of
+from shmqueue.segment.sidecar import sidecar_of
 
 _FILES = {
     file
@@ -61,10 +70,52 @@ class Stage:
         return queue
 
     def clear(self) -> None:
+        self.close()
+        for file in os.listdir(self._directory):
+            os.unlink(os.path.join(self._directory, file))
+
+    def close(self) -> None:
         while self.opened:
             self.opened.pop().shutdown()
-        for file in os.listdir(self._directory):  # of a call that was interrupted
-            os.unlink(os.path.join(self._directory, file))
+        for file in self.files():
+            _forget_notes(os.path.join(self._directory, file))
+        for left in list(transit._left):
+            transit._left[left] = 0.0
+        closing.remove_unarrived_queues()
+
+    def files(self) -> list[str]:
+        return sorted(os.listdir(self._directory))
+
+    def left(self, before: set[str], names: set[str]) -> list[str]:
+        """Descriptors that were not open before, and files of other names: what is left of an interrupted action."""
+        return sorted(_descriptors() - before) + [file for file in self.files() if file not in names]
+
+
+def _forget_notes(path: str) -> None:
+    """Let the time be over for which pickled queues are waited for."""
+    with open(path, "r+b") as file:
+        if os.fstat(file.fileno()).st_size > transit._START:
+            os.pwrite(file.fileno(), bytes(transit._TABLE.size), transit._START)
+
+
+def _descriptors() -> set[str]:
+    """Numbers and what they are open for; none where the kernel does not tell."""
+    found = set()
+    for number in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
+        try:
+            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+        except FileNotFoundError:
+            continue  # it listed the directory
+    return found
+
+
+def _require_nothing_left(stage: Stage, before: set[str], names: set[str], place: int) -> None:
+    deadline = time.monotonic() + 5
+    while left := stage.left(before, names):
+        gc.collect()
+        if time.monotonic() > deadline:  # until then a thread of its own may just close it
+            pytest.fail(f"left of an action that was interrupted at its call {place}: {left}")
+        time.sleep(0.001)
 
 
 def _one(stage: Stage) -> str:
@@ -81,10 +132,11 @@ def _orphan(stage: Stage) -> str:
 
 
 def _in_transit(stage: Stage) -> str:
-    name = stage.new_name()
-    with ShmQueue(name) as q:
-        q._handle.travel()
+    for name in (stage.new_name(), stage.new_name()):
+        with ShmQueue(name) as q:
+            q._handle.travel()
     for left in list(transit._left):
+        _forget_notes(left.path)
         transit._left[left] = 0.0
     return name
 
@@ -121,6 +173,19 @@ def _select(stage: Stage, name: str) -> None:
     q.get()
 
 
+def _renounce(stage: Stage, name: str) -> None:
+    segment = stage.opened[0]._handle.segment
+    assert segment.renounce(roles.WRITER) in (True, False)
+    segment.renounce(roles.READER)
+
+
+def _reopen(stage: Stage, name: str) -> None:
+    segment = stage.opened[0]._handle.segment
+    segment.renounce(roles.WRITER)
+    os.close(segment.fileno())
+    segment.fileno()
+
+
 def _sweep(stage: Stage, name: str) -> None:
     removal.sweep_orphans()
     removal.sweep_strays()
@@ -153,10 +218,17 @@ ACTIONS: dict[str, tuple[Prepare, Act]] = {
     "remove orphans": (_one, lambda stage, name: inspection.remove_orphans()),
     "sweep": (_one, _sweep),
     "probe": (Stage.new_name, lambda stage, name: probe_directory()),
+    "renounce": (_one, _renounce),
+    "reopen": (_one, _reopen),
     "grow": (Stage.new_name, _grow),
     "select": (_one, _select),
     "look at all attributes": (_one, _look_at_all),
 }
+
+KEPT = {"adopt", "look at one", "list", "remove one"}
+"""Whose queue is there without a holder."""
+
+CREATING = ["create", "create what is in use", "probe"]
 
 SLOW = {"look at all attributes"}  # has the most calls, each of which costs one attempt
 
@@ -175,14 +247,53 @@ def stage(segment_directory: str) -> Iterator[Stage]:
     "action", [pytest.param(action, marks=pytest.mark.thorough if action in SLOW else ()) for action in ACTIONS]
 )
 def test_at_any_call(stage: Stage, action: str) -> None:
+    _interrupt_at_any_call(stage, action)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("action", CREATING)
+def test_at_any_call_without_nameless_files(stage: Stage, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    _interrupt_at_any_call(stage, action)
+
+
+def _interrupt_at_any_call(stage: Stage, action: str) -> None:
     prepare, act = ACTIONS[action]
     with raised_by_a_handler(Anything):
         act(stage, prepare(stage))  # what is done once only, such as an import, is done
         for call in range(1, 5000):
             stage.clear()
+            before = _descriptors()
             name = prepare(stage)
             if not at_call(call, lambda name=name: act(stage, name), Anything, _FILES):  # type: ignore[misc]
                 break
+            stage.close()
+            names = {os.path.basename(path_of(name))} if action in KEPT else set()
+            _require_nothing_left(stage, before, names, call)
         else:
             pytest.fail("the action never came to its end")
+    assert call > 3
+
+
+def test_a_spare_is_given_back(stage: Stage) -> None:
+    """Where a process that runs as another user by now borrows its lock file, other threads can have it afterwards."""
+    segment = stage.open()._handle.segment
+    sidecar = sidecar_of(segment)
+    hold: Any = object()
+    with raised_by_a_handler(Anything):
+        for call in range(1, 100):
+            owner, spare = Owner(sidecar, ""), _Spare(sidecar)
+            assert spare.claim.acquire(False)
+            owner._spare, owner._file = spare, spare.file
+            owner._borrowing.add(hold)
+            try:
+                interrupted = at_call(call, functools.partial(owner._give_back, hold), Anything, _FILES)
+            finally:
+                if owner._borrowing:  # then ``release`` calls it again
+                    owner._give_back(hold)
+            assert not spare.claim._is_owned()  # type: ignore[attr-defined]
+            assert owner._spare is None
+            if not interrupted:
+                break
     assert call > 3

@@ -300,16 +300,16 @@ class Owner:
     def _give_back(self, hold: Hold) -> bool:
         """Let other threads have what was borrowed, unless an interrupted hold of this one uses it. Returns True."""
         spare = self._spare
-        self._borrowing.discard(hold)
-        if spare is None or self._borrowing:
-            return True
-        self._file = None
-        self._spare = None
         try:
-            while spare.claim._is_owned():  # type: ignore[attr-defined]
-                spare.claim.release()
-        except RuntimeError as error:
-            if is_of_handler(error):
+            self._borrowing.discard(hold)
+            if spare is not None and not self._borrowing:
+                self._file = self._spare = None
+                spare.release()
+        except BaseException as error:
+            if spare is not None and not self._borrowing:  # nobody would do it later
+                self._file = self._spare = None
+                spare.release()
+            if not isinstance(error, RuntimeError) or is_of_handler(error):
                 raise
             # a signal handler has done it between the two
         return True
@@ -377,6 +377,11 @@ class _Spare:
         self.claim = threading.RLock()
         self.file: Descriptor | None = sidecars.open_sidecar(sidecar)
         _live_spares.add(self)
+
+    def release(self) -> None:
+        """Let other threads have it, as often as this one has claimed it."""
+        while self.claim._is_owned():  # type: ignore[attr-defined]
+            self.claim.release()
 
     def renew(self) -> None:
         """In a forked child, whose parent uses the inherited description.

@@ -54,7 +54,7 @@ class RingMemory:
 
     def close(self) -> None:
         """Unmap. Idempotent."""
-        if self._duplicate is None or self._duplicate.number >= 0:
+        if self.map.closed or self._duplicate is None or self._duplicate.number >= 0:
             self.map.close()
         else:
             _keep_mapped(self.map)
@@ -174,7 +174,7 @@ def _map(fd: int, size: int) -> tuple[mmap.mmap, Descriptor | None]:
         return mmap.mmap(fd, size, trackfd=False), None
     with changing():  # no other thread opens the same file
         while True:
-            number = os.dup(fd)
+            number = Descriptor.opened(os.dup, fd)
             os.close(number)
             memory = mmap.mmap(fd, size)
             try:

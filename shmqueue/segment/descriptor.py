@@ -6,11 +6,16 @@ then has the number of one of ours. So every use of a number that was kept goes 
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from shmqueue.interruptions import is_of_handler
 
 __all__ = ["Descriptor", "identity_of"]
+
+_T = TypeVar("_T")
 
 _kept: dict[int, object] = {}
 """For each number the mark of the Descriptor that got it last: an older one with this number was closed by others."""
@@ -33,6 +38,16 @@ class Descriptor:
         self.identity = self._device, self._inode = identity_of(os.fstat(number))
         self._number = number
         self._mark = _kept[number] = object()
+
+    @staticmethod
+    def opened(opener: Callable[..., _T], *arguments: Any) -> _T:
+        """Call what opens descriptors, such as ``os.open``, and lose none if a signal handler raises just after it.
+
+        Python runs handlers when a call has returned, before its result is assigned, but not while it unpacks an
+        iterator.
+        """
+        (result,) = itertools.starmap(opener, (arguments,))
+        return result
 
     @property
     def number(self) -> int:

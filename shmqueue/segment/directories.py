@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.interruptions import is_of_handler
+from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import OPEN_FLAGS, fcntl, link_nameless, make_file, remove_quietly, reserve
 from shmqueue.segment.header import HEADER_SIZE
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, free_bytes
@@ -61,7 +62,7 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
     if fd is None:
         return DirectoryProbe(where, "a file of a random name is there already", False, False, False, False, free)
     try:
-        return DirectoryProbe(
+        found = DirectoryProbe(
             where,
             None,
             locks=fcntl is not None,
@@ -70,8 +71,12 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
             reserves_memory=_can(lambda: _allocate(fd)),
             free_bytes=free,
         )
-    finally:
         remove_quietly(path)
+        return found
+    except BaseException:
+        remove_quietly(path)
+        raise
+    finally:
         os.close(fd)
 
 
@@ -97,17 +102,25 @@ def _can(attempt: Callable[[], None]) -> bool:
 
 def _link_nameless_file(where: str) -> None:
     path = os.path.join(where, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
-    fd = os.open(where, OPEN_FLAGS & ~os.O_NONBLOCK | os.O_TMPFILE, 0o600)
+    fd = Descriptor.opened(os.open, where, OPEN_FLAGS & ~os.O_NONBLOCK | os.O_TMPFILE, 0o600)
     try:
         link_nameless(fd, path)
+        remove_quietly(path)
+    except BaseException:
+        remove_quietly(path)
+        raise
     finally:
         os.close(fd)
-        remove_quietly(path)
 
 
 def _link(path: str) -> None:
-    os.link(path, path + "-again")
-    remove_quietly(path + "-again")
+    again = path + "-again"
+    try:
+        os.link(path, again)
+        remove_quietly(again)
+    except BaseException:
+        remove_quietly(again)
+        raise
 
 
 def _allocate(fd: int) -> None:

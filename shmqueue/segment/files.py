@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
 from shmqueue.interruptions import is_of_handler
-from shmqueue.segment.descriptor import identity_of
+from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
 from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode, whose
 from shmqueue.threads import Guard, forks_wait
@@ -35,6 +35,7 @@ __all__ = [
     "Locked",
     "cannot_open",
     "changing",
+    "discard",
     "fcntl",
     "fresh_description",
     "lengthen",
@@ -218,13 +219,17 @@ def fresh_description(fd: int, path: str, identity: tuple[int, int]) -> int | No
         ways.insert(0, (f"/proc/self/fd/{fd}", 0))
     for way, more in ways:
         try:
-            fresh = os.open(way, OPEN_FLAGS | more)
+            fresh = Descriptor.opened(os.open, way, OPEN_FLAGS | more)
         except OSError as error:
             if is_of_handler(error):
                 raise
             continue
-        if identity_of(os.fstat(fresh)) == identity:
-            return fresh
+        try:
+            if identity_of(os.fstat(fresh)) == identity:
+                return fresh
+        except BaseException:
+            os.close(fresh)
+            raise
         os.close(fresh)
     return None
 
@@ -277,6 +282,7 @@ def make_file(path: str, fill: Callable[[int], None], as_holder: bool) -> int | 
     may_be_nameless = True
     while True:
         fd, temporary = _new_file(path, may_be_nameless)
+        is_kept = False
         try:
             fill(fd)
             if as_holder:
@@ -284,18 +290,41 @@ def make_file(path: str, fill: Callable[[int], None], as_holder: bool) -> int | 
             elif temporary is not None and fcntl is not None:
                 fcntl.flock(fd, fcntl.LOCK_UN)
             if _give_name(fd, temporary, path):
-                made, fd = fd, -1
-                return made
+                if temporary is not None:
+                    remove_quietly(temporary)
+                is_kept = True
+                return fd
             may_be_nameless = may_be_nameless and temporary is not None
         except FileExistsError as error:
             if is_of_handler(error):
                 raise
             return None
         finally:
-            if temporary is not None:
-                remove_quietly(temporary)
-            if fd >= 0:
-                os.close(fd)
+            if not is_kept:
+                try:
+                    try:
+                        _take_back(fd, temporary, path if as_holder else None)
+                    except BaseException:  # of a signal handler
+                        _take_back(fd, temporary, path if as_holder else None)
+                        raise
+                finally:
+                    os.close(fd)
+
+
+def discard(fd: int, path: str) -> None:
+    """Remove the new file behind ``fd`` from ``path``, unless another process has it open by now.
+
+    ``fd`` may be its holder, and then is none any more. For one whose maker has been interrupted; it can be repeated.
+    """
+    if fcntl is not None and same_file(fd, path) and lock_alone(fd):
+        take_name_away(fd, path)
+
+
+def _take_back(fd: int, temporary: str | None, path: str | None) -> None:
+    if temporary is not None:
+        remove_quietly(temporary)
+    if path is not None:
+        discard(fd, path)
 
 
 def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
@@ -305,31 +334,37 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
     try:
         if may_be_nameless and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
-                fd = os.open(parent, flags | os.O_TMPFILE, 0o600)
+                fd = Descriptor.opened(os.open, parent, flags | os.O_TMPFILE, 0o600)
             except OSError as error:  # a file with a name will be made, or tell what is wrong
                 if is_of_handler(error):
                     raise
                 if error.errno in _NO_DESCRIPTORS:
                     raise
             else:
-                os.fchmod(fd, 0o600)  # whatever the umask is
+                try:
+                    os.fchmod(fd, 0o600)  # whatever the umask is
+                except BaseException:
+                    os.close(fd)
+                    raise
                 return fd, None
         while True:
             temporary = os.path.join(parent, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
-            fd = os.open(temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = Descriptor.opened(os.open, temporary, flags | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 lock_shared(fd, temporary)
                 if same_file(fd, temporary):
                     return fd, temporary
             except Locked:
                 pass
+            except BaseException:
+                try:
+                    remove_quietly(temporary)
+                finally:
+                    os.close(fd)
+                raise
             os.close(fd)  # a sweep came before the lock
-    except ShmQueueRefusedError:
-        remove_quietly(temporary)
-        os.close(fd)
-        raise
     except OSError as error:
-        if is_of_handler(error):
+        if isinstance(error, ShmQueueRefusedError) or is_of_handler(error):
             raise
         raise _no_file(error, parent) from error
 
@@ -367,7 +402,7 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
 
 def link_nameless(fd: int, path: str) -> None:
     """Give a name to a file that was made without one, by way of /proc."""
-    anchor = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    anchor = Descriptor.opened(os.open, os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:  # a directory descriptor makes os.link() use linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=anchor, follow_symlinks=True)
     finally:
@@ -396,7 +431,7 @@ def _only_namer_in(parent: str) -> Iterator[None]:
     if fcntl is None:  # there renaming does not replace
         yield
         return
-    anchor = os.open(parent, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    anchor = Descriptor.opened(os.open, parent, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
     try:
         patience = _NAMING_PATIENCE
         while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,6 +72,8 @@ class Segment:
     a process that runs as another user since, and wherever the handle is sent.
     """
 
+    _is_released = True  # until it is made
+
     def __init__(self, name: str, path: str, fd: int, header: Header, created: bool, is_shared: bool = False) -> None:
         self.name = name
         self.path = path
@@ -83,7 +86,6 @@ class Segment:
         self._is_shared = is_shared
         self._locked_in = os.getpid()  # the process that opened the description
         self._is_open = True
-        self._is_released = False
         self._way: Descriptor | None = None  # the description that decides whether this handle was the last one
         self.is_in_use = False  # while it is not, a forked child does not want it: nobody there could close it
         self.used_by: Callable[[], object] | None = (
@@ -93,6 +95,13 @@ class Segment:
         self._make_anchor: Callable[[int], Anchor] | None = None
         self._anchor: Anchor | None = None
         _live.add(self)
+        self._is_released = False
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Close what nobody can close: a signal handler has raised before the caller had it, or while it was closed."""
+        if not self._is_released and not is_finalizing():
+            self.drops_items = False
+            self.close()
 
     @property
     def is_open(self) -> bool:
@@ -149,21 +158,31 @@ class Segment:
     @contextmanager
     def _descriptor_without_lock(self) -> Iterator[int]:
         """A descriptor of the file on a description of its own, closed at the end, and in a child forked before."""
-        with changing():
-            number = self._fresh()
-            fresh = None if number is None else Descriptor(number)
-            if fresh is not None:
-                _for_a_while[fresh] = threading.get_ident()
-        number = (self._descriptor if fresh is None else fresh).number
+        fresh = None
         try:
+            with changing():
+                number = self._fresh()
+                if number is not None:
+                    try:
+                        fresh = Descriptor(number)
+                    except BaseException:
+                        os.close(number)
+                        raise
+                    _for_a_while[fresh] = threading.get_ident()
+            number = (self._descriptor if fresh is None else fresh).number
             if number < 0:
                 raise OSError(errno.EBADF, "the program closed the queue's descriptor, and its name is gone", self.path)
             yield number
         finally:
             if fresh is not None:
-                with changing():
-                    _for_a_while.pop(fresh, None)
+                try:
+                    with changing():
+                        _for_a_while.pop(fresh, None)
+                        fresh.close()
+                except BaseException:  # of a signal handler
                     fresh.close()
+                    _for_a_while.pop(fresh, None)
+                    raise
 
     @property
     def file_size(self) -> int:
@@ -224,12 +243,16 @@ class Segment:
         # On a new description: a child that is being started has the old one until it has a handle of its own.
         fresh = self._fresh() if role not in self._renounced else None
         if fresh is not None:
-            self._lock_or_close(fresh)
-            if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
-                os.close(fresh)
-                return False
+            held = self._descriptor
+            try:
+                lock_shared(fresh, self.path)
+                if not roles.mark(fresh, role) or roles.count_without(fresh, self.path, role) is None:
+                    return False
+                self._hold_by(fresh)
+            finally:
+                if self._descriptor is held:
+                    os.close(fresh)
             self._renounced.add(role)
-            self._hold_by(fresh)
         return role in self._renounced
 
     def others_with(self, role: int) -> bool | None:
@@ -278,16 +301,25 @@ class Segment:
                 self._release()
                 raise
             finally:
-                way, self._way = self._way, None
-                if way is not None:
-                    way.close()
+                if self._way is not None:
+                    try:
+                        self._way.close()
+                    except BaseException:  # of a signal handler
+                        self._way.close()
+                        raise
+                self._way = None
                 _live.discard(self)
 
     def _release(self) -> int:
         """Close the descriptors. Each step can be repeated: an exception may interrupt any of them."""
         if self._way is None and fcntl is not None:
             fresh = self._fresh()
-            self._way = None if fresh is None else Descriptor(fresh)
+            if fresh is not None:
+                try:
+                    self._way = Descriptor(fresh)
+                except BaseException:
+                    os.close(fresh)
+                    raise
         awaited = fcntl is None and transit.is_awaited(self._descriptor.number)
         self._drop_anchor()
         if self._way is None and fcntl is not None:
@@ -407,37 +439,48 @@ class Segment:
         """The file on a description of its own; None when there is no way to it."""
         number = self._descriptor.number
         fresh = fresh_description(number, self.path, self._descriptor.identity)
-        if fresh is not None and number < 0 and uuid_of(fresh) != self.header.uuid:
-            os.close(fresh)  # the file has been removed, and a later one has its inode
-            return None
-        return fresh
+        if fresh is None or number >= 0:
+            return fresh
+        is_this = False
+        try:
+            is_this = uuid_of(fresh) == self.header.uuid
+        finally:
+            if not is_this:  # the file has been removed, and a later one has its inode
+                os.close(fresh)
+        return fresh if is_this else None
 
     @patiently
     def _reopen(self) -> int:
         fresh = self._fresh()
         if fresh is None:
             return -1
-        self._lock_or_close(fresh)
-        if fcntl is not None and not same_file(fresh, self.path):
-            os.close(fresh)
-            return -1
-        self._hold_by(fresh)
-        return fresh
-
-    def _lock_or_close(self, fresh: int) -> None:
+        held = self._descriptor
         try:
             lock_shared(fresh, self.path)
-        except BaseException:
-            os.close(fresh)
-            raise
+            if fcntl is not None and not same_file(fresh, self.path):
+                return -1
+            self._hold_by(fresh)
+        finally:
+            if self._descriptor is held:
+                os.close(fresh)
+        return fresh
 
     def _hold_by(self, fd: int) -> None:
+        """Hold the lock by this descriptor from now on, which the caller closes if ``_descriptor`` is not another then.
+
+        An exception of a signal handler leaves either the old one or the new one.
+        """
         for role in self._renounced:
             roles.mark(fd, role)
-        inherited, self._descriptor = self._descriptor, Descriptor(fd)
-        self._is_shared, self._locked_in = False, os.getpid()
-        self._renew_anchor()
-        inherited.close()
+        process = os.getpid()
+        inherited, descriptor = self._descriptor, Descriptor(fd)
+        self._descriptor, self._is_shared, self._locked_in = descriptor, False, process
+        try:
+            self._renew_anchor()
+            inherited.close()
+        except BaseException:
+            inherited.close()
+            raise
 
     def _renew_anchor(self) -> None:
         self._drop_anchor()
@@ -466,8 +509,13 @@ class Segment:
             return
         fresh = self._fresh()
         if fresh is not None:
-            self._lock_or_close(fresh)
-            self._hold_by(fresh)
+            held = self._descriptor
+            try:
+                lock_shared(fresh, self.path)
+                self._hold_by(fresh)
+            finally:
+                if self._descriptor is held:
+                    os.close(fresh)
 
 
 _live: WeakRegistry[Segment] = WeakRegistry()

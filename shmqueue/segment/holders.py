@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from shmqueue.interruptions import is_of_handler
+from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.header import SYSTEM_PAGESIZE
 
 __all__ = ["can_see_holders", "devices_of", "holders_of", "locks_of"]
@@ -94,7 +95,7 @@ def _device_of_mount(where: str) -> tuple[int, int] | None:
     The kernel's table uses it. Files of an overlayfs or btrfs have device numbers of their own instead.
     """
     try:
-        fd = os.open(where, os.O_PATH | os.O_CLOEXEC)
+        fd = Descriptor.opened(os.open, where, os.O_PATH | os.O_CLOEXEC)
         try:
             with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
                 info = dict(line.split(":", 1) for line in file if ":" in line)

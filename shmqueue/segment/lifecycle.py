@@ -15,10 +15,11 @@ from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
 from shmqueue.interruptions import is_of_handler
 from shmqueue.segment.adoption import adopt
 from shmqueue.segment.contents import contents_of
-from shmqueue.segment.descriptor import identity_of
+from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
+    discard,
     fcntl,
     fresh_description,
     lengthen,
@@ -231,7 +232,7 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
     """As ``_attach``. Unfit: it cannot be used, and others have it locked, perhaps just to look at it too."""
     while True:
         try:
-            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except FileNotFoundError as error:
             if is_of_handler(error):
                 raise
@@ -273,9 +274,11 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
             raise refused(path, found.why + "; no process has it open" * is_alone)
         finally:
             if fd >= 0:
-                if is_locked:
-                    unlock(fd)
-                os.close(fd)
+                try:
+                    if is_locked:
+                        unlock(fd)
+                finally:
+                    os.close(fd)
 
 
 @patiently
@@ -287,7 +290,7 @@ def _attach_held(name: str, path: str, held: int) -> Segment | None:
     fd = fresh_description(held, path, identity_of(os.fstat(held)))
     is_shared = fd is None
     if fd is None:
-        fd = os.dup(held)
+        fd = Descriptor.opened(os.dup, held)
     try:
         if fcntl is not None:
             require_private_file(os.fstat(fd), path, user_of(path))
@@ -359,4 +362,14 @@ def _create(name: str, path: str, header: Header) -> Segment | None:
         os.write(fd, header.pack())
 
     fd = make_file(path, fill, as_holder=True)
-    return None if fd is None else Segment(name, path, fd, header, created=True)
+    if fd is None:
+        return None
+    try:
+        segment = Segment(name, path, fd, header, created=True)
+    except BaseException:  # of a signal handler
+        try:
+            discard(fd, path)
+        finally:
+            os.close(fd)
+        raise
+    return segment

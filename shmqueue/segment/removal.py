@@ -16,6 +16,7 @@ from shmqueue.exceptions import ShmQueueRefusedError
 from shmqueue.interruptions import is_of_handler
 from shmqueue.segment import transit
 from shmqueue.segment.contents import contents_of
+from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import (
     OPEN_FLAGS,
     cannot_open,
@@ -73,7 +74,7 @@ def open_to_look(path: str) -> int:
         ShmQueueRefusedError: it is not a private file of this user.
     """
     try:
-        fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+        fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -118,7 +119,7 @@ def remove_if_unheld(path: str) -> bool:
     Raises:
         OSError: it cannot be opened.
     """
-    fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
         return _is_own_file(fd) and unlink_if_unheld(fd, path, _is_orphan)
     finally:
@@ -146,7 +147,7 @@ def remove_name(path: str) -> None:
         if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
             raise ShmQueueRefusedError(f"refusing to remove {path}: it belongs to user {status.st_uid}")
         try:
-            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except PermissionError as error:
             if is_of_handler(error):
                 raise
@@ -162,8 +163,10 @@ def remove_name(path: str) -> None:
                     remove_lock_files(fd, os.path.dirname(path))
                 return
         finally:
-            unlock(fd)
-            os.close(fd)
+            try:
+                unlock(fd)
+            finally:
+                os.close(fd)
 
 
 def remove_unarrived() -> list[tuple[str, int]]:
@@ -175,22 +178,31 @@ def remove_unarrived() -> list[tuple[str, int]]:
     removed = []
     for left in transit.overdue():
         try:
-            fd = os.open(left.path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except OSError as error:
-            if is_of_handler(error):
-                raise
-            continue  # it arrived and was closed since, or another process swept it
-        try:
-            items = _remove_left(fd, left)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
-            continue
-        finally:
-            os.close(fd)
+            items = _look_at_left(left) if transit.no_longer_awaits(left) else None
+        except BaseException:  # of a signal handler: the next call looks at it
+            transit.await_still(left)
+            raise
         if items is not None:
             removed.append((left.name, items))
     return removed
+
+
+def _look_at_left(left: transit.Left) -> int | None:
+    """As ``_remove_left``; None also if there is none any more."""
+    try:
+        fd = Descriptor.opened(os.open, left.path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        if is_of_handler(error):
+            raise
+        return None  # it arrived and was closed since, or another process swept it
+    try:
+        return _remove_left(fd, left)
+    except OSError as error:
+        if is_of_handler(error):
+            raise
+        return None
+    finally:
+        os.close(fd)
 
 
 def _remove_left(fd: int, left: transit.Left) -> int | None:
@@ -245,21 +257,20 @@ def leave_to_others(path: str, uuid: bytes) -> None:
 def remove_left_to_others() -> None:
     """Remove the noted segments that nobody holds any more."""
     for path, uuid in list(_left_to_others.items()):
-        _left_to_others.pop(path, None)
         try:
-            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except OSError as error:
             if is_of_handler(error):
                 raise
-            continue  # the last holder was not killed
-        try:
-            unlink_if_unheld(fd, path, functools.partial(_is_left, uuid))
-        except OSError as error:
-            if is_of_handler(error):
-                raise
-            continue
-        finally:
-            os.close(fd)
+        else:
+            try:
+                unlink_if_unheld(fd, path, functools.partial(_is_left, uuid))
+            except OSError as error:
+                if is_of_handler(error):
+                    raise
+            finally:
+                os.close(fd)
+        _left_to_others.pop(path, None)  # last, for a signal handler may raise before
 
 
 def _is_left(uuid: bytes, fd: int) -> bool:
@@ -357,7 +368,7 @@ def _sweep(entries: list[str]) -> list[str]:
 
 @while_changing
 def _sweep_one(path: str, half_made: bool) -> bool:
-    fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     try:
         if not _is_own_file(fd):
             return False

@@ -75,7 +75,7 @@ def open_sidecar(path: str, make: bool = True) -> Descriptor:
     """
     while True:
         try:
-            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except FileNotFoundError as error:
             if not make or is_of_handler(error):
                 raise
@@ -87,10 +87,11 @@ def open_sidecar(path: str, make: bool = True) -> Descriptor:
             raise refused(path, cannot_open(error, path)) from error
         try:
             require_private_file(os.fstat(fd), path, user_of(path))
+            descriptor = Descriptor(fd)
         except BaseException:
             os.close(fd)
             raise
-        return Descriptor(fd)
+        return descriptor
 
 
 def _make_sidecar(path: str) -> None:
@@ -160,7 +161,7 @@ def remove_sidecar(path: str, patience: int = 0) -> None:
 def _remove_sidecar(path: str, patience: int) -> None:
     while True:
         try:
-            fd = os.open(path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+            fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
         except FileNotFoundError as error:
             if is_of_handler(error):
                 raise
@@ -220,4 +221,4 @@ def _uuids() -> set[str]:
 
 
 def _open_quietly(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    return Descriptor.opened(os.open, path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))

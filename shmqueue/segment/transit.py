@@ -36,9 +36,11 @@ __all__ = [
     "adoptions",
     "arrive",
     "await_arrival",
+    "await_still",
     "count_adoption",
     "depart",
     "is_awaited",
+    "no_longer_awaits",
     "overdue",
 ]
 
@@ -158,11 +160,21 @@ def await_arrival(left: Left) -> None:
 
 
 def overdue() -> list[Left]:
-    """The segments whose notes are over by now, each once."""
+    """The segments whose notes are over by now."""
     if not _left:
         return []
     now = clock.monotonic()
-    return [left for left, end in list(_left.items()) if end <= now and _left.pop(left, None) is not None]
+    return [left for left, end in list(_left.items()) if end <= now]
+
+
+def no_longer_awaits(left: Left) -> bool:
+    """Have ``overdue`` return a segment no more. False: it did not any more."""
+    return _left.pop(left, None) is not None
+
+
+def await_still(left: Left) -> None:
+    """Have ``overdue`` return a segment again that it returned, unless it is to do so later."""
+    _left.setdefault(left, 0.0)
 
 
 def _after_fork_in_child() -> None:

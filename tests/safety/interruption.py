@@ -72,8 +72,8 @@ _MUTANTS = (
     Mutant(
         "descriptor kept that a segment was mapped through",
         "shmqueue/segment/handle.py",
-        "                    _for_a_while.pop(fresh, None)\n                    fresh.close()\n",
-        "                    _for_a_while.pop(fresh, None)\n",
+        "                        _for_a_while.pop(fresh, None)\n                        fresh.close()\n",
+        "                        _for_a_while.pop(fresh, None)\n",
     ),
     Mutant(
         "packer used again after it had no memory for its result",
