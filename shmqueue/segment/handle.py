@@ -158,21 +158,17 @@ class Segment:
     @contextmanager
     def _descriptor_without_lock(self) -> Iterator[int]:
         """A descriptor of the file on a description of its own, closed at the end, and in a child forked before."""
-        fresh = None
+        number = fresh = None
         try:
             with changing():
                 number = self._fresh()
                 if number is not None:
-                    try:
-                        fresh = Descriptor(number)
-                    except BaseException:
-                        os.close(number)
-                        raise
+                    fresh = Descriptor(number)
                     _for_a_while[fresh] = threading.get_ident()
-            number = (self._descriptor if fresh is None else fresh).number
-            if number < 0:
+            found = (self._descriptor if fresh is None else fresh).number
+            if found < 0:
                 raise OSError(errno.EBADF, "the program closed the queue's descriptor, and its name is gone", self.path)
-            yield number
+            yield found
         finally:
             if fresh is not None:
                 try:
@@ -183,6 +179,8 @@ class Segment:
                     fresh.close()
                     _for_a_while.pop(fresh, None)
                     raise
+            elif number is not None:
+                os.close(number)
 
     @property
     def file_size(self) -> int:
