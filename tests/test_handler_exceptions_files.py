@@ -1,6 +1,7 @@
 """What a signal handler raises while queues are opened, closed, looked at and removed reaches the caller as it is.
 
-Once the caller has closed what it has, no descriptor is left, nor a file that belongs to no name in use.
+Once the caller has closed what it has, no descriptor is left, nor a file that belongs to no name in use; on Python 3.10
+one may be.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import functools
 import gc
 import glob
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -233,6 +235,10 @@ CREATING = ["create", "create what is in use", "probe"]
 SLOW = {"look at all attributes"}  # has the most calls, each of which costs one attempt
 
 
+KEEPS_WHAT_RETURNS = sys.version_info >= (3, 11)
+"""Before, a handler may run when a Python function has returned and its result, a descriptor, is not assigned yet."""
+
+
 @pytest.fixture
 def stage(segment_directory: str) -> Iterator[Stage]:
     stage = Stage(segment_directory)
@@ -270,7 +276,8 @@ def _interrupt_at_any_call(stage: Stage, action: str) -> None:
                 break
             stage.close()
             names = {os.path.basename(path_of(name))} if action in KEPT else set()
-            _require_nothing_left(stage, before, names, call)
+            if KEEPS_WHAT_RETURNS:
+                _require_nothing_left(stage, before, names, call)
         else:
             pytest.fail("the action never came to its end")
     assert call > 3
