@@ -597,16 +597,32 @@ def test_the_visibility_timeout_of_a_queue_is_its_own(servers: _Servers, name: s
 
 
 def test_a_lease_begins_when_the_server_hands_it_out_and_not_when_it_was_asked_for(
-    servers: _Servers, name: str
+    servers: _Servers, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = servers.of("redis")
+    is_connected, may_ask, asks = threading.Event(), threading.Event(), threading.Event()
+    run_script = redis.Redis.eval
+
+    def tell_and_run(*arguments: Any, **options: Any) -> Any:
+        asks.set()  # the consumer's time is among the arguments
+        return run_script(*arguments, **options)
+
+    def take() -> None:
+        q.qsize()
+        is_connected.set()
+        assert may_ask.wait(PATIENCE)
+        leases.append(q.lease(timeout=PATIENCE))
+
     with shmqueue.connect(server.url(name)) as q, redis.Redis(port=server.port) as client:
+        monkeypatch.setattr(redis.Redis, "eval", tell_and_run)
         q.put("item")
         leases: list[Any] = []
-        thread = threading.Thread(target=lambda: leases.append(q.lease(timeout=PATIENCE)))
+        thread = threading.Thread(target=take)
+        thread.start()
+        assert is_connected.wait(PATIENCE)
         with server.stopped():
-            thread.start()
-            time.sleep(0.5)  # it asks meanwhile; if it does not, this shows nothing, and fails not
+            may_ask.set()
+            assert asks.wait(PATIENCE)
             continued = time.time()
         thread.join()
         ((_, taken),) = client.zrange(f"unacked_index-{name}", 0, -1, withscores=True)
