@@ -558,7 +558,7 @@ def test_what_other_programs_put_into_the_list_at_redis_does_not_stay_in_the_way
             try:
                 lease = q.lease(timeout=PATIENCE)
                 break
-            except Exception:
+            except Exception:  # of whatever kind: kombu's, or the decoder's
                 refused += 1
                 assert refused <= 4
         assert lease.item == "item"

@@ -51,12 +51,10 @@ class BrokerLease(Lease[Any]):
         return not self._message.acknowledged and self._link.is_alive
 
     def ack(self) -> bool:
-        """Acknowledge. False: the lease was over, the connection was lost, or the broker did not answer for 5 seconds.
+        """Acknowledge. True: the broker has the acknowledgement.
 
-        True: the broker has it.
-
-        Then the item may come again: it does not if only the broker's answer was lost. If the call is interrupted,
-        this holds as well.
+        False: the lease was over, the connection was lost, or the broker did not answer for 5 seconds. Then the item
+        may come again: it does not if only the broker's answer was lost. If the call is interrupted, this holds as well.
         """
         return self._end(self._message.ack)
 
