@@ -54,7 +54,7 @@ class BrokerLease(Lease[Any]):
         """Acknowledge. True: the broker has the acknowledgement.
 
         False: the lease was over, the connection was lost, or the broker did not answer for 5 seconds. Then the item
-        may come again: it does not if only the broker's answer was lost. If the call is interrupted, this holds as well.
+        may come again: it does not if only the broker's answer was lost. So it is if the call is interrupted.
         """
         return self._end(self._message.ack)
 
