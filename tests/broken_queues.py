@@ -32,8 +32,9 @@ class LosesEveryFourth(shm_queue.Queue[Any]):
 class LastInFirstOut(shm_queue.Queue[Any]):
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         items = [super().get(block, timeout)]
-        while super().qsize():
-            items.append(super().get())
+        with contextlib.suppress(standard_queue.Empty):
+            while True:
+                items.append(super().get(False))
         self.put_many(items[:-1])
         return items[-1]
 
@@ -150,11 +151,12 @@ class SwapsUnderLoad(shm_queue.Queue[Any]):
     """Keeps the order as long as it is used by one after the other."""
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        items = [item]
         if self.qsize() > 20:
-            first = super().get()
-            super().put(item, block, timeout)
-            item = first
-        super().put(item, block, timeout)
+            with contextlib.suppress(standard_queue.Empty):  # others may have taken all of them meanwhile
+                items.append(super().get(False))
+        for each in items:
+            super().put(each, block, timeout)
 
 
 class GoesOnAfterShutdown(shm_queue.Queue[Any]):
@@ -253,9 +255,12 @@ class PrefersNewItems(Leasing):
 
     def lease(self, block: bool = True, timeout: float | None = None) -> Any:  # type: ignore[override]
         old = super().lease(block, timeout)
-        if old.attempt == 1 or not self.qsize():
+        if old.attempt == 1:
             return old
-        new = super().lease()
+        try:
+            new = super().lease(False)
+        except standard_queue.Empty:
+            return old
         old.requeue()
         return new
 

@@ -89,6 +89,7 @@ def test_a_broken_queue_is_shown_with_its_history(monkeypatch: pytest.MonkeyPatc
     sections = re.findall(r"<section.*?</section>", text, re.DOTALL)
     for column, section in zip(columns, sections, strict=True):
         (result,) = column.broken
+        assert result.history, result.why
         assert escape(result.why) in section
         assert escape(result.program[-1]) in section
         (picture,) = pictures(section)
