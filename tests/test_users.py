@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import stat
@@ -36,9 +37,9 @@ def shared(request: pytest.FixtureRequest, segment_directory: str, monkeypatch: 
         os.unlink(os.path.join(segment_directory, entry))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def importable() -> Iterator[str]:
-    """The packages where other users can read them."""
+    """The packages where other users can read them, with their bytecode."""
     place = tempfile.mkdtemp(prefix="shmqueue-tests-packages-")
     os.chmod(place, 0o755)
     import msgpack
@@ -59,7 +60,17 @@ def importable() -> Iterator[str]:
             os.chmod(os.path.join(root, entry), 0o755)
         for entry in files:
             os.chmod(os.path.join(root, entry), 0o755)
+    compileall.compile_dir(place, quiet=1)
     yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that others can reach."""
+    place = tempfile.mkdtemp(prefix="shmqueue-tests-users-")
+    os.chmod(place, 0o755)
+    yield Path(place)
     shutil.rmtree(place)
 
 
@@ -210,9 +221,9 @@ exec "$place/bin/python{sys.version_info[0]}.{sys.version_info[1]}" "$@"
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_children_started_after_dropping_privileges_get_the_queue_or_a_clear_error(
-    name: str, shared: str, importable: str, engine: str, method: str, tmp_path: Path
+    name: str, shared: str, importable: str, engine: str, method: str, place: Path
 ) -> None:
-    program = Path(importable) / "program.py"
+    program = place / "program.py"
     program.write_text(
         PREFIX
         + textwrap.dedent(f"""
@@ -228,8 +239,8 @@ def test_children_started_after_dropping_privileges_get_the_queue_or_a_clear_err
 
     if __name__ == "__main__":
         q = ShmQueue(name)
-        os.environ["HOME"] = os.environ["TMPDIR"] = {str(importable)!r}
-        os.chmod({str(importable)!r}, 0o777)
+        os.environ["HOME"] = os.environ["TMPDIR"] = {str(place)!r}
+        os.chmod({str(place)!r}, 0o777)
         become_nobody()
         ours, theirs = multiprocessing.Pipe()
         child = multiprocessing.get_context({method!r}).Process(target=work, args=(q, theirs))
@@ -244,7 +255,7 @@ def test_children_started_after_dropping_privileges_get_the_queue_or_a_clear_err
     """)
     )
     ran = subprocess.run(
-        ["unshare", "-m", "sh", "-c", AS_ANYBODY, "sh", sys.base_prefix, f"{importable}/python", str(program), name],
+        ["unshare", "-m", "sh", "-c", AS_ANYBODY, "sh", sys.base_prefix, f"{place}/python", str(program), name],
         cwd="/",
         env={**os.environ, "PYTHONPATH": importable},
         capture_output=True,
