@@ -1,4 +1,7 @@
-"""Redis and RabbitMQ for the tests: started in a directory of their own, killed, started again, and cut off."""
+"""Redis and RabbitMQ for the tests: started in a directory of their own, killed, started again, and cut off.
+
+And what the tests of queues at brokers share beside that.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from support import python, wait_for_line
+
+BROKERS = ["redis", pytest.param("amqp", marks=pytest.mark.thorough)]
+"""Their kinds, as parameters of tests."""
 
 PATIENCE = 900.0  # seconds for a server to start on a machine that does a lot else
 _RABBIT_PROGRAMS = os.environ.get("SHMQUEUE_TEST_RABBITMQ", "/usr/lib/rabbitmq/bin")
@@ -176,6 +183,40 @@ def running(kind: str, directory: Path) -> Iterator[Server]:
         yield server
     finally:
         server.close()
+
+
+class Servers:
+    """Servers by their kind, which are started when they are first needed, and end with ``ends``."""
+
+    def __init__(self, paths: pytest.TempPathFactory, ends: ExitStack) -> None:
+        self._paths, self._ends = paths, ends
+        self._running: dict[str, Server] = {}
+
+    def of(self, kind: str) -> Server:
+        """The server of this kind. Skips the test, and says why, if it is not installed."""
+        if kind not in self._running:
+            self._running[kind] = self._ends.enter_context(running(kind, self._paths.mktemp(kind)))
+        return self._running[kind]
+
+
+@contextmanager
+def killed_holder(url: str, what: str) -> Iterator[None]:
+    """A process that holds a lease on an item of the queue, and is killed at the end.
+
+    ``what`` is the item, and the number of the attempt.
+    """
+    with python(_HOLDER, url) as process:
+        wait_for_line(process, what)
+        yield
+
+
+_HOLDER = """
+import sys, shmqueue
+q = shmqueue.connect(sys.argv[1])
+lease = q.lease(timeout=30)
+print(lease.item, lease.attempt, flush=True)
+sys.stdin.read()
+"""
 
 
 @contextmanager

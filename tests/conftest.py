@@ -11,6 +11,7 @@ import tempfile
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ except ImportError as missing:
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
     )
 from asyncio_support import run_asyncio, run_uvloop
+from broker_servers import BROKERS, Server, Servers
 from fileno_support import OpenQueue, opened_by_kind
 from hypothesis import HealthCheck, settings
 from portable_support import PAGE, WHOLE, Open, Opened, portable_handles
@@ -48,7 +50,11 @@ ONCE = [
     "archive",
     "bench",
     "broker",
+    "broker_conformance",
+    "broker_failures",
     "broker_interrupted",
+    "broker_redis",
+    "broker_urls",
     "cli",
     "cli_demo",
     "cli_doctor",
@@ -329,3 +335,22 @@ def connect() -> Iterator[Callable[..., Any]]:
 
     with connections() as open_connection:
         yield open_connection
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Brokers, which live as long as the module's tests."""
+    with ExitStack() as ends:
+        yield Servers(tmp_path_factory, ends)
+
+
+@pytest.fixture(params=BROKERS)
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    """Each broker."""
+    return servers.of(request.param)
+
+
+@pytest.fixture(params=["shm", *BROKERS])
+def any_url(request: pytest.FixtureRequest, servers: Servers, name: str) -> str:
+    """The URL of a new queue, in shared memory and at each broker."""
+    return f"shm://{name}" if request.param == "shm" else servers.of(request.param).url(name)

@@ -7,20 +7,19 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, python, wait_until
+from support import PATIENCE, Call, python, run_python, wait_until
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
 
 import _thread
 
-import broker_servers
 import kombu.message
-import kombu.transport.base
+from broker_servers import BROKERS, Servers
 
 import shmqueue
 from shmqueue.broker.answers import Asker
@@ -30,33 +29,11 @@ from shmqueue.broker.links import Link
 from shmqueue.broker.queue import BrokerQueue
 from shmqueue.broker.retries import RetryPolicy
 
-Servers = Callable[[str], broker_servers.Server]
 
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Gives servers by their kind, and starts them when they are first needed."""
-    contexts: dict[str, Any] = {}
-    running: dict[str, broker_servers.Server] = {}
-
-    def of(kind: str) -> broker_servers.Server:
-        if kind not in running:
-            contexts[kind] = broker_servers.running(kind, tmp_path_factory.mktemp(kind))
-            running[kind] = contexts[kind].__enter__()
-        return running[kind]
-
-    yield of
-    for kind in running:
-        contexts[kind].__exit__(None, None, None)
-
-
-AMQP = pytest.param("amqp", marks=pytest.mark.thorough)
-
-
-@pytest.fixture(params=["memory", "redis", AMQP])
+@pytest.fixture(params=["memory", *BROKERS])
 def q(request: pytest.FixtureRequest, servers: Servers, name: str) -> Iterator[BrokerQueue]:
     """A queue that was just opened, and is closed at the end."""
-    url = f"memory://?queue={name}" if request.param == "memory" else servers(request.param).url(name)
+    url = f"memory://?queue={name}" if request.param == "memory" else servers.of(request.param).url(name)
     with shmqueue.connect(url) as queue:
         assert isinstance(queue, BrokerQueue)
         yield queue
@@ -169,12 +146,12 @@ TAKES: dict[str, Callable[[BrokerQueue], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["redis", AMQP])
+@pytest.mark.parametrize("kind", BROKERS)
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
 def test_a_call_that_has_given_up_takes_nothing_when_the_broker_goes_on(
     kind: str, take: Callable[[BrokerQueue], object], servers: Servers, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = servers(kind)
+    server = servers.of(kind)
     monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 0.3)
     monkeypatch.setattr("shmqueue.broker.queue._ANSWER_LEAST", 0.3)
     took = threading.Event()
@@ -193,7 +170,7 @@ def test_a_call_that_has_given_up_takes_nothing_when_the_broker_goes_on(
 def test_what_comes_too_late_is_put_back_although_the_queue_was_closed_meanwhile(
     servers: Servers, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = servers("redis")
+    server = servers.of("redis")
     monkeypatch.setattr("shmqueue.broker.queue._ANSWER_LEAST", 0.3)
     monkeypatch.setattr("shmqueue.broker.links._FAREWELL", 0.3)
     took = threading.Event()
@@ -400,9 +377,9 @@ shmqueue.connect(sys.argv[1]).get()
 """
 
 
-@pytest.mark.parametrize("kind", ["redis", AMQP])
+@pytest.mark.parametrize("kind", BROKERS)
 def test_a_program_that_ctrl_c_ends_in_a_get_gives_back_its_item(kind: str, servers: Servers, name: str) -> None:
-    url = servers(kind).url(name)
+    url = servers.of(kind).url(name)
     with shmqueue.connect(url) as q:
         assert isinstance(q, BrokerQueue)
         q.put("item")
@@ -424,15 +401,45 @@ def test_an_asker_whose_thread_has_ended_meanwhile_still_answers() -> None:
     asker.close()
 
 
-# ---- transports that cannot be used ----
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_an_interrupted_call_leaves_a_queue_that_works(servers: Servers, name: str, timeout: float | None) -> None:
+    server = servers.of("redis")
+    with shmqueue.connect(server.url(name)) as q:
+        q.put("first")
+        with server.stopped():
+            interrupt = threading.Timer(0.3, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+            interrupt.start()
+            with pytest.raises(KeyboardInterrupt):
+                q.put("perhaps", timeout=timeout)
+            interrupt.join()
+        q.put("last")
+        assert q.get(timeout=PATIENCE) == "first"
+        wait_until(lambda: q.get(timeout=PATIENCE) == "last", "what was put afterwards arrives")
 
 
-def test_a_transport_that_does_not_know_its_clients_errors_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Absent(kombu.transport.base.Transport):  # type: ignore[misc]
-        connection_errors = (None,)
+LOCKING = """
+import sys
+from shmqueue.broker.answers import _Call
+from shmqueue.broker.links import Links
+from support import interruptions, others_can
 
-    monkeypatch.setitem(kombu.transport.TRANSPORT_ALIASES, "absent", lambda: Absent)
-    with pytest.raises(ImportError, match="cannot use url 'absent:"):
-        shmqueue.connect("absent://localhost/?queue=jobs")
-    with suppress(ImportError):
-        shmqueue.connect("SLMQ://localhost/?queue=jobs")
+link = Links("memory://", "jobs", {}, ()).current()
+calls = []
+
+def call():
+    if sys.argv[1] == "link":
+        link.use(id)
+    else:
+        calls.append(_Call(int, id))
+        calls[-1].is_abandoned()
+
+for number in interruptions(call, 50):
+    assert others_can(lambda: link.use(id)), number
+    assert others_can(lambda: [call.run() for call in calls]), number
+    calls.clear()
+"""
+
+
+@pytest.mark.parametrize("what", ["link", "call"])
+def test_a_signal_handler_that_raises_leaves_no_lock_taken(what: str) -> None:
+    run_python(LOCKING, what)

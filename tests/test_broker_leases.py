@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +17,17 @@ from support import PATIENCE, Call, wait_until
 pytest.importorskip("kombu", reason="kombu is not installed")
 pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
 
-import broker_servers
 import kombu.message
+from broker_servers import Server, Servers
 
 import shmqueue
 from shmqueue.broker.leases import BrokerLease
 from shmqueue.broker.queue import BrokerQueue
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker_servers.Server]:
-    with broker_servers.running("redis", Path(tmp_path_factory.mktemp("redis"))) as server:
-        yield server
+@pytest.fixture
+def redis(servers: Servers) -> Server:
+    return servers.of("redis")
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -152,7 +150,7 @@ def test_a_lease_that_is_dropped_with_its_queue_is_given_back(q: BrokerQueue, ha
 
 @pytest.mark.parametrize("how", ["ack", "requeue"])
 def test_the_end_of_a_lease_waits_for_a_silent_broker_only_so_long(
-    redis: broker_servers.Server, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+    redis: Server, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 0.3)
     with shmqueue.connect(redis.url(name)) as q:
@@ -169,7 +167,7 @@ def test_the_end_of_a_lease_waits_for_a_silent_broker_only_so_long(
 
 @pytest.mark.parametrize("is_own", [True, False], ids=["own", "other"])
 def test_close_releases_what_waits_for_the_end_of_a_lease(
-    redis: broker_servers.Server, name: str, is_own: bool, monkeypatch: pytest.MonkeyPatch
+    redis: Server, name: str, is_own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 10 * PATIENCE)
     q = shmqueue.connect(redis.url(name))
@@ -212,9 +210,7 @@ def sockets() -> set[str]:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="this system has no /proc/self/fd")
-def test_a_closed_queue_with_a_lease_leaves_no_connection_to_the_collector(
-    redis: broker_servers.Server, name: str
-) -> None:
+def test_a_closed_queue_with_a_lease_leaves_no_connection_to_the_collector(redis: Server, name: str) -> None:
     before = sockets()
     gc.disable()
     try:

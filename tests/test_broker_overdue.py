@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from support import PATIENCE, python, wait_until
@@ -14,7 +13,7 @@ from support import PATIENCE, python, wait_until
 pytest.importorskip("kombu", reason="kombu is not installed")
 pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
 
-import broker_servers
+from broker_servers import Server, silence
 
 import shmqueue
 from shmqueue.broker.links import _MOST_OVERDUE
@@ -23,14 +22,8 @@ from shmqueue.broker.queue import BrokerQueue
 Open = Callable[[], BrokerQueue]
 
 
-@pytest.fixture(scope="module", params=["redis", pytest.param("amqp", marks=pytest.mark.thorough)])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker_servers.Server]:
-    with broker_servers.running(request.param, Path(tmp_path_factory.mktemp(request.param))) as started:
-        yield started
-
-
 @pytest.fixture
-def opened(server: broker_servers.Server, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+def opened(server: Server, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     """Opens the queue; a call that does not wait fails after 0.2 s."""
     monkeypatch.setattr("shmqueue.broker.answers.ANSWER", 0.2)
     queues = []
@@ -58,7 +51,7 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def test_few_calls_wait_however_often_a_silent_broker_is_asked_and_no_item_is_lost(
-    server: broker_servers.Server, opened: Open
+    server: Server, opened: Open
 ) -> None:
     q = opened()
     q.put_many(range(3))
@@ -78,7 +71,7 @@ def test_few_calls_wait_however_often_a_silent_broker_is_asked_and_no_item_is_lo
         got.add(q.get(timeout=PATIENCE))
 
 
-def test_another_thread_and_a_forked_child_ask_for_themselves(server: broker_servers.Server, opened: Open) -> None:
+def test_another_thread_and_a_forked_child_ask_for_themselves(server: Server, opened: Open) -> None:
     q = opened()
     q.put("item")
     with server.stopped():
@@ -100,9 +93,7 @@ def test_another_thread_and_a_forked_child_ask_for_themselves(server: broker_ser
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_call_with_a_timeout_goes_on_when_earlier_ones_have_their_answer(
-    server: broker_servers.Server, opened: Open
-) -> None:
+def test_a_call_with_a_timeout_goes_on_when_earlier_ones_have_their_answer(server: Server, opened: Open) -> None:
     q = opened()
     q.put("item")
     got: list[object] = []
@@ -136,7 +127,7 @@ if sys.argv[2] == "dropped":
 
 
 @pytest.mark.parametrize("having", ["idle", "held", "dropped"])
-def test_a_program_ends_while_the_broker_is_silent(having: str, server: broker_servers.Server, name: str) -> None:
+def test_a_program_ends_while_the_broker_is_silent(having: str, server: Server, name: str) -> None:
     with python(LEAVER, server.url(name), having) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -149,9 +140,7 @@ def test_a_program_ends_while_the_broker_is_silent(having: str, server: broker_s
         assert q.get(timeout=PATIENCE) == "item"
 
 
-def test_an_acknowledgement_that_the_broker_may_not_have_is_not_called_one(
-    server: broker_servers.Server, opened: Open
-) -> None:
+def test_an_acknowledgement_that_the_broker_may_not_have_is_not_called_one(server: Server, opened: Open) -> None:
     q = opened()
     q.put("item")
     lease = q.lease(timeout=PATIENCE)
@@ -168,7 +157,7 @@ def test_what_waits_for_a_connection_ends_when_the_queue_is_closed() -> None:
         except shmqueue.ShmQueueNotInitializedError as error:
             refused.append(type(error))
 
-    with broker_servers.silence() as port:
+    with silence() as port:
         q = shmqueue.connect(f"redis://127.0.0.1:{port}/0?queue=jobs")
         assert isinstance(q, BrokerQueue)
         thread = threading.Thread(target=ask)
