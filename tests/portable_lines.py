@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import importlib
 import inspect
 import linecache
 import sys
@@ -11,43 +12,27 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from shmqueue import segment
-from shmqueue.engine import (
-    portable,
-    portable_calls,
-    portable_commit,
-    portable_get,
-    portable_loan,
-    portable_lock,
-    portable_memory,
-    portable_put,
-    portable_records,
-    portable_returns,
-    portable_state,
-    portable_waiting,
-)
+from shmqueue.engine import portable_lock
 from shmqueue.engine.portable import PortableEngine
 
-_FILES = {
-    module.__file__
-    for module in (
-        portable,
-        portable_calls,
-        portable_commit,
-        portable_get,
-        portable_loan,
-        portable_lock,
-        portable_memory,
-        portable_put,
-        portable_records,
-        portable_returns,
-        portable_state,
-        portable_waiting,
-        segment.handle,
-        segment.sidecar,
-        segment.files,
-    )
-}
+_MODULES = [
+    "engine.portable",
+    "engine.portable_calls",
+    "engine.portable_commit",
+    "engine.portable_get",
+    "engine.portable_loan",
+    "engine.portable_lock",
+    "engine.portable_memory",
+    "engine.portable_put",
+    "engine.portable_records",
+    "engine.portable_returns",
+    "engine.portable_state",
+    "engine.portable_waiting",
+    "segment.handle",
+    "segment.sidecar",
+    "segment.files",
+]
+_FILES = {importlib.import_module(f"shmqueue.{name}").__file__ for name in _MODULES}
 
 _BREATHS: list[tuple[Callable[..., object], str, str]] = [
     (PortableEngine._counted, "finally:", "= before"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import typing
 from collections.abc import Callable
@@ -11,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, Opener
-
-import shmqueue.compat
+from support import Opener
+from typing_support import install, mypy
 
 
 def test_the_class_is_generic_when_it_runs(our_queues: Opener) -> None:
@@ -57,34 +54,12 @@ simple.put(1)
 """
     (tmp_path / "right.py").write_text(program)
     (tmp_path / "wrong.py").write_text(program + mistakes)
-    lines = check_types(tmp_path, "right.py", "wrong.py")
+    install(tmp_path)
+    lines = [line for line in mypy(tmp_path, "right.py", "wrong.py").splitlines() if ": error:" in line]
     first = program.count("\n") + 1
     wrong_lines = {line.split(":")[1] for line in lines if line.startswith("wrong.py:")}
     assert not [line for line in lines if line.startswith("right.py:")], lines
     assert wrong_lines == {str(first + offset) for offset in (1, 2, 3)}, lines
-
-
-def check_types(directory: Path, *names: str) -> list[str]:
-    """The errors that mypy finds in the files, one a line."""
-    package = directory / "path" / "shmqueue"  # as it is when installed: mypy does not follow an editable one's mapping
-    package.mkdir(parents=True)
-    for source in (*shmqueue.__path__, *shmqueue.compat.__path__):
-        target = package / "compat" if source in shmqueue.compat.__path__ else package
-        target.mkdir(exist_ok=True)
-        for entry in Path(source).iterdir():
-            if entry.name != "compat":
-                (target / entry.name).symlink_to(entry)
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--no-incremental", *names]
-    ran = subprocess.run(
-        [*mypy, "--follow-imports=silent"],
-        cwd=directory,
-        env={**os.environ, "MYPYPATH": str(package.parent)},
-        capture_output=True,
-        text=True,
-        timeout=3 * PATIENCE,
-    )
-    assert ran.stderr == ""
-    return [line for line in ran.stdout.splitlines() if ": error:" in line]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="multiprocessing.queues.Queue is generic since Python 3.12")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
-import os
 import pickle
 import re
 import shutil
@@ -19,9 +18,8 @@ from pathlib import Path
 
 import pytest
 from support import PATIENCE
+from typing_support import install, mypy
 
-import shmqueue
-import shmqueue.compat
 from shmqueue import ShmQueue
 from shmqueue.compat import multiprocessing as our_multiprocessing
 from shmqueue.compat import queue as our_queue
@@ -42,19 +40,9 @@ def expected() -> Lines:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the samples, and the package in ``path`` as it is when installed.
-
-    Type checkers do not follow what an editable installation maps.
-    """
+    """A directory with the samples, and the package in ``path``."""
     directory = tmp_path_factory.mktemp("typing")
-    package = directory / "path" / "shmqueue"
-    package.mkdir(parents=True)
-    for source in (*shmqueue.__path__, *shmqueue.compat.__path__):
-        target = package / "compat" if source in shmqueue.compat.__path__ else package
-        target.mkdir(exist_ok=True)
-        for entry in Path(source).iterdir():
-            if entry.name != "compat":
-                (target / entry.name).symlink_to(entry)
+    install(directory)
     for sample in SAMPLES:
         shutil.copy(sample, directory)
     return directory
@@ -74,25 +62,9 @@ def test_there_are_samples_with_mistakes() -> None:
 @pytest.mark.timeout(20 * PATIENCE)
 @pytest.mark.parametrize("version", ["3.10", "3.13"])
 def test_mypy_finds_the_mistakes_and_no_others(program: Path, version: str) -> None:
-    options = [
-        "--strict",
-        "--no-error-summary",
-        "--no-incremental",
-        "--follow-imports=silent",
-        "--python-version",
-        version,
-    ]
-    ran = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, *(sample.name for sample in SAMPLES)],
-        cwd=program,
-        env={**os.environ, "MYPYPATH": str(program / "path")},
-        capture_output=True,
-        text=True,
-        timeout=10 * PATIENCE,
-    )
-    assert ran.stderr == ""
-    found = re.findall(r"^(\w+\.py):(\d+): error:", ran.stdout, re.MULTILINE)
-    compare({(name, int(number)) for name, number in found}, ran.stdout)
+    output = mypy(program, "--python-version", version, *(sample.name for sample in SAMPLES))
+    found = re.findall(r"^(\w+\.py):(\d+): error:", output, re.MULTILINE)
+    compare({(name, int(number)) for name, number in found}, output)
 
 
 @pytest.mark.thorough
