@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.readiness import ITEMS, Request, ask, withdraw
 
 __all__ = ["Line", "Refused", "current_loop", "running_loop"]
@@ -130,9 +130,7 @@ def running_loop() -> object:
         return loop
     try:
         return trio.lowlevel.current_trio_token()
-    except RuntimeError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(RuntimeError):
         return None
 
 

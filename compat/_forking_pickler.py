@@ -15,7 +15,7 @@ from multiprocessing import context, reduction
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.pickling import BUFFER_LEAST, BUFFERS_MOST, Beside, Payload
 from shmqueue.serialization import PickleSerializer
 
@@ -140,9 +140,7 @@ def _pickle(item: Any) -> tuple[int, Payload]:
         pickler = _idle_picklers.pop()
         if pickler.own != _ForkingPickler._extra_reducers or pickler.common != copyreg.dispatch_table:
             pickler = _Pickler()  # somebody has registered a reducer since
-    except IndexError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(IndexError):
         pickler = _Pickler()
     chunks = pickler.chunks
     beside = pickler.beside

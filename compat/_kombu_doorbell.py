@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from shmqueue import threads
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.readiness import Request, ask, withdraw
 
 __all__ = ["Doorbell", "Wish"]
@@ -50,18 +50,15 @@ class Doorbell:
             if self._write >= 0:
                 try:
                     os.write(self._write, b"!")
-                except BlockingIOError as error:
-                    if is_of_handler(error):
-                        raise
-                    # it is readable enough
+                except not_of_handler(BlockingIOError):
+                    pass  # it is readable enough
 
     def quiet(self) -> None:
         """Make it not readable."""
         try:
             os.read(self._read, _READ_MOST)
-        except BlockingIOError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(BlockingIOError):
+            pass
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until it is readable.

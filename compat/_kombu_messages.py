@@ -32,7 +32,7 @@ from shmqueue.exceptions import (
     ShmQueueSerializationError,
 )
 from shmqueue.handle import Handle
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.items import items_of
 from shmqueue.leases import Lease, take_lease
 from shmqueue.readiness import ITEMS, ROOM
@@ -239,9 +239,7 @@ class Messages:
                 if empty.is_busy:
                     raise
                 continue  # the portable engine has no room to set another one aside: acknowledging one makes room
-            except (ShmQueueError, OSError) as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(ShmQueueError, OSError) as error:
                 if type(error) is not ShmQueueError and not _is_for_leases(error, level):
                     raise
                 self._held_up.add(level)

@@ -12,7 +12,7 @@ from typing import Any
 from shmqueue import plain
 from shmqueue.engine.portable_processes import is_alive, this_process
 from shmqueue.exceptions import ShmQueueCorruptedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["LEVELS", "Binding", "Exchange", "Owner", "Queue", "State", "drop_ownerless", "has_ownerless", "this_owner"]
 
@@ -74,9 +74,7 @@ class State:
         try:
             serial, exchanges, bindings, queues, gone, doomed = plain.UNPACKERS[method](payload)
             described = {name: Queue(*fields) for name, fields in queues.items()}
-        except (KeyError, TypeError, ValueError) as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(KeyError, TypeError, ValueError) as error:
             raise ShmQueueCorruptedError(
                 f"what was declared on shm:// cannot be read ({error!r}): end the programs that use it, and remove "
                 "it with shmqueue.compat.kombu.remove()"

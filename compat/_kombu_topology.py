@@ -32,7 +32,7 @@ from shmqueue.exceptions import (
     ShmQueueValueError,
 )
 from shmqueue.handle import Handle, open_handle
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.readiness import ITEMS, ROOM
 
 from ._kombu_state import Owner, Queue, State, drop_ownerless
@@ -278,9 +278,7 @@ class Topology:
         while True:
             try:
                 fd = os.open(self._handle.segment.path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError as error:  # it was removed: begin a new one
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(FileNotFoundError):  # it was removed: begin a new one
                 self._handle.close()
                 self._handle, self._moments = open_handle(self._name, keep=True), None
                 continue
@@ -301,9 +299,7 @@ class Topology:
             try:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_bytes(fcntl.F_WRLCK))
                 return
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError) as error:
                 if error.errno not in _LOCKED:
                     raise
             left = deadline - clock.monotonic()
@@ -342,9 +338,7 @@ def _make_lease_table(handle: Handle) -> None:
             if loan is not None:
                 loan.finish()
             return
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         if error.errno not in NO_MEMORY or isinstance(error, ShmQueueError):
             raise
         code = error.errno or code
@@ -366,9 +360,7 @@ def _stopped(processes: Iterable[int]) -> list[int]:
         try:
             with open(f"/proc/{process}/stat", "rb") as file:
                 state = file.read().rpartition(b")")[2].split()[0]
-        except (OSError, IndexError) as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError, IndexError):
             continue
         if state in (b"T", b"t"):
             found.append(process)

@@ -27,7 +27,7 @@ from shmqueue.dead_letters import DeadLetterQueue
 from shmqueue.exceptions import ShmQueueShutDown, ShutDown
 from shmqueue.fast_paths import fast_get, fast_lease, fast_put, own_fast_paths
 from shmqueue.generics import T
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.leases import Lease
 
 from ._absent import Absent, refuse_hooks, refuse_name
@@ -279,9 +279,7 @@ class Queue(_Shared[T], _StandardQueue[T]):
         if self.maxsize == 0:
             try:
                 return max(0.0, real_seconds(timeout))
-            except (TypeError, ValueError) as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(TypeError, ValueError):
                 return None  # an unbounded queue does not look at it
         timeout = real_seconds(timeout)
         if timeout < 0:

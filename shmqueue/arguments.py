@@ -10,7 +10,7 @@ import operator
 from typing import Any
 
 from shmqueue.exceptions import ShmQueueTypeError, ShmQueueValueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["NUMBER_MOST", "real_seconds", "require_int", "require_seconds", "require_span", "whole_number"]
 
@@ -31,9 +31,7 @@ def whole_number(name: str, value: Any) -> int:
         raise ShmQueueTypeError(f"{name} must be an int, not the bool {value!r}")
     try:
         return int(operator.index(value))
-    except TypeError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(TypeError):
         raise ShmQueueTypeError(f"{name} must be an int, not {value!r:.60} ({type(value).__name__})") from None
 
 
@@ -68,13 +66,9 @@ def real_seconds(timeout: Any) -> float:
             )
         try:
             timeout = float(timeout)
-        except OverflowError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OverflowError):
             timeout = math.inf if timeout > 0 else -math.inf
-        except (TypeError, ValueError) as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(TypeError, ValueError) as error:
             raise ShmQueueTypeError(f"timeout must be a number of seconds or None: {error}") from error
     if timeout != timeout:
         raise ShmQueueValueError("timeout must be a number of seconds, not NaN")

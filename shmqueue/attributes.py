@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shmqueue.exceptions import ShmQueueNotInitializedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["absent_when_closed", "readable_names", "static_attributes"]
 
@@ -30,9 +30,7 @@ def absent_when_closed(read: Callable[[_Self], _T]) -> Callable[[_Self], _T]:
     def read_if_open(self: _Self) -> _T:
         try:
             return read(self)
-        except ShmQueueNotInitializedError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(ShmQueueNotInitializedError) as error:
             raise _ClosedAttributeError(*error.args) from None
 
     return read_if_open
@@ -58,8 +56,6 @@ def static_attributes(cls: type) -> dict[str, Any]:
 def _can_be_read(obj: object, name: str) -> bool:
     try:
         getattr(obj, name)
-    except Exception as error:  # of whatever kind: then it cannot be read
-        if is_of_handler(error):
-            raise
+    except not_of_handler(Exception):  # of whatever kind: then it cannot be read
         return False
     return True

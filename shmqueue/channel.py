@@ -16,7 +16,7 @@ from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import ShmQueueEmpty, ShmQueueFull, ShmQueueTypeError, ShmQueueValueError
 from shmqueue.fast_paths import allow_fast_paths
 from shmqueue.handle import Handle
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.items import GetItem, PutItem, Record, items_of, load_many
 from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
@@ -215,9 +215,7 @@ class Channel:
         """See ``ShmQueue.get_view``."""
         try:
             loan = self.engine.lend(block, timeout, True)
-        except TypeError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(TypeError) as error:
             raise ShmQueueTypeError(str(error)) from None
         if loan is None:
             raise self.empty(block, timeout)

@@ -29,7 +29,7 @@ from shmqueue.closing import (
 )
 from shmqueue.engine import Counters, Engine
 from shmqueue.exceptions import ShmQueueClosedError, ShmQueueError, ShmQueueTypeError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import (
     KEEP,
     PRIVATE,
@@ -180,10 +180,8 @@ class Handle:
         try:
             if self._last is None and self._close_once.alive:
                 self._last = self.counters(), self.engine.maxsize()
-        except Exception as error:
-            if is_of_handler(error):
-                raise
-            # else it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
+        except not_of_handler(Exception):
+            pass  # it is corrupted, closed meanwhile, or there is no memory for it: its state is then lost
         finally:
             try:
                 self._close_once()
@@ -231,9 +229,7 @@ class Handle:
             finally:
                 if fd >= 0:
                     os.close(fd)
-        except (ShmQueueError, OSError) as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(ShmQueueError, OSError) as error:
             return _Unreachable(travel, error, log_file)
 
     def leave(self) -> None:
@@ -312,7 +308,5 @@ def _memory_left(path: str) -> str:
     where = os.path.dirname(path)
     try:
         return f"{where} has {free_bytes_of_directory(where)} of {total_bytes_of_directory(where)} bytes free"
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         return f"{where}: {error.strerror}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shmqueue import engine, segment
 from shmqueue.exceptions import ShmQueueNotFoundError, ShmQueueRefusedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import Header
 
 engine.register_layouts()  # by which items are counted
@@ -85,15 +85,11 @@ def remove_queue(name: str) -> QueueInfo:
     info = look_at(name)
     try:
         segment.remove_name(path)
-    except FileNotFoundError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(FileNotFoundError):
         raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
     except ShmQueueRefusedError:
         raise
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         raise ShmQueueRefusedError(error.errno, f"cannot remove it: {error.strerror}", path) from error
     return info
 
@@ -110,9 +106,7 @@ def remove_orphans() -> list[QueueInfo]:
             try:
                 if segment.remove_if_unheld(info.path):
                     removed.append(info)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError):
                 continue  # not this user's own, no segment, or gone already
     segment.sweep_orphans()  # and what has no name that could be listed
     return removed
@@ -135,9 +129,7 @@ def _look(name: str, path: str) -> QueueInfo | None:
     """None when there is nothing at the path."""
     try:
         status = os.lstat(path)
-    except FileNotFoundError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(FileNotFoundError):
         return None
     header: Header | None = None
     contents: segment.Contents | None = None
@@ -145,9 +137,7 @@ def _look(name: str, path: str) -> QueueInfo | None:
     holders = segment.holders_of(path)
     try:
         fd = segment.open_to_look(path)
-    except FileNotFoundError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(FileNotFoundError):
         return None
     except ShmQueueRefusedError as error:
         problem = (error.strerror or str(error)).removeprefix("refusing to attach: ")

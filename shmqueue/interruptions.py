@@ -6,9 +6,22 @@ that code's affair: it goes to the caller as it is, whatever its type.
 
 from __future__ import annotations
 
+import sys
 from types import FrameType, TracebackType
+from typing import TypeVar
 
-__all__ = ["is_of_handler"]
+__all__ = ["is_of_handler", "not_of_handler"]
+
+_E = TypeVar("_E", bound=BaseException)
+
+
+def not_of_handler(*kinds: type[_E]) -> tuple[type[_E], ...]:
+    """What to catch: ``except not_of_handler(OSError):`` lets an OSError pass that a signal handler has raised.
+
+    Returns the kinds; none if the exception that is looked at is of one of them, and a handler's.
+    """
+    error = sys.exc_info()[1]
+    return () if isinstance(error, kinds) and is_of_handler(error) else kinds
 
 
 def is_of_handler(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shmqueue import engine, plain
 from shmqueue.exceptions import ShmQueueDeserializationError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.messages import tell_items_put
 
 if TYPE_CHECKING:
@@ -132,10 +132,8 @@ def _unpacked(record: tuple[int, bytes], unpack: Unpack) -> Any:
     if record[0] == 0:
         try:
             return unpack(record[1])
-        except Exception as error:
-            if is_of_handler(error):
-                raise
-            # else loading it again says why
+        except not_of_handler(Exception):
+            pass  # loading it again says why
     return Record(record)
 
 
@@ -146,10 +144,8 @@ def _packed(item: Any, as_pickle: bool) -> tuple[int, bytes] | None:
             return 0, plain.pack_scalar(item)
         if not as_pickle and kind in plain.TYPES:
             return plain.pack(item)
-    except Exception as error:
-        if is_of_handler(error):
-            raise
-        # else it is an int of more than 64 bits, for instance: the codec packs it, or says why it cannot
+    except not_of_handler(Exception):
+        pass  # it is an int of more than 64 bits, for instance: the codec packs it, or says why it cannot
     return None
 
 
@@ -201,9 +197,7 @@ def load_many(entries: Iterable[Any], load: Callable[[int, bytes], Any]) -> list
     for entry in entries:
         try:
             items.append(load(*entry) if type(entry) is Record else entry)
-        except Exception as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:
             failed = failed or error
     if isinstance(failed, ShmQueueDeserializationError):
         failed.items = items

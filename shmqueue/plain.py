@@ -20,7 +20,7 @@ from typing import Any
 
 import msgpack
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = [
     "SCALARS",
@@ -90,9 +90,7 @@ def _pack(item: Any) -> tuple[int, bytes]:
     """
     try:
         packer = _idle_packers.pop()
-    except IndexError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(IndexError):
         packer = _Packer()
     packer.has_tuples = False
     payload = packer.pack(item)
@@ -353,9 +351,8 @@ class _Marks:
 def _unpack_by_msgpack(payload: bytes) -> Any:
     try:
         return msgpack.unpackb(payload)
-    except ValueError as error:  # keys that are no strings: allowed here, but the option would slow down other items
-        if is_of_handler(error):
-            raise
+    except not_of_handler(ValueError):
+        # Keys that are no strings: allowed here, but the option would slow down other items.
         return msgpack.unpackb(payload, strict_map_key=False)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.threads import Guard, new_lock, start_daemon_thread, stop_at_end
 
 if TYPE_CHECKING:
@@ -108,10 +108,8 @@ class _Thread:
             self._bell.ring()
         try:
             self._nudge.release()
-        except RuntimeError as error:
-            if is_of_handler(error):
-                raise
-            # it was open already
+        except not_of_handler(RuntimeError):
+            pass  # it was open already
 
     def discard(self, request: Request) -> None:
         self._requests.pop(id(request), None)

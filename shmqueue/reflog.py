@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["DebugRefLogAction", "append", "path_for", "read"]
 
@@ -46,10 +46,8 @@ def append(path: str, action: DebugRefLogAction, queue_name: str, refs_after: in
             os.write(fd, json.dumps(line).encode() + b"\n")
         finally:
             os.close(fd)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
-        # a full disk or a foreign file must not stop a queue
+    except not_of_handler(OSError):
+        pass  # a full disk or a foreign file must not stop a queue
 
 
 def read(path: str) -> list[dict[str, Any]]:
@@ -59,9 +57,7 @@ def read(path: str) -> list[dict[str, Any]]:
         for line in file:
             try:
                 entry = json.loads(line)
-            except ValueError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(ValueError):
                 continue
             if isinstance(entry, dict) and {"time", "pid", "action", "name", "refs"} <= entry.keys():
                 entries.append(entry)

@@ -33,7 +33,7 @@ from shmqueue.exceptions import (
     ShmQueueSerializationError,
     ShmQueueValueError,
 )
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.pickling import Payload
 
 __all__ = [
@@ -130,10 +130,8 @@ class Serializer:
         if type(data) in plain.TYPES:
             try:
                 return plain.pack(data)
-            except Exception as error:
-                if is_of_handler(error):
-                    raise
-                # else whatever it was: the rest of the ladder says what is wrong with the item
+            except not_of_handler(Exception):
+                pass  # whatever it was: the rest of the ladder says what is wrong with the item
         return self.dump_rest(data)
 
     def dump_rest(self, data: Any) -> tuple[int, Payload]:
@@ -145,9 +143,7 @@ class Serializer:
                 return plain.pack_copies(data)
             except MemoryError:
                 raise  # it is not the item's fault
-            except Exception as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(Exception) as error:
                 raise ShmQueueSerializationError(
                     f"msgpack cannot keep this {type(data).__name__} ({error}) and this queue has allow_pickle=False"
                 ) from error
@@ -158,10 +154,8 @@ class Serializer:
                 return plain.pack_copies(data)  # a memoryview, for instance, beside containers that stand twice
             except MemoryError:
                 raise  # it is not the item's fault
-            except Exception as error:
-                if is_of_handler(error):
-                    raise
-                # else the error of pickle says more than that of this last attempt
+            except not_of_handler(Exception):
+                pass  # the error of pickle says more than that of this last attempt
             raise
 
     def _dump_pickle(self, data: Any) -> tuple[int, Payload]:
@@ -171,9 +165,7 @@ class Serializer:
             has_buffers, payload = pickling.dumps(data)
         except MemoryError:
             raise  # it is not the item's fault
-        except Exception as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:
             raise ShmQueueSerializationError(f"cannot pickle this {type(data).__name__}: {error}") from error
         return _PICKLE_BUFFERS if has_buffers else _PICKLE, payload
 
@@ -184,9 +176,7 @@ class Serializer:
             )
         try:
             payload = self.custom_serialize(method, data)
-        except Exception as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:
             is_missing = isinstance(error, NotImplementedError)
             kind = ShmQueueNoSerializerError if is_missing else ShmQueueSerializationError
             raise kind(f"custom_serialize failed with method {int(method)}: {error!r}") from error
@@ -207,9 +197,7 @@ class Serializer:
         loader = LOADERS.get(method) or self._custom_loader(method)
         try:
             return loader(payload)
-        except Exception as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:
             is_missing = isinstance(error, NotImplementedError) and method not in LOADERS
             kind = ShmQueueNoDeserializerError if is_missing else ShmQueueDeserializationError
             raise kind(
@@ -248,10 +236,8 @@ class PickleSerializer:
         if type(item) in plain.SCALARS:
             try:
                 return _MSGPACK, plain.pack_scalar(item)
-            except Exception as error:
-                if is_of_handler(error):
-                    raise
-                # else it is an int of more than 64 bits, or a str with lone surrogates
+            except not_of_handler(Exception):
+                pass  # it is an int of more than 64 bits, or a str with lone surrogates
         return self._dump_pickle(item)
 
     dump_rest = dump

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from shmqueue.connection_wait import look_in_wait
 from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import changing
 from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread, stop_at_end
@@ -183,13 +183,9 @@ class Watcher:
     def _is_ready(self) -> bool:
         try:
             return self._is_over or self._engine.wait(True, 0)
-        except ShmQueueNotInitializedError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(ShmQueueNotInitializedError):
             return False
-        except ShmQueueCorruptedError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(ShmQueueCorruptedError):
             return True  # a get does not wait: it raises
 
     def _watch(self) -> None:
@@ -221,10 +217,8 @@ class Watcher:
     def _wake_thread(self) -> None:
         try:
             self._nudge.release()
-        except RuntimeError as error:
-            if is_of_handler(error):
-                raise
-            # it was open already
+        except not_of_handler(RuntimeError):
+            pass  # it was open already
 
 
 def _has(lock: Any) -> bool:
@@ -404,9 +398,7 @@ class _Signal:
             try:
                 way = f"/proc/self/fd/{to_read}"
                 both = Descriptor.opened(os.open, way, os.O_RDWR | os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0))
-            except (AttributeError, OSError) as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(AttributeError, OSError):
                 if hasattr(os, "set_blocking"):
                     os.set_blocking(to_read, False)
             else:
@@ -442,9 +434,7 @@ class _Signal:
                 os.write(number, b"!")
             else:
                 os.read(number, 4096)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             if error.errno not in (errno.EAGAIN, errno.EBADF):  # it was empty, or the program has closed it
                 raise
         self.is_set = readable

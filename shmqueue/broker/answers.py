@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from shmqueue import clock
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 
 __all__ = ["ANSWER", "Asker", "Overdue", "attempt", "start"]
 
@@ -163,9 +163,8 @@ def start(make: Callable[[], object]) -> None:
     if not sys.is_finalizing():
         try:
             _thread.start_new_thread(_start, (make,))
-        except RuntimeError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(RuntimeError):
+            pass
 
 
 def _no_call() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from kombu.serialization import prepare_accept_content
 
 from shmqueue.exceptions import ShmQueueDeserializationError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.serialization import Serializer
 
 __all__ = ["CONTENT_TYPE", "Bodies"]
@@ -50,9 +50,7 @@ class Bodies:
         try:
             message.accept = prepare_accept_content(_FOREIGN)
             return message.decode()
-        except Exception as error:  # of whatever kind: the decoders are those of other packages
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:  # of whatever kind: the decoders are those of other packages
             raise ShmQueueDeserializationError(
                 f"cannot load an item of content type {message.content_type!r}: {error!r}"
             ) from error

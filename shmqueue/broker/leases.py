@@ -10,7 +10,7 @@ from shmqueue.broker import answers
 from shmqueue.broker.answers import Asker
 from shmqueue.broker.bodies import Bodies
 from shmqueue.broker.links import Link, Links
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.leases import Lease
 
 __all__ = ["BrokerLease", "Received"]
@@ -70,9 +70,7 @@ class BrokerLease(Lease[Any]):
         """``ack`` by this thread, and without a limit: what has interrupted it has interrupted the acknowledgement."""
         try:
             return self._link.use(self._ending(self._message.ack, False))
-        except self._links.errors as error:  # that of a lease that was dropped
-            if is_of_handler(error):
-                raise
+        except not_of_handler(*self._links.errors):  # that of a lease that was dropped
             return False
 
     def _end(self, how: Callable[[], object]) -> bool:

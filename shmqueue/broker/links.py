@@ -18,7 +18,7 @@ import kombu
 from shmqueue import clock, threads
 from shmqueue.broker.answers import Asker, Overdue, attempt, start
 from shmqueue.broker.transports import connection_to
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 
 __all__ = ["Link", "Links"]
 
@@ -109,9 +109,8 @@ class Link:
             self._requeue_dropped()
             if self.is_left:
                 self.leave()
-        except ConnectionError as error:  # it is closed
-            if is_of_handler(error):
-                raise
+        except not_of_handler(ConnectionError):  # it is closed
+            pass
         finally:
             _set_free(self.lock)
             if not self.is_alive:
@@ -186,10 +185,8 @@ class Link:
                     if connection is not None:
                         connection.close()
                         _disconnect_again(getattr(self, "channel", None))
-                except Exception as error:
-                    # Of whatever kind: it may be broken in any way, and nothing is asked of it any more.
-                    if is_of_handler(error):
-                        raise
+                except not_of_handler(Exception):
+                    pass  # of whatever kind: it may be broken in any way, and nothing is asked of it any more
         finally:
             _set_free(self.lock)
 

@@ -31,7 +31,7 @@ from shmqueue.exceptions import (
     ShmQueueUnsupportedError,
     ShmQueueValueError,
 )
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.messages import tell_items_put
 from shmqueue.serialization import Serializer
 
@@ -338,9 +338,8 @@ class BrokerQueue:
             raise
         except ImportError:
             raise
-        except Exception as error:  # of whatever kind: kombu and the clients look at most of their options only now
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:
+            # Of whatever kind: kombu and the clients look at most of their options only now.
             raise ShmQueueValueError(
                 f"queue {self._where()} cannot be opened; see url and transport_options: {error!r}"
             ) from error

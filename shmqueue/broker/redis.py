@@ -14,7 +14,7 @@ from kombu.transport.virtual.base import QoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 
 __all__ = ["with_atomic_get"]
 
@@ -95,9 +95,7 @@ class _RestoreInTime:
                     connection.retry.update_retries(0)
                     connection.disconnect()
             super().restore_unacked_once(stderr)  # type: ignore[misc]
-        except Exception as error:  # of whatever kind: the client's
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception) as error:  # of whatever kind: the client's
             logging.getLogger("shmqueue").warning("unacknowledged items come again later, at the timeout: %r", error)
 
 

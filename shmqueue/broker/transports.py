@@ -14,7 +14,7 @@ from shmqueue.arguments import require_span
 from shmqueue.broker.redis import with_atomic_get
 from shmqueue.broker.urls import BrokerUrl, shown
 from shmqueue.exceptions import ShmQueueValueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["connection_to", "failures_of", "is_final", "transport_of"]
 
@@ -42,9 +42,7 @@ def transport_of(parts: BrokerUrl, options: dict[str, Any]) -> Any:
         transport = get_transport_cls(parts.transport)
     except KeyError as error:
         raise ShmQueueValueError(f"kombu has no transport for url {where!r}: {error}") from None
-    except (ImportError, NameError, AttributeError) as error:  # what kombu's modules raise without their client
-        if is_of_handler(error):
-            raise
+    except not_of_handler(ImportError, NameError, AttributeError) as error:  # of kombu's modules without their client
         raise ImportError(_without_client(where, error)) from error
     if not all(isinstance(error, type) for error in (*transport.connection_errors, *transport.channel_errors)):
         raise ImportError(_without_client(where, "the errors of its client are unknown"))  # the way of kombu's SLMQ
@@ -59,9 +57,7 @@ def transport_of(parts: BrokerUrl, options: dict[str, Any]) -> Any:
         return connection_to(parts.url, options).transport
     except ImportError:
         raise
-    except Exception as error:  # of whatever kind: it is kombu that looks at the rest of the URL
-        if is_of_handler(error):
-            raise
+    except not_of_handler(Exception) as error:  # of whatever kind: it is kombu that looks at the rest of the URL
         raise ShmQueueValueError(f"kombu refuses url {where!r}, or the transport_options: {error!r}") from error
 
 

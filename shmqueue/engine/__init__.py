@@ -24,7 +24,7 @@ from shmqueue.exceptions import (
     ShmQueueRefusedError,
     ShmQueueValueError,
 )
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import Segment
 
 if TYPE_CHECKING:
@@ -395,9 +395,7 @@ def open_engine(segment: Segment, report: Callable[[int], None]) -> Engine:
             return PortableEngine(segment, report)
         if segment.header.shape.engine == "native" and _native is not None:
             return _native.open_ring(segment, report)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         if error.errno in _CANNOT_MAP:
             why = (
                 f"cannot map queue {segment.name!r}: {error.strerror}; its file system cannot share memory between "

@@ -14,7 +14,7 @@ from typing import TypeVar
 from shmqueue.engine.portable_lock import DeathSafeLock
 from shmqueue.engine.portable_memory import RingMemory
 from shmqueue.exceptions import ShmQueueClosedError, ShmQueueCorruptedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import Segment
 from shmqueue.threads import WeakRegistry, sleep
 
@@ -96,10 +96,8 @@ class Calls:
         for act in self._last_acts():
             try:
                 act()
-            except Exception as error:
-                if is_of_handler(error):
-                    raise
-                # else closing is more important, and the memory goes back with the queue at the latest
+            except not_of_handler(Exception):
+                pass  # closing is more important, and the memory goes back with the queue at the latest
 
     def _last_acts(self) -> Iterable[Callable[[], object]]:
         """What a handle does under the lock before it is closed; twice does no harm."""

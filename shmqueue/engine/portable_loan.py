@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 if TYPE_CHECKING:
     from shmqueue.engine.portable_leases import Entry
@@ -126,7 +126,5 @@ class PortableLoan:
             return
         try:
             self.let_go()
-        except Exception as error:
-            if is_of_handler(error):
-                raise  # which Python prints
-            # else the handle's end, or the process's, gives it back
+        except not_of_handler(Exception):
+            pass  # the handle's end, or the process's, gives it back; Python prints what a handler raises

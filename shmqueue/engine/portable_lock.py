@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment import Segment
 from shmqueue.segment import sidecar as sidecars
 from shmqueue.segment.descriptor import Descriptor
@@ -256,9 +256,7 @@ class Owner:
                         hold.segment.require_hold()
                         try:
                             self._opened.append(sidecars.open_sidecar(self._sidecar))
-                        except ShmQueueRefusedError as refusal:
-                            if is_of_handler(refusal):
-                                raise
+                        except not_of_handler(ShmQueueRefusedError) as refusal:
                             if not self._borrow(hold, refusal):
                                 return False
                             break
@@ -321,9 +319,7 @@ class Owner:
             self._shmlock = Block(self._block)
         try:
             return bool(self._shmlock.acquire(timeout=False))  # False: try once; shmlock takes 0 for for ever
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             cause = error.__cause__ or error  # shmlock's own words speak of an exit event, which is not there
             if isinstance(cause, OSError) and cause.filename is None:
                 cause.filename = self._block
@@ -419,9 +415,7 @@ def _spare_of(segment: Segment, sidecar: str) -> _Spare | None:
     if spare is None:
         try:
             spare = _spares[sidecar] = _Spare(sidecar)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             if not is_foreign:
                 return None  # the call that needs the sidecar raises
             if not isinstance(error, ShmQueueRefusedError):

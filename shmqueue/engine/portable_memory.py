@@ -18,7 +18,7 @@ from shmqueue.engine.portable_leases import Entry, LeaseArea
 from shmqueue.engine.portable_lock import NOTHING, Act, Hold
 from shmqueue.engine.portable_state import Contradiction, Room, State
 from shmqueue.exceptions import ShmQueueCorruptedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import HEADER_SIZE, SYSTEM_PAGESIZE, Segment
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import changing
@@ -180,9 +180,8 @@ def _map(fd: int, size: int) -> tuple[mmap.mmap, Descriptor | None]:
             try:
                 if os.path.samestat(os.fstat(number), os.fstat(fd)):
                     return memory, Descriptor(number)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError):
+                pass
             memory.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["Process", "is_alive", "this_image", "this_process"]
 
@@ -49,13 +49,10 @@ def is_alive(process: Process) -> bool:
         return not has_ended and started in (0, begun)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(ProcessLookupError):
         return False
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
+        pass
     return True
 
 
@@ -77,9 +74,7 @@ def _stat(pid: int) -> tuple[bool, int] | None:
     try:
         has_ended = fields[0] in {b"Z", b"X"} and int(fields[_THREADS - _STATE]) <= 1
         return has_ended, int(fields[_STARTED - _STATE])
-    except (IndexError, ValueError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(IndexError, ValueError):
         return None
 
 
@@ -92,9 +87,7 @@ def _fields(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/task/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(4096)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return []
     return (text or b"").rpartition(b")")[2].split()
 

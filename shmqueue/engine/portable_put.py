@@ -15,7 +15,7 @@ from shmqueue.engine.portable_reservation import PortableReservation, head_of
 from shmqueue.engine.portable_state import State
 from shmqueue.engine.portable_waiting import Waiting
 from shmqueue.exceptions import ShmQueueError, ShmQueueValueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import Segment
 
 if TYPE_CHECKING:
@@ -158,9 +158,7 @@ class Puts(Waiting):
                 return None, None, b""
             try:
                 place = self._larger(state, len(data), hold)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError) as error:
                 if error.errno is None:  # what a signal handler raises usually has none
                     raise error.__cause__ or error from None
                 if error.errno == errno.EBADF:

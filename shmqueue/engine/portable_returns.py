@@ -19,7 +19,7 @@ from shmqueue.engine.portable_lock import Hold
 from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
 from shmqueue.engine.portable_records import Records
 from shmqueue.engine.portable_state import Contradiction, State
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import Segment
 from shmqueue.threads import sleep
 
@@ -101,9 +101,7 @@ class Returns(Records):
             done = self._locked(
                 lambda state, hold: self._give_one_back(state, hold, entry), clock.monotonic() + patience
             )
-        except Exception as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(Exception):
             return False  # for want of memory, for instance: nothing that the call in which this is done has to do with
         self._is_late = done is LOCKED
         return not self._is_late
@@ -111,9 +109,7 @@ class Returns(Records):
     def _reserve(self, move: Move, hold: Hold) -> None:
         try:
             self._ring.reserve_for_lease((move.window, move.table), hold)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             if error.errno is None:  # what a signal handler raises usually has none
                 raise error.__cause__ or error from None
             self._require_usable()  # a signal handler may have closed the file

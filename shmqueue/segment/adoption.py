@@ -11,7 +11,7 @@ import os
 import time
 
 from shmqueue import clock
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.contents import layout_of
 from shmqueue.segment.header import Header, boot_id
 from shmqueue.segment.holders import devices_of
@@ -64,9 +64,7 @@ def _uses(thread: int, fd: int) -> bool:
         path = os.readlink(f"/proc/self/fd/{fd}")
         with open(f"/proc/{thread}/maps", encoding="utf-8", errors="surrogateescape") as file:
             lines = [line.rstrip("\n").split(maxsplit=5) for line in file]
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return False
     mapped = [line for line in lines if line[4:5] == [str(status.st_ino)]]
     devices = {f"{major:02x}:{minor:02x}" for major, minor in devices_of(status, path)}

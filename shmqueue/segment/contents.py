@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.header import FIELDS, MAGIC
 
 __all__ = ["Contents", "Layout", "Leased", "contents_of", "layout_of", "register_layout"]
@@ -81,8 +81,6 @@ def contents_of(fd: int) -> Contents | None:
             return None
         contents = layout.read(fd)
         size = os.fstat(fd).st_size
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return None
     return contents if contents is not None and contents.bytes_used <= size else None

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = ["Descriptor", "identity_of"]
 
@@ -57,9 +57,7 @@ class Descriptor:
             return -1
         try:
             status = os.fstat(number)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError):
             return -1
         return number if status.st_ino == self._inode and status.st_dev == self._device else -1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import OPEN_FLAGS, fcntl, link_nameless, make_file, remove_quietly, reserve
 from shmqueue.segment.header import HEADER_SIZE
@@ -46,18 +46,14 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
     """
     try:
         where = within or directory()
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         where = os.environ.get("SHMQUEUE_DIR", "")
         return DirectoryProbe(where, str(error), False, False, False, False, None)
     path = os.path.join(where, f"{file_prefix()}{UNNAMED}{os.urandom(16).hex()}")
     free = _free(where)
     try:
         fd = make_file(path, lambda fd: reserve(fd, HEADER_SIZE, path), as_holder=True)
-    except (ShmQueueError, OSError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(ShmQueueError, OSError) as error:
         return DirectoryProbe(where, str(error), False, False, False, False, free)
     if fd is None:
         return DirectoryProbe(where, "a file of a random name is there already", False, False, False, False, free)
@@ -83,9 +79,7 @@ def probe_directory(within: str | None = None) -> DirectoryProbe:
 def _free(where: str) -> int | None:
     try:
         free = free_bytes(where)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return None
     return free if free >= 0 else None
 
@@ -93,9 +87,7 @@ def _free(where: str) -> int | None:
 def _can(attempt: Callable[[], None]) -> bool:
     try:
         attempt()
-    except (AttributeError, NotImplementedError, OSError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(AttributeError, NotImplementedError, OSError):
         return False
     return True
 

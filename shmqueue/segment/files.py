@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
 from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode, whose
@@ -132,13 +132,9 @@ def lock_shared(fd: int, path: str) -> None:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(BlockingIOError):
         raise Locked(path) from None
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         why = f"cannot lock a segment, by which its holders are counted: {error.strerror}; {_ANOTHER_DIRECTORY}"
         raise ShmQueueRefusedError(error.errno, why, path) from error
 
@@ -149,9 +145,7 @@ def lock_alone(fd: int) -> bool:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # somebody has it, or the file system has no locks: lock_shared() says so
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):  # somebody has it, or the file system has no locks: lock_shared() says so
         return False
     return True
 
@@ -193,9 +187,8 @@ def _lock_record(fd: int, wanted: bool) -> bool:
     kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _RECORD.pack(kind, os.SEEK_SET, 0, 1, 0))
-    except OSError as error:  # else the file system has none: then two unlink() at one moment are not told apart
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
+        # Else the file system has none: then two unlink() at one moment are not told apart.
         return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
 
@@ -203,9 +196,7 @@ def _lock_record(fd: int, wanted: bool) -> bool:
 def same_file(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except FileNotFoundError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(FileNotFoundError):
         return False
 
 
@@ -220,9 +211,7 @@ def fresh_description(fd: int, path: str, identity: tuple[int, int]) -> int | No
     for way, more in ways:
         try:
             fresh = Descriptor.opened(os.open, way, OPEN_FLAGS | more)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError):
             continue
         try:
             if identity_of(os.fstat(fresh)) == identity:
@@ -239,9 +228,8 @@ def cannot_open(error: OSError, path: str) -> str:
     if error.errno == errno.EACCES and hasattr(os, "geteuid"):
         try:
             user = os.lstat(path).st_uid
-        except OSError as failure:
-            if is_of_handler(failure):
-                raise
+        except not_of_handler(OSError):
+            pass
         else:
             if user != os.geteuid():
                 return f"it {whose(user)}"
@@ -295,9 +283,7 @@ def make_file(path: str, fill: Callable[[int], None], as_holder: bool) -> int | 
                 is_kept = True
                 return fd
             may_be_nameless = may_be_nameless and temporary is not None
-        except FileExistsError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(FileExistsError):
             return None
         finally:
             if not is_kept:
@@ -335,9 +321,7 @@ def _new_file(path: str, may_be_nameless: bool) -> tuple[int, str | None]:
         if may_be_nameless and hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd"):
             try:
                 fd = Descriptor.opened(os.open, parent, flags | os.O_TMPFILE, 0o600)
-            except OSError as error:  # a file with a name will be made, or tell what is wrong
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError) as error:  # a file with a name will be made, or tell what is wrong
                 if error.errno in _NO_DESCRIPTORS:
                     raise
             else:
@@ -382,18 +366,14 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
             link_nameless(fd, path)
     except FileExistsError:
         raise
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         if error.errno in _FULL | _NO_DESCRIPTORS:
             raise _no_file(error, os.path.dirname(path)) from error
         if temporary is None:
             return False
         try:
             _rename(temporary, path)
-        except ShmQueueRefusedError as refusal:
-            if is_of_handler(refusal):
-                raise
+        except not_of_handler(ShmQueueRefusedError) as refusal:
             if refusal.errno != errno.ENOENT or not os.path.isdir(os.path.dirname(path)):
                 raise
             return False
@@ -419,9 +399,7 @@ def _rename(temporary: str, path: str) -> None:
             os.rename(temporary, path)
     except FileExistsError:
         raise
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         raise _no_file(error, parent) from error
 
 
@@ -438,9 +416,7 @@ def _only_namer_in(parent: str) -> Iterator[None]:
             try:
                 fcntl.flock(anchor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(BlockingIOError):
                 if patience <= 0:
                     raise
                 patience -= 1
@@ -464,9 +440,8 @@ def _no_file(error: OSError, parent: str) -> ShmQueueNoSpaceError | ShmQueueRefu
 def remove_quietly(path: str) -> None:
     try:
         os.unlink(path)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
+        pass
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -497,9 +472,7 @@ def reserve(
         if not _allocate(fd, start, size, call):
             while start < size:
                 start += call(os.pwrite, (fd, _ZEROS[: size - start], start))
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         raise _cannot_have(error, size, path) from error
 
 
@@ -512,9 +485,7 @@ def _allocate(fd: int, start: int, end: int, call: Callable[[Callable[..., Any],
         return False
     try:
         call(os.posix_fallocate, (fd, start, end - start))
-    except OSError as error:  # musl's; glibc writes into each block instead
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:  # musl's; glibc writes into each block instead
         if error.errno not in NOT_SUPPORTED:
             raise
         return False
@@ -525,9 +496,7 @@ def lengthen(fd: int, size: int, path: str) -> None:
     """Make the file ``size`` bytes long, without any more memory."""
     try:
         os.ftruncate(fd, size)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         raise _cannot_have(error, size, path) from error
 
 
@@ -543,9 +512,7 @@ def _cannot_have(error: OSError, size: int, path: str) -> ShmQueueNoSpaceError:
 def _no_space(error: OSError, where: str, needed: int) -> ShmQueueNoSpaceError:
     try:
         free = f"{free_bytes(where)} free"
-    except OSError as failure:
-        if is_of_handler(failure):
-            raise
+    except not_of_handler(OSError):
         free = "the number of free bytes is unknown"
     why = (
         f"not enough shared memory: {needed} bytes needed, {free} "

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueError, ShmQueueRefusedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
@@ -222,9 +222,7 @@ class Segment:
                 os.unlink(self.path)
         except Locked:
             raise
-        except PermissionError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(PermissionError) as error:
             raise ShmQueueRefusedError(
                 error.errno, f"cannot take the name away: {self._why_not()}", self.path
             ) from error
@@ -416,9 +414,7 @@ class Segment:
             return 0
         try:
             return contents.items if take_name_away(alone, self.path) and contents is not None else 0
-        except PermissionError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(PermissionError):
             self._tell_of_left()
             return 0
 
@@ -428,9 +424,7 @@ class Segment:
     def _names_this(self) -> bool:
         try:
             return identity_of(os.stat(self.path, follow_symlinks=False)) == self._descriptor.identity
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError):
             return False
 
     def _fresh(self) -> int | None:
@@ -486,10 +480,8 @@ class Segment:
         if self._make_anchor is not None and number >= 0:
             try:
                 self._anchor = self._make_anchor(number)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
-                # out of addresses: the descriptor alone holds the lock
+            except not_of_handler(OSError):
+                pass  # out of addresses: the descriptor alone holds the lock
 
     def _drop_anchor(self) -> None:
         anchor, self._anchor = self._anchor, None

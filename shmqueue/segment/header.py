@@ -11,7 +11,7 @@ from functools import cache
 from typing import NamedTuple
 
 from shmqueue.exceptions import ShmQueueRefusedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = [
     "BY_BUFFER_SIZE",
@@ -180,9 +180,7 @@ def refused(path: str, why: str) -> ShmQueueRefusedError:
 def pid_namespace() -> int:
     try:
         return os.stat("/proc/self/ns/pid").st_ino
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return 0
 
 
@@ -191,7 +189,5 @@ def boot_id() -> int:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return int(file.read().replace("-", ""), 16) >> 64
-    except (OSError, ValueError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError, ValueError):
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.header import SYSTEM_PAGESIZE
 
@@ -23,9 +23,7 @@ def holders_of(path: str) -> list[int]:
     """
     try:
         locks = _shared_locks(os.stat(path, follow_symlinks=False), path)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return []
     return sorted(pid for kind, pid, _ in locks if kind == "FLOCK")
 
@@ -38,9 +36,7 @@ def locks_of(fd: int, path: str) -> list[tuple[str, str]]:
     """
     try:
         return [(kind, start) for kind, _, start in _shared_locks(os.fstat(fd), path)]
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return []
 
 
@@ -108,9 +104,8 @@ def _device_of_mount(where: str) -> tuple[int, int] | None:
                 if fields[0] == mount:
                     major, minor = fields[2].split(":")
                     return int(major), int(minor)
-    except (AttributeError, KeyError, ValueError, OSError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(AttributeError, KeyError, ValueError, OSError):
+        pass
     return None
 
 

@@ -12,7 +12,7 @@ import time
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.adoption import adopt
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
@@ -145,13 +145,9 @@ class _Opening:
         in_use = ShmQueueExistsError(errno.EEXIST, f"a queue called {self._name!r} is in use", self._path)
         try:
             fd = open_to_look(self._path)
-        except FileNotFoundError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(FileNotFoundError):
             return
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             raise in_use from error
         try:
             if not lock_alone(fd):
@@ -233,13 +229,9 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
     while True:
         try:
             fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except FileNotFoundError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(FileNotFoundError):
             return None
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             raise refused(path, cannot_open(error, path)) from error
         is_locked = False
         try:
@@ -337,9 +329,7 @@ def read_header(path: str) -> Header:
     """
     try:
         fd = open_to_look(path)
-    except FileNotFoundError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(FileNotFoundError):
         raise ShmQueueNotFoundError(errno.ENOENT, "there is no segment", path) from None
     try:
         found = header_at(fd)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.holders import holders_of
 from shmqueue.segment.naming import describe_user, file_prefix, user_of
 
@@ -62,7 +62,5 @@ def _users_among(entries: list[str], escaped: str) -> set[int]:
 def _belongs_to(path: str, user: int) -> bool:
     try:
         return os.lstat(path).st_uid == user
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return False

@@ -7,7 +7,7 @@ import re
 import tempfile
 
 from shmqueue.exceptions import ShmQueueRefusedError, ShmQueueTypeError, ShmQueueValueError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 
 __all__ = [
     "NAME_LENGTH_MAX",
@@ -47,9 +47,7 @@ def directory() -> str:
     if chosen:
         try:
             return chosen if os.path.isabs(chosen) else os.path.abspath(chosen)
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             why = f"SHMQUEUE_DIR is relative and the working directory is unknown: {error.strerror}"
             raise ShmQueueRefusedError(error.errno, why, chosen) from error
     return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()
@@ -150,9 +148,7 @@ def name_of(entry: str) -> str | None:
 def list_entries() -> list[str]:
     try:
         return os.listdir(directory())
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return []
 
 
@@ -172,9 +168,7 @@ def has_free_inode(where: str) -> bool:
     """Whether the file system of ``where`` takes one more file, as far as it says."""
     try:
         figures = os.statvfs(where)
-    except (AttributeError, OSError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(AttributeError, OSError):
         return True
     return figures.f_files == 0 or figures.f_favail > 0
 
@@ -185,13 +179,9 @@ def total_bytes(within: str | None = None) -> int:
         figures = os.statvfs(within or directory())
         if figures.f_blocks > 0:
             return figures.f_blocks * figures.f_frsize
-    except (AttributeError, OSError) as error:
-        if is_of_handler(error):
-            raise
-        # making a segment there raises an error that says what is wrong with the directory
+    except not_of_handler(AttributeError, OSError):
+        pass  # making a segment there raises an error that says what is wrong with the directory
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError) as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(AttributeError, ValueError, OSError):
         return 1 << 30

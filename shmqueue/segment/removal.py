@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from shmqueue import clock
 from shmqueue.exceptions import ShmQueueRefusedError
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor
@@ -77,9 +77,7 @@ def open_to_look(path: str) -> int:
         fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         raise
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError) as error:
         raise refused(path, cannot_open(error, path)) from error
     try:
         if hasattr(os, "geteuid"):
@@ -148,9 +146,7 @@ def remove_name(path: str) -> None:
             raise ShmQueueRefusedError(f"refusing to remove {path}: it belongs to user {status.st_uid}")
         try:
             fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except PermissionError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(PermissionError):
             os.unlink(path)  # no process can have it open as a queue
             return
         try:
@@ -191,15 +187,11 @@ def _look_at_left(left: transit.Left) -> int | None:
     """As ``_remove_left``; None also if there is none any more."""
     try:
         fd = Descriptor.opened(os.open, left.path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return None  # it arrived and was closed since, or another process swept it
     try:
         return _remove_left(fd, left)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return None
     finally:
         os.close(fd)
@@ -259,15 +251,13 @@ def remove_left_to_others() -> None:
     for path, uuid in list(_left_to_others.items()):
         try:
             fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError):
+            pass
         else:
             try:
                 unlink_if_unheld(fd, path, functools.partial(_is_left, uuid))
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError):
+                pass
             finally:
                 os.close(fd)
         _left_to_others.pop(path, None)  # last, for a signal handler may raise before
@@ -316,9 +306,7 @@ def sweep_strays() -> list[str]:
             try:
                 if _sweep_one(os.path.join(directory(), entry), half_made=True):
                     removed.append(entry)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError):
                 continue
     return sorted(removed)
 
@@ -356,9 +344,7 @@ def _sweep(entries: list[str]) -> list[str]:
         if entry.startswith(prefix):
             try:
                 gone = _sweep_one(os.path.join(directory(), entry), half_made=entry.startswith(prefix + UNNAMED))
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError):
                 continue  # somebody else's, or somebody else was faster
             name = name_of(entry)
             if gone and name is not None:

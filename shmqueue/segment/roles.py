@@ -11,7 +11,7 @@ import os
 import struct
 import sys
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.files import fcntl
 from shmqueue.segment.holders import locks_of
 
@@ -29,9 +29,7 @@ def mark(fd: int, role: int) -> bool:
         return False
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _START + role, 1, 0))
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return False
     return True
 

@@ -20,7 +20,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.files import (
     OPEN_FLAGS,
@@ -81,9 +81,7 @@ def open_sidecar(path: str, make: bool = True) -> Descriptor:
                 raise
             _make_sidecar(path)
             continue
-        except OSError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(OSError) as error:
             raise refused(path, cannot_open(error, path)) from error
         try:
             require_private_file(os.fstat(fd), path, user_of(path))
@@ -102,9 +100,7 @@ def _make_sidecar(path: str) -> None:
         if user is not None and user != os.fstat(fd).st_uid:
             try:
                 os.fchown(fd, user, -1)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError) as error:
                 raise refused(path, f"it {whose(user)}") from error
 
     fd = make_file(path, give_to_user, as_holder=False)
@@ -121,9 +117,7 @@ def try_lock_sidecar(sidecar: Descriptor, path: str) -> bool | None:
 def _try_lock(fd: int, path: str) -> bool | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(BlockingIOError):
         return False
     status = os.fstat(fd)
     if status.st_nlink > 0 and status.st_size == 0:
@@ -152,19 +146,15 @@ def remove_sidecar(path: str, patience: int = 0) -> None:
     try:
         with changing():
             _remove_sidecar(path, patience)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
-        # whatever it is removed for is more important, and the next sweep tries again
+    except not_of_handler(OSError):
+        pass  # whatever it is removed for is more important, and the next sweep tries again
 
 
 def _remove_sidecar(path: str, patience: int) -> None:
     while True:
         try:
             fd = Descriptor.opened(os.open, path, OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))
-        except FileNotFoundError as error:
-            if is_of_handler(error):
-                raise
+        except not_of_handler(FileNotFoundError):
             return
         try:
             owned = _try_lock(fd, path)
@@ -211,9 +201,7 @@ def _uuids() -> set[str]:
             try:
                 with open(os.path.join(directory(), entry), "rb", buffering=0, opener=_open_quietly) as file:
                     data = file.read(FIELDS.size)
-            except OSError as error:
-                if is_of_handler(error):
-                    raise
+            except not_of_handler(OSError):
                 continue  # nobody can attach to it either
             if data is not None and len(data) == FIELDS.size and data.startswith(MAGIC):
                 uuids.add(uuid_in(data).hex())

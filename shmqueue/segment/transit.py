@@ -24,7 +24,7 @@ import struct
 from typing import NamedTuple
 
 from shmqueue import clock
-from shmqueue.interruptions import is_of_handler
+from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.files import fcntl
 from shmqueue.segment.header import HEADER_SIZE, uuid_in
 
@@ -78,9 +78,8 @@ def depart(fd: int, uuid: bytes) -> Note | None:
                     return slot, until
         if notes:
             _write(fd, 0)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
+        pass
     return None
 
 
@@ -111,10 +110,8 @@ def arrive(fd: int, uuid: bytes, note: Note | None) -> None:
                 os.pwrite(fd, _NUMBER.pack(0), _START + slot * _NUMBER.size)
         finally:
             _lock(fd, slot, False)
-    except OSError as error:
-        if is_of_handler(error):
-            raise
-        # its time runs out
+    except not_of_handler(OSError):
+        pass  # its time runs out
 
 
 def is_awaited(fd: int) -> bool:
@@ -122,9 +119,7 @@ def is_awaited(fd: int) -> bool:
     try:
         now = _now()
         return any(_counts(note, now) for note in _notes(fd, None))
-    except OSError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):
         return False
 
 
@@ -221,12 +216,8 @@ def _lock(fd: int, slot: int, wanted: bool) -> bool:
     kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK.pack(kind, os.SEEK_SET, _START + slot * _NUMBER.size, _NUMBER.size, 0))
-    except BlockingIOError as error:
-        if is_of_handler(error):
-            raise
+    except not_of_handler(BlockingIOError):
         return False
-    except OSError as error:  # EACCES
-        if is_of_handler(error):
-            raise
+    except not_of_handler(OSError):  # EACCES
         return False
     return True

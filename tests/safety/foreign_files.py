@@ -36,8 +36,8 @@ MUTANTS = (
     Mutant(
         "symbolic links are followed",
         "shmqueue/segment/lifecycle.py",
-        'OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))\n        except FileNotFoundError as error:\n',
-        "OPEN_FLAGS)\n        except FileNotFoundError as error:\n",
+        'OPEN_FLAGS | getattr(os, "O_NOFOLLOW", 0))\n        except not_of_handler(FileNotFoundError):\n',
+        "OPEN_FLAGS)\n        except not_of_handler(FileNotFoundError):\n",
     ),
     Mutant("a file that others may access is taken", "shmqueue/segment/files.py", "status.st_mode & 0o077", "False"),
     Mutant(
