@@ -22,7 +22,7 @@ from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
 from shmqueue.plain import unpack as unpack_plain
 from shmqueue.reservations import PutView
-from shmqueue.segment.files import changing
+from shmqueue.segment.locks import changing
 from shmqueue.watching import QueueDescriptor
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from shmqueue.engine import Engine
 from shmqueue.exceptions import ShmQueueCorruptedError, ShmQueueNotInitializedError
 from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.descriptor import Descriptor
-from shmqueue.segment.files import changing
+from shmqueue.segment.locks import changing
 from shmqueue.threads import Guard, WeakRegistry, new_lock, start_daemon_thread, stop_at_end
 
 if TYPE_CHECKING:

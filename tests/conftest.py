@@ -33,7 +33,7 @@ from support import PATIENCE, START_METHODS, Opener
 
 from shmqueue import ShmQueue
 from shmqueue.engine import portable_memory
-from shmqueue.segment.files import changing
+from shmqueue.segment.locks import changing
 
 settings.register_profile(
     "shmqueue",
@@ -179,8 +179,8 @@ def segment_lock() -> Iterator[None]:
     if lock._is_owned():  # type: ignore[attr-defined]
         while lock._is_owned():  # type: ignore[attr-defined]
             lock.release()
-        pytest.fail("the test's thread has left shmqueue.segment.files.changing taken")
-    assert lock.acquire(timeout=PATIENCE), "another thread has left shmqueue.segment.files.changing taken"
+        pytest.fail("the test's thread has left shmqueue.segment.locks.changing taken")
+    assert lock.acquire(timeout=PATIENCE), "another thread has left shmqueue.segment.locks.changing taken"
     lock.release()
 
 

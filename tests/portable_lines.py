@@ -31,6 +31,8 @@ _MODULES = [
     "segment.handle",
     "segment.sidecar",
     "segment.files",
+    "segment.locks",
+    "segment.reserving",
 ]
 _FILES = {importlib.import_module(f"shmqueue.{name}").__file__ for name in _MODULES}
 

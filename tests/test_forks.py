@@ -15,7 +15,7 @@ from support import PATIENCE, Call, asleep, python, repeats, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.segment import holders_of, path_of
-from shmqueue.segment.files import changing
+from shmqueue.segment.locks import changing
 
 Make = Callable[..., ShmQueue]
 

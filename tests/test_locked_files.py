@@ -13,7 +13,7 @@ import pytest
 from support import PATIENCE
 
 from shmqueue import ShmQueue, ShmQueueRefusedError, segment
-from shmqueue.segment import files, lifecycle
+from shmqueue.segment import lifecycle, locks
 
 Make = Callable[..., ShmQueue]
 
@@ -38,7 +38,7 @@ def looker(name: str) -> Iterator[int]:
 def test_after_some_seconds_it_is_an_error(
     name: str, looker: int, monkeypatch: pytest.MonkeyPatch, action: Callable[[str], object]
 ) -> None:
-    monkeypatch.setattr(files, "_LOCK_PATIENCE", 0.01)
+    monkeypatch.setattr(locks, "_PATIENCE", 0.01)
     with pytest.raises(ShmQueueRefusedError, match="another process has it locked") as caught:
         action(name)
     assert caught.value.errno == errno.EAGAIN
@@ -48,7 +48,7 @@ def test_after_some_seconds_it_is_an_error(
 def test_until_then_other_threads_open_and_close_queues(
     name: str, looker: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_LOCK_PATIENCE", PATIENCE)
+    monkeypatch.setattr(locks, "_PATIENCE", PATIENCE)
 
     def use_another_queue() -> None:
         ShmQueue(f"{name}-2").close()
@@ -60,7 +60,7 @@ def test_until_then_other_threads_open_and_close_queues(
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
-    monkeypatch.setattr(files.time, "sleep", sleep)  # type: ignore[attr-defined]
+    monkeypatch.setattr(locks.time, "sleep", sleep)  # type: ignore[attr-defined]
     assert make().get() == 1
 
 
@@ -68,7 +68,7 @@ def test_when_the_process_has_gone_the_queue_is_adopted_as_any_other(
     name: str, looker: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes at the most awkward moment: after the first look at the lock and before the next one."""
-    real = files.lock_shared
+    real = locks.lock_shared
 
     def lock_shared(fd: int, path: str) -> None:
         fcntl.flock(looker, fcntl.LOCK_UN)
@@ -84,14 +84,14 @@ def test_a_name_that_is_being_taken_away_is_no_forked_childs(make: Make, monkeyp
     """A child that is forked meanwhile has the descriptor as well, and the lock must not stay with it."""
     first, second = make(), make()
     copies = []
-    real = files.same_file
+    real = locks.same_file
 
     def same_file(fd: int, path: str) -> bool:
         copies.append(os.dup(fd))
         return real(fd, path)
 
-    monkeypatch.setattr(files, "same_file", same_file)
-    monkeypatch.setattr(files, "_LOCK_PATIENCE", 0.01)
+    monkeypatch.setattr(locks, "same_file", same_file)
+    monkeypatch.setattr(locks, "_PATIENCE", 0.01)
     try:
         first.unlink()
         second.unlink()

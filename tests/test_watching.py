@@ -17,7 +17,7 @@ from fileno_support import KINDS, OpenQueue, maker, source_of
 from support import PATIENCE, Call, exit_status, in_child, wait_until
 
 from shmqueue import ShmQueueSerializationError, watching
-from shmqueue.segment.files import changing
+from shmqueue.segment.locks import changing
 
 pytestmark = pytest.mark.usefixtures("engine")
 

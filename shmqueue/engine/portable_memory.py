@@ -21,7 +21,7 @@ from shmqueue.exceptions import ShmQueueCorruptedError
 from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import HEADER_SIZE, SYSTEM_PAGESIZE, Segment
 from shmqueue.segment.descriptor import Descriptor
-from shmqueue.segment.files import changing
+from shmqueue.segment.locks import changing
 
 __all__ = ["RingMemory"]
 

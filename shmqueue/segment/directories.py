@@ -9,9 +9,11 @@ from typing import NamedTuple
 from shmqueue.exceptions import ShmQueueError
 from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.descriptor import Descriptor
-from shmqueue.segment.files import OPEN_FLAGS, fcntl, link_nameless, make_file, remove_quietly, reserve
+from shmqueue.segment.files import OPEN_FLAGS, link_nameless, make_file, remove_quietly
 from shmqueue.segment.header import HEADER_SIZE
+from shmqueue.segment.locks import fcntl
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, free_bytes
+from shmqueue.segment.reserving import reserve
 
 __all__ = ["DirectoryProbe", "probe_directory"]
 

@@ -1,203 +1,37 @@
-"""Files made whole before they have a name, opened with suspicion, and locked by open file description.
-
-This is where the platform shows: what Linux has and others lack is said at each place.
-"""
+"""Files made whole before they have a name, and opened with suspicion."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
-import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
 
-from shmqueue import clock
 from shmqueue.exceptions import ShmQueueNoSpaceError, ShmQueueRefusedError
 from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment.descriptor import Descriptor, identity_of
 from shmqueue.segment.header import HEADER_SIZE, refused
-from shmqueue.segment.naming import UNNAMED, file_prefix, free_bytes, has_free_inode, whose
-from shmqueue.threads import Guard, forks_wait
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be unlinked: that counts the holders instead
-    fcntl = None  # type: ignore[assignment]
+from shmqueue.segment.locks import Locked, fcntl, lock_alone, lock_shared, same_file, take_name_away
+from shmqueue.segment.naming import ANOTHER_DIRECTORY, UNNAMED, file_prefix, whose
+from shmqueue.segment.reserving import FULL, no_space
 
 __all__ = [
-    "NOT_SUPPORTED",
     "OPEN_FLAGS",
-    "Locked",
     "cannot_open",
-    "changing",
     "discard",
-    "fcntl",
     "fresh_description",
-    "lengthen",
     "link_nameless",
-    "lock_alone",
-    "lock_shared",
     "make_file",
-    "patiently",
     "remove_quietly",
     "require_private_file",
-    "reserve",
-    "same_file",
-    "take_name_away",
-    "unlock",
-    "while_changing",
 ]
 
 OPEN_FLAGS = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-changing = Guard()
-"""Held while this process opens or closes a file that it locks: ``with changing():``.
-
-A fork waits for it. A child that inherited such a file from the middle of that would keep its lock for life. A thread
-that opens a sidecar looks in here whether its segment is still open; so the sidecar is there, or will not be made, when
-the process that has closed the segment looks for it.
-"""
-
-forks_wait(changing)
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def while_changing(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make a function hold ``changing``."""
-
-    @functools.wraps(function)
-    def hold_and_call(*arguments: _P.args, **options: _P.kwargs) -> _R:
-        with changing():
-            return function(*arguments, **options)
-
-    return hold_and_call
-
-
-NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
-"""What a file system says that does not know a call."""
-_LOCK_PATIENCE = 10.0  # seconds; a process has a file locked exclusively for some milliseconds, or a second at most
 _NAMING_PATIENCE = 10_000  # milliseconds to wait for the lock of a directory without hard links
-_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-_ANOTHER_DIRECTORY = "the environment variable SHMQUEUE_DIR can name another directory"
-
-
-class Locked(ShmQueueRefusedError):
-    """Another process has the file locked just now."""
-
-    def __init__(self, path: str) -> None:
-        why = "another process has it locked; it may have been stopped (SIGSTOP, a debugger): let it go on, or end it"
-        super().__init__(errno.EAGAIN, why, path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ShmQueueRefusedError, (self.errno, self.strerror, self.filename)
-
-
-def patiently(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make a function hold ``changing``, and call it again for some seconds while it raises ``Locked``.
-
-    In between, other threads and forks have their turn: the process that has the file locked may have been stopped.
-    """
-
-    @functools.wraps(function)
-    def hold_and_call(*arguments: _P.args, **options: _P.kwargs) -> _R:
-        deadline = clock.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                with changing():
-                    return function(*arguments, **options)
-            except Locked:
-                if clock.monotonic() > deadline:
-                    raise
-            time.sleep(0.001)
-
-    return hold_and_call
-
-
-def lock_shared(fd: int, path: str) -> None:
-    """Take the shared lock that makes a holder. Never waits.
-
-    Raises:
-        Locked: another process has it locked exclusively.
-        ShmQueueRefusedError: the file system has no such locks.
-    """
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except not_of_handler(BlockingIOError):
-        raise Locked(path) from None
-    except not_of_handler(OSError) as error:
-        why = f"cannot lock a segment, by which its holders are counted: {error.strerror}; {_ANOTHER_DIRECTORY}"
-        raise ShmQueueRefusedError(error.errno, why, path) from error
-
-
-def lock_alone(fd: int) -> bool:
-    """Lock the file exclusively, unless somebody else has a lock on it. ``fd`` must have none of its own yet."""
-    if fcntl is None:  # the platform refuses to unlink a file that anyone has open; see Segment.close()
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except not_of_handler(OSError):  # somebody has it, or the file system has no locks: lock_shared() says so
-        return False
-    return True
-
-
-def unlock(fd: int) -> None:
-    """Release the lock. Closing is not enough: a child forked meanwhile has the description too."""
-    if fcntl is not None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-
-
-def take_name_away(fd: int, path: str) -> bool:
-    """Remove ``path`` if it still names the file behind ``fd``, and return whether it did.
-
-    The caller has the file locked, in whichever way, so no process that has it locked exclusively removes its name.
-    Processes that share the lock do this one after the other, by a lock of another kind on ``fd``, whose description
-    must not be shared: otherwise the second one might remove a name that is another file's by then.
-
-    Raises:
-        Locked: another process is doing it just now.
-    """
-    if not _lock_record(fd, True):
-        raise Locked(path)
-    try:
-        if not same_file(fd, path):
-            return False
-        os.unlink(path)
-        return True
-    finally:
-        _lock_record(fd, False)  # closing is not enough, as for ``unlock``
-
-
-_RECORD = struct.Struct("@hhqqi4x")  # struct flock of Linux: type, whence, start, length, pid
-
-
-def _lock_record(fd: int, wanted: bool) -> bool:
-    """Take or release a record lock that belongs to the open file description. False: another one has it."""
-    if fcntl is None or not hasattr(fcntl, "F_OFD_SETLK") or not sys.platform.startswith("linux"):
-        return True
-    kind = fcntl.F_WRLCK if wanted else fcntl.F_UNLCK
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _RECORD.pack(kind, os.SEEK_SET, 0, 1, 0))
-    except not_of_handler(OSError) as error:
-        # Else the file system has none: then two unlink() at one moment are not told apart.
-        return error.errno not in (errno.EAGAIN, errno.EACCES)
-    return True
-
-
-def same_file(fd: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False))
-    except not_of_handler(FileNotFoundError):
-        return False
 
 
 def fresh_description(fd: int, path: str, identity: tuple[int, int]) -> int | None:
@@ -238,7 +72,7 @@ def cannot_open(error: OSError, path: str) -> str:
         errno.EISDIR: "it is a directory",
         errno.ENXIO: "it is a socket or a device",
     }
-    return reasons.get(error.errno or 0, f"it cannot be opened: {error.strerror}; {_ANOTHER_DIRECTORY}")
+    return reasons.get(error.errno or 0, f"it cannot be opened: {error.strerror}; {ANOTHER_DIRECTORY}")
 
 
 def require_private_file(status: os.stat_result, path: str, user: int | None = None) -> None:
@@ -367,7 +201,7 @@ def _give_name(fd: int, temporary: str | None, path: str) -> bool:
     except FileExistsError:
         raise
     except not_of_handler(OSError) as error:
-        if error.errno in _FULL | _NO_DESCRIPTORS:
+        if error.errno in FULL | _NO_DESCRIPTORS:
             raise _no_file(error, os.path.dirname(path)) from error
         if temporary is None:
             return False
@@ -430,9 +264,9 @@ def _only_namer_in(parent: str) -> Iterator[None]:
 
 
 def _no_file(error: OSError, parent: str) -> ShmQueueNoSpaceError | ShmQueueRefusedError:
-    if error.errno in _FULL:
-        return _no_space(error, parent, HEADER_SIZE)
-    another = "SHMQUEUE_DIR names this directory" if os.environ.get("SHMQUEUE_DIR") else _ANOTHER_DIRECTORY
+    if error.errno in FULL:
+        return no_space(error, parent, HEADER_SIZE)
+    another = "SHMQUEUE_DIR names this directory" if os.environ.get("SHMQUEUE_DIR") else ANOTHER_DIRECTORY
     why = f"cannot create a segment: {error.strerror}; {another}"
     return ShmQueueRefusedError(error.errno, why, parent)
 
@@ -442,84 +276,3 @@ def remove_quietly(path: str) -> None:
         os.unlink(path)
     except not_of_handler(OSError):
         pass
-
-
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return function(*arguments)
-
-
-def reserve(
-    fd: int,
-    size: int,
-    path: str,
-    start: int = 0,
-    call: Callable[[Callable[..., Any], tuple[Any, ...]], Any] = _call,
-) -> None:
-    """Make the file ``size`` bytes long, with all its memory reserved: touching it later cannot fail.
-
-    Args:
-        fd: its descriptor.
-        size: bytes.
-        path: for what is raised.
-        start: bytes from its start that have their memory. Where the file system cannot reserve memory, those behind
-            them are written: they become zeros.
-        call: makes the system calls, given a function and its arguments.
-
-    Raises:
-        ShmQueueNoSpaceError: there is not enough memory.
-    """
-    try:
-        if not _allocate(fd, start, size, call):
-            while start < size:
-                start += call(os.pwrite, (fd, _ZEROS[: size - start], start))
-    except not_of_handler(OSError) as error:
-        raise _cannot_have(error, size, path) from error
-
-
-_ZEROS = bytes(1 << 16)
-
-
-def _allocate(fd: int, start: int, end: int, call: Callable[[Callable[..., Any], tuple[Any, ...]], Any]) -> bool:
-    """Have the file system reserve bytes of a file. False: it cannot."""
-    if not hasattr(os, "posix_fallocate"):
-        return False
-    try:
-        call(os.posix_fallocate, (fd, start, end - start))
-    except not_of_handler(OSError) as error:  # musl's; glibc writes into each block instead
-        if error.errno not in NOT_SUPPORTED:
-            raise
-        return False
-    return True
-
-
-def lengthen(fd: int, size: int, path: str) -> None:
-    """Make the file ``size`` bytes long, without any more memory."""
-    try:
-        os.ftruncate(fd, size)
-    except not_of_handler(OSError) as error:
-        raise _cannot_have(error, size, path) from error
-
-
-def _cannot_have(error: OSError, size: int, path: str) -> ShmQueueNoSpaceError:
-    if error.errno in _FULL:
-        return _no_space(error, os.path.dirname(path), size)
-    why = f"cannot reserve {size} bytes: {error.strerror}"
-    if error.errno == errno.EFBIG:
-        why += " (the file system allows no such file, or this process may not make one: RLIMIT_FSIZE, ulimit -f)"
-    return ShmQueueNoSpaceError(error.errno, why, path)
-
-
-def _no_space(error: OSError, where: str, needed: int) -> ShmQueueNoSpaceError:
-    try:
-        free = f"{free_bytes(where)} free"
-    except not_of_handler(OSError):
-        free = "the number of free bytes is unknown"
-    why = (
-        f"not enough shared memory: {needed} bytes needed, {free} "
-        f"(containers often have 64 MiB, which --shm-size changes; {_ANOTHER_DIRECTORY})"
-    )
-    if not has_free_inode(where):
-        why = "no inodes left: the file system takes no more files (remove some, or mount it with a larger nr_inodes)"
-    elif error.errno != errno.ENOSPC:
-        why = f"cannot reserve {needed} bytes: {error.strerror}; {_ANOTHER_DIRECTORY}"
-    return ShmQueueNoSpaceError(error.errno, why, where)

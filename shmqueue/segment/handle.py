@@ -18,24 +18,23 @@ from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment import roles, transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
-from shmqueue.segment.files import (
+from shmqueue.segment.files import fresh_description, remove_quietly
+from shmqueue.segment.header import HEADER_SIZE, Header, uuid_of
+from shmqueue.segment.holders import can_see_holders, holders_of
+from shmqueue.segment.locks import (
     Locked,
     changing,
     fcntl,
-    fresh_description,
     lock_alone,
     lock_shared,
     patiently,
-    remove_quietly,
-    reserve,
     same_file,
     take_name_away,
     unlock,
 )
-from shmqueue.segment.header import HEADER_SIZE, Header, uuid_of
-from shmqueue.segment.holders import can_see_holders, holders_of
 from shmqueue.segment.naming import user_of, whose
 from shmqueue.segment.removal import leave_to_others
+from shmqueue.segment.reserving import reserve
 from shmqueue.segment.sidecar import remove_lock_files, remove_sidecar, sidecar_of
 from shmqueue.threads import WeakRegistry
 

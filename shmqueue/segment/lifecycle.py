@@ -16,24 +16,7 @@ from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.adoption import adopt
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor, identity_of
-from shmqueue.segment.files import (
-    OPEN_FLAGS,
-    cannot_open,
-    discard,
-    fcntl,
-    fresh_description,
-    lengthen,
-    lock_alone,
-    lock_shared,
-    make_file,
-    patiently,
-    require_private_file,
-    reserve,
-    same_file,
-    take_name_away,
-    unlock,
-    while_changing,
-)
+from shmqueue.segment.files import OPEN_FLAGS, cannot_open, discard, fresh_description, make_file, require_private_file
 from shmqueue.segment.handle import Replaced, Segment
 from shmqueue.segment.header import (
     HEADER_SIZE,
@@ -47,9 +30,20 @@ from shmqueue.segment.header import (
     pid_namespace,
     refused,
 )
+from shmqueue.segment.locks import (
+    fcntl,
+    lock_alone,
+    lock_shared,
+    patiently,
+    same_file,
+    take_name_away,
+    unlock,
+    while_changing,
+)
 from shmqueue.segment.namesakes import warn_of_namesakes
 from shmqueue.segment.naming import path_of, user_of
 from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
+from shmqueue.segment.reserving import lengthen, reserve
 from shmqueue.segment.sidecar import remove_lock_files
 from shmqueue.segment.transit import is_awaited
 

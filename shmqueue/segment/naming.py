@@ -10,6 +10,7 @@ from shmqueue.exceptions import ShmQueueRefusedError, ShmQueueTypeError, ShmQueu
 from shmqueue.interruptions import not_of_handler
 
 __all__ = [
+    "ANOTHER_DIRECTORY",
     "NAME_LENGTH_MAX",
     "UNNAMED",
     "describe_user",
@@ -30,6 +31,8 @@ __all__ = [
 
 NAME_LENGTH_MAX = 180
 """Characters of an escaped name."""
+ANOTHER_DIRECTORY = "the environment variable SHMQUEUE_DIR can name another directory"
+"""What helps where the directory is what is wrong: for error messages."""
 UNNAMED = "%new-"  # no escaped name begins like this
 _OTHERS = re.compile(rb"[^A-Za-z0-9._-]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")

@@ -17,19 +17,10 @@ from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import transit
 from shmqueue.segment.contents import contents_of
 from shmqueue.segment.descriptor import Descriptor
-from shmqueue.segment.files import (
-    OPEN_FLAGS,
-    cannot_open,
-    lock_alone,
-    lock_shared,
-    patiently,
-    require_private_file,
-    take_name_away,
-    unlock,
-    while_changing,
-)
+from shmqueue.segment.files import OPEN_FLAGS, cannot_open, require_private_file
 from shmqueue.segment.header import CRC, FIELDS, MAGIC, Header, Unfit, refused
 from shmqueue.segment.holders import holders_of
+from shmqueue.segment.locks import lock_alone, lock_shared, patiently, take_name_away, unlock, while_changing
 from shmqueue.segment.naming import UNNAMED, directory, file_prefix, list_entries, name_of
 from shmqueue.segment.sidecar import remove_lock_files, stray_sidecars, sweep_sidecars
 

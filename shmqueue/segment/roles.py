@@ -12,8 +12,8 @@ import struct
 import sys
 
 from shmqueue.interruptions import not_of_handler
-from shmqueue.segment.files import fcntl
 from shmqueue.segment.holders import locks_of
+from shmqueue.segment.locks import fcntl
 
 __all__ = ["READER", "WRITER", "count_without", "mark"]
 

@@ -22,16 +22,9 @@ from typing import TYPE_CHECKING
 
 from shmqueue.interruptions import is_of_handler, not_of_handler
 from shmqueue.segment.descriptor import Descriptor
-from shmqueue.segment.files import (
-    OPEN_FLAGS,
-    cannot_open,
-    changing,
-    fcntl,
-    make_file,
-    require_private_file,
-    same_file,
-)
+from shmqueue.segment.files import OPEN_FLAGS, cannot_open, make_file, require_private_file
 from shmqueue.segment.header import FIELDS, MAGIC, refused, uuid_in
+from shmqueue.segment.locks import changing, fcntl, same_file
 from shmqueue.segment.naming import directory, file_prefix, list_entries, user_of, whose
 
 if TYPE_CHECKING:

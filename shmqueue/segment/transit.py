@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 from shmqueue import clock
 from shmqueue.interruptions import not_of_handler
-from shmqueue.segment.files import fcntl
 from shmqueue.segment.header import HEADER_SIZE, uuid_in
+from shmqueue.segment.locks import fcntl
 
 __all__ = [
     "NOTES",

@@ -44,7 +44,7 @@ MUTANTS = (
     ),
     Mutant(
         "unlink without the lock",
-        "shmqueue/segment/files.py",
+        "shmqueue/segment/locks.py",
         "        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "        pass\n",
     ),

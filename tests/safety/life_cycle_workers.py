@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shmqueue import ShmQueue, ShmQueueEmpty, ShmQueueExistsError, ShmQueueFull, ShmQueueNotFoundError
 from shmqueue.segment import path_of, read_header
-from shmqueue.segment.files import same_file
+from shmqueue.segment.locks import same_file
 
 NAME = "storm"
 

@@ -55,7 +55,7 @@ MUTANTS = (
     ),
     Mutant(
         "creation without its memory",
-        "shmqueue/segment/files.py",
+        "shmqueue/segment/reserving.py",
         "call(os.posix_fallocate, (fd, start, end - start))",
         "call(os.ftruncate, (fd, end))",
     ),

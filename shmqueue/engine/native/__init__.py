@@ -90,7 +90,7 @@ except ImportError as error:
 
 def open_ring(segment: Segment, report: Callable[[int], None]) -> Ring:
     """A handle on the records of a native segment; ``report`` as for ``shmqueue.engine.open_engine``."""
-    from shmqueue.segment.files import changing
+    from shmqueue.segment.locks import changing
 
     with changing(), segment.descriptor_to_map() as fd:
         return Ring(fd, segment.file_size, segment.name, report, segment.path)
