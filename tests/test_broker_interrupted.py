@@ -423,7 +423,8 @@ from shmqueue.broker.answers import _Call
 from shmqueue.broker.links import Links
 from support import interruptions, others_can
 
-link = Links("memory://", "jobs", {}, ()).current()
+links = Links("memory://", "jobs", {}, ())
+link = links.current()
 calls = []
 
 def call():
