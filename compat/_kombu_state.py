@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shmqueue import plain
+from shmqueue import plain, plain_unpacking
 from shmqueue.engine.portable_processes import is_alive, this_process
 from shmqueue.exceptions import ShmQueueCorruptedError
 from shmqueue.interruptions import not_of_handler
@@ -72,7 +72,7 @@ class State:
             ShmQueueCorruptedError: it is none.
         """
         try:
-            serial, exchanges, bindings, queues, gone, doomed = plain.UNPACKERS[method](payload)
+            serial, exchanges, bindings, queues, gone, doomed = plain_unpacking.UNPACKERS[method](payload)
             described = {name: Queue(*fields) for name, fields in queues.items()}
         except not_of_handler(KeyError, TypeError, ValueError) as error:
             raise ShmQueueCorruptedError(

@@ -20,7 +20,7 @@ from shmqueue.interruptions import not_of_handler
 from shmqueue.items import GetItem, PutItem, Record, items_of, load_many
 from shmqueue.leases import Lease, View, lease_of, take_lease
 from shmqueue.messages import tell_items_put
-from shmqueue.plain import unpack as unpack_plain
+from shmqueue.plain_unpacking import unpack as unpack_plain
 from shmqueue.reservations import PutView
 from shmqueue.segment.locks import changing
 from shmqueue.watching import QueueDescriptor

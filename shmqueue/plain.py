@@ -1,18 +1,16 @@
-"""Plain items to msgpack and back: scalars, and lists, dicts and tuples of those.
+"""Plain items to msgpack: scalars, and lists, dicts and tuples of those. ``plain_unpacking`` is the way back.
 
 What is packed comes back equal and with its types, except that bytearray and memoryview arrive as bytes. A container
 that an item refers to twice would come back as two containers, and could make a small item exponentially large, so it
 is refused unless the caller asks for copies. A tuple is an array that begins with a mark, an extension of no bytes.
 
-Nothing here recurses through Python or through msgpack's packer by more than ``_PACKER_DEPTH`` levels, and unpacking
-does not recurse at all: a thread with a small stack handles every item. The native engine has all of this in C; see
-``python_plain.h``.
+Nothing here recurses through Python or through msgpack's packer by more than ``_PACKER_DEPTH`` levels: a thread with a
+small stack handles every item. The native engine has all of this in C; see ``python_plain.h``.
 """
 
 from __future__ import annotations
 
 import gc
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -23,14 +21,18 @@ import msgpack
 from shmqueue.interruptions import not_of_handler
 
 __all__ = [
+    "DEPTH_MAX",
+    "HAS_GIL",
+    "MARK",
+    "MARK_CODE",
+    "MSGPACK",
+    "MSGPACK_TUPLES",
     "SCALARS",
     "TYPES",
-    "UNPACKERS",
     "NotPlain",
     "pack",
     "pack_copies",
     "pack_scalar",
-    "unpack",
 ]
 
 SCALARS = frozenset({int, float, bool, type(None), str, bytes})
@@ -41,14 +43,16 @@ _LEAVES = frozenset({bytearray, memoryview, msgpack.ExtType, msgpack.Timestamp})
 TYPES = SCALARS | _CONTAINERS | _LEAVES
 """Types of which exact instances may be plain items; nothing else is."""
 
+HAS_GIL = "free-threading build" not in sys.version
+
 DEPTH_MAX = 1024  # containers inside of each other, as many as msgpack unpacks; see python_plain.h
 _PACKER_DEPTH = 32  # msgpack's packer recurses, and takes about half a KiB of the C stack for each level
 
-_MSGPACK, _MSGPACK_TUPLES = 0, 2  # methods of records; see serialization.py
+MSGPACK, MSGPACK_TUPLES = 0, 2  # methods of records; see serialization.py
 
 # Extension codes below 0 are msgpack's own to give, and ExtType() refuses them: no item can hold one by accident.
-_MARK_CODE = -84
-_MARK: Any = msgpack.ExtType._make((_MARK_CODE, b""))
+MARK_CODE = -84
+MARK: Any = msgpack.ExtType._make((MARK_CODE, b""))
 
 _EMPTY: tuple[()] = ()  # there is only one, wherever it stands
 
@@ -75,7 +79,7 @@ class _Packer:
         if type(value) is not tuple:
             raise _not_kept(value)
         self.has_tuples = True
-        return [_MARK, *value]
+        return [MARK, *value]
 
 
 _idle_packers: list[_Packer] = []
@@ -94,7 +98,7 @@ def _pack(item: Any) -> tuple[int, bytes]:
         packer = _Packer()
     packer.has_tuples = False
     payload = packer.pack(item)
-    method = _MSGPACK_TUPLES if packer.has_tuples else _MSGPACK
+    method = MSGPACK_TUPLES if packer.has_tuples else MSGPACK
     if len(payload) <= _KEPT_PAYLOAD:
         _idle_packers.append(packer)
     return method, payload
@@ -173,7 +177,7 @@ def _too_deep() -> NotPlain:
 def _pack_deep(item: Any) -> tuple[int, bytes]:
     """What the packer would write, without recursion."""
     packer = msgpack.Packer(strict_types=True, autoreset=False)
-    method = _MSGPACK
+    method = MSGPACK
     stack: list[Iterator[Any]] = [iter((item,))]
     while stack:
         for value in stack[-1]:
@@ -187,9 +191,9 @@ def _pack_deep(item: Any) -> tuple[int, bytes]:
                 stack.append(iter(value))
                 break
             if kind is tuple:
-                method = _MSGPACK_TUPLES
+                method = MSGPACK_TUPLES
                 packer.pack_array_header(1 + len(value))
-                packer.pack(_MARK)
+                packer.pack(MARK)
                 stack.append(iter(value))
                 break
             packer.pack(value)
@@ -200,8 +204,6 @@ def _pack_deep(item: Any) -> tuple[int, bytes]:
 
 # ---- what other threads may change meanwhile ----
 
-_HAS_GIL = "free-threading build" not in sys.version
-
 
 def _unchanging(item: Any) -> Any:
     """The item if this Python has a GIL, which msgpack's packer holds; else a copy of its containers.
@@ -211,7 +213,7 @@ def _unchanging(item: Any) -> Any:
     Raises:
         NotPlain: it contains itself.
     """
-    return item if _HAS_GIL else _copied(item)
+    return item if HAS_GIL else _copied(item)
 
 
 def _copied(item: Any) -> Any:
@@ -320,156 +322,3 @@ def _depth_with_copies(item: Any) -> int:
             f"values, where {distinct} are distinct"
         )
     return frame.depth
-
-
-# ---- unpacking ----
-
-
-class _Marks:
-    """Turns the arrays of one payload that begin with a mark into tuples, whatever their depth."""
-
-    __slots__ = ("open",)
-
-    def __init__(self) -> None:
-        self.open = 0
-
-    def extension(self, code: int, data: bytes) -> Any:
-        if code == _MARK_CODE:
-            if data:
-                raise ValueError("the mark of a tuple has contents")
-            self.open += 1
-            return _MARK
-        return msgpack.ExtType(code, data)
-
-    def array(self, values: list[Any]) -> Any:
-        if values and values[0] is _MARK:
-            self.open -= 1
-            return tuple(values[1:])
-        return values
-
-
-def _unpack_by_msgpack(payload: bytes) -> Any:
-    try:
-        return msgpack.unpackb(payload)
-    except not_of_handler(ValueError):
-        # Keys that are no strings: allowed here, but the option would slow down other items.
-        return msgpack.unpackb(payload, strict_map_key=False)
-
-
-def _unpack_tuples_by_msgpack(payload: bytes) -> Any:
-    marks = _Marks()
-    item = msgpack.unpackb(payload, ext_hook=marks.extension, list_hook=marks.array, strict_map_key=False)
-    if marks.open:
-        raise ValueError("the mark of a tuple is not the first value of an array")
-    return item
-
-
-_FIXED = {
-    0xCA: struct.Struct(">f"), 0xCB: struct.Struct(">d"),
-    0xCC: struct.Struct(">B"), 0xCD: struct.Struct(">H"), 0xCE: struct.Struct(">I"), 0xCF: struct.Struct(">Q"),
-    0xD0: struct.Struct(">b"), 0xD1: struct.Struct(">h"), 0xD2: struct.Struct(">i"), 0xD3: struct.Struct(">q"),
-}  # fmt: skip
-_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
-_WIDTHS = {
-    0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4,
-}  # fmt: skip
-
-
-class _Reader:
-    """A payload that is read from its start."""
-
-    __slots__ = ("at", "has_tuples", "payload")
-
-    def __init__(self, payload: bytes, has_tuples: bool) -> None:
-        self.payload, self.has_tuples, self.at = payload, has_tuples, 0
-
-    def take(self, length: int) -> bytes:
-        taken = self.payload[self.at : self.at + length]
-        if len(taken) < length:
-            raise ValueError("the payload is incomplete")
-        self.at += length
-        return taken
-
-    def next(self) -> tuple[Any, str, int]:
-        """A value, "" and 0; or None and, for a container, "array" or "map" and how many values or pairs follow."""
-        (kind,) = self.take(1)
-        if kind < 0x80 or kind >= 0xE0:
-            return kind if kind < 0x80 else kind - 0x100, "", 0
-        if kind in _CONSTANTS:
-            return _CONSTANTS[kind], "", 0
-        if kind in _FIXED:
-            return _FIXED[kind].unpack(self.take(_FIXED[kind].size))[0], "", 0
-        if kind < 0xA0:
-            return None, "map" if kind < 0x90 else "array", kind & 15
-        if kind < 0xC0:
-            return str(self.take(kind & 31), "utf-8"), "", 0
-        if 0xD4 <= kind <= 0xD8:
-            return self._extension(1 << (kind - 0xD4)), "", 0
-        if kind not in _WIDTHS:
-            raise ValueError(f"no value begins with the byte {kind:#x}")
-        number = int.from_bytes(self.take(_WIDTHS[kind]), "big")
-        if kind <= 0xC6:
-            return self.take(number), "", 0
-        if kind <= 0xC9:
-            return self._extension(number), "", 0
-        if kind <= 0xDB:
-            return str(self.take(number), "utf-8"), "", 0
-        return None, "array" if kind <= 0xDD else "map", number
-
-    def _extension(self, length: int) -> Any:
-        code = int.from_bytes(self.take(1), "big", signed=True)
-        data = self.take(length)
-        if code == _MARK_CODE and self.has_tuples and not data:
-            return _MARK
-        return msgpack.Timestamp.from_bytes(data) if code == -1 else msgpack.ExtType(code, data)
-
-
-def _unpack_here(payload: bytes, has_tuples: bool) -> Any:
-    """What msgpack's unpacker makes of it, without interning anything."""
-    reader = _Reader(payload, has_tuples)
-    stack: list[tuple[str, int, list[Any]]] = []
-    while True:
-        value, kind, count = reader.next()
-        if kind:
-            if count > len(payload) - reader.at or len(stack) == DEPTH_MAX:
-                raise ValueError("a container is incomplete, or nested too deeply")
-            stack.append((kind, count if kind == "array" else 2 * count, []))
-        elif not stack:
-            break
-        else:
-            if value is _MARK and (stack[-1][0] != "array" or stack[-1][2]):
-                raise ValueError("the mark of a tuple is not the first value of an array")
-            stack[-1][2].append(value)
-        while stack and len(stack[-1][2]) == stack[-1][1]:
-            kind, count, values = stack.pop()
-            if kind == "map":
-                value = dict(zip(values[::2], values[1::2], strict=True))
-            else:
-                value = tuple(values[1:]) if values and values[0] is _MARK else values
-            if stack:
-                stack[-1][2].append(value)
-        if not stack:
-            break
-    if value is _MARK or reader.at < len(payload):
-        raise ValueError("there is more in the payload than one item")
-    return value
-
-
-_INTERNS_FOR_EVER = (3, 12) <= sys.version_info < (3, 12, 6) or not _HAS_GIL
-"""Whether this Python never frees a string that was interned, as msgpack does with each key of a dict."""
-
-unpack: Callable[[bytes], Any]
-"""The way back of method 0, as far as it is fast; an exception is left to ``UNPACKERS``."""
-
-UNPACKERS: dict[int, Callable[[bytes], Any]]
-"""The way back by method; raises whatever it raises."""
-
-if _INTERNS_FOR_EVER:
-
-    def unpack(payload: bytes) -> Any:
-        return _unpack_here(payload, has_tuples=False)
-
-    UNPACKERS = {_MSGPACK: unpack, _MSGPACK_TUPLES: lambda payload: _unpack_here(payload, has_tuples=True)}
-else:
-    unpack = msgpack.unpackb  # without options, which would cost more than a small item's unpacking
-    UNPACKERS = {_MSGPACK: _unpack_by_msgpack, _MSGPACK_TUPLES: _unpack_tuples_by_msgpack}

@@ -24,7 +24,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from shmqueue import pickling, plain
+from shmqueue import pickling, plain, plain_unpacking
 from shmqueue.arguments import whole_number
 from shmqueue.exceptions import (
     ShmQueueDeserializationError,
@@ -71,7 +71,7 @@ _MSGPACK_TUPLES = int(SerializationMethods.MSGPACK_TUPLES)
 _PICKLE_BUFFERS = int(SerializationMethods.PICKLE_BUFFERS)
 
 LOADERS: dict[int, Callable[[bytes], Any]] = {
-    **plain.UNPACKERS,
+    **plain_unpacking.UNPACKERS,
     _PICKLE: pickle.loads,
     _PICKLE_BUFFERS: pickling.loads,
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shmqueue import ShmQueue, plain
+from shmqueue import ShmQueue, plain, plain_unpacking
 from shmqueue.compat import multiprocessing as compat_multiprocessing
 from shmqueue.compat import queue as compat_queue
 
@@ -75,11 +75,11 @@ def test_keys_that_come_again_are_the_same_string(make: Make, native: None) -> N
 )  # fmt: skip
 def test_the_unpacker_for_such_pythons_gives_the_same(item: Any) -> None:
     method, payload = plain.pack(item)
-    back = plain._unpack_here(payload, has_tuples=method == 2)
+    back = plain_unpacking._unpack_here(payload, has_tuples=method == 2)
     assert repr(back) == repr(item)
-    assert repr(plain.UNPACKERS[method](payload)) == repr(item)
+    assert repr(plain_unpacking.UNPACKERS[method](payload)) == repr(item)
     for end in range(0, len(payload), max(1, len(payload) // 50)):
         with pytest.raises(ValueError, match="incomplete"):
-            plain._unpack_here(payload[:end], has_tuples=method == 2)
+            plain_unpacking._unpack_here(payload[:end], has_tuples=method == 2)
     with pytest.raises(ValueError, match="more in the payload"):
-        plain._unpack_here(payload + b"\x01", has_tuples=method == 2)
+        plain_unpacking._unpack_here(payload + b"\x01", has_tuples=method == 2)
