@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, is_asleep, python, run_python, wait_for_line, wait_until
+from support import PATIENCE, is_asleep, python, run_program, run_python, wait_for_line, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.segment import path_of
@@ -116,8 +116,30 @@ def test_a_program_ends_in_silence_that_leaves_open(tmp_path: Path, what: str, m
     require_silent_end(path)
 
 
+LAST = """
+import sys, types
+
+class Last:
+    def __init__(self, act, q):
+        self.act, self.q = act, q
+    def __del__(self):
+        self.act(self.q)
+
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].last = Last(at_the_end, q)
+"""
+
+
+def what_it_says(program: str, directory: Path) -> str:
+    """What a program prints whose ``at_the_end`` is called with its ``q`` by a finalizer, when the modules are gone."""
+    (directory / "program.py").write_text(program + LAST)
+    done = run_program("program.py", within=directory)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
 FROZEN = """
-import threading, types
+import os, threading
 from shmqueue import ShmQueue
 from shmqueue.compat import queue
 
@@ -131,37 +153,26 @@ def use():
         q.put(1)
         q.get()
 
-class AtTheEnd:
-    def __init__(self, q):
-        self.q, self.write = q, os.write
-    def __del__(self):
-        self.q.put(2)
-        self.write(1, b"put")
-        self.q.close()
-        self.write(1, b" and closed")
+def at_the_end(q, write=os.write):
+    q.put(2)
+    write(1, b"put")
+    q.close()
+    write(1, b" and closed")
 
 for _ in range(4):
     threading.Thread(target=use, daemon=True).start()
 started.wait()
-sys.modules["last"] = types.ModuleType("last")
-sys.modules["last"].last = AtTheEnd(q)
 """
 
 
 @pytest.mark.parametrize("turn", range(5))
 def test_a_finalizer_does_not_wait_for_daemon_threads_that_have_stopped(tmp_path: Path, turn: int) -> None:
     """Those may have stopped with any lock held, of the watched queue and of the engine."""
-    path = os.path.join(tmp_path, "program.py")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("import os, sys\n" + FROZEN)
-    done = subprocess.run(
-        [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "put and closed", "")
+    assert what_it_says(FROZEN, tmp_path) == "put and closed"
 
 
 STOPPED = """
-import threading, types
+import os, threading
 from shmqueue.compat import queue
 
 q = queue.SimpleQueue()
@@ -182,35 +193,24 @@ class Engine:
                 pass
         return self.engine.wait(records, timeout)
 
-class AtTheEnd:
-    def __init__(self, q):
-        self.q, self.write = q, os.write
-    def __del__(self):
-        self.q.put(2)
-        self.write(1, b"put")
-        self.q.close()
-        self.write(1, b" and closed")
+def at_the_end(q, write=os.write):
+    q.put(2)
+    write(1, b"put")
+    q.close()
+    write(1, b" and closed")
 
 watcher._engine = Engine(watcher._engine)
 threading.Thread(target=watcher.look, daemon=True, name="stopped").start()
 stopped.wait()
-sys.modules["last"] = types.ModuleType("last")
-sys.modules["last"].last = AtTheEnd(q)
 """
 
 
 def test_a_finalizer_does_not_wait_for_the_lock_of_a_daemon_thread(tmp_path: Path) -> None:
-    path = os.path.join(tmp_path, "program.py")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("import os, sys\n" + STOPPED)
-    done = subprocess.run(
-        [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "put and closed", "")
+    assert what_it_says(STOPPED, tmp_path) == "put and closed"
 
 
 FROZEN_OWNER = """
-import threading, types
+import os, threading
 from shmqueue import ShmQueue
 
 q = ShmQueue("owned")
@@ -223,31 +223,20 @@ def own():
     while True:
         pass
 
-class AtTheEnd:
-    def __init__(self, q):
-        self.q, self.write = q, os.write
-    def __del__(self):
-        self.q.put("item")
-        assert self.q.get() == "item"
-        self.write(1, b"put and got")
+def at_the_end(q, write=os.write):
+    q.put("item")
+    assert q.get() == "item"
+    write(1, b"put and got")
 
 threading.Thread(target=own, daemon=True).start()
 started.wait()
-sys.modules["last"] = types.ModuleType("last")
-sys.modules["last"].last = AtTheEnd(q)
 """
 
 
 def test_a_finalizer_takes_the_portable_lock_from_a_daemon_thread_that_has_stopped(tmp_path: Path, engine: str) -> None:
     if engine == "native":
         pytest.skip("there no thread stops with the lock")
-    path = os.path.join(tmp_path, "program.py")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("import os, sys\n" + FROZEN_OWNER)
-    done = subprocess.run(
-        [sys.executable, path], capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "put and got", "")
+    assert what_it_says(FROZEN_OWNER, tmp_path) == "put and got"
 
 
 def test_a_queue_that_is_collected_after_the_finalizers_of_weakref_is_closed(name: str) -> None:

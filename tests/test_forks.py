@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, asleep, python, repeats, wait_until
+from support import PATIENCE, Call, asleep, held_by_another_thread, python, repeats, wait_until
 
 from shmqueue import ShmQueue
 from shmqueue.segment import holders_of, path_of
@@ -262,23 +262,12 @@ def test_the_lock_of_the_readers_is_free_in_a_child(engine: str, kind: str) -> N
     """It is one of this process only: a thread that has it does not exist in the child."""
     mp = importlib.import_module("shmqueue.compat.multiprocessing")
     q = getattr(mp.get_context("fork"), kind)()
-    held, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with q._rlock:
-            held.set()
-            release.wait(PATIENCE)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(PATIENCE)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(int(PATIENCE))
-        with q._rlock:
-            os._exit(7)
-    release.set()
-    thread.join()
+    with held_by_another_thread(q._rlock):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(int(PATIENCE))
+            with q._rlock:
+                os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     q.close()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import PATIENCE, Call, run_python
+from support import PATIENCE, Call, held_by_another_thread, run_python
 
 from shmqueue import threads
 from shmqueue.threads import Guard, WeakRegistry
@@ -38,23 +38,12 @@ class TestGuard:
 
     def test_it_is_free_in_a_child(self) -> None:
         guard = Guard()
-        entered, leave = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with guard():
-                entered.set()
-                leave.wait(PATIENCE)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        entered.wait(PATIENCE)
-        child = os.fork()
-        if child == 0:
-            signal.alarm(int(PATIENCE))
-            with guard():
-                os._exit(7)
-        leave.set()
-        thread.join()
+        with held_by_another_thread(guard()):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(int(PATIENCE))
+                with guard():
+                    os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
     def test_the_exception_of_a_signal_handler_on_the_way_in_or_out_leaves_it_free(self) -> None:
@@ -113,23 +102,12 @@ print(free)
         monkeypatch.setattr(threads, "_FORK_PATIENCE", 0.01)
         guard = Guard()
         threads.forks_wait(guard)
-        entered, leave = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with guard():
-                entered.set()
-                leave.wait(PATIENCE)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        entered.wait(PATIENCE)
-        child = os.fork()
-        if child == 0:
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        assert not guard().acquire(False)
-        leave.set()
-        thread.join()
+        with held_by_another_thread(guard()):
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+            assert not guard().acquire(False)
         with guard():
             child = os.fork()
             if child == 0:
