@@ -131,7 +131,7 @@ sys.modules["last"].last = Last(at_the_end, q)
 
 
 def what_it_says(program: str, directory: Path) -> str:
-    """What a program prints whose ``at_the_end`` is called with its ``q`` by a finalizer, when the modules are cleared."""
+    """What a program prints whose ``at_the_end`` a finalizer calls with its ``q``, when the modules are cleared."""
     (directory / "program.py").write_text(program + LAST)
     done = run_program("program.py", within=directory)
     assert (done.returncode, done.stderr) == (0, "")
