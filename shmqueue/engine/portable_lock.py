@@ -349,7 +349,10 @@ class Owner:
     def _close(self) -> None:
         self._file = None
         while self._opened:
-            self._opened.pop().close()
+            last = self._opened[-1]
+            last.close()  # before it is forgotten: what a signal handler raised in between would leave it open
+            if self._opened and self._opened[-1] is last:  # else a signal handler has closed them or opened another
+                self._opened.pop()
 
     def _abandon(self) -> None:
         """In a forked child: close the inherited description, without unlocking, which would unlock the parent's."""
@@ -358,7 +361,9 @@ class Owner:
         self._close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():  # then the names in this module may be gone, and all is closed with the process
+        # At the end the names in this module may be gone, and all is closed with the process. Without the list a signal
+        # handler has raised before there was anything to close.
+        if not is_finalizing() and hasattr(self, "_opened"):
             self._close()
 
 
@@ -389,9 +394,9 @@ class _Spare:
         The child may have removed the sidecar just now, with a segment that nobody else held any more.
         """
         self.claim = threading.RLock()
-        inherited, self.file = self.file, None
-        if inherited is not None:
-            inherited.close()
+        if self.file is not None:
+            self.file.close()
+            self.file = None
         try:
             self.file = sidecars.open_sidecar(self._sidecar, make=False)
         except OSError:
