@@ -96,9 +96,11 @@ class DeathSafeLock:
         """What the calling thread takes and releases the lock with."""
         owner: Owner | None = getattr(self._local, "owner", None)
         if owner is None or owner.pid != os.getpid():
-            owner = self._local.owner = _owner_of_this_thread(self._sidecar, self._block)
-            owner.users.add(self._number)
-            self._used.add(owner)
+            with sidecars.changing():  # another thread may just be closing the last handle that has used it
+                owner = _owner_of_this_thread(self._sidecar, self._block)
+                owner.users.add(self._number)
+                self._used.add(owner)
+                self._local.owner = owner
         return owner
 
     def hold(self) -> Hold:
@@ -114,9 +116,10 @@ class DeathSafeLock:
         self._local = threading.local()
         self._spare = None
         for owner in self._used if is_idle else ():
-            owner.users.discard(self._number)
-            if not owner.users:
-                owner.close_if_free()
+            with sidecars.changing():  # its thread may just begin to use it by another handle
+                owner.users.discard(self._number)
+                if not owner.users:
+                    owner.close_if_free()
 
 
 class Hold:
