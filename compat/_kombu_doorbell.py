@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from shmqueue import threads
 from shmqueue.interruptions import not_of_handler
 from shmqueue.readiness import Request, ask, withdraw
+from shmqueue.segment.descriptor import Descriptor
 
 __all__ = ["Doorbell", "Wish"]
 
@@ -35,10 +36,12 @@ class Wish(NamedTuple):
 class Doorbell:
     """The descriptor, and what has been asked of ``shmqueue.readiness`` for it."""
 
+    _read = _write = -1
+
     def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._lock = threads.new_reentrant_lock()  # held, so that the descriptor that is written to is still ours
         self._requests: dict[tuple[int, int], Request] = {}
+        self._read, self._write = Descriptor.opened(os.pipe2, os.O_NONBLOCK | os.O_CLOEXEC)
 
     def fileno(self) -> int:
         """The descriptor; -1 when closed."""
@@ -93,19 +96,23 @@ class Doorbell:
         """Close the descriptor. Idempotent."""
         self.forget()
         with self._lock:
-            ends, self._read, self._write = (self._read, self._write), -1, -1
-        for end in ends:
-            if end >= 0:
-                os.close(end)
+            self._close_ends()
+
+    def _close_ends(self) -> None:
+        # No call between forgetting a number and closing it: what a signal handler raised there would leave it open.
+        if self._read >= 0:
+            end, self._read = self._read, -1
+            os.close(end)
+        if self._write >= 0:
+            end, self._write = self._write, -1
+            os.close(end)
 
     def _granted(self, key: tuple[int, int]) -> None:
         self._requests.pop(key, None)
         self.ring()
 
     def __del__(self) -> None:
-        for end in (self._read, self._write):
-            if end >= 0:
-                os.close(end)
+        self._close_ends()
 
 
 def _teller(bell: weakref.ref[Doorbell], key: tuple[int, int]) -> Callable[[], object]:

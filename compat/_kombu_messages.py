@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import reprlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -123,7 +122,8 @@ class _Open:
 
     def __init__(self, topology: Topology, name: str, queue: Queue) -> None:
         self.id, self.arguments = queue.id, queue.arguments
-        self.levels: dict[int, _Level] = {}
+        self.used = clock.monotonic()
+        self.levels: dict[int, _Level] = {}  # once complete it is replaced, not changed: other threads iterate over it
         try:
             for number in queue.levels:  # the most urgent first
                 self.levels[number] = _Level(topology.open(name, number))
@@ -163,7 +163,7 @@ class Messages:
         self.topology = topology
         self._put_timeout = put_timeout
         self._in_use = in_use
-        self._open: OrderedDict[str, _Open] = OrderedDict()  # the one used last is the last
+        self._open: dict[str, _Open] = {}  # other threads change it: what iterates over it copies it first, in one call
         self._known: State | None = None  # of which no deleted queue is open
         self._held_up: set[_Level] = set()
 
@@ -309,9 +309,8 @@ class Messages:
             if opened is not None:
                 if len(opened.levels) != len(queue.levels):
                     self._add_levels(opened, name, queue)
-                try:
-                    self._open.move_to_end(name)
-                except KeyError:
+                opened.used = clock.monotonic()
+                if self._open.get(name) is not opened:
                     continue  # another thread has closed it
                 return opened
             self._close_idle()
@@ -322,20 +321,22 @@ class Messages:
 
     def _close_idle(self) -> None:
         """Close the queues that were not used for the longest time, until there is room for one more."""
-        surplus = sum(len(opened.levels) for opened in self._open.values()) + 1 - _OPEN_MOST
+        found = list(self._open.items())
+        surplus = sum(len(opened.levels) for _, opened in found) + 1 - _OPEN_MOST
         if surplus <= 0:
             return
         in_use = self._in_use()
-        for name, opened in list(self._open.items()):
+        for name, opened in sorted(found, key=lambda item: item[1].used):
             if surplus > 0 and name not in in_use:
                 surplus -= len(opened.levels)
                 self._forget(name)
 
     def _add_levels(self, opened: _Open, name: str, queue: Queue) -> None:
+        levels = dict(opened.levels)
         for number in queue.levels:
-            if number not in opened.levels:
-                opened.levels[number] = _Level(self.topology.open(name, number))
-        opened.levels = {number: opened.levels[number] for number in sorted(opened.levels, reverse=True)}
+            if number not in levels:
+                levels[number] = _Level(self.topology.open(name, number))
+        opened.levels = {number: levels[number] for number in sorted(levels, reverse=True)}
 
     def _renew(self, name: str, id: int) -> None:
         """Make anew what somebody has removed by hand, unless somebody else has done so, or deleted it, meanwhile."""

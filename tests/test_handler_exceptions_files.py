@@ -21,11 +21,12 @@ from handler_support import at_call, raised_by_a_handler
 import shmqueue
 import shmqueue.compat
 from shmqueue import ShmQueue, closing, inspection
+from shmqueue.compat._kombu_doorbell import Doorbell
 from shmqueue.engine.portable_lock import Owner, _Spare
 from shmqueue.handle import Handle
 from shmqueue.segment import probe_directory, removal, roles, transit
 from shmqueue.segment.naming import path_of
-from shmqueue.segment.sidecar import sidecar_of
+from shmqueue.segment.sidecar import open_sidecar, sidecar_of
 
 _FILES = {
     file
@@ -280,6 +281,42 @@ def _interrupt_at_any_call(stage: Stage, action: str) -> None:
                 _require_nothing_left(stage, before, names, call)
         else:
             pytest.fail("the action never came to its end")
+    assert call > 3
+
+
+def _owner_of_two(sidecar: str) -> Callable[[], object]:
+    owner = Owner(sidecar, "")
+    owner._opened += open_sidecar(sidecar), open_sidecar(sidecar)
+    return owner._close
+
+
+def _spare(sidecar: str) -> Callable[[], object]:
+    spare = _Spare(sidecar)
+
+    def renew_and_close() -> None:
+        spare.renew()
+        if spare.file is not None:
+            spare.file.close()
+
+    return renew_and_close
+
+
+def _doorbell(sidecar: str) -> Callable[[], object]:
+    return Doorbell().close
+
+
+@pytest.mark.parametrize("make", [_owner_of_two, _spare, _doorbell])
+def test_what_closes_descriptors_can_be_repeated(stage: Stage, make: Callable[[str], Callable[[], object]]) -> None:
+    """Finalizers and hooks of fork call it, too: what is raised there reaches no caller, so it is called here."""
+    sidecar = sidecar_of(stage.open()._handle.segment)
+    with raised_by_a_handler(RuntimeError):
+        for call in range(1, 100):
+            before = _descriptors()
+            close = make(sidecar)
+            if not at_call(call, close, RuntimeError, _FILES):
+                break
+            close()
+            assert _descriptors() == before, f"left of what was interrupted at its call {call}"
     assert call > 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import sys
 
 import pytest
 from support import Call, asleep, run_python
@@ -178,3 +179,26 @@ def test_a_publish_that_waits_for_room_survives_that_another_thread_closes_the_q
         assert take(other) == b"x" * 40000
     call.result()
     assert take(other) == b"y" * 40000
+
+
+def test_threads_of_one_connection_open_and_close_each_others_queues(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kombu_messages, "_OPEN_MOST", 4)
+    connection = connect()
+    names = [f"one-of-many-{number}" for number in range(8)]
+    for name in names:
+        publish(connection.channel(), 1, queue=kombu.Queue(name, routing_key=name))
+    messages = connection.transport.messages
+
+    def use(first: int) -> set[bool]:
+        return {messages.exists(name) and messages.wishes([name]) != [] for name in (names[first:] + names) * 20}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        calls = [Call(use, first) for first in (0, 3, 5)]
+        assert [call.result() for call in calls] == [{True}] * 3
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(open_queues(connection)) <= 4 + len(calls)  # each may just have opened one

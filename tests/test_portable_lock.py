@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 from portable_lines import at_line
@@ -15,6 +16,7 @@ from safety.busy import at_least
 from support import PATIENCE, python
 
 from shmqueue import segment
+from shmqueue.engine.portable_lock import Owner
 from shmqueue.exceptions import ShmQueueFull
 
 PUT_NUMBERED = (
@@ -165,6 +167,46 @@ class TestExclusion:
         sweeper.join()
         assert inside == []
         assert queue.figures().recoveries == 0
+
+    def test_a_thread_takes_the_lock_with_no_descriptor_that_is_being_closed(
+        self, open_portable: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed, other = open_portable(), open_portable()
+        has_used, is_closing, has_taken = threading.Event(), threading.Event(), threading.Event()
+        close, acquire = Owner._close, Owner.acquire
+        taken: list[bool] = []
+        owners: list[Owner] = []
+
+        def use() -> None:
+            closed.engine.put(1, b"by the handle that is closed", True, None)
+            owners.append(closed.engine._lock.owner())
+            has_used.set()
+            assert is_closing.wait(PATIENCE)
+            other.engine.put(1, b"by the other one", True, None)
+
+        def slow_close(owner: Owner) -> None:
+            if owner in owners:
+                is_closing.set()
+                taken.append(has_taken.wait(0.2))  # that the thread does not go on is only seen by waiting for it
+            close(owner)
+
+        def acquire_and_tell(owner: Owner, *arguments: Any) -> bool:
+            is_taken = acquire(owner, *arguments)
+            if is_closing.is_set():
+                has_taken.set()
+            return is_taken
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        assert has_used.wait(PATIENCE)
+        monkeypatch.setattr(Owner, "_close", slow_close)
+        monkeypatch.setattr(Owner, "acquire", acquire_and_tell)
+        closed.engine.close()
+        thread.join()
+        monkeypatch.undo()
+        assert taken == [False]
+        assert other.engine.get(False, None) == (1, b"by the handle that is closed")
+        assert other.engine.get(False, None) == (1, b"by the other one")
 
     @pytest.mark.parametrize("same_handle", [True, False])
     def test_a_put_that_interrupts_a_put_does_not_wait_for_it(self, open_portable: Open, same_handle: bool) -> None:

@@ -96,9 +96,11 @@ class DeathSafeLock:
         """What the calling thread takes and releases the lock with."""
         owner: Owner | None = getattr(self._local, "owner", None)
         if owner is None or owner.pid != os.getpid():
-            owner = self._local.owner = _owner_of_this_thread(self._sidecar, self._block)
-            owner.users.add(self._number)
-            self._used.add(owner)
+            with sidecars.changing():  # another thread may just be closing the last handle that has used it
+                owner = _owner_of_this_thread(self._sidecar, self._block)
+                owner.users.add(self._number)
+                self._used.add(owner)
+                self._local.owner = owner
         return owner
 
     def hold(self) -> Hold:
@@ -114,9 +116,10 @@ class DeathSafeLock:
         self._local = threading.local()
         self._spare = None
         for owner in self._used if is_idle else ():
-            owner.users.discard(self._number)
-            if not owner.users:
-                owner.close_if_free()
+            with sidecars.changing():  # its thread may just begin to use it by another handle
+                owner.users.discard(self._number)
+                if not owner.users:
+                    owner.close_if_free()
 
 
 class Hold:
@@ -345,7 +348,10 @@ class Owner:
     def _close(self) -> None:
         self._file = None
         while self._opened:
-            self._opened.pop().close()
+            last = self._opened[-1]
+            last.close()  # before it is forgotten: what a signal handler raised in between would leave it open
+            if self._opened and self._opened[-1] is last:  # else a signal handler has closed them or opened another
+                self._opened.pop()
 
     def _abandon(self) -> None:
         """In a forked child: close the inherited description, without unlocking, which would unlock the parent's."""
@@ -354,7 +360,9 @@ class Owner:
         self._close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not is_finalizing():  # then the names in this module may be gone, and all is closed with the process
+        # At the end the names in this module may be gone, and all is closed with the process. Without the list a signal
+        # handler has raised before there was anything to close.
+        if not is_finalizing() and hasattr(self, "_opened"):
             self._close()
 
 
@@ -385,9 +393,9 @@ class _Spare:
         The child may have removed the sidecar just now, with a segment that nobody else held any more.
         """
         self.claim = threading.RLock()
-        inherited, self.file = self.file, None
-        if inherited is not None:
-            inherited.close()
+        if self.file is not None:
+            self.file.close()
+            self.file = None
         try:
             self.file = sidecars.open_sidecar(self._sidecar, make=False)
         except OSError:

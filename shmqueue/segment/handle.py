@@ -521,8 +521,8 @@ def open_segments() -> list[Segment]:
 def _after_fork_in_child() -> None:
     for descriptor, thread in list(_for_a_while.items()):
         if thread != threading.get_ident():  # this one may have forked in a signal handler, and goes on with it
-            del _for_a_while[descriptor]
             descriptor.close()
+            _for_a_while.pop(descriptor, None)
     for segment in _live:
         try:
             segment._after_fork_in_child()
