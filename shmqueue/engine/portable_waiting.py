@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -47,6 +48,9 @@ class Waiting(Returns):
     ) -> _T | None:
         """Make the attempt as soon as the state, read without the lock, looks ``ready``. None: not in time.
 
+        The last look comes after the deadline, so a call that was stopped for longer than its timeout still finds what
+        came meanwhile.
+
         ``unmet`` is called after each look that had no result, with the seconds since the first one.
 
         Raises:
@@ -59,6 +63,7 @@ class Waiting(Returns):
         if flag == GETTERS:
             self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there
         end: Exception | None = None
+        is_last = not block
         while True:
             if self.lost:
                 self._return_lost()
@@ -76,10 +81,10 @@ class Waiting(Returns):
             unmet(clock.monotonic() - began)
             if end is not None:
                 raise end
-            if not block:
+            if is_last:
                 return None
-            if (pause or not self._sees_commit(state)) and not self._sleep(pause or SHORTEST_PAUSE, deadline, flag):
-                return None
+            if pause or not self._sees_commit(state):
+                is_last = not self._sleep(pause or SHORTEST_PAUSE, deadline, flag)
             pause = min(1.25 * pause, LONGEST_PAUSE) or SHORTEST_PAUSE
             if self.while_waiting is not None:
                 end = self.while_waiting(flag == PUTTERS)
@@ -96,26 +101,28 @@ class Waiting(Returns):
         return False
 
     def _watch(self, condition: Callable[[State], object], flag: int, timeout: float | None) -> bool:
-        """Wait until the state, read without the lock, meets the condition. False: not in time."""
+        """Wait until the state, read without the lock, meets the condition. False: not in time.
+
+        As in ``_until``, the last look comes after the deadline.
+        """
         deadline = deadline_after(timeout)
         pause = SHORTEST_PAUSE
+        is_last = timeout is not None and timeout <= 0
         while True:
             if self.lost:
                 self._return_lost()
             if condition(self._current()):
                 return True
-            if not self._sleep(pause, deadline, flag):
+            if is_last:
                 return False
+            is_last = not self._sleep(pause, deadline, flag)
             pause = min(1.25 * pause, LONGEST_PAUSE)
 
     def _sleep(self, pause: float, deadline: float | None, flag: int) -> bool:
-        """Sleep until the next look, at the deadline at the latest. False: it is over."""
-        if deadline is not None:
-            left = deadline - clock.monotonic()
-            if left <= 0:
-                return False
-            pause = min(pause, left)
-        self._memory[flag] = 1
-        sleep(pause)
+        """Sleep until the next look, at the deadline at the latest. False: that look is the last."""
+        left = deadline - clock.monotonic() if deadline is not None else math.inf
+        if left > 0:
+            self._memory[flag] = 1
+            sleep(min(pause, left))
         self._require_usable()
-        return True
+        return left > pause
