@@ -1,4 +1,4 @@
-"""A call of the portable engine that is stopped past its deadline, at any line: it still finds what came meanwhile.
+"""A call of the portable engine that is stopped past its deadline: it still finds what came meanwhile, and ends.
 
 A process is stopped like that by SIGSTOP, and wherever more programs run than there are processors.
 """
@@ -9,14 +9,16 @@ from collections.abc import Callable
 
 import pytest
 from portable_lines import at_line
-from portable_support import PAGE, Open, Opened
+from portable_support import PAGE, Open, Opened, kill, lock_held_elsewhere
 from support import Call
 
 from shmqueue import clock
-from shmqueue.engine import portable_waiting
+from shmqueue.engine import portable_lock, portable_waiting
 from shmqueue.engine.portable_get import LONG
+from shmqueue.exceptions import ShmQueueEmpty
 
 TIMEOUT = 0.001
+ROUND = 0.05  # seconds until a thread that lets the others run has its turn again
 
 
 class Time:
@@ -110,3 +112,32 @@ def test_a_get_that_is_stopped_past_its_deadline_gives_memory_back(elastic: Open
         pytest.fail("the call never came to its end")
     assert line > 100
     assert kept == []
+
+
+@pytest.mark.parametrize("call", [get, lend, put, join])
+def test_where_others_have_the_processors_a_call_ends_at_its_deadline(
+    open_portable: Open, time: Time, monkeypatch: pytest.MonkeyPatch, call: Callable[[Opened], object]
+) -> None:
+    queue = open_portable(maxsize=1)
+    if call in (put, join):
+        queue.engine.put(0, b"before", False, None)
+    monkeypatch.setattr(portable_waiting, "let_others_run", lambda: time.pass_by(ROUND))
+    began = time.now
+    assert not call(queue)
+    assert began + TIMEOUT <= time.now <= began + TIMEOUT + 1.5 * ROUND
+
+
+def test_where_others_have_the_processors_a_call_waits_for_the_lock_until_its_deadline(
+    open_portable: Open, name: str, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = open_portable()
+    queue.engine.put(0, b"x", False, None)
+    monkeypatch.setattr(portable_lock, "let_others_run", lambda: time.pass_by(ROUND))
+    monkeypatch.setattr(portable_lock, "sleep", time.pass_by)
+    with lock_held_elsewhere(name) as process:
+        began = time.now
+        with pytest.raises(ShmQueueEmpty):
+            get(queue)
+        assert began + TIMEOUT <= time.now <= began + TIMEOUT + 1.5 * ROUND
+        kill(process)
+    assert get(queue) == (0, b"x")

@@ -27,6 +27,9 @@ LONGEST_PAUSE = 10e-3
 MOST_LOOKS = 64
 """Looks for the next commit before the first pause."""
 
+LONGEST_LOOKING = 1e-3
+"""Seconds after which there is no other look: where processors are busy, each lets all the others run before."""
+
 
 class Waiting(Returns):
     """A handle whose calls may wait."""
@@ -92,11 +95,14 @@ class Waiting(Returns):
     def _sees_commit(self, state: State | None) -> bool:
         """Look for the next commit for a moment, which is the shorter the more often there was none."""
         seen = state.serial & 0xFF if state is not None else -1
+        end = clock.monotonic() + LONGEST_LOOKING
         for _ in range(self._looks):
             if self._memory[SELECTOR] != seen:
                 self._looks = min(2 * self._looks, MOST_LOOKS)
                 return True
             let_others_run()
+            if clock.monotonic() > end:
+                break
         self._looks = max(self._looks // 2, 1)
         return False
 
