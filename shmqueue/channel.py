@@ -159,9 +159,14 @@ class Channel:
         count = len(items)  # now: later there may be no memory for the number, and all is put
         put = self._put_items(items, block, timeout)
         if put < count:
-            full = self.full(count - put, block, timeout)
-            tell_items_put(full, put, count)
-            raise full
+            try:
+                full = self.full(count - put, block, timeout)
+                tell_items_put(full, put, count)
+                raise full
+            except BaseException as error:
+                if put:
+                    error.items_put = put  # type: ignore[attr-defined] # of a signal handler, see tell_items_put()
+                raise
 
     def _put_items(self, items: tuple[Any, ...], block: bool, timeout: float | None) -> int:
         return self._items.put_items(items, block, timeout, self._as_pickle, self.codec.dump_rest)

@@ -169,13 +169,19 @@ class _Generic:
         deadline = engine.deadline_after(timeout)
         done = 0
         try:
-            while done < len(records):
-                put = self._engine.put_many(records[done:] if done else records, block, engine.seconds_until(deadline))
-                if put == 0:
-                    break
-                done += put
+            try:
+                while done < len(records):
+                    rest = records[done:] if done else records
+                    put = self._engine.put_many(rest, block, engine.seconds_until(deadline))
+                    if put == 0:
+                        break
+                    done += put
+            except BaseException as error:
+                tell_items_put(error, done, len(records))
+                raise
         except BaseException as error:
-            tell_items_put(error, done, len(records))
+            if done:
+                error.items_put = done  # type: ignore[attr-defined] # of a signal handler, see tell_items_put()
             raise
         return done
 

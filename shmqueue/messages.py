@@ -53,7 +53,11 @@ def lock_timed_out(name: str, is_put: bool) -> ShmQueueFull | ShmQueueEmpty:
 
 
 def tell_items_put(error: BaseException, put: int, count: int) -> None:
-    """Add to an error how many of the items of a ``put_many`` were put before it."""
+    """Add to an error how many of the items of a ``put_many`` were put before it.
+
+    A signal handler may raise another one in the middle of that. So the caller adds ``items_put`` to whatever is raised
+    here, and calls nothing for it.
+    """
     if put > 0:
         error.items_put = put  # type: ignore[attr-defined]
         if isinstance(error, ShmQueueError):

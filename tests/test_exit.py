@@ -210,7 +210,7 @@ def test_a_finalizer_does_not_wait_for_the_lock_of_a_daemon_thread(tmp_path: Pat
 
 
 FROZEN_OWNER = """
-import os, threading
+import os, threading, time
 from shmqueue import ShmQueue
 
 q = ShmQueue("owned")
@@ -221,7 +221,7 @@ def own():
     assert hold.owner.acquire(hold, None, lambda: False)
     started.set()
     while True:
-        pass
+        time.sleep(0.001)
 
 def at_the_end(q, write=os.write):
     q.put("item")

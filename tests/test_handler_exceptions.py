@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 from handler_support import FAILURES, at_call, at_line, raised_by_a_handler
-from support import wait_until
+from support import PATIENCE, wait_until
 
 import shmqueue
 from shmqueue import ShmQueue, channel, items, messages, pickling, plain, serialization
@@ -122,9 +122,40 @@ class TestInItems:
             monkeypatch.setattr(module, "tell_items_put", lambda *_: signal.raise_signal(signal.SIGUSR1))
         thread = threading.Thread(target=shut_down)
         thread.start()
-        with pytest.raises(heard, match="the handler's"):
+        with pytest.raises(heard, match="the handler's") as raised:
             q.put_many([bytes(3000)] * 6)
         thread.join()
+        assert raised.value.items_put == q.qsize() == 4  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("ending", ["full", "shut down"])
+    def test_at_any_point_of_telling_how_many_items_were_put(
+        self, make: Make, name: str, heard: type[Exception], ending: str
+    ) -> None:
+        put = 0
+        end: BaseException | None = None
+
+        def put_too_many() -> None:
+            nonlocal put, end
+            q = make(f"{name}-{number}", buffer_size=10_000)
+            if ending == "shut down":
+                q._handle.engine.while_waiting = lambda is_put: shmqueue.ShmQueueShutDown("it was")
+            put, end = 0, None
+            try:
+                q.put_many([bytes(3000)] * 6, timeout=0.01 if ending == "full" else PATIENCE)
+            except shmqueue.ShmQueueError as error:
+                end = error
+            except heard as error:
+                end = error
+                raise
+            finally:
+                put = q.qsize()
+
+        number = 1
+        while at_call(number, put_too_many, heard, {str(messages.__file__)}):
+            assert put == getattr(end, "items_put", 0) == 4, number
+            number += 1
+        assert number > 2
+        assert put == getattr(end, "items_put", 0) == 4
 
     def test_in_the_middle_of_unpacking(self, make: Make, heard: type[Exception]) -> None:
         def put_and_get() -> None:

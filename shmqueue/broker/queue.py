@@ -147,11 +147,16 @@ class BrokerQueue:
         bodies = [self._bodies.dump(item) for item in items]
         deadline, put = _deadline(block, timeout), 0
         try:
-            for body in bodies:
-                self._run(lambda link, body=body: self._publish(link, body), block, deadline)  # type: ignore[misc]
-                put += 1
+            try:
+                for body in bodies:
+                    self._run(lambda link, body=body: self._publish(link, body), block, deadline)  # type: ignore[misc]
+                    put += 1
+            except BaseException as error:
+                tell_items_put(error, put, len(bodies))
+                raise
         except BaseException as error:
-            tell_items_put(error, put, len(bodies))
+            if put:
+                error.items_put = put  # type: ignore[attr-defined] # of a signal handler, see tell_items_put()
             raise
 
     def get_many(self, max_items: int, timeout: float | None = None) -> list[Any]:

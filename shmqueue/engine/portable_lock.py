@@ -268,12 +268,16 @@ class Owner:
                 sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
             assert self._file is not None
             owned: bool | None = False
-            for spin in range(SPINS):
+            end = clock.monotonic() + LONGEST_PAUSE  # where processors are busy, each look lets all the others run
+            for spin in range(1, SPINS + 1):
+                is_last = spin == SPINS or clock.monotonic() > end
                 # A mark keeps one from the flock, which is dear, except in the end: it may be a dead owner's.
-                if not hold.memory[OWNED] or overtaking or spin == SPINS - 1:
+                if not hold.memory[OWNED] or overtaking or is_last:
                     owned = sidecars.try_lock_sidecar(self._file, self._sidecar)
                     if owned is not False:
                         break
+                if is_last:
+                    break
                 let_others_run()
             if owned is not None:
                 return owned

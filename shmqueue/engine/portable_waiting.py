@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,6 +27,9 @@ LONGEST_PAUSE = 10e-3
 MOST_LOOKS = 64
 """Looks for the next commit before the first pause."""
 
+LONGEST_LOOKING = 1e-3
+"""Seconds after which there is no other look: where processors are busy, each lets all the others run before."""
+
 
 class Waiting(Returns):
     """A handle whose calls may wait."""
@@ -47,6 +51,9 @@ class Waiting(Returns):
     ) -> _T | None:
         """Make the attempt as soon as the state, read without the lock, looks ``ready``. None: not in time.
 
+        The last look comes after the deadline, so a call that was stopped for longer than its timeout still finds what
+        came meanwhile.
+
         ``unmet`` is called after each look that had no result, with the seconds since the first one.
 
         Raises:
@@ -59,6 +66,7 @@ class Waiting(Returns):
         if flag == GETTERS:
             self._return_loans_of_the_dead(began)  # what a dead process had may be older than all that is there
         end: Exception | None = None
+        is_last = not block
         while True:
             if self.lost:
                 self._return_lost()
@@ -76,10 +84,10 @@ class Waiting(Returns):
             unmet(clock.monotonic() - began)
             if end is not None:
                 raise end
-            if not block:
+            if is_last:
                 return None
-            if (pause or not self._sees_commit(state)) and not self._sleep(pause or SHORTEST_PAUSE, deadline, flag):
-                return None
+            if pause or not self._sees_commit(state):
+                is_last = not self._sleep(pause or SHORTEST_PAUSE, deadline, flag)
             pause = min(1.25 * pause, LONGEST_PAUSE) or SHORTEST_PAUSE
             if self.while_waiting is not None:
                 end = self.while_waiting(flag == PUTTERS)
@@ -87,35 +95,40 @@ class Waiting(Returns):
     def _sees_commit(self, state: State | None) -> bool:
         """Look for the next commit for a moment, which is the shorter the more often there was none."""
         seen = state.serial & 0xFF if state is not None else -1
+        end = clock.monotonic() + LONGEST_LOOKING
         for _ in range(self._looks):
             if self._memory[SELECTOR] != seen:
                 self._looks = min(2 * self._looks, MOST_LOOKS)
                 return True
             let_others_run()
+            if clock.monotonic() > end:
+                break
         self._looks = max(self._looks // 2, 1)
         return False
 
     def _watch(self, condition: Callable[[State], object], flag: int, timeout: float | None) -> bool:
-        """Wait until the state, read without the lock, meets the condition. False: not in time."""
+        """Wait until the state, read without the lock, meets the condition. False: not in time.
+
+        As in ``_until``, the last look comes after the deadline.
+        """
         deadline = deadline_after(timeout)
         pause = SHORTEST_PAUSE
+        is_last = timeout is not None and timeout <= 0
         while True:
             if self.lost:
                 self._return_lost()
             if condition(self._current()):
                 return True
-            if not self._sleep(pause, deadline, flag):
+            if is_last:
                 return False
+            is_last = not self._sleep(pause, deadline, flag)
             pause = min(1.25 * pause, LONGEST_PAUSE)
 
     def _sleep(self, pause: float, deadline: float | None, flag: int) -> bool:
-        """Sleep until the next look, at the deadline at the latest. False: it is over."""
-        if deadline is not None:
-            left = deadline - clock.monotonic()
-            if left <= 0:
-                return False
-            pause = min(pause, left)
-        self._memory[flag] = 1
-        sleep(pause)
+        """Sleep until the next look, at the deadline at the latest. False: that look is the last."""
+        left = deadline - clock.monotonic() if deadline is not None else math.inf
+        if left > 0:
+            self._memory[flag] = 1
+            sleep(min(pause, left))
         self._require_usable()
-        return True
+        return left > pause

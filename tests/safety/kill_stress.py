@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant(
         "a dead owner's mark keeps the others out",
         "shmqueue/engine/portable_lock.py",
-        " or overtaking or spin == SPINS - 1:",
+        " or overtaking or is_last:",
         " or overtaking:",
         engine="portable",
     ),

@@ -97,6 +97,20 @@ bool is_of_handler(void)
     return is_it;
 }
 
+/* Adds the number alone to the exception that is set, a signal handler's.  It calls no handler. */
+static void note_items_put(size_t put)
+{
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *number = PyLong_FromSize_t(put);
+    if (number == NULL || PyObject_SetAttrString(error, "items_put", number) < 0) {
+        PyErr_Clear(); /* there was no memory for it */
+    }
+    Py_XDECREF(number);
+    PyErr_Restore(type, error, traceback);
+}
+
 void tell_items_put(size_t put, size_t count)
 {
     PyObject *type, *error, *traceback;
@@ -107,6 +121,7 @@ void tell_items_put(size_t put, size_t count)
         Py_XDECREF(type);
         Py_XDECREF(error);
         Py_XDECREF(traceback);
+        note_items_put(put);
         return;
     }
     Py_XDECREF(done);
