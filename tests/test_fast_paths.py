@@ -66,7 +66,7 @@ def functions_called(call: Callable[[], Any]) -> list[str]:
         sys.setprofile(None)
         gc.enable()
     # Before it, the finalizer may run of what another thread has dropped: without a GIL that is left to this thread.
-    own = called.index(call.__code__)  # type: ignore[attr-defined]
+    own = called.index(call.__code__)
     return [code.co_name for code in called[own + 1 :]]
 
 
