@@ -257,6 +257,11 @@ def milliseconds_not_running() -> float:
         return int(file.read().split()[1]) / 1e6
 
 
+def undisturbed_seconds() -> float:
+    """A clock that stands still while this thread wants to run and has no processor, but not while it sleeps."""
+    return time.monotonic() - milliseconds_not_running() / 1e3
+
+
 def overwrite(path: str, offset: int, data: bytes) -> None:
     """Write over what a file has there, as no program that uses its queue would."""
     with open(path, "r+b", buffering=0) as file:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from orphans_support import leave_orphan
-from support import overwrite
+from support import PATIENCE, overwrite
 
 from shmqueue import ShmQueue, segment
 
@@ -56,8 +56,8 @@ def check(name: str, expected: tuple[int, ...]) -> None:
         warnings.simplefilter("ignore", ResourceWarning)
         queue = ShmQueue(name)
         assert queue.qsize() in expected
-        queue.put("more", timeout=5.0)
-        taken = [queue.get(timeout=5.0) for _ in range(queue.qsize())]
+        queue.put("more", timeout=PATIENCE)
+        taken = [queue.get(timeout=PATIENCE) for _ in range(queue.qsize())]
         assert taken[:-1] == list(range(len(taken) - 1))
         queue.unlink()
         queue.close()

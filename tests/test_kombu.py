@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from support import PATIENCE, run_python
+from support import PATIENCE, run_python, undisturbed_seconds
 
 pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
@@ -127,10 +127,10 @@ def test_a_publish_to_a_full_queue_raises_when_it_was_told_to(connect: Connect) 
 def test_a_url_or_an_option_that_means_nothing_is_not_tried_again(url: str, options: Any, why: str) -> None:
     with kombu.Connection(url, transport_options=options) as connection:
         for call in (connection.connect, connection.ensure_connection, lambda: connection.default_channel):
-            began = time.monotonic()
+            began = undisturbed_seconds()
             with pytest.raises((shmqueue.ShmQueueValueError, shmqueue.ShmQueueTypeError), match=why) as caught:
                 call()
-            assert time.monotonic() - began < 1
+            assert undisturbed_seconds() - began < 1
             assert "secret" not in str(caught.value)
 
 

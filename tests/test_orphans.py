@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from orphans_support import ITEMS, leave_orphan
-from support import overwrite, python, run_python, wait_for_line
+from support import PATIENCE, overwrite, python, run_python, wait_for_line
 
 import shmqueue
 from shmqueue import ShmQueue, segment
@@ -326,8 +326,8 @@ class TestAdopting:
         for offset in (388, 644, 780):
             overwrite(path, offset, struct.pack("=I", 1))
         queue = make(name)
-        queue.put("more", timeout=5.0)
-        assert queue.get(timeout=5.0) == 0
+        queue.put("more", timeout=PATIENCE)
+        assert queue.get(timeout=PATIENCE) == 0
         queue.clear()
         assert queue.empty()
         assert queue.statistics().recoveries == 2
@@ -338,7 +338,7 @@ class TestAdopting:
         monkeypatch.setenv("SHMQUEUE_ENGINE", "portable")
         overwrite(leave_orphan(name), 129, b"\1\1\0\1")
         queue = make(name)
-        queue.put("more", timeout=5.0)
+        queue.put("more", timeout=PATIENCE)
         assert taken(queue) == [*ITEMS, "more"]
         assert queue.statistics().recoveries == 1
 

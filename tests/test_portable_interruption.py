@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from portable_lines import at_line
 from portable_support import OPEN, Open, kill, lock_held_elsewhere
-from support import python, wait_until
+from support import PATIENCE, python, wait_until
 
 from shmqueue import segment
 from shmqueue.exceptions import ShmQueueClosedError, ShmQueueError, ShmQueueNotInitializedError
@@ -152,7 +152,7 @@ class TestInterruption:
             process.stdout.readline()
             wait_until(lambda: queue.figures().getters_waiting, "the getter sleeps")
             process.send_signal(signal.SIGINT)
-            process.wait(5.0)
+            process.wait(PATIENCE)
             assert process.returncode not in (0, None)
         assert queue.engine.put(1, b"x", True, 1.0)
 

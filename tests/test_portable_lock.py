@@ -65,7 +65,7 @@ class TestDeath:
             waiter = threading.Thread(target=queue.engine.put, args=(7, b"patient", True, None))
             waiter.start()
             kill(process)
-            waiter.join(5.0)
+            waiter.join(PATIENCE)
             assert not waiter.is_alive()
         assert queue.engine.get(False, None) == (7, b"patient")
 
