@@ -100,9 +100,9 @@ class Waiting(Returns):
             if self._memory[SELECTOR] != seen:
                 self._looks = min(2 * self._looks, MOST_LOOKS)
                 return True
-            let_others_run()
             if clock.monotonic() > end:
                 break
+            let_others_run()
         self._looks = max(self._looks // 2, 1)
         return False
 
