@@ -336,6 +336,7 @@ def test_signal_handlers_overtake_in_a_process_that_has_become_another_user(
     name: str, shared: str, importable: str
 ) -> None:
     code = """
+    import time
     q, handled = ShmQueue(name), 0
     become_nobody()
 
@@ -348,16 +349,17 @@ def test_signal_handlers_overtake_in_a_process_that_has_become_another_user(
     done = threading.Event()
 
     def other():
-        for number in range(2000):
-            q.put(("other", number))
-            if number % 2:
-                q.get()
-                q.get()
+        end = time.monotonic() + 2  # not a number of items: on a busy machine each may take long
+        while handled < 20 or time.monotonic() < end:
+            q.put("other")
+            q.put("other")
+            q.get()
+            q.get()
         done.set()
 
     thread = threading.Thread(target=other)
     thread.start()
-    while not done.is_set() or handled < 20:
+    while not done.is_set():
         if signal.getitimer(signal.ITIMER_REAL)[0] == 0:  # a timer set anew in every round might never end
             signal.setitimer(signal.ITIMER_REAL, 0.0005)
         q.put("main")
