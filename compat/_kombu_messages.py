@@ -315,9 +315,12 @@ class Messages:
                 return opened
             self._close_idle()
             try:
-                self._open[name] = _Open(self.topology, name, queue)
+                fresh = _Open(self.topology, name, queue)
             except ShmQueueNotFoundError:
                 self._renew(name, queue.id)
+            else:
+                if self._open.setdefault(name, fresh) is not fresh:
+                    fresh.close()  # another thread has just opened it, and may have leased a message
 
     def _close_idle(self) -> None:
         """Close the queues that were not used for the longest time, until there is room for one more."""
