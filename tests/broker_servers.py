@@ -269,11 +269,14 @@ class Proxy:
 
 def _is_stopped(group: int) -> bool:
     """Whether all threads of a process group are; a signal that stops them takes a moment."""
-    for path in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, its_group = path.read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(its_group) == group and state not in "TZ":
-                return False
+    for process in os.listdir("/proc"):
+        with suppress(OSError):  # it has ended meanwhile
+            for thread in os.listdir(f"/proc/{process}/task") if process.isdecimal() else []:
+                with suppress(OSError):
+                    stat = Path(f"/proc/{process}/task/{thread}/stat").read_text(errors="replace")
+                    state, _, its_group = stat.rpartition(")")[2].split()[:3]
+                    if int(its_group) == group and state not in "TZ":
+                        return False
     return True
 
 

@@ -6,6 +6,7 @@ import math
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -109,6 +110,14 @@ def before(function: Callable[..., Any], act: Callable[[], object]) -> Callable[
         return function(*arguments, **options)
 
     return called
+
+
+def is_in_use(link: Link) -> bool:
+    """Whether another thread uses the connection just now."""
+    is_free = link.lock.acquire(blocking=False)
+    if is_free:
+        link.lock.release()
+    return not is_free
 
 
 def all_of(q: BrokerQueue, count: int) -> list[Any]:
@@ -281,6 +290,35 @@ def test_a_put_that_a_handler_interrupts_raises_what_it_raises(
             assert (caught.value.items_put) == 1  # type: ignore[attr-defined]
         q.put("last")
         assert all_of(q, 3) == ["first", "perhaps", "last"]
+
+
+@pytest.mark.parametrize("kind", BROKERS)
+@pytest.mark.parametrize("error", [Interruption, KeyboardInterrupt])
+def test_a_put_that_a_handler_interrupts_does_not_wait_for_a_silent_broker(
+    kind: str, error: type[BaseException], servers: Servers, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience = PATIENCE / 3  # for a farewell to the broker
+    monkeypatch.setattr("shmqueue.broker.links._FAREWELL", patience)
+    monkeypatch.setattr("shmqueue.broker.redis._ANSWER", patience)
+    server = servers.of(kind)
+    with shmqueue.connect(server.url(name)) as q:
+        q.put("leased")
+        lease: Any = q.lease(timeout=PATIENCE)  # that it has, Redis is to be told at the end of the connection
+        struck: list[float] = []
+
+        def strike() -> None:
+            wait_until(lambda: is_in_use(lease._link), "the connection is in use")
+            struck.append(time.monotonic())
+            interrupter.strike()
+
+        with interrupting(error) as interrupter, server.stopped():
+            striker = threading.Thread(target=strike)
+            striker.start()
+            with pytest.raises(error):
+                q.put("perhaps")
+            assert time.monotonic() - struck[0] < patience / 2
+            striker.join()
+        assert not lease.is_held
 
 
 @pytest.mark.parametrize("error", KINDS)

@@ -24,13 +24,13 @@ from typing import Any, Generic, TypeVar
 from shmqueue import clock
 from shmqueue.interruptions import is_of_handler, not_of_handler
 
-__all__ = ["ANSWER", "Asker", "Overdue", "attempt", "start"]
+__all__ = ["ANSWER", "UNDOING", "Asker", "Overdue", "attempt", "start"]
 
 _T = TypeVar("_T")
 
 ANSWER = 5.0  # seconds that a broker has to answer a call that takes no timeout, or does not block
+UNDOING = 0.5  # seconds that an interrupted caller waits until its call is undone: the program may end right after
 _ENDED, _ABANDONED = "ended", "abandoned"
-_UNDOING = 0.5  # seconds that an interrupted caller waits until its call is undone: the program may end right after
 
 
 class Overdue:
@@ -96,7 +96,7 @@ class Asker:
             self._overdue.add(call)
             self._leave_thread()
             if undo is not None:
-                call.undone.acquire(timeout=_UNDOING)
+                call.undone.acquire(timeout=UNDOING)
             raise
         if is_late:
             self._overdue.add(call)

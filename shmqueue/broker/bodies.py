@@ -6,6 +6,7 @@ from typing import Any
 
 from kombu.serialization import prepare_accept_content
 
+from shmqueue.broker.foreign import FOREIGN
 from shmqueue.exceptions import ShmQueueDeserializationError
 from shmqueue.interruptions import not_of_handler
 from shmqueue.serialization import Serializer
@@ -14,7 +15,8 @@ __all__ = ["CONTENT_TYPE", "Bodies"]
 
 CONTENT_TYPE = "application/x-shmqueue"
 _METHOD_BYTES = 4
-_FOREIGN = ["json", "msgpack", "text/plain"]
+_SHOWN_BYTES = 40
+_OF_OTHERS = ["json", "msgpack", "text/plain"]
 """Content types that other programs may put, none of which can run anything."""
 
 
@@ -23,10 +25,11 @@ class Bodies:
 
     Args:
         serializer: of the items.
+        where: what errors call the queue.
     """
 
-    def __init__(self, serializer: Serializer) -> None:
-        self._serializer = serializer
+    def __init__(self, serializer: Serializer, where: str) -> None:
+        self._serializer, self._where = serializer, where
 
     def dump(self, item: Any) -> bytes:
         """The body of an item.
@@ -44,13 +47,24 @@ class Bodies:
         Raises:
             ShmQueueDeserializationError: it cannot be loaded.
         """
-        if message.content_type == CONTENT_TYPE:
-            body = bytes(message.body)
-            return self._serializer.load(int.from_bytes(body[:_METHOD_BYTES], "little"), body[_METHOD_BYTES:])
+        kind = message.content_type
         try:
-            message.accept = prepare_accept_content(_FOREIGN)
-            return message.decode()
+            if kind not in (CONTENT_TYPE, FOREIGN):
+                message.accept = prepare_accept_content(_OF_OTHERS)
+                return message.decode()
+            body = bytes(message.body)
+            what = _told(message.headers, body) if kind == FOREIGN else ""
         except not_of_handler(Exception) as error:  # of whatever kind: the decoders are those of other packages
             raise ShmQueueDeserializationError(
-                f"cannot load an item of content type {message.content_type!r}: {error!r}"
+                f"cannot load an item of queue {self._where}, of content type {kind!r}: {error!r}"
             ) from error
+        if kind == FOREIGN:
+            raise ShmQueueDeserializationError(
+                f"cannot load what another program put into queue {self._where}, which is no message of kombu's: {what}"
+            )
+        return self._serializer.load(int.from_bytes(body[:_METHOD_BYTES], "little"), body[_METHOD_BYTES:])
+
+
+def _told(headers: Any, body: bytes) -> str:
+    """Why it is no message, and how it begins."""
+    return f"{headers['reason']}; it begins with {bytes.fromhex(body[: 2 * _SHOWN_BYTES].decode())!r}"

@@ -59,7 +59,7 @@ class BrokerLease(Lease[Any]):
         return self._end(self._message.ack)
 
     def requeue(self) -> bool:
-        """Give the item back: the next one that is delivered at RabbitMQ, behind all others at Redis.
+        """Give the item back: the next one that is delivered at RabbitMQ, behind all others of its priority at Redis.
 
         False: the lease was over, the connection was lost, with which it ends, or the broker did not answer for 5
         seconds: then, and if the call is interrupted, the connection is closed.

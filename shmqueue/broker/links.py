@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import kombu
 
 from shmqueue import clock, threads
-from shmqueue.broker.answers import Asker, Overdue, attempt, start
+from shmqueue.broker.answers import UNDOING, Asker, Overdue, attempt, start
 from shmqueue.broker.transports import connection_to
 from shmqueue.interruptions import is_of_handler, not_of_handler
 
@@ -138,13 +138,11 @@ class Link:
             self.channel.basic_qos(0, 0, False)  # changes nothing, and is answered
 
     def put_back(self, messages: list[Any]) -> None:
-        """Have a broker whose messages kombu keeps account of hand out first what it handed out for good, in order.
+        """Have Redis hand out first what it handed out for good, in order.
 
         What was in doubt may come twice then, and says ``redelivered``.
         """
-        for message in reversed(messages):
-            self.channel.qos.append(message, message.delivery_tag)
-        self.channel.basic_recover(requeue=True)
+        self.channel.put_back(self.name, messages)
 
     def leave(self) -> None:
         """Close the connection as soon as it has no leases: any thread may have them. Does not wait."""
@@ -152,16 +150,19 @@ class Link:
         if self.leases <= len(self.dropped):
             self.close_soon()
 
-    def close(self) -> None:
+    def close(self, seconds: float | None = None) -> None:
         """Close the connection, whatever state it is in; the broker gives back what was leased.
 
         If another thread uses it just now, that one closes it when it has its answer. After an interrupt it may be
         called again.
+
+        Args:
+            seconds: to wait for its end; None, 5.
         """
         self.is_alive = False
         if self.pid == os.getpid() and self.connection is not None:
             self.asker.close()
-            attempt(self._end, _FAREWELL)
+            attempt(self._end, _FAREWELL if seconds is None else seconds)
 
     def close_soon(self) -> None:
         """``close`` that does not wait."""
@@ -303,11 +304,15 @@ class Links:
                 if not link.is_alive:
                     self._all.pop(key, None)
 
-    def drop(self) -> None:
-        """Close the link of this thread, which has failed."""
+    def drop(self, is_interrupted: bool) -> None:
+        """Close the link of this thread, which has failed.
+
+        Args:
+            is_interrupted: whether its caller was, and is not to wait for a broker that is silent.
+        """
         found: _ThreadsEnd | None = getattr(self._of_thread, "end", None)
         if found is not None and found.link.pid == os.getpid():
-            found.link.close()
+            found.link.close(UNDOING if is_interrupted else None)
             self._all.pop(id(found.link), None)
 
     def close(self) -> None:

@@ -62,7 +62,16 @@ class BrokerQueue:
     ``visibility_timeout`` is over.
 
     A call into which a signal handler raises raises that exception, and closes the connection of its thread, with which
-    its leases end. A ``put`` that raises, for whatever reason, may have put its item.
+    its leases end; it waits 0.5 s for that, and no longer for a silent broker. A ``put`` that raises, for whatever
+    reason, may have put its item.
+
+    What another program puts into the queue's list at Redis may be no message of kombu's. A ``get`` of it consumes it
+    and raises ``ShmQueueDeserializationError``; so does ``item`` of a lease, which can be acknowledged or requeued. If
+    it comes again, it is in a message of content type ``application/x-shmqueue-foreign``, in hexadecimal.
+
+    At Redis taking a lease and giving it back are one step each, by a script. For a user who may not run scripts, or
+    not LINDEX, TIME and what kombu needs within them, kombu does it: a holder that is killed while it takes an item may
+    lose it then, and much traffic on the queue may keep a requeue from its end.
 
     A call that waits for an item asks the broker again and again, up to 20 times a second. A broker that accepts a
     connection and does not answer counts as gone when the timeout of the call is over, after 2 seconds at the earliest;
@@ -90,7 +99,7 @@ class BrokerQueue:
         options = {**parts.options, **require_options("transport_options", transport_options)}
         transport = transport_of(parts, options)
         self._has_costly_leases = transport.driver_type == "redis"  # two more conversations for each item
-        self._bodies = Bodies(Serializer(allow_pickle))
+        self._bodies = Bodies(Serializer(allow_pickle), self._where())
         self._links = Links(self._url, self._name, options, failures_of(transport))
         self._is_closed = False
         self._restored = clock.monotonic()
@@ -319,8 +328,9 @@ class BrokerQueue:
             try:
                 return self._try(how, _sooner(deadline, patience if block else answers.ANSWER), undo)
             except self._links.errors as error:
-                self._links.drop()
-                if is_of_handler(error):
+                is_interrupted = is_of_handler(error)
+                self._links.drop(is_interrupted)
+                if is_interrupted:
                     raise
                 self._require_open()
                 failures += 1
@@ -331,7 +341,7 @@ class BrokerQueue:
                         f"queue {self._where()} failed {failures} times: {_told(error)}"
                     ) from error
             except BaseException:  # an interrupt perhaps: nobody knows how far the conversation was
-                self._links.drop()
+                self._links.drop(True)
                 raise
             pause = self._policy.pause(failures)
             threads.sleep(pause if left is None else min(pause, left))

@@ -1,6 +1,7 @@
-"""kombu's Redis transports, with a ``basic_get`` that takes a message and records it as unacknowledged at once.
+"""kombu's Redis transports, with steps that take a message, and give it back, each at once.
 
-kombu's own takes it, and records it then: a consumer that is killed in between, or whose connection is cut, loses it.
+kombu's ``basic_get`` takes a message, and records it as unacknowledged then: a consumer that is killed in between, or
+whose connection is cut, loses it. Users who may not run scripts, or not the commands in them, have kombu's way.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ from typing import Any
 
 from kombu.transport.virtual.base import QoS
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps
+from kombu.utils.uuid import uuid
 
+from shmqueue.broker.foreign import (
+    ForeignError,
+    parts_of_record,
+    payload_of,
+    redelivered,
+    refusing,
+    why_foreign,
+    wrapped,
+)
 from shmqueue.interruptions import is_of_handler, not_of_handler
 
 __all__ = ["with_atomic_get"]
@@ -26,27 +37,45 @@ for number = 3, #KEYS do
     if message then
         local is_known, properties = pcall(function() return cjson.decode(message).properties end)
         local tag = is_known and type(properties) == 'table' and properties.delivery_tag
-        local info = tag and properties.delivery_info
-        local is_recorded = type(tag) == 'string' and type(info) == 'table'
-        if is_recorded then
-            local where = cjson.encode(info.exchange or '') .. ',' .. cjson.encode(info.routing_key or '')
-            local now = redis.call('TIME')
-            local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
-            redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), tag)
-            redis.call('HSET', KEYS[2], tag, '[' .. message .. ',' .. where .. ']')
+        local recorded = message
+        if type(tag) ~= 'string' or string.find(tag, '[^ -~]') then
+            if message ~= ARGV[3] then
+                return {message, number - 3}
+            end
+            tag, recorded = ARGV[4], ARGV[5]
         end
+        local now = redis.call('TIME')
+        local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
+        redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), tag)
+        redis.call('HSET', KEYS[2], tag, '[' .. recorded .. ',"",' .. ARGV[2] .. ']')
         redis.call('RPOP', KEYS[number])
-        return {message, is_recorded and 1 or 0}
+        return {recorded, tag}
     end
 end
 return false
 """
 """Takes the oldest message of the first list of KEYS[3...] that has one. It is recorded as kombu's QoS records it: when
 it was taken (seconds since the epoch, by the later of the server's clock and ARGV[1], the consumer's: a request may
-have waited) in KEYS[1], and what it was in KEYS[2]. The removal comes last: at the memory's limit Redis refuses the
-other two.
+have waited) in KEYS[1], and what it was, with the exchange "" and the queue ARGV[2] (in JSON), in KEYS[2]. So it comes
+again there, wherever else kombu's exchanges would send it. The removal comes last: at the memory's limit Redis refuses
+the other two.
 
-Returns the message, and 1, or 0 if it is not one of kombu's and was only removed.
+Returns the message and its delivery tag. If it is none of kombu's: that and the number of its list, and takes nothing,
+unless it is ARGV[3]. Then ARGV[5], with the tag ARGV[4], is recorded and returned in its place.
+"""
+
+_RESTORE = """
+if redis.call('HGET', KEYS[2], ARGV[1]) then
+    for number = 3, #KEYS do
+        redis.call(ARGV[2], KEYS[number], ARGV[3])
+    end
+end
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[1], ARGV[1])
+"""
+"""Puts the message ARGV[3] into the lists KEYS[3...], by ARGV[2]: LPUSH (behind all others) or RPUSH. It does so if the
+delivery tag ARGV[1] is among what is unacknowledged (KEYS[1] and KEYS[2]), and removes that. The removal comes last: at
+the memory's limit Redis refuses the other one.
 """
 
 
@@ -55,27 +84,110 @@ class _AtomicGet:
 
     def basic_get(self: Any, queue: str, no_ack: bool = False, **options: Any) -> Any:
         """A message, or None. Without ``no_ack`` it is delivered again if it is not acknowledged."""
-        if no_ack:  # removed, and that is all
-            return super().basic_get(queue, no_ack=True, **options)  # type: ignore[misc]
         with self.conn_or_acquire() as client:
-            keys = [self.unacked_index_key, self.unacked_key]
-            keys += [self._q_for_pri(queue, priority) for priority in self.priority_steps]
-            prefix = getattr(client, "global_keyprefix", "")  # the client does not add it to a script's keys
             try:
-                taken = client.eval(_TAKE, len(keys), *(f"{prefix}{key}" for key in keys), time.time())
+                return self._remove(client, queue) if no_ack else self._take(client, queue)
+            except Exception as error:
+                if is_of_handler(error) or no_ack or not _is_without_scripts(error):
+                    raise
+            message = self._remove(client, queue)
+        if message is not None:
+            self.qos.append(message, message.delivery_tag)
+        return message
+
+    def _take(self: Any, client: Any, queue: str) -> Any:
+        lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
+        foreign: tuple[Any, ...] = ()
+        while True:
+            keys = _prefixed(client, self.unacked_index_key, self.unacked_key, *lists)
+            taken = client.eval(_TAKE, len(keys), *keys, time.time(), dumps(queue), *foreign)
+            if not taken:
+                return None
+            found, tag = taken
+            if not isinstance(tag, int):
+                break
+            payload = wrapped(found, why_foreign(found), uuid(), queue, self.priority_steps[tag])
+            foreign = found, payload["properties"]["delivery_tag"], dumps(payload)
+        message = self._message(found, bytes_to_str(tag), queue)
+        QoS.append(self.qos, message, message.delivery_tag)  # what that of Redis does when it has recorded it
+        return message
+
+    def _remove(self: Any, client: Any, queue: str) -> Any:
+        for priority in self.priority_steps:
+            found = client.rpop(self._q_for_pri(queue, priority))
+            if found is not None:
+                return self._message(found, uuid(), queue, priority)
+        return None
+
+    def _message(self: Any, found: bytes, tag: str, queue: str, priority: int = 0) -> Any:
+        """The message; or one that says that it is none, with this tag."""
+        try:
+            payload = payload_of(found)
+            with refusing():
+                message = self.Message(payload, channel=self)
+        except ForeignError as error:
+            message = self.Message(wrapped(found, error, tag, queue, priority), channel=self)
+        # Where it comes again.
+        message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue}
+        return message
+
+    def put_back(self: Any, queue: str, messages: list[Any]) -> None:
+        """Have messages that were removed handed out next, in their order: all of them or, if it fails, none."""
+        with self.conn_or_acquire() as client, client.pipeline() as pipe:
+            for message in reversed(messages):
+                pipe.rpush(self._list(queue, message._raw), dumps(redelivered(message._raw)))
+            pipe.execute()
+
+    def _list(self: Any, queue: str, payload: dict[str, Any]) -> str:
+        return self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-any-return]
+
+
+class _RestoreAtOnce:
+    """For a subclass of the QoS of a Redis channel of kombu's.
+
+    kombu gives back a message in a transaction that it begins again whenever another consumer takes, acknowledges or
+    gives back one of the same queue meanwhile: under much traffic for ever.
+    """
+
+    def restore_by_tag(self: Any, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Have what has this delivery tag delivered again, before all others; with ``leftmost`` behind them."""
+        tag = bytes_to_str(tag)
+        with self.channel.conn_or_acquire(client) as client:
+            try:
+                payload, lists = self._unacknowledged(client, tag)
+            except ForeignError as error:
+                client.zrem(self.unacked_index_key, tag)  # or else every look finds it
+                logging.getLogger("shmqueue").warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
+                return
+            keys = _prefixed(client, self.unacked_index_key, self.unacked_key, *lists)
+            restored = dumps(redelivered(payload)) if payload else ""
+            try:
+                client.eval(_RESTORE, len(keys), *keys, tag, "LPUSH" if leftmost else "RPUSH", restored)
             except Exception as error:
                 if is_of_handler(error) or not _is_without_scripts(error):
                     raise
-                return super().basic_get(queue, **options)  # type: ignore[misc]
-        if not taken:
-            return None
-        found, is_recorded = taken
-        message = self.Message(loads(bytes_to_str(found)), channel=self)
-        if is_recorded:
-            QoS.append(self.qos, message, message.delivery_tag)  # what that of Redis does when it has recorded it
+                super().restore_by_tag(tag, client, leftmost)  # type: ignore[misc]
+
+    def _unacknowledged(self: Any, client: Any, tag: str) -> tuple[dict[str, Any] | None, list[str]]:
+        """The payload of what has this tag, and the lists in which it comes again; None, if nothing has it."""
+        message = self._delivered.get(tag)
+        if message is not None:
+            payload, queues = message._raw, [message.delivery_info["routing_key"]]
+        elif record := client.hget(self.unacked_key, tag):
+            payload, exchange, routing_key = parts_of_record(record)
+            queues = self.channel._lookup(exchange, routing_key) or [routing_key]
         else:
-            self.qos.append(message, message.delivery_tag)
-        return message
+            return None, []
+        return payload, [self.channel._list(queue, payload) for queue in queues]
+
+    def restore_visible(self: Any, *arguments: Any, **options: Any) -> None:
+        """Give back what was not acknowledged in time."""
+        try:
+            super().restore_visible(*arguments, **options)  # type: ignore[misc]
+        except Exception as error:
+            if is_of_handler(error) or not _is_without_scripts(error):
+                raise
+            # A script releases the lock with which kombu does it; that ends by itself.
 
 
 class _RestoreInTime:
@@ -99,14 +211,25 @@ class _RestoreInTime:
             logging.getLogger("shmqueue").warning("unacknowledged items come again later, at the timeout: %r", error)
 
 
+def _prefixed(client: Any, *keys: str) -> list[str]:
+    """The keys of a script, to which the client does not add its prefix."""
+    prefix = getattr(client, "global_keyprefix", "")
+    return [f"{prefix}{key}" for key in keys]
+
+
 def _is_without_scripts(error: Exception) -> bool:
-    """Whether the server has none, or this user may not run any."""
-    return type(error).__name__ == "NoPermissionError" or "unknown command" in str(error)
+    """Whether the server has none, or this user may not run any, or not all commands in it."""
+    text = str(error)
+    return (
+        type(error).__name__ == "NoPermissionError"
+        or "unknown command" in text
+        or "The user executing the script can't run" in text
+    )
 
 
 @functools.cache
 def with_atomic_get(transport: type[Any]) -> type[Any]:
     """A subclass of one of kombu's transports for Redis."""
-    qos = type("QoS", (_RestoreInTime, transport.Channel.QoS), {})
+    qos = type("QoS", (_RestoreInTime, _RestoreAtOnce, transport.Channel.QoS), {})
     channel = type("Channel", (_AtomicGet, transport.Channel), {"QoS": qos})
     return type(transport.__name__, (transport,), {"Channel": channel})
