@@ -286,7 +286,7 @@ def _interrupt_at_any_call(stage: Stage, action: str) -> None:
 
 def _owner_of_two(sidecar: str) -> Callable[[], object]:
     owner = Owner(sidecar, "")
-    owner._opened += open_sidecar(sidecar), open_sidecar(sidecar)
+    owner._opened = dict.fromkeys([open_sidecar(sidecar), open_sidecar(sidecar)])
     return owner._close
 
 

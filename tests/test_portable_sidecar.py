@@ -96,7 +96,7 @@ class TestLeftovers:
         second.engine.put(1, b"item", True, None)
         (descriptor,) = second.engine._lock.owner()._opened
         first.close()
-        assert second.engine._lock.owner()._opened == [descriptor]
+        assert list(second.engine._lock.owner()._opened) == [descriptor]
         assert descriptor.number >= 0
 
     def test_a_strict_umask_does_not_lock_others_out(self, open_portable: Open) -> None:

@@ -9,8 +9,10 @@ import socket
 import string
 import struct
 import sys
+import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from support import PATIENCE, overwrite, python, run_python
 
 import shmqueue
 from shmqueue import SYSTEM_PAGESIZE, ShmQueue, segment
+from shmqueue.segment.descriptor import Descriptor
 from shmqueue.segment.header import FIELDS
 
 Make = Callable[..., ShmQueue]
@@ -388,3 +391,26 @@ for round in range(300):
             _, errors = process.communicate(timeout=60)
             assert process.returncode == 0, errors
     assert os.listdir(segment_directory) == []
+
+
+def test_a_descriptor_that_two_threads_close_at_once_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    both_have_looked = threading.Barrier(2, timeout=PATIENCE)
+    look = os.fstat
+    closed: list[int] = []
+
+    def look_together(number: int) -> os.stat_result:
+        found = look(number)
+        both_have_looked.wait()
+        return found
+
+    descriptor = Descriptor(number := os.open(os.devnull, os.O_RDONLY))
+    try:
+        with monkeypatch.context() as patched, ThreadPoolExecutor(2) as pool:
+            patched.setattr(os, "fstat", look_together)
+            patched.setattr(os, "close", closed.append)
+            for call in [pool.submit(descriptor.close) for _ in range(2)]:
+                call.result()
+    finally:
+        os.close(number)
+    assert closed == [number]
+    assert descriptor.number == -1

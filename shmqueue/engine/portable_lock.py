@@ -156,7 +156,7 @@ class Owner:
         self._sidecar = sidecar
         self._block = block
         self._file: Descriptor | None = None
-        self._opened: list[Descriptor] = []  # more than one only if an overtaker had to open the sidecar again
+        self._opened: dict[Descriptor, None] = {}  # more than one only if an overtaker had to open the sidecar again
         self._spare: _Spare | None = None  # from which the file is borrowed, for these holds
         self._borrowing: set[Hold] = set()
         self._shmlock: Block | None = None  # where there are no sidecars
@@ -258,12 +258,13 @@ class Owner:
                     if hold.segment.is_open or not threading.current_thread().daemon:
                         hold.segment.require_hold()
                         try:
-                            self._opened.append(sidecars.open_sidecar(self._sidecar))
+                            opened = sidecars.open_sidecar(self._sidecar)
+                            self._opened[opened] = None
                         except not_of_handler(ShmQueueRefusedError) as refusal:
                             if not self._borrow(hold, refusal):
                                 return False
                             break
-                        self._file = self._opened[-1]
+                        self._file = opened
                         break
                 sleep(LONGEST_PAUSE)  # until the process ends: it has given the segment up already
             assert self._file is not None
@@ -351,11 +352,10 @@ class Owner:
 
     def _close(self) -> None:
         self._file = None
-        while self._opened:
-            last = self._opened[-1]
-            last.close()  # before it is forgotten: what a signal handler raised in between would leave it open
-            if self._opened and self._opened[-1] is last:  # else a signal handler has closed them or opened another
-                self._opened.pop()
+        while self._opened:  # a signal handler, or the finalizer in another thread, may do it meanwhile
+            for opened in list(self._opened):
+                opened.close()  # before it is forgotten: what a signal handler raised in between would leave it open
+                self._opened.pop(opened, None)
 
     def _abandon(self) -> None:
         """In a forked child: close the inherited description, without unlocking, which would unlock the parent's."""
@@ -364,8 +364,8 @@ class Owner:
         self._close()
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # At the end the names in this module may be gone, and all is closed with the process. Without the list a signal
-        # handler has raised before there was anything to close.
+        # At the end the names in this module may be gone, and all is closed with the process. Without those descriptors
+        # a signal handler has raised before there was anything to close.
         if not is_finalizing() and hasattr(self, "_opened"):
             self._close()
 

@@ -6,6 +6,7 @@ then has the number of one of ours. So every use of a number that was kept goes 
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 from collections.abc import Callable
@@ -32,11 +33,12 @@ class Descriptor:
     opened itself, at the same number, is not.
     """
 
-    __slots__ = ("_device", "_inode", "_mark", "_number", "identity")
+    __slots__ = ("_device", "_held", "_inode", "_mark", "_number", "identity")
 
     def __init__(self, number: int) -> None:
         self.identity = self._device, self._inode = identity_of(os.fstat(number))
         self._number = number
+        self._held = {"number": number}
         self._mark = _kept[number] = object()
 
     @staticmethod
@@ -67,7 +69,9 @@ class Descriptor:
         return self._number if _kept.get(self._number) is self._mark else -1
 
     def close(self) -> None:
-        """Close it if it is still ours. Idempotent."""
-        number, self._number = self.number, -1
-        if number >= 0:
-            os.close(number)
+        """Close it if it is still ours. Idempotent, also for threads that call it at once."""
+        if self.number >= 0:
+            taken = map(self._held.pop, ("number",), (-1,))  # by one thread
+            closed = map(os.close, filter((-1).__lt__, taken))
+            collections.deque(closed, 0)  # all of it within one call: no signal handler runs between the two
+        self._number = -1
