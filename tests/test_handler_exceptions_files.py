@@ -10,6 +10,7 @@ import functools
 import gc
 import glob
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ from shmqueue import ShmQueue, closing, inspection
 from shmqueue.compat._kombu_doorbell import Doorbell
 from shmqueue.engine.portable_lock import Owner, _Spare
 from shmqueue.handle import Handle
-from shmqueue.segment import probe_directory, removal, roles, transit
+from shmqueue.segment import lifecycle, probe_directory, removal, roles, transit
+from shmqueue.segment.handle import Segment
 from shmqueue.segment.naming import path_of
 from shmqueue.segment.sidecar import open_sidecar, sidecar_of
 
@@ -318,6 +320,37 @@ def test_what_closes_descriptors_can_be_repeated(stage: Stage, make: Callable[[s
             close()
             assert _descriptors() == before, f"left of what was interrupted at its call {call}"
     assert call > 3
+
+
+@pytest.mark.parametrize("action", ["create", "attach", "unpickle"])
+def test_a_handler_raises_as_a_segment_has_been_made(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    """Nobody has it then: it is finalized, and another thread opens a file, which may get its descriptor's number."""
+    first = stage.open("one")
+    sent = pickle.dumps(first)
+    others: list[int] = []
+
+    def make_and_lose(*arguments: Any, **options: Any) -> None:
+        Segment(*arguments, **options)
+        others.append(os.open(os.devnull, os.O_RDONLY))
+        raise RuntimeError("the handler's")
+
+    files = stage.files()
+    before = _descriptors()
+    monkeypatch.setattr(lifecycle, "Segment", make_and_lose)
+    actions: dict[str, Callable[[], object]] = {
+        "create": functools.partial(stage.open, "two"),
+        "attach": functools.partial(stage.open, "one"),
+        "unpickle": functools.partial(pickle.loads, sent),
+    }
+    with pytest.raises(RuntimeError, match=r"^the handler's$"):
+        actions[action]()
+    for other in others:
+        os.close(other)
+    assert others
+    assert _descriptors() == before
+    assert stage.files() == files
 
 
 def test_a_spare_is_given_back(stage: Stage) -> None:

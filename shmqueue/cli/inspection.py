@@ -20,6 +20,7 @@ from shmqueue.cli.exits import one_line
 from shmqueue.engine import Counters, Engine, LeaseFigures
 from shmqueue.inspection import QueueInfo
 from shmqueue.segment import Segment
+from shmqueue.segment.descriptor import Descriptor
 
 __all__ = [
     "Listed",
@@ -60,7 +61,7 @@ def _mapped(name: str) -> Iterator[tuple[Segment, Engine]]:
         fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
         raise ShmQueueNotFoundError(f"there is no queue called {name!r}") from None
-    looked_at = _Onlooker(name, path, fd, header, created=False)
+    looked_at = _Onlooker(name, path, Descriptor(fd), header, created=False)
     try:
         opened = engines.open_engine(looked_at, lambda error: None)
         try:

@@ -73,7 +73,9 @@ class Segment:
 
     _is_released = True  # until it is made
 
-    def __init__(self, name: str, path: str, fd: int, header: Header, created: bool, is_shared: bool = False) -> None:
+    def __init__(
+        self, name: str, path: str, descriptor: Descriptor, header: Header, created: bool, is_shared: bool = False
+    ) -> None:
         self.name = name
         self.path = path
         self.user = user_of(path)
@@ -81,7 +83,7 @@ class Segment:
         self.created = created
         self.replaced: Replaced | None = None
         self.drops_items = True
-        self._descriptor = Descriptor(fd)
+        self._descriptor = descriptor
         self._is_shared = is_shared
         self._locked_in = os.getpid()  # the process that opened the description
         self._is_open = True

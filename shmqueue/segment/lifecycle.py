@@ -228,6 +228,7 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
         except not_of_handler(OSError) as error:
             raise refused(path, cannot_open(error, path)) from error
         is_locked = False
+        held: Descriptor | None = None
         try:
             if fcntl is not None:
                 require_private_file(os.fstat(fd), path, user)
@@ -252,7 +253,8 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
                 if fcntl is not None and not same_file(fd, path):
                     continue
             if isinstance(found, Header):
-                segment = Segment(name, path, fd, found, created=False)
+                held = Descriptor(fd)
+                segment = Segment(name, path, held, found, created=False)
                 fd = -1
                 return segment
             if not is_alone and found.is_segment:
@@ -261,10 +263,10 @@ def _try_to_attach(name: str, path: str, opening: _Opening | None, user: int | N
         finally:
             if fd >= 0:
                 try:
-                    if is_locked:
+                    if is_locked and _is_ours(fd, held):
                         unlock(fd)
                 finally:
-                    os.close(fd)
+                    _close(fd, held)
 
 
 @patiently
@@ -277,6 +279,7 @@ def _attach_held(name: str, path: str, held: int) -> Segment | None:
     is_shared = fd is None
     if fd is None:
         fd = Descriptor.opened(os.dup, held)
+    ours: Descriptor | None = None
     try:
         if fcntl is not None:
             require_private_file(os.fstat(fd), path, user_of(path))
@@ -284,12 +287,25 @@ def _attach_held(name: str, path: str, held: int) -> Segment | None:
         found = _of_here(header_at(fd))
         if isinstance(found, Unfit):
             raise refused(path, found.why)
-        segment = Segment(name, path, fd, found, created=False, is_shared=is_shared)
+        ours = Descriptor(fd)
+        segment = Segment(name, path, ours, found, created=False, is_shared=is_shared)
         fd = -1
         return segment
     finally:
         if fd >= 0:
-            os.close(fd)
+            _close(fd, ours)
+
+
+def _is_ours(fd: int, held: Descriptor | None) -> bool:
+    """Whether it is still open; ``held`` is given to a segment, which is finalized if a handler raises right then."""
+    return held is None or held.number == fd
+
+
+def _close(fd: int, held: Descriptor | None) -> None:
+    if held is None:
+        os.close(fd)
+    else:
+        held.close()
 
 
 def _of_here(found: Header | Unfit) -> Header | Unfit:
@@ -348,12 +364,15 @@ def _create(name: str, path: str, header: Header) -> Segment | None:
     fd = make_file(path, fill, as_holder=True)
     if fd is None:
         return None
+    held: Descriptor | None = None
     try:
-        segment = Segment(name, path, fd, header, created=True)
+        held = Descriptor(fd)
+        segment = Segment(name, path, held, header, created=True)
     except BaseException:  # of a signal handler
         try:
-            discard(fd, path)
+            if _is_ours(fd, held):
+                discard(fd, path)
         finally:
-            os.close(fd)
+            _close(fd, held)
         raise
     return segment
