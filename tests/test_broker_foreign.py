@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,91 @@ def test_what_is_no_record_among_what_is_leased_does_not_stay_in_the_way(
     assert "tag cannot be given back" in caplog.text
     assert client.hgetall(f"unacked-{name}") == {b"tag": b"no record"}
     assert client.zcard(f"unacked_index-{name}") == 0
+
+
+# ---- messages of kombu's form ----
+
+
+def message(item: object, tag: str = "tag", **properties: Any) -> str:
+    """A message of text, as another program may write it."""
+    return json.dumps(
+        {
+            "body": item,
+            "content-type": "text/plain",
+            "content-encoding": "utf-8",
+            "headers": {},
+            "properties": {"delivery_tag": tag, "delivery_info": {}, "priority": 0, **properties},
+        }
+    )
+
+
+PRIORITIES: dict[str, Any] = {
+    "infinity": float("inf"),
+    "less": float("-inf"),
+    "nan": float("nan"),
+    "decimal": {"__type__": "decimal", "__value__": "Infinity"},
+    "list": [1],
+    "text": "high",
+}
+
+
+@pytest.mark.parametrize("kind", PRIORITIES)
+def test_a_priority_that_is_none_counts_as_the_default_one(
+    q: BrokerQueue, client: Any, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.lpush(name, message("odd", priority=PRIORITIES[kind]))
+    q.put("next")
+    lease = q.lease(timeout=PATIENCE)
+    assert (lease.item, lease.requeue()) == ("odd", True)
+    assert [q.get(timeout=PATIENCE) for _ in range(2)] == ["next", "odd"]
+    client.lpush(name, message("put back", priority=PRIORITIES[kind]))
+    q._give_back([q._wait(False, True, PATIENCE)])
+    assert q.get(timeout=PATIENCE) == "put back"
+    assert not caplog.records
+
+
+def look_for_overdue(q: BrokerQueue) -> None:
+    """Have the next call give back what was not acknowledged in time."""
+    q._restored -= PATIENCE
+
+
+RECORDS = {
+    "priority": json.dumps([json.loads(message("odd", priority=float("inf"))), "", "%s"]),
+    "routing_key": json.dumps([json.loads(message("odd")), "", {}]),
+    "no_queue": json.dumps([json.loads(message("odd")), "", ""]),
+    "exchange": json.dumps([json.loads(message("odd")), 5, "%s"]),
+    "queue": "[no JSON,\"\",{}]",
+    "list_of_another_type": json.dumps([json.loads(message("odd")), "", "unacked-%s"]),
+}
+
+
+def test_no_record_keeps_others_from_coming_again(
+    server: broker_servers.Server, client: Any, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with shmqueue.connect(server.url(name).replace("timeout=2", "timeout=10000")) as q:
+        assert isinstance(q, BrokerQueue)
+        q.put("item")
+        lease = q.lease(timeout=PATIENCE)  # its record is the oldest, and comes last
+        client.zadd(f"unacked_index-{name}", dict.fromkeys(client.hkeys(f"unacked-{name}"), 1))
+        for number, (kind, record) in enumerate(RECORDS.items(), 2):
+            client.hset(f"unacked-{name}", kind, record.replace("%s", name))
+            client.zadd(f"unacked_index-{name}", {kind: number})
+        look_for_overdue(q)
+        assert {q.get(timeout=PATIENCE), q.get(timeout=PATIENCE)} == {"odd", "item"}
+        assert q.empty()
+        for kind in set(RECORDS) - {"priority"}:
+            assert f"{kind} cannot be given back" in caplog.text
+        assert "priority" not in caplog.text
+        assert lease.item == "item"
+
+
+def test_what_can_be_read_but_not_written_is_given_back_all_the_same(q: BrokerQueue, client: Any, name: str) -> None:
+    # What Python's decoder takes is about as deep as what its encoder takes.
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
+        deep = message("deep").replace('"headers": {}', '"headers": {"deep": %s}' % ("[" * depth + "]" * depth))
+        client.lpush(name, deep)
+        lease = q.lease(timeout=PATIENCE)
+        assert lease.requeue(), depth
+        assert q.lease(timeout=PATIENCE).ack(), depth
+    assert q.empty()
+    assert client.hlen(f"unacked-{name}") == 0

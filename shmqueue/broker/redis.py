@@ -18,7 +18,7 @@ from kombu.utils.uuid import uuid
 
 from shmqueue.broker.foreign import (
     ForeignError,
-    parts_of_record,
+    Record,
     payload_of,
     redelivered,
     refusing,
@@ -29,6 +29,7 @@ from shmqueue.interruptions import is_of_handler, not_of_handler
 
 __all__ = ["with_atomic_get"]
 
+_logger = logging.getLogger("shmqueue")
 _ANSWER = 2.0  # seconds that the server has for each request of the last ones
 
 _TAKE = """
@@ -70,12 +71,12 @@ if redis.call('HGET', KEYS[2], ARGV[1]) then
         redis.call(ARGV[2], KEYS[number], ARGV[3])
     end
 end
-redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('HDEL', KEYS[2], ARGV[1])
 """
 """Puts the message ARGV[3] into the lists KEYS[3...], by ARGV[2]: LPUSH (behind all others) or RPUSH. It does so if the
 delivery tag ARGV[1] is among what is unacknowledged (KEYS[1] and KEYS[2]), and removes that. The removal comes last: at
-the memory's limit Redis refuses the other one.
+the memory's limit Redis refuses the other one. Returns how many it has removed.
 """
 
 
@@ -132,14 +133,21 @@ class _AtomicGet:
         return message
 
     def put_back(self: Any, queue: str, messages: list[Any]) -> None:
-        """Have messages that were removed handed out next, in their order: all of them or, if it fails, none."""
+        """Have messages that were removed handed out next, in their order: all of them or, if it fails, none.
+
+        What kombu's encoder cannot write again is lost.
+        """
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
             for message in reversed(messages):
-                pipe.rpush(self._list(queue, message._raw), dumps(redelivered(message._raw)))
+                try:
+                    pipe.rpush(self._list(queue, message._raw), redelivered(message._raw))
+                except ForeignError as error:
+                    _logger.warning("an item of queue %s cannot be put back: %s", queue, error)
             pipe.execute()
 
     def _list(self: Any, queue: str, payload: dict[str, Any]) -> str:
-        return self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-any-return]
+        with refusing():
+            return self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-any-return]
 
 
 class _RestoreAtOnce:
@@ -149,36 +157,65 @@ class _RestoreAtOnce:
     gives back one of the same queue meanwhile: under much traffic for ever.
     """
 
+    was_held = True
+    """Whether what was acknowledged or given back last was unacknowledged until then."""
+
+    def ack(self: Any, delivery_tag: Any) -> None:
+        """Acknowledge what has this delivery tag."""
+        self.was_held = bool(self._remove_from_indices(delivery_tag).execute()[-1])
+        QoS.ack(self, delivery_tag)
+
     def restore_by_tag(self: Any, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Have what has this delivery tag delivered again, before all others; with ``leftmost`` behind them."""
         tag = bytes_to_str(tag)
+        self.was_held = False
         with self.channel.conn_or_acquire(client) as client:
             try:
-                payload, lists = self._unacknowledged(client, tag)
+                text, lists = self._unacknowledged(client, tag)
             except ForeignError as error:
                 client.zrem(self.unacked_index_key, tag)  # or else every look finds it
-                logging.getLogger("shmqueue").warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
+                _logger.warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
                 return
             keys = _prefixed(client, self.unacked_index_key, self.unacked_key, *lists)
-            restored = dumps(redelivered(payload)) if payload else ""
             try:
-                client.eval(_RESTORE, len(keys), *keys, tag, "LPUSH" if leftmost else "RPUSH", restored)
+                restored = client.eval(_RESTORE, len(keys), *keys, tag, "LPUSH" if leftmost else "RPUSH", text)
             except Exception as error:
                 if is_of_handler(error) or not _is_without_scripts(error):
-                    raise
-                super().restore_by_tag(tag, client, leftmost)  # type: ignore[misc]
+                    if "WRONGTYPE" not in str(error) or tag in self._delivered:
+                        raise
+                    # One record of another program's, which stays in case that list is one later.
+                    _logger.warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
+                    return
+                restored = self._restore_plainly(client, tag, text, lists, leftmost)
+            self.was_held = bool(restored)
 
-    def _unacknowledged(self: Any, client: Any, tag: str) -> tuple[dict[str, Any] | None, list[str]]:
-        """The payload of what has this tag, and the lists in which it comes again; None, if nothing has it."""
+    def _restore_plainly(self: Any, client: Any, tag: str, text: str, lists: list[str], is_leftmost: bool) -> Any:
+        """``_RESTORE`` as a transaction of kombu's kind."""
+
+        def restore(pipe: Any) -> bool:
+            is_there = pipe.hget(self.unacked_key, tag) is not None
+            pipe.multi()
+            for name in lists if is_there else ():
+                (pipe.lpush if is_leftmost else pipe.rpush)(name, text)
+            self._remove_from_indices(tag, pipe)
+            return is_there
+
+        return client.transaction(restore, self.unacked_key, value_from_callable=True)
+
+    def _unacknowledged(self: Any, client: Any, tag: str) -> tuple[str, list[str]]:
+        """What has this tag, ``redelivered``, and the lists in which it comes again; none, if nothing has it."""
         message = self._delivered.get(tag)
         if message is not None:
-            payload, queues = message._raw, [message.delivery_info["routing_key"]]
-        elif record := client.hget(self.unacked_key, tag):
-            payload, exchange, routing_key = parts_of_record(record)
-            queues = self.channel._lookup(exchange, routing_key) or [routing_key]
-        else:
-            return None, []
-        return payload, [self.channel._list(queue, payload) for queue in queues]
+            try:
+                queue = message.delivery_info["routing_key"]
+                return redelivered(message._raw), [self.channel._list(queue, message._raw)]
+            except ForeignError:
+                pass  # the record has its bytes
+        if not (record := client.hget(self.unacked_key, tag)):
+            return "", []
+        payload, text, exchange, routing_key = Record.of(record)
+        queues = self.channel._lookup(exchange, routing_key) or [routing_key]
+        return text, [self.channel._list(queue, payload) for queue in queues]
 
     def restore_visible(self: Any, *arguments: Any, **options: Any) -> None:
         """Give back what was not acknowledged in time."""
@@ -208,7 +245,7 @@ class _RestoreInTime:
                     connection.disconnect()
             super().restore_unacked_once(stderr)  # type: ignore[misc]
         except not_of_handler(Exception) as error:  # of whatever kind: the client's
-            logging.getLogger("shmqueue").warning("unacknowledged items come again later, at the timeout: %r", error)
+            _logger.warning("unacknowledged items come again later, at the timeout: %r", error)
 
 
 def _prefixed(client: Any, *keys: str) -> list[str]:
