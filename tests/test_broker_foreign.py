@@ -36,6 +36,10 @@ FOREIGN: dict[str, str | bytes] = {
     "no_body": '{"properties": {"delivery_tag": "tag-1"}}',
     "headers": '{"properties": {"delivery_tag": "tag-2"}, "body": "", "headers": [1]}',
     "delivery_info": _MESSAGE % ("tag-3", ', "delivery_info": 5', '""'),
+    "number_as_body": _MESSAGE % ("tag-9", "", "5"),
+    "list_as_body": _MESSAGE % ("tag-10", "", "[0, 0, 0, 0, 7]"),
+    "true_as_body": _MESSAGE % ("tag-11", "", "true"),
+    "null_as_body": _MESSAGE % ("tag-12", "", "null"),
     "encoding": _MESSAGE % ("tag-4", ', "body_encoding": "none"', '"text"'),
     "base64": _MESSAGE % ("tag-5", ', "body_encoding": "base64"', '"a"'),
     "hexadecimal_number": _MESSAGE % ("tag-6", "", "0x1F"),  # Redis takes it for JSON
@@ -235,6 +239,55 @@ def test_a_priority_that_is_none_counts_as_the_default_one(
     q._give_back([q._wait(False, True, PATIENCE)])
     assert q.get(timeout=PATIENCE) == "put back"
     assert not caplog.records
+
+
+def test_two_messages_with_one_tag_are_two(q: BrokerQueue, client: Any, name: str) -> None:
+    client.lpush(name, message("first", "1"), message("second", "1"), message("third", "1"))
+    first, second, third = (q.lease(timeout=PATIENCE) for _ in range(3))
+    assert [first.item, second.item, third.item] == ["first", "second", "third"]
+    assert client.hlen(f"unacked-{name}") == 3
+    assert first.ack()
+    assert second.requeue()
+    q.close()  # gives back the third one
+    assert client.hlen(f"unacked-{name}") == 0
+    assert sorted(json.loads(each)["body"] for each in client.lrange(name, 0, -1)) == ["second", "third"]
+
+
+def test_a_lease_whose_time_is_over_ends_none_of_a_message_with_its_tag(
+    server: broker_servers.Server, client: Any, name: str
+) -> None:
+    with shmqueue.connect(server.url(name).replace("timeout=2", "timeout=10000")) as q:
+        client.lpush(name, message("first", "1"))
+        late = q.lease(timeout=PATIENCE)
+        with shmqueue.connect(server.url(name).replace("timeout=2", "timeout=0.001")) as other:
+            assert other.get(timeout=PATIENCE) == "first"
+        client.lpush(name, message("second", "1"))
+        lease = q.lease(timeout=PATIENCE)
+        late.ack()
+        assert (lease.item, lease.ack()) == ("second", True)
+
+
+OF_OURS = '{"content-type": "application/x-shmqueue", "properties": {"delivery_tag": "tag"}, "body": %s}'
+
+
+@pytest.mark.parametrize("body", ["5", "[0, 0, 0, 0, 7]", "true", "null", "{}"])
+def test_a_body_that_is_no_text_is_no_item(q: BrokerQueue, client: Any, name: str, body: str) -> None:
+    client.lpush(name, OF_OURS % body)
+    assert "its body is" in str(refusal(lambda: q.get(timeout=PATIENCE)))
+    client.lpush(name, OF_OURS % body)
+    with q.lease(timeout=PATIENCE) as lease:
+        assert "its body is" in str(refusal(lambda: lease.item))
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-8", "base64"])
+def test_items_of_a_queue_whose_bodies_are_not_encoded_are_its_own(
+    server: broker_servers.Server, name: str, encoding: str | None
+) -> None:
+    with shmqueue.connect(server.url(name), transport_options={"body_encoding": encoding}) as q:
+        q.put_many(["text", b"\xff"])
+        assert q.get(timeout=PATIENCE) == "text"
+        with q.lease(timeout=PATIENCE) as lease:
+            assert lease.item == b"\xff"
 
 
 def look_for_overdue(q: BrokerQueue) -> None:

@@ -61,6 +61,8 @@ def _checked(payload: Any) -> dict[str, Any]:
         raise ForeignError("it is no JSON object with properties")
     if "body" not in payload:
         raise ForeignError("it has no body")
+    if not isinstance(payload["body"], (str, bytes)):  # bytes, if the transport option body_encoding is None
+        raise ForeignError(f"its body is {payload['body']!r:.40}")
     if not _is_priority(properties.get("priority")):
         del properties["priority"]  # kombu fails at it when it gives the message back
     tag = properties.get("delivery_tag")

@@ -33,6 +33,10 @@ _logger = logging.getLogger("shmqueue")
 _ANSWER = 2.0  # seconds that the server has for each request of the last ones
 
 _TAKE = """
+local taken = redis.call('HGET', KEYS[2], ARGV[3])
+if taken then
+    return {string.sub(taken, 2, -string.len(ARGV[2]) - 6)}
+end
 for number = 3, #KEYS do
     local message = redis.call('LINDEX', KEYS[number], -1)
     if message then
@@ -40,17 +44,17 @@ for number = 3, #KEYS do
         local tag = is_known and type(properties) == 'table' and properties.delivery_tag
         local recorded = message
         if type(tag) ~= 'string' or string.find(tag, '[^ -~]') then
-            if message ~= ARGV[3] then
+            if message ~= ARGV[4] then
                 return {message, number - 3}
             end
-            tag, recorded = ARGV[4], ARGV[5]
+            recorded = ARGV[5]
         end
         local now = redis.call('TIME')
         local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
-        redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), tag)
-        redis.call('HSET', KEYS[2], tag, '[' .. recorded .. ',"",' .. ARGV[2] .. ']')
+        redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), ARGV[3])
+        redis.call('HSET', KEYS[2], ARGV[3], '[' .. recorded .. ',"",' .. ARGV[2] .. ']')
         redis.call('RPOP', KEYS[number])
-        return {recorded, tag}
+        return {recorded}
     end
 end
 return false
@@ -61,8 +65,11 @@ have waited) in KEYS[1], and what it was, with the exchange "" and the queue ARG
 again there, wherever else kombu's exchanges would send it. The removal comes last: at the memory's limit Redis refuses
 the other two.
 
-Returns the message and its delivery tag. If it is none of kombu's: that and the number of its list, and takes nothing,
-unless it is ARGV[3]. Then ARGV[5], with the tag ARGV[4], is recorded and returned in its place.
+It is recorded under the tag ARGV[3], which is new: what other programs put may have the same tag as another message. A
+request that the client sends again, because it has got no answer, has the same one, and takes nothing else.
+
+Returns the message. If it is none of kombu's: that and the number of its list, and takes nothing, unless it is ARGV[4].
+Then ARGV[5] is recorded and returned in its place.
 """
 
 _RESTORE = """
@@ -93,23 +100,26 @@ class _AtomicGet:
                     raise
             message = self._remove(client, queue)
         if message is not None:
+            message.delivery_tag = uuid()  # another may have the same one
             self.qos.append(message, message.delivery_tag)
         return message
 
     def _take(self: Any, client: Any, queue: str) -> Any:
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
+        tag = uuid()
         foreign: tuple[Any, ...] = ()
         while True:
             keys = _prefixed(client, self.unacked_index_key, self.unacked_key, *lists)
-            taken = client.eval(_TAKE, len(keys), *keys, time.time(), dumps(queue), *foreign)
+            taken = client.eval(_TAKE, len(keys), *keys, time.time(), dumps(queue), tag, *foreign)
             if not taken:
                 return None
-            found, tag = taken
-            if not isinstance(tag, int):
+            found, *numbers = taken
+            if not numbers:
                 break
-            payload = wrapped(found, why_foreign(found), uuid(), queue, self.priority_steps[tag])
-            foreign = found, payload["properties"]["delivery_tag"], dumps(payload)
-        message = self._message(found, bytes_to_str(tag), queue)
+            payload = wrapped(found, why_foreign(found), tag, queue, self.priority_steps[numbers[0]])
+            foreign = found, dumps(payload)
+        message = self._message(found, queue)
+        message.delivery_tag = tag
         QoS.append(self.qos, message, message.delivery_tag)  # what that of Redis does when it has recorded it
         return message
 
@@ -117,17 +127,17 @@ class _AtomicGet:
         for priority in self.priority_steps:
             found = client.rpop(self._q_for_pri(queue, priority))
             if found is not None:
-                return self._message(found, uuid(), queue, priority)
+                return self._message(found, queue, priority)
         return None
 
-    def _message(self: Any, found: bytes, tag: str, queue: str, priority: int = 0) -> Any:
-        """The message; or one that says that it is none, with this tag."""
+    def _message(self: Any, found: bytes, queue: str, priority: int = 0) -> Any:
+        """The message; or one that says that it is none."""
         try:
             payload = payload_of(found)
             with refusing():
                 message = self.Message(payload, channel=self)
         except ForeignError as error:
-            message = self.Message(wrapped(found, error, tag, queue, priority), channel=self)
+            message = self.Message(wrapped(found, error, uuid(), queue, priority), channel=self)
         # Where it comes again.
         message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue}
         return message
