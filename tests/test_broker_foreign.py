@@ -17,9 +17,12 @@ pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not 
 
 import broker_servers
 import redis
+from kombu.message import Message
 
 import shmqueue
+from shmqueue.broker.bodies import CONTENT_TYPE, Bodies
 from shmqueue.broker.queue import BrokerQueue
+from shmqueue.serialization import Serializer
 
 _MESSAGE = '{"properties": {"delivery_tag": "%s"%s}, "body": %s}'
 FOREIGN: dict[str, str | bytes] = {
@@ -264,6 +267,7 @@ def test_a_lease_whose_time_is_over_ends_none_of_a_message_with_its_tag(
         client.lpush(name, message("second", "1"))
         lease = q.lease(timeout=PATIENCE)
         late.ack()
+        assert client.hlen(f"unacked-{name}") == 1
         assert (lease.item, lease.ack()) == ("second", True)
 
 
@@ -277,6 +281,12 @@ def test_a_body_that_is_no_text_is_no_item(q: BrokerQueue, client: Any, name: st
     client.lpush(name, OF_OURS % body)
     with q.lease(timeout=PATIENCE) as lease:
         assert "its body is" in str(refusal(lambda: lease.item))
+
+
+@pytest.mark.parametrize("body", [5, [0, 0, 0, 0, 7]])
+def test_a_body_of_another_transport_that_is_no_bytes_is_no_item(body: object) -> None:
+    bodies = Bodies(Serializer(allow_pickle=False), "any")
+    assert "TypeError" in str(refusal(lambda: bodies.load(Message(body=body, content_type=CONTENT_TYPE))))
 
 
 @pytest.mark.parametrize("encoding", [None, "utf-8", "base64"])
@@ -300,7 +310,7 @@ RECORDS = {
     "routing_key": json.dumps([json.loads(message("odd")), "", {}]),
     "no_queue": json.dumps([json.loads(message("odd")), "", ""]),
     "exchange": json.dumps([json.loads(message("odd")), 5, "%s"]),
-    "queue": "[no JSON,\"\",{}]",
+    "queue": '[no JSON,"",{}]',
     "list_of_another_type": json.dumps([json.loads(message("odd")), "", "unacked-%s"]),
 }
 

@@ -129,7 +129,7 @@ def redelivered(payload: dict[str, Any]) -> str:
         },
     }
     with refusing():
-        return dumps(again)
+        return str(dumps(again))
 
 
 class Record(NamedTuple):
