@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not 
 
 import broker_servers
 import redis
+from kombu.message import Message
 
 import shmqueue
+from shmqueue.broker.bodies import CONTENT_TYPE, Bodies
 from shmqueue.broker.queue import BrokerQueue
+from shmqueue.serialization import Serializer
 
 _MESSAGE = '{"properties": {"delivery_tag": "%s"%s}, "body": %s}'
 FOREIGN: dict[str, str | bytes] = {
@@ -34,6 +39,10 @@ FOREIGN: dict[str, str | bytes] = {
     "no_body": '{"properties": {"delivery_tag": "tag-1"}}',
     "headers": '{"properties": {"delivery_tag": "tag-2"}, "body": "", "headers": [1]}',
     "delivery_info": _MESSAGE % ("tag-3", ', "delivery_info": 5', '""'),
+    "number_as_body": _MESSAGE % ("tag-9", "", "5"),
+    "list_as_body": _MESSAGE % ("tag-10", "", "[0, 0, 0, 0, 7]"),
+    "true_as_body": _MESSAGE % ("tag-11", "", "true"),
+    "null_as_body": _MESSAGE % ("tag-12", "", "null"),
     "encoding": _MESSAGE % ("tag-4", ', "body_encoding": "none"', '"text"'),
     "base64": _MESSAGE % ("tag-5", ', "body_encoding": "base64"', '"a"'),
     "hexadecimal_number": _MESSAGE % ("tag-6", "", "0x1F"),  # Redis takes it for JSON
@@ -192,3 +201,147 @@ def test_what_is_no_record_among_what_is_leased_does_not_stay_in_the_way(
     assert "tag cannot be given back" in caplog.text
     assert client.hgetall(f"unacked-{name}") == {b"tag": b"no record"}
     assert client.zcard(f"unacked_index-{name}") == 0
+
+
+# ---- messages of kombu's form ----
+
+
+def message(item: object, tag: str = "tag", **properties: Any) -> str:
+    """A message of text, as another program may write it."""
+    return json.dumps(
+        {
+            "body": item,
+            "content-type": "text/plain",
+            "content-encoding": "utf-8",
+            "headers": {},
+            "properties": {"delivery_tag": tag, "delivery_info": {}, "priority": 0, **properties},
+        }
+    )
+
+
+PRIORITIES: dict[str, Any] = {
+    "infinity": float("inf"),
+    "less": float("-inf"),
+    "nan": float("nan"),
+    "decimal": {"__type__": "decimal", "__value__": "Infinity"},
+    "list": [1],
+    "text": "high",
+}
+
+
+@pytest.mark.parametrize("kind", PRIORITIES)
+def test_a_priority_that_is_none_counts_as_the_default_one(
+    q: BrokerQueue, client: Any, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.lpush(name, message("odd", priority=PRIORITIES[kind]))
+    q.put("next")
+    lease = q.lease(timeout=PATIENCE)
+    assert (lease.item, lease.requeue()) == ("odd", True)
+    assert [q.get(timeout=PATIENCE) for _ in range(2)] == ["next", "odd"]
+    client.lpush(name, message("put back", priority=PRIORITIES[kind]))
+    q._give_back([q._wait(False, True, PATIENCE)])
+    assert q.get(timeout=PATIENCE) == "put back"
+    assert not caplog.records
+
+
+def test_two_messages_with_one_tag_are_two(q: BrokerQueue, client: Any, name: str) -> None:
+    client.lpush(name, message("first", "1"), message("second", "1"), message("third", "1"))
+    first, second, third = (q.lease(timeout=PATIENCE) for _ in range(3))
+    assert [first.item, second.item, third.item] == ["first", "second", "third"]
+    assert client.hlen(f"unacked-{name}") == 3
+    assert first.ack()
+    assert second.requeue()
+    q.close()  # gives back the third one
+    assert client.hlen(f"unacked-{name}") == 0
+    assert sorted(json.loads(each)["body"] for each in client.lrange(name, 0, -1)) == ["second", "third"]
+
+
+def test_a_lease_whose_time_is_over_ends_none_of_a_message_with_its_tag(
+    server: broker_servers.Server, client: Any, name: str
+) -> None:
+    with shmqueue.connect(server.url(name).replace("timeout=2", "timeout=10000")) as q:
+        client.lpush(name, message("first", "1"))
+        late = q.lease(timeout=PATIENCE)
+        with shmqueue.connect(server.url(name).replace("timeout=2", "timeout=0.001")) as other:
+            assert other.get(timeout=PATIENCE) == "first"
+        client.lpush(name, message("second", "1"))
+        lease = q.lease(timeout=PATIENCE)
+        late.ack()
+        assert client.hlen(f"unacked-{name}") == 1
+        assert (lease.item, lease.ack()) == ("second", True)
+
+
+OF_OURS = '{"content-type": "application/x-shmqueue", "properties": {"delivery_tag": "tag"}, "body": %s}'
+
+
+@pytest.mark.parametrize("body", ["5", "[0, 0, 0, 0, 7]", "true", "null", "{}"])
+def test_a_body_that_is_no_text_is_no_item(q: BrokerQueue, client: Any, name: str, body: str) -> None:
+    client.lpush(name, OF_OURS % body)
+    assert "its body is" in str(refusal(lambda: q.get(timeout=PATIENCE)))
+    client.lpush(name, OF_OURS % body)
+    with q.lease(timeout=PATIENCE) as lease:
+        assert "its body is" in str(refusal(lambda: lease.item))
+
+
+@pytest.mark.parametrize("body", [5, [0, 0, 0, 0, 7]])
+def test_a_body_of_another_transport_that_is_no_bytes_is_no_item(body: object) -> None:
+    bodies = Bodies(Serializer(allow_pickle=False), "any")
+    assert "TypeError" in str(refusal(lambda: bodies.load(Message(body=body, content_type=CONTENT_TYPE))))
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-8", "base64"])
+def test_items_of_a_queue_whose_bodies_are_not_encoded_are_its_own(
+    server: broker_servers.Server, name: str, encoding: str | None
+) -> None:
+    with shmqueue.connect(server.url(name), transport_options={"body_encoding": encoding}) as q:
+        q.put_many(["text", b"\xff"])
+        assert q.get(timeout=PATIENCE) == "text"
+        with q.lease(timeout=PATIENCE) as lease:
+            assert lease.item == b"\xff"
+
+
+def look_for_overdue(q: BrokerQueue) -> None:
+    """Have the next call give back what was not acknowledged in time."""
+    q._restored -= PATIENCE
+
+
+RECORDS = {
+    "priority": json.dumps([json.loads(message("odd", priority=float("inf"))), "", "%s"]),
+    "routing_key": json.dumps([json.loads(message("odd")), "", {}]),
+    "no_queue": json.dumps([json.loads(message("odd")), "", ""]),
+    "exchange": json.dumps([json.loads(message("odd")), 5, "%s"]),
+    "queue": '[no JSON,"",{}]',
+    "list_of_another_type": json.dumps([json.loads(message("odd")), "", "unacked-%s"]),
+}
+
+
+def test_no_record_keeps_others_from_coming_again(
+    server: broker_servers.Server, client: Any, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with shmqueue.connect(server.url(name).replace("timeout=2", "timeout=10000")) as q:
+        assert isinstance(q, BrokerQueue)
+        q.put("item")
+        lease = q.lease(timeout=PATIENCE)  # its record is the oldest, and comes last
+        client.zadd(f"unacked_index-{name}", dict.fromkeys(client.hkeys(f"unacked-{name}"), 1))
+        for number, (kind, record) in enumerate(RECORDS.items(), 2):
+            client.hset(f"unacked-{name}", kind, record.replace("%s", name))
+            client.zadd(f"unacked_index-{name}", {kind: number})
+        look_for_overdue(q)
+        assert {q.get(timeout=PATIENCE), q.get(timeout=PATIENCE)} == {"odd", "item"}
+        assert q.empty()
+        for kind in set(RECORDS) - {"priority"}:
+            assert f"{kind} cannot be given back" in caplog.text
+        assert "priority" not in caplog.text
+        assert lease.item == "item"
+
+
+def test_what_can_be_read_but_not_written_is_given_back_all_the_same(q: BrokerQueue, client: Any, name: str) -> None:
+    # What Python's decoder takes is about as deep as what its encoder takes.
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
+        deep = message("deep").replace('"headers": {}', '"headers": {"deep": %s}' % ("[" * depth + "]" * depth))
+        client.lpush(name, deep)
+        lease = q.lease(timeout=PATIENCE)
+        assert lease.requeue(), depth
+        assert q.lease(timeout=PATIENCE).ack(), depth
+    assert q.empty()
+    assert client.hlen(f"unacked-{name}") == 0

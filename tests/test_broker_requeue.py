@@ -160,12 +160,47 @@ def test_a_holder_whose_time_is_over_ends_the_lease_of_nobody_else(connected: Op
     late = q.lease(timeout=PATIENCE)
     again = other.lease(timeout=PATIENCE)
     assert (again.item, again.attempt) == ("item", 2)
-    late.ack()
+    assert late.ack() is False
     assert unacknowledged(client, name) == (1, 1)
     assert again.ack()
 
 
+def test_a_holder_whose_time_is_over_is_told(connected: Open, client: Any, name: str, user: str) -> None:
+    q, other = connected(user=user), connected(seconds=0.001)
+    q.put_many(["requeued", "acknowledged"])
+    late = [q.lease(timeout=PATIENCE) for _ in range(2)]
+    again = [other.lease(timeout=PATIENCE) for _ in range(2)]
+    assert late[0].requeue() is False
+    assert late[1].ack() is False
+    assert not late[0].is_held
+    assert not late[1].is_held
+    assert q.qsize() == 0
+    assert [lease.ack() for lease in again] == [True, True]
+    assert unacknowledged(client, name) == (0, 0)
+
+
 # ---- death, and cut connections ----
+
+
+def test_a_request_that_the_client_sends_again_takes_nothing_else(
+    connected: Open, client: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = connected()
+    real = redis.Redis.eval
+
+    def run_twice(*arguments: Any, **options: Any) -> Any:
+        real(*arguments, **options)
+        return real(*arguments, **options)
+
+    q.put_many(["first", "second"])
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.Redis, "eval", run_twice)
+        lease = q.lease(timeout=PATIENCE)
+    assert lease.item == "first"
+    assert unacknowledged(client, name) == (1, 1)
+    assert lease.requeue()
+    assert all_of(q, 2) == ["second", "first"]
+
 
 GIVING_BACK = """
 import os, signal, sys, shmqueue

@@ -52,7 +52,7 @@ class Bodies:
             if kind not in (CONTENT_TYPE, FOREIGN):
                 message.accept = prepare_accept_content(_OF_OTHERS)
                 return message.decode()
-            body = bytes(message.body)
+            body = bytes(memoryview(message.body))  # of a number bytes() makes as many zeros
             what = _told(message.headers, body) if kind == FOREIGN else ""
         except not_of_handler(Exception) as error:  # of whatever kind: the decoders are those of other packages
             raise ShmQueueDeserializationError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
+from kombu.utils.json import dumps, loads
 from kombu.utils.uuid import uuid
 
 from shmqueue.interruptions import is_of_handler
@@ -16,7 +17,7 @@ from shmqueue.interruptions import is_of_handler
 __all__ = [
     "FOREIGN",
     "ForeignError",
-    "parts_of_record",
+    "Record",
     "payload_of",
     "redelivered",
     "refusing",
@@ -60,6 +61,10 @@ def _checked(payload: Any) -> dict[str, Any]:
         raise ForeignError("it is no JSON object with properties")
     if "body" not in payload:
         raise ForeignError("it has no body")
+    if not isinstance(payload["body"], (str, bytes)):  # bytes, if the transport option body_encoding is None
+        raise ForeignError(f"its body is {payload['body']!r:.40}")
+    if not _is_priority(properties.get("priority")):
+        del properties["priority"]  # kombu fails at it when it gives the message back
     tag = properties.get("delivery_tag")
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
         raise ForeignError(f"its delivery tag is {tag!r:.40}")
@@ -68,6 +73,11 @@ def _checked(payload: Any) -> dict[str, Any]:
         if not isinstance(where[key], dict):
             raise ForeignError(f"its {key} is no JSON object")
     return payload
+
+
+def _is_priority(value: Any) -> bool:
+    """Whether kombu makes a priority of it: the default one, if need be."""
+    return value is None or isinstance(value, (int, str)) or (isinstance(value, float) and math.isfinite(value))
 
 
 def why_foreign(found: bytes) -> ForeignError:
@@ -102,30 +112,55 @@ def wrapped(found: bytes, why: ForeignError, tag: str, queue: str, priority: int
     }
 
 
-def redelivered(payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload of a message that is delivered again. Its new tag keeps it from whatever has the old one."""
-    properties = payload["properties"]
-    info = {**properties["delivery_info"], "redelivered": True}
-    return {
-        **payload,
-        "headers": {**payload["headers"], "redelivered": True},
-        "properties": {**properties, "delivery_tag": uuid(), "delivery_info": info},
-    }
-
-
-def parts_of_record(record: bytes) -> tuple[dict[str, Any], str, str]:
-    """The payload, exchange and routing key in the record of a message that is not acknowledged.
+def redelivered(payload: dict[str, Any]) -> str:
+    """The message with this payload, delivered again. Its new tag keeps it from whatever has the old one.
 
     Raises:
-        ForeignError: it is none, neither kombu's nor one of a message that only the script could read.
+        ForeignError: kombu's encoder fails at it.
     """
-    found, _, queue = record[1:-1].rpartition(_BETWEEN)
+    properties = payload["properties"]
+    again = {
+        **payload,
+        "headers": {**payload["headers"], "redelivered": True},
+        "properties": {
+            **properties,
+            "delivery_tag": uuid(),
+            "delivery_info": {**properties["delivery_info"], "redelivered": True},
+        },
+    }
     with refusing():
-        try:
-            payload, exchange, routing_key = loads(bytes_to_str(record))
-            return _checked(payload), exchange, routing_key
-        except Exception as error:  # of whatever kind: kombu's decoders
-            if is_of_handler(error) or not queue:
-                raise
-            name = loads(bytes_to_str(queue))
-            return wrapped(found, ForeignError(f"{error!r:.200}"), uuid(), name, 0), "", name
+        return str(dumps(again))
+
+
+class Record(NamedTuple):
+    """What is recorded of a message that is not acknowledged."""
+
+    payload: dict[str, Any]
+    again: str
+    """The message, ``redelivered``."""
+    exchange: str
+    routing_key: str
+
+    @classmethod
+    def of(cls, record: bytes) -> Record:
+        """The record in these bytes.
+
+        Raises:
+            ForeignError: it is none, neither kombu's nor one of a message that only the script could read.
+        """
+        found, _, queue = record[1:-1].rpartition(_BETWEEN)
+        with refusing():
+            try:
+                payload, exchange, routing_key = loads(bytes_to_str(record))
+                parts = cls(payload, redelivered(_checked(payload)), exchange, routing_key)
+            except Exception as error:  # of whatever kind: kombu's decoders
+                if is_of_handler(error) or not queue:
+                    raise
+                name = loads(bytes_to_str(queue))
+                payload = wrapped(found, ForeignError(f"{error!r:.200}"), uuid(), name, 0)
+                parts = cls(payload, redelivered(payload), "", name)
+        if not isinstance(parts.exchange, str) or not isinstance(parts.routing_key, str):
+            raise ForeignError("its exchange or its routing key is no text")
+        if not parts.exchange and not parts.routing_key:
+            raise ForeignError("it has no queue")
+        return parts

@@ -98,6 +98,7 @@ class BrokerLease(Lease[Any]):
                 return False
             try:
                 how()
+                was_held = link.was_held()
                 if is_confirmed:
                     link.confirm()
             except BaseException as error:  # nobody knows how far the conversation was
@@ -108,7 +109,7 @@ class BrokerLease(Lease[Any]):
             link.leases -= 1
             if link.is_left:
                 link.leave()
-            return True
+            return was_held
 
         return end
 

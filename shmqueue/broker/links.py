@@ -137,6 +137,10 @@ class Link:
         if self.connection.transport.driver_name == "py-amqp":
             self.channel.basic_qos(0, 0, False)  # changes nothing, and is answered
 
+    def was_held(self) -> bool:
+        """Whether the broker had the lease that was ended last, as far as it tells: Redis does."""
+        return bool(getattr(getattr(self.channel, "qos", None), "was_held", True))
+
     def put_back(self, messages: list[Any]) -> None:
         """Have Redis hand out first what it handed out for good, in order.
 

@@ -62,8 +62,9 @@ class BrokerQueue:
     ``visibility_timeout`` is over.
 
     A call into which a signal handler raises raises that exception, and closes the connection of its thread, with which
-    its leases end; it waits 0.5 s for that, and no longer for a silent broker. A ``put`` that raises, for whatever
-    reason, may have put its item.
+    its leases end; it waits 0.5 s for that, and no longer for a silent broker. A ``get`` or ``get_many`` that has taken
+    items waits up to 5 s more while it gives them back. A ``put`` that raises, for whatever reason, may have put its
+    item.
 
     What another program puts into the queue's list at Redis may be no message of kombu's. A ``get`` of it consumes it
     and raises ``ShmQueueDeserializationError``; so does ``item`` of a lease, which can be acknowledged or requeued. If

@@ -18,7 +18,7 @@ from kombu.utils.uuid import uuid
 
 from shmqueue.broker.foreign import (
     ForeignError,
-    parts_of_record,
+    Record,
     payload_of,
     redelivered,
     refusing,
@@ -29,9 +29,14 @@ from shmqueue.interruptions import is_of_handler, not_of_handler
 
 __all__ = ["with_atomic_get"]
 
+_logger = logging.getLogger("shmqueue")
 _ANSWER = 2.0  # seconds that the server has for each request of the last ones
 
 _TAKE = """
+local taken = redis.call('HGET', KEYS[2], ARGV[3])
+if taken then
+    return {string.sub(taken, 2, -string.len(ARGV[2]) - 6)}
+end
 for number = 3, #KEYS do
     local message = redis.call('LINDEX', KEYS[number], -1)
     if message then
@@ -39,17 +44,17 @@ for number = 3, #KEYS do
         local tag = is_known and type(properties) == 'table' and properties.delivery_tag
         local recorded = message
         if type(tag) ~= 'string' or string.find(tag, '[^ -~]') then
-            if message ~= ARGV[3] then
+            if message ~= ARGV[4] then
                 return {message, number - 3}
             end
-            tag, recorded = ARGV[4], ARGV[5]
+            recorded = ARGV[5]
         end
         local now = redis.call('TIME')
         local seconds = tonumber(now[1]) + tonumber(now[2]) / 1000000
-        redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), tag)
-        redis.call('HSET', KEYS[2], tag, '[' .. recorded .. ',"",' .. ARGV[2] .. ']')
+        redis.call('ZADD', KEYS[1], math.max(tonumber(ARGV[1]), seconds), ARGV[3])
+        redis.call('HSET', KEYS[2], ARGV[3], '[' .. recorded .. ',"",' .. ARGV[2] .. ']')
         redis.call('RPOP', KEYS[number])
-        return {recorded, tag}
+        return {recorded}
     end
 end
 return false
@@ -60,8 +65,11 @@ have waited) in KEYS[1], and what it was, with the exchange "" and the queue ARG
 again there, wherever else kombu's exchanges would send it. The removal comes last: at the memory's limit Redis refuses
 the other two.
 
-Returns the message and its delivery tag. If it is none of kombu's: that and the number of its list, and takes nothing,
-unless it is ARGV[3]. Then ARGV[5], with the tag ARGV[4], is recorded and returned in its place.
+It is recorded under the tag ARGV[3], which is new: what other programs put may have the same tag as another message. A
+request that the client sends again, because it has got no answer, has the same one, and takes nothing else.
+
+Returns the message. If it is none of kombu's: that and the number of its list, and takes nothing, unless it is ARGV[4].
+Then ARGV[5] is recorded and returned in its place.
 """
 
 _RESTORE = """
@@ -70,12 +78,12 @@ if redis.call('HGET', KEYS[2], ARGV[1]) then
         redis.call(ARGV[2], KEYS[number], ARGV[3])
     end
 end
-redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[1], ARGV[1])
+return redis.call('HDEL', KEYS[2], ARGV[1])
 """
 """Puts the message ARGV[3] into the lists KEYS[3...], by ARGV[2]: LPUSH (behind all others) or RPUSH. It does so if the
 delivery tag ARGV[1] is among what is unacknowledged (KEYS[1] and KEYS[2]), and removes that. The removal comes last: at
-the memory's limit Redis refuses the other one.
+the memory's limit Redis refuses the other one. Returns how many it has removed.
 """
 
 
@@ -92,23 +100,26 @@ class _AtomicGet:
                     raise
             message = self._remove(client, queue)
         if message is not None:
+            message.delivery_tag = uuid()  # another may have the same one
             self.qos.append(message, message.delivery_tag)
         return message
 
     def _take(self: Any, client: Any, queue: str) -> Any:
         lists = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
+        tag = uuid()
         foreign: tuple[Any, ...] = ()
         while True:
             keys = _prefixed(client, self.unacked_index_key, self.unacked_key, *lists)
-            taken = client.eval(_TAKE, len(keys), *keys, time.time(), dumps(queue), *foreign)
+            taken = client.eval(_TAKE, len(keys), *keys, time.time(), dumps(queue), tag, *foreign)
             if not taken:
                 return None
-            found, tag = taken
-            if not isinstance(tag, int):
+            found, *numbers = taken
+            if not numbers:
                 break
-            payload = wrapped(found, why_foreign(found), uuid(), queue, self.priority_steps[tag])
-            foreign = found, payload["properties"]["delivery_tag"], dumps(payload)
-        message = self._message(found, bytes_to_str(tag), queue)
+            payload = wrapped(found, why_foreign(found), tag, queue, self.priority_steps[numbers[0]])
+            foreign = found, dumps(payload)
+        message = self._message(found, queue)
+        message.delivery_tag = tag
         QoS.append(self.qos, message, message.delivery_tag)  # what that of Redis does when it has recorded it
         return message
 
@@ -116,30 +127,37 @@ class _AtomicGet:
         for priority in self.priority_steps:
             found = client.rpop(self._q_for_pri(queue, priority))
             if found is not None:
-                return self._message(found, uuid(), queue, priority)
+                return self._message(found, queue, priority)
         return None
 
-    def _message(self: Any, found: bytes, tag: str, queue: str, priority: int = 0) -> Any:
-        """The message; or one that says that it is none, with this tag."""
+    def _message(self: Any, found: bytes, queue: str, priority: int = 0) -> Any:
+        """The message; or one that says that it is none."""
         try:
             payload = payload_of(found)
             with refusing():
                 message = self.Message(payload, channel=self)
         except ForeignError as error:
-            message = self.Message(wrapped(found, error, tag, queue, priority), channel=self)
+            message = self.Message(wrapped(found, error, uuid(), queue, priority), channel=self)
         # Where it comes again.
         message.delivery_info = {**message.delivery_info, "exchange": "", "routing_key": queue}
         return message
 
     def put_back(self: Any, queue: str, messages: list[Any]) -> None:
-        """Have messages that were removed handed out next, in their order: all of them or, if it fails, none."""
+        """Have messages that were removed handed out next, in their order: all of them or, if it fails, none.
+
+        What kombu's encoder cannot write again is lost.
+        """
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
             for message in reversed(messages):
-                pipe.rpush(self._list(queue, message._raw), dumps(redelivered(message._raw)))
+                try:
+                    pipe.rpush(self._list(queue, message._raw), redelivered(message._raw))
+                except ForeignError as error:
+                    _logger.warning("an item of queue %s cannot be put back: %s", queue, error)
             pipe.execute()
 
     def _list(self: Any, queue: str, payload: dict[str, Any]) -> str:
-        return self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-any-return]
+        with refusing():
+            return self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-any-return]
 
 
 class _RestoreAtOnce:
@@ -149,36 +167,65 @@ class _RestoreAtOnce:
     gives back one of the same queue meanwhile: under much traffic for ever.
     """
 
+    was_held = True
+    """Whether what was acknowledged or given back last was unacknowledged until then."""
+
+    def ack(self: Any, delivery_tag: Any) -> None:
+        """Acknowledge what has this delivery tag."""
+        self.was_held = bool(self._remove_from_indices(delivery_tag).execute()[-1])
+        QoS.ack(self, delivery_tag)
+
     def restore_by_tag(self: Any, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Have what has this delivery tag delivered again, before all others; with ``leftmost`` behind them."""
         tag = bytes_to_str(tag)
+        self.was_held = False
         with self.channel.conn_or_acquire(client) as client:
             try:
-                payload, lists = self._unacknowledged(client, tag)
+                text, lists = self._unacknowledged(client, tag)
             except ForeignError as error:
                 client.zrem(self.unacked_index_key, tag)  # or else every look finds it
-                logging.getLogger("shmqueue").warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
+                _logger.warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
                 return
             keys = _prefixed(client, self.unacked_index_key, self.unacked_key, *lists)
-            restored = dumps(redelivered(payload)) if payload else ""
             try:
-                client.eval(_RESTORE, len(keys), *keys, tag, "LPUSH" if leftmost else "RPUSH", restored)
+                restored = client.eval(_RESTORE, len(keys), *keys, tag, "LPUSH" if leftmost else "RPUSH", text)
             except Exception as error:
                 if is_of_handler(error) or not _is_without_scripts(error):
-                    raise
-                super().restore_by_tag(tag, client, leftmost)  # type: ignore[misc]
+                    if "WRONGTYPE" not in str(error) or tag in self._delivered:
+                        raise
+                    # One record of another program's, which stays in case that list is one later.
+                    _logger.warning("%s %s cannot be given back: %s", self.unacked_key, tag, error)
+                    return
+                restored = self._restore_plainly(client, tag, text, lists, leftmost)
+            self.was_held = bool(restored)
 
-    def _unacknowledged(self: Any, client: Any, tag: str) -> tuple[dict[str, Any] | None, list[str]]:
-        """The payload of what has this tag, and the lists in which it comes again; None, if nothing has it."""
+    def _restore_plainly(self: Any, client: Any, tag: str, text: str, lists: list[str], is_leftmost: bool) -> Any:
+        """``_RESTORE`` as a transaction of kombu's kind."""
+
+        def restore(pipe: Any) -> bool:
+            is_there = pipe.hget(self.unacked_key, tag) is not None
+            pipe.multi()
+            for name in lists if is_there else ():
+                (pipe.lpush if is_leftmost else pipe.rpush)(name, text)
+            self._remove_from_indices(tag, pipe)
+            return is_there
+
+        return client.transaction(restore, self.unacked_key, value_from_callable=True)
+
+    def _unacknowledged(self: Any, client: Any, tag: str) -> tuple[str, list[str]]:
+        """What has this tag, ``redelivered``, and the lists in which it comes again; none, if nothing has it."""
         message = self._delivered.get(tag)
         if message is not None:
-            payload, queues = message._raw, [message.delivery_info["routing_key"]]
-        elif record := client.hget(self.unacked_key, tag):
-            payload, exchange, routing_key = parts_of_record(record)
-            queues = self.channel._lookup(exchange, routing_key) or [routing_key]
-        else:
-            return None, []
-        return payload, [self.channel._list(queue, payload) for queue in queues]
+            try:
+                queue = message.delivery_info["routing_key"]
+                return redelivered(message._raw), [self.channel._list(queue, message._raw)]
+            except ForeignError:
+                pass  # the record has its bytes
+        if not (record := client.hget(self.unacked_key, tag)):
+            return "", []
+        payload, text, exchange, routing_key = Record.of(record)
+        queues = self.channel._lookup(exchange, routing_key) or [routing_key]
+        return text, [self.channel._list(queue, payload) for queue in queues]
 
     def restore_visible(self: Any, *arguments: Any, **options: Any) -> None:
         """Give back what was not acknowledged in time."""
@@ -208,7 +255,7 @@ class _RestoreInTime:
                     connection.disconnect()
             super().restore_unacked_once(stderr)  # type: ignore[misc]
         except not_of_handler(Exception) as error:  # of whatever kind: the client's
-            logging.getLogger("shmqueue").warning("unacknowledged items come again later, at the timeout: %r", error)
+            _logger.warning("unacknowledged items come again later, at the timeout: %r", error)
 
 
 def _prefixed(client: Any, *keys: str) -> list[str]:
