@@ -51,9 +51,10 @@ class QoS(virtual.QoS):  # type: ignore[misc]
         return max(self.prefetch_count - len(self._taken), 0) if self.prefetch_count else None
 
     def append(self, message: Any, delivery_tag: Any) -> None:
-        found = self.channel.leases.pop(delivery_tag, None)
+        found = self.channel.leases.get(delivery_tag)
         if found is not None:
             self._taken[delivery_tag] = *found, message
+            self.channel.leases.pop(delivery_tag, None)  # after that: it is in one of them at any time
 
     def get(self, delivery_tag: Any) -> Any:
         return self._taken[delivery_tag][2]
@@ -104,6 +105,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
+        self._qos = self.QoS(self)  # now: kombu makes it when it is first asked for, and of two threads each makes one
         self._pid = os.getpid()
         self._token = uuid()
         self._owned: set[str] = set()
@@ -139,17 +141,20 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             self._put(queue, message)
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
-        found = self._messages.lease(queue)
+        tag = next(_tags)
+
+        def keep(lease: Lease[Any]) -> None:
+            self.leases[tag] = lease, queue
+
+        found = self._messages.lease(queue, keep)
         if found is None:
             raise Empty
         lease, message = found
-        tag = next(_tags)
         properties = message["properties"]
         properties["delivery_tag"] = tag
         if lease.attempt > 1:
             properties["delivery_info"]["redelivered"] = True
             message["headers"]["redelivered"] = True
-        self.leases[tag] = lease, queue
         return message
 
     def _next_delivery_tag(self) -> int:
@@ -229,8 +234,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     def queues_in_use(self) -> set[str]:
         """Those that are consumed, or of which there are messages that were not acknowledged."""
+        on_their_way = [queue for _, queue in list(self.leases.values())]  # before those to which they may move
         queues: set[str] = self.qos.queues()
-        return queues.union(list(self._turns), [queue for _, queue in list(self.leases.values())])
+        return queues.union(on_their_way, list(self._turns))
 
     @property
     def is_held_up(self) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import reprlib
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from kombu.utils.json import dumps as dump_json
 from kombu.utils.json import loads as load_json
@@ -39,7 +39,7 @@ from shmqueue.serialization import Serializer
 
 from ._kombu_doorbell import Wish
 from ._kombu_state import LEVELS, Owner, Queue, State
-from ._kombu_topology import NO_MEMORY, Topology
+from ._kombu_topology import NO_MEMORY, Topology, changing
 
 __all__ = ["Messages"]
 
@@ -48,6 +48,8 @@ _SLICE = 1.0  # seconds that a put waits for room before it looks whether the qu
 _OPEN_MOST = 64  # queues and priorities that are kept open without being in use; each has two descriptors
 _SHOWN_MOST = 200  # characters of an item in the log
 _serializer = Serializer(allow_pickle=False)
+
+_T = TypeVar("_T")
 
 
 class _Level:
@@ -123,13 +125,18 @@ class _Open:
     def __init__(self, topology: Topology, name: str, queue: Queue) -> None:
         self.id, self.arguments = queue.id, queue.arguments
         self.used = clock.monotonic()
-        self.levels: dict[int, _Level] = {}  # once complete it is replaced, not changed: other threads iterate over it
+        self._all_levels: dict[int, _Level] = {}  # in any order
         try:
-            for number in queue.levels:  # the most urgent first
-                self.levels[number] = _Level(topology.open(name, number))
+            for number in queue.levels:
+                self._all_levels[number] = _Level(topology.open(name, number))
         except BaseException:
             self.close()
             raise
+        self._sort()
+
+    def _sort(self) -> None:
+        # It is replaced, not changed: other threads iterate over it.
+        self.levels = {number: self._all_levels[number] for number in sorted(self._all_levels, reverse=True)}
 
     def deadline(self, began: float, seconds: float | None) -> float:
         """When a message is worth nothing any more that is worth something for ``seconds`` at most; None, for ever."""
@@ -138,8 +145,14 @@ class _Open:
             seconds = ages / 1000 if seconds is None else min(seconds, ages / 1000)
         return _NO_LIMIT if seconds is None else began + seconds
 
+    def add(self, number: int, level: _Level) -> bool:
+        """Within ``changing``: add a priority. False: it is there already; messages may have been leased from that."""
+        is_added = self._all_levels.setdefault(number, level) is level
+        self._sort()
+        return is_added
+
     def close(self) -> None:
-        for level in self.levels.values():
+        for level in list(self._all_levels.values()):
             level.handle.close()
 
 
@@ -147,6 +160,8 @@ class Messages:
     """All queues of a namespace, each opened when it is first used, and closed when it is no longer declared.
 
     When there are many, those that were not used for the longest time are closed, too.
+
+    Any thread may use it. What is open is what all of them lease from: closing it gives back what any of them has.
 
     Args:
         topology: what queues there are.
@@ -163,20 +178,26 @@ class Messages:
         self.topology = topology
         self._put_timeout = put_timeout
         self._in_use = in_use
-        self._open: dict[str, _Open] = {}  # other threads change it: what iterates over it copies it first, in one call
-        self._known: State | None = None  # of which no deleted queue is open
+        self._open: dict[str, _Open] = {}  # changed within ``changing``
+        self._known: State | None = None  # of which no deleted queue is open; changed likewise
+        self._changes = 0  # how often that was replaced
+        self._leasing: dict[object, str] = {}  # the queues of which threads are taking a message; changed likewise
         self._held_up: set[_Level] = set()
 
     def state(self) -> State:
         """What is declared now, not to be changed."""
-        state = self.topology.current()
-        if state is not self._known:
-            for name, opened in list(self._open.items()):
-                queue = state.queues.get(name)
-                if queue is None or queue.id != opened.id:
-                    self._forget(name)
-            self._known = state
-        return state
+        while True:
+            changes = self._changes
+            state = self.topology.current()
+            if state is self._known:
+                return state
+            with changing():
+                if self._changes != changes:
+                    continue  # another thread may have seen a newer state, and opened what this one does not have
+                self._known = state
+                self._changes += 1
+            self._close_deleted()
+            return state
 
     def change(self, how: Callable[[State], bool], patience: float | None = None) -> None:
         """Change what is declared; arguments and errors as those of ``Topology.change``."""
@@ -227,11 +248,27 @@ class Messages:
                 why = opened.levels[level].handle.why_full(1)
                 raise ShmQueueFull(f"{why} after {self._put_timeout} s")
 
-    def lease(self, name: str) -> tuple[Lease[Any], Any] | None:
-        """The next message and its lease, by priority and age; None, there is none, or as many are leased as can be."""
-        opened = self._opened(name)
-        if opened is None:
-            return None
+    def lease(
+        self, name: str, keep: Callable[[Lease[Any]], object] = lambda lease: None
+    ) -> tuple[Lease[Any], Any] | None:
+        """The next message and its lease, by priority and age; None, there is none, or as many are leased as can be.
+
+        Args:
+            name: the queue.
+            keep: is called with the lease, and makes the queue one of those that are in use.
+        """
+        token = object()
+        try:
+            with changing():
+                self._leasing[token] = name
+            found = self._use(name, self._lease, None)
+            if found is not None:
+                keep(found[0])
+            return found
+        finally:
+            self._leasing.pop(token, None)
+
+    def _lease(self, opened: _Open) -> tuple[Lease[Any], Any] | None:
         for level in opened.levels.values():
             try:
                 found = level.lease()
@@ -256,13 +293,19 @@ class Messages:
 
     def size(self, name: str) -> int:
         """How many messages can be taken."""
-        opened = self._opened(name)
-        return 0 if opened is None else sum(level.engine.qsize() for level in opened.levels.values())
+        return self._use(name, lambda opened: sum(level.engine.qsize() for level in opened.levels.values()), 0)
 
     def clear(self, name: str) -> int:
         """Drop the messages that are not leased, and return how many there were."""
-        opened = self._opened(name)
-        return 0 if opened is None else sum(level.engine.clear() for level in opened.levels.values())
+        dropped = 0  # also those that were dropped before another thread closed the queue
+
+        def drop(opened: _Open) -> None:
+            nonlocal dropped
+            for level in opened.levels.values():
+                dropped += level.engine.clear()
+
+        self._use(name, drop, None)
+        return dropped
 
     def delete(self, name: str) -> None:
         """Delete the queue with its messages and bindings."""
@@ -295,9 +338,22 @@ class Messages:
 
     def close(self) -> None:
         """Close everything; what is leased is given back."""
-        for name in list(self._open):
-            self._forget(name)
+        with changing():
+            taken = self._take(list(self._open))
+        _close_all(taken)
         self.topology.close()
+
+    def _use(self, name: str, how: Callable[[_Open], _T], otherwise: _T) -> _T:
+        """What ``how`` returns for the queue; once more if another thread closes it meanwhile."""
+        while True:
+            opened = self._opened(name)
+            if opened is None:
+                return otherwise
+            try:
+                return how(opened)
+            except ShmQueueNotInitializedError:
+                if self._open.get(name) is opened:
+                    raise
 
     def _opened(self, name: str) -> _Open | None:
         """The queue as it is now; None, there is none."""
@@ -306,40 +362,66 @@ class Messages:
             if queue is None:
                 return None
             opened = self._open.get(name)
-            if opened is not None:
-                if len(opened.levels) != len(queue.levels):
-                    self._add_levels(opened, name, queue)
-                opened.used = clock.monotonic()
-                if self._open.get(name) is not opened:
-                    continue  # another thread has closed it
-                return opened
-            self._close_idle()
             try:
-                fresh = _Open(self.topology, name, queue)
+                if opened is None:
+                    self._close_idle()
+                    self._open_queue(name, queue)
+                elif opened.id != queue.id:
+                    self._close_deleted()
+                else:
+                    if len(opened.levels) != len(queue.levels):
+                        self._add_levels(opened, name, queue)
+                    opened.used = clock.monotonic()
+                    if self._open.get(name) is opened:  # else another thread has closed it
+                        return opened
             except ShmQueueNotFoundError:
                 self._renew(name, queue.id)
-            else:
-                if self._open.setdefault(name, fresh) is not fresh:
-                    fresh.close()  # another thread has just opened it, and may have leased a message
+
+    def _open_queue(self, name: str, queue: Queue) -> None:
+        fresh = _Open(self.topology, name, queue)
+        self.state()  # if the queue is still declared now, no newer one of its name was opened
+        with changing():
+            is_kept = self._is_known(name, fresh) and self._open.setdefault(name, fresh) is fresh
+        if not is_kept:
+            fresh.close()  # it was deleted, or another thread has just opened it, and may have leased a message
+
+    def _is_known(self, name: str, opened: _Open) -> bool:
+        queue = None if self._known is None else self._known.queues.get(name)
+        return queue is not None and queue.id == opened.id
+
+    def _close_deleted(self) -> None:
+        """Close the queues that are not declared any more."""
+        with changing():
+            names = [name for name, opened in list(self._open.items()) if not self._is_known(name, opened)]
+            deleted = self._take(names)
+        _close_all(deleted)
 
     def _close_idle(self) -> None:
         """Close the queues that were not used for the longest time, until there is room for one more."""
-        found = list(self._open.items())
-        surplus = sum(len(opened.levels) for _, opened in found) + 1 - _OPEN_MOST
+        surplus = sum(len(opened.levels) for opened in list(self._open.values())) + 1 - _OPEN_MOST
         if surplus <= 0:
             return
-        in_use = self._in_use()
-        for name, opened in sorted(found, key=lambda item: item[1].used):
-            if surplus > 0 and name not in in_use:
-                surplus -= len(opened.levels)
-                self._forget(name)
+        names = []
+        with changing():
+            # First what is being leased: from there it goes to what the callback finds. None begins meanwhile.
+            in_use = {*list(self._leasing.values())}.union(self._in_use())
+            for name, opened in sorted(self._open.items(), key=lambda item: item[1].used):
+                if surplus > 0 and name not in in_use:
+                    surplus -= len(opened.levels)
+                    names.append(name)
+            idle = self._take(names)
+        _close_all(idle)
 
     def _add_levels(self, opened: _Open, name: str, queue: Queue) -> None:
-        levels = dict(opened.levels)
+        """Open the priorities that the queue has got since it was opened."""
         for number in queue.levels:
-            if number not in levels:
-                levels[number] = _Level(self.topology.open(name, number))
-        opened.levels = {number: levels[number] for number in sorted(levels, reverse=True)}
+            if number not in opened.levels:
+                level = _Level(self.topology.open(name, number))
+                self.state()  # if the queue is still open now, it is a priority of that one
+                with changing():
+                    is_kept = self._open.get(name) is opened and opened.add(number, level)
+                if not is_kept:
+                    level.handle.close()  # another thread has closed the queue, or added it and may have leased
 
     def _renew(self, name: str, id: int) -> None:
         """Make anew what somebody has removed by hand, unless somebody else has done so, or deleted it, meanwhile."""
@@ -350,11 +432,18 @@ class Messages:
 
         self.change(change)
 
-    def _forget(self, name: str) -> None:
-        opened = self._open.pop(name, None)
-        if opened is not None:
+    def _take(self, names: Iterable[str]) -> list[_Open]:
+        """Within ``changing``: queues that were open until now, which are to be closed after it."""
+        found = [self._open.pop(name, None) for name in names]
+        taken = [opened for opened in found if opened is not None]
+        for opened in taken:
             self._held_up.difference_update(opened.levels.values())
-            opened.close()
+        return taken
+
+
+def _close_all(queues: Iterable[_Open]) -> None:
+    for opened in queues:
+        opened.close()
 
 
 class _Foreign:

@@ -19,7 +19,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from shmqueue import clock, inspection, plain
 from shmqueue.exceptions import (
@@ -34,10 +34,19 @@ from shmqueue.exceptions import (
 from shmqueue.handle import Handle, open_handle
 from shmqueue.interruptions import not_of_handler
 from shmqueue.readiness import ITEMS, ROOM
+from shmqueue.threads import Guard, forks_wait
 
 from ._kombu_state import Owner, Queue, State, drop_ownerless
 
-__all__ = ["NO_MEMORY", "PATIENCE", "Topology", "namespace_of", "segment_name"]
+__all__ = ["NO_MEMORY", "PATIENCE", "Topology", "changing", "namespace_of", "segment_name"]
+
+changing = Guard()
+"""Held while a thread changes what all know of a namespace. No call within it waits, or opens or closes a queue.
+
+So its holder needs no other lock, and a signal handler may take it whatever locks its thread has.
+"""
+
+forks_wait(changing)
 
 PATIENCE = 10.0
 """Seconds that a change waits for another process's change at most, by default."""
@@ -69,6 +78,15 @@ def segment_name(namespace: str, queue: str, level: int) -> str:
     return f"kombu{level or ''}{'-' if namespace else ''}{namespace}.{queue}"
 
 
+class _Seen(NamedTuple):
+    """A state and when it was read, in one object: threads replace it as a whole."""
+
+    state: State
+    moments: tuple[int, int] | None = None
+    is_unfinished: bool = False
+    """Another process was changing it then, or was killed doing so."""
+
+
 class Topology:
     """One process's handle on the state of a namespace.
 
@@ -83,9 +101,7 @@ class Topology:
         self._name = "kombu" + "-" * bool(namespace) + namespace
         self._max_bytes, self._patience = max_bytes, patience
         self._handle = open_handle(self._name, keep=True)
-        self._state = State()
-        self._moments: tuple[int, int] | None = None  # of the state that is known
-        self._is_unfinished = False  # another process was changing it then, or was killed doing so
+        self._seen = _Seen(State())
         self._made: list[tuple[str, int]] = []  # queues and levels of which a change has made the memory
 
     @property
@@ -96,24 +112,34 @@ class Topology:
     def current(self) -> State:
         """The state as it is now, not to be changed: while another process changes it, the state before that change.
 
+        It is never older than the state that an earlier call has returned, in any thread.
+
         Raises:
             ShmQueueBrokerError: the state was never read here, and another process was stopped while it has the lock of
                 the queue that holds it.
         """
-        moment = self._handle.engine.moment
-        if self._is_unfinished or self._moments != (moment(ITEMS), moment(ROOM)):
-            if self._handle.engine.qsize() > 1:
-                self._is_unfinished = not self._finish()
-            else:
-                self._is_unfinished = False
-            moments = self._moments_now()
-            if moments != self._moments:
-                try:
-                    self._state, self._moments = self._read(0.0 if self._moments else self._patience), moments
-                except ShmQueueBrokerError:
-                    if self._moments is None:
-                        raise
-        return self._state
+        while True:
+            seen = self._seen
+            if not seen.is_unfinished and seen.moments == self._moments_now():
+                return seen.state
+            found = self._look(seen)
+            with changing():
+                if self._seen is seen:  # else another thread has looked meanwhile, and may have seen a newer one
+                    self._seen = found
+                    return found.state
+
+    def _look(self, seen: _Seen) -> _Seen:
+        """What there is after what was seen last."""
+        is_unfinished = self._handle.engine.qsize() > 1 and not self._finish()
+        state, moments = seen.state, self._moments_now()
+        if moments != seen.moments:
+            try:
+                state = self._read(0.0 if seen.moments else self._patience)
+            except ShmQueueBrokerError:
+                if seen.moments is None:
+                    raise
+                moments = seen.moments
+        return _Seen(state, moments, is_unfinished)
 
     def change(self, how: Callable[[State], bool], patience: float | None = None) -> None:
         """Change the state: ``how`` changes what it is given and returns whether it has.
@@ -280,7 +306,8 @@ class Topology:
                 fd = os.open(self._handle.segment.path, os.O_RDWR | os.O_CLOEXEC)
             except not_of_handler(FileNotFoundError):  # it was removed: begin a new one
                 self._handle.close()
-                self._handle, self._moments = open_handle(self._name, keep=True), None
+                self._handle = open_handle(self._name, keep=True)
+                self._seen = _Seen(self._seen.state)
                 continue
             break
         try:
