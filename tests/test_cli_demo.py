@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,15 +49,16 @@ def demo_under_way(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dic
     """A demo whose programs are at work, and the pid of each of them by its role."""
     with started("demo", "--items", "1000000000", *arguments) as process:
         path = segment.path_of(f"demo-{process.pid}")
-        wait_until(lambda: len(segment.holders_of(path)) == 3, "both programs have the queue")
-        roles = {}
-        for pid in segment.holders_of(path):
-            with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
-                command_line = file.read()
-            for role in ("producer", "consumer"):
-                if f"demo_{role}" in command_line:
-                    roles[role] = pid
-        assert roles.keys() == {"producer", "consumer"}
+        roles: dict[str, int] = {}
+
+        def find() -> bool:
+            for pid in segment.holders_of(path):  # for a moment also one that is still to become another program
+                with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+                    command_line = file.read()
+                    roles.update({role: pid for role in ("producer", "consumer") if f"demo_{role}" in command_line})
+            return len(roles) == 2
+
+        wait_until(find, "both programs have the queue")
         yield process, roles
 
 

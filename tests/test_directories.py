@@ -427,6 +427,29 @@ with shmqueue.ShmQueue(sys.argv[1], buffer_size=4096, max_bytes=1 << 24) as q:
     assert outcome.splitlines() == ["full True", "True True True"]
 
 
+def test_the_memory_of_killed_processes_makes_room_for_a_new_queue(name: str, mount_point: Path) -> None:
+    code = """
+import os, signal, sys
+from shmqueue import ShmQueue
+from shmqueue.compat import multiprocessing
+
+def die():
+    q = multiprocessing.Queue()
+    q.put(bytes(700_000), timeout=10)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("fork").Process(target=die)
+    child.start()
+    child.join()
+    print(child.exitcode, os.statvfs(os.environ["SHMQUEUE_DIR"]).f_bavail < 100)
+    with ShmQueue(sys.argv[1], buffer_size=1 << 19) as q:
+        print(q.empty())
+"""
+    outcome = with_mounts(f"mount -t tmpfs -o size=1m none {mount_point}", code, name)
+    assert outcome.splitlines() == ["-9 True", "True"]
+
+
 def test_on_an_overlay_of_several_file_systems_the_holders_are_counted(
     name: str, mount_point: Path, tmp_path: Path
 ) -> None:

@@ -175,7 +175,7 @@ class Look:
             "statistics": {
                 "puts": counters.put_count,
                 "gets": counters.get_count - counters.dropped + self.leases.acknowledged,
-                "dropped": counters.dropped,
+                "dropped": max(0, counters.dropped - self.leases.acknowledged),  # in the segment those count, too
                 "bytes": counters.put_position,
                 "high_water": counters.high_water,
                 "recoveries": counters.recoveries,

@@ -92,7 +92,7 @@ def put_items(
             while not queue.empty():
                 time.sleep(_EMPTY_POLL)
         elif not queue.keep:
-            _tell_of_items_left(name, queue.qsize())
+            _tell_of_items_left(name, queue.qsize)
 
 
 def _put(queue: ShmQueue, count: int, put: Callable[[], None]) -> None:
@@ -154,7 +154,7 @@ def get_items(
             while count is None or taken < count:
                 taken += consumer.print_one(timeout)
             if not handle.keep:
-                _tell_of_items_left(name, handle.engine.qsize())
+                _tell_of_items_left(name, handle.engine.qsize)
         finally:
             handle.close()
 
@@ -283,6 +283,8 @@ def _use_engine_of(name: str) -> None:
         os.environ["SHMQUEUE_ENGINE"] = name_of_engine
 
 
-def _tell_of_items_left(name: str, items: int) -> None:
-    if items and can_see_holders() and set(segment.holders_of(segment.path_of(name))) <= {os.getpid()}:
-        complain(f"no other process has queue {name!r} open: its {items} items stay until one opens it")
+def _tell_of_items_left(name: str, count: Callable[[], int]) -> None:
+    """Say how many items nobody waits for. Counted last: who has gone by then has taken what it was to take."""
+    if can_see_holders() and set(segment.holders_of(segment.path_of(name))) <= {os.getpid()} and (items := count()):
+        what = "1 item stays" if items == 1 else f"{items} items stay"
+        complain(f"no other process has queue {name!r} open: its {what} until one opens it")

@@ -11,7 +11,7 @@ import os
 import time
 
 from shmqueue import clock
-from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNotFoundError
+from shmqueue.exceptions import ShmQueueExistsError, ShmQueueNoSpaceError, ShmQueueNotFoundError
 from shmqueue.interruptions import not_of_handler
 from shmqueue.segment.adoption import adopt
 from shmqueue.segment.contents import contents_of
@@ -42,7 +42,7 @@ from shmqueue.segment.locks import (
 )
 from shmqueue.segment.namesakes import warn_of_namesakes
 from shmqueue.segment.naming import path_of, user_of
-from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then
+from shmqueue.segment.removal import header_at, open_to_look, sweep_now_and_then, sweep_orphans
 from shmqueue.segment.reserving import lengthen, reserve
 from shmqueue.segment.sidecar import remove_lock_files
 from shmqueue.segment.transit import is_awaited
@@ -71,6 +71,7 @@ def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -
     """
     path = path_of(name)
     opening = _Opening(name, path, shape.engine, create, flags & KEEP)
+    is_swept = False
     while True:
         if create is not True:
             segment = _attach(name, path, opening)
@@ -79,7 +80,14 @@ def open_segment(name: str, shape: Shape, create: bool | None, flags: int = 0) -
             if create is False:
                 raise ShmQueueNotFoundError(errno.ENOENT, f"there is no queue called {name!r}", path)
         header = Header(shape, pid_namespace(), os.urandom(16), clock.wall_ns(), boot_id(), flags)
-        segment = _create(name, path, header)
+        try:
+            segment = _create(name, path, header)
+        except not_of_handler(ShmQueueNoSpaceError):
+            if is_swept:
+                raise
+            sweep_orphans()  # killed processes may have left the memory of queues that nobody can reach any more
+            is_swept = True
+            continue
         if segment is not None:
             entries = sweep_now_and_then(header.uuid)
             if not flags & PRIVATE:

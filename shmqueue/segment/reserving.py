@@ -92,7 +92,8 @@ def no_space(error: OSError, where: str, needed: int) -> ShmQueueNoSpaceError:
         free = "the number of free bytes is unknown"
     why = (
         f"not enough shared memory: {needed} bytes needed, {free} "
-        f"(containers often have 64 MiB, which --shm-size changes; {ANOTHER_DIRECTORY})"
+        f"(containers often have 64 MiB, which --shm-size changes; {ANOTHER_DIRECTORY}; "
+        "'shmqueue ls' shows the queues, also those of killed processes)"
     )
     if not has_free_inode(where):
         why = "no inodes left: the file system takes no more files (remove some, or mount it with a larger nr_inodes)"
