@@ -28,6 +28,31 @@ _RABBIT = f"{_RABBIT_PROGRAMS}/rabbitmq-server"  # not what is on PATH: that cha
 _RABBIT_CONTROL = f"{_RABBIT_PROGRAMS}/rabbitmqctl"
 
 
+ENDS_IN_THE_MIDDLE = """
+import os, signal, sys, shmqueue
+from redis.connection import Connection
+from redis.exceptions import ConnectionError
+
+url, how, left = *sys.argv[1:3], int(sys.argv[3])
+
+def before(original):
+    def counted(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ConnectionError("cut")
+        return original(*arguments, **options)
+    return counted
+
+def count():
+    for name in ("send_packed_command", "read_response"):
+        setattr(Connection, name, before(getattr(Connection, name)))
+"""
+"""How programs begin that are killed, or whose connection to Redis is cut, before a request or answer after count()."""
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,10 +50,9 @@ FOREIGN: dict[str, str | bytes] = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker_servers.Server]:
-    with broker_servers.running("redis", Path(tmp_path_factory.mktemp("redis"))) as started:
-        yield started
+@pytest.fixture
+def server(servers: broker_servers.Servers) -> broker_servers.Server:
+    return servers.of("redis")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ pytest.importorskip("kombu", reason="kombu is not installed")
 pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not installed")
 
 import redis
-from broker_servers import Server, Servers, killed_holder
+from broker_servers import ENDS_IN_THE_MIDDLE, Server, Servers, killed_holder
 
 import shmqueue
 
@@ -26,27 +26,9 @@ def server(servers: Servers) -> Server:
 
 
 IN_THE_MIDDLE = """
-import os, signal, sys, shmqueue
-from redis.connection import Connection
-from redis.exceptions import ConnectionError
-
-url, how, left = *sys.argv[1:3], int(sys.argv[3])
 q = shmqueue.connect(url)
 q.qsize()  # the connection is made
-
-def before(original):
-    def counted(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            if how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ConnectionError("cut")
-        return original(*arguments, **options)
-    return counted
-
-for name in ("send_packed_command", "read_response"):
-    setattr(Connection, name, before(getattr(Connection, name)))
+count()
 assert q.lease(timeout=30).item == "item"
 print("not reached" if left > 0 else "leased", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -63,7 +45,7 @@ def test_a_lease_at_redis_that_ends_before_any_of_its_requests_or_answers_loses_
             url = server.url(f"{name}-{step}")
             q: Any = stack.enter_context(shmqueue.connect(url))
             q.put("item")
-            with python(IN_THE_MIDDLE, url, how, step) as process:
+            with python(ENDS_IN_THE_MIDDLE + IN_THE_MIDDLE, url, how, step) as process:
                 output, errors = process.communicate(timeout=PATIENCE)
             assert process.returncode == -signal.SIGKILL, errors
             if output == "not reached\n":

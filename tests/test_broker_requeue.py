@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +23,9 @@ import shmqueue
 from shmqueue.broker.queue import BrokerQueue
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[broker_servers.Server]:
-    with broker_servers.running("redis", Path(tmp_path_factory.mktemp("redis"))) as started:
-        yield started
+@pytest.fixture
+def server(servers: broker_servers.Servers) -> broker_servers.Server:
+    return servers.of("redis")
 
 
 @pytest.fixture
@@ -211,27 +209,9 @@ def test_a_request_that_the_client_sends_again_takes_nothing_else(
 
 
 GIVING_BACK = """
-import os, signal, sys, shmqueue
-from redis.connection import Connection
-from redis.exceptions import ConnectionError
-
-url, how, left = *sys.argv[1:3], int(sys.argv[3])
 q = shmqueue.connect(url)
 lease = q.lease(timeout=30)
-
-def before(original):
-    def counted(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            if how == "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise ConnectionError("cut")
-        return original(*arguments, **options)
-    return counted
-
-for name in ("send_packed_command", "read_response"):
-    setattr(Connection, name, before(getattr(Connection, name)))
+count()
 lease.requeue()
 print("not reached" if left > 0 else "ended", flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -248,7 +228,7 @@ def test_a_requeue_that_ends_before_any_of_its_requests_or_answers_loses_and_dou
             url = server.url(f"{name}-{step}")
             q: Any = stack.enter_context(shmqueue.connect(url))
             q.put("item")
-            with python(GIVING_BACK, url, how, step) as process:
+            with python(broker_servers.ENDS_IN_THE_MIDDLE + GIVING_BACK, url, how, step) as process:
                 output, errors = process.communicate(timeout=PATIENCE)
             assert process.returncode == -signal.SIGKILL, errors
             if output == "not reached\n":
