@@ -87,7 +87,7 @@ def test_the_destructor_of_a_lease_asks_the_broker_nothing(q: BrokerQueue, monke
         patch.setattr(kombu.message.Message, "requeue", asked.append)
         del lease
         assert asked == []
-    wait_until(lambda: q.qsize() == 1, "it is given back")  # without a GIL the destructor may run later
+    wait_until(lambda: q.qsize() == 1, "the item is in the queue again")  # without a GIL the destructor may run later
     assert q.get(timeout=PATIENCE) == "item"
 
 
