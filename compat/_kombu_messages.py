@@ -3,120 +3,39 @@
 A message that was handed out and not acknowledged is a lease. So it comes again, before newer ones, at once when its
 consumer gives it back or closes the connection, and within a slice of the waiting when the consumer is killed.
 
-A record that is none of this transport's messages is logged and acknowledged: what is behind it comes.
-
-This module knows nothing of kombu's classes, except how kombu writes as JSON what msgpack cannot keep.
+This module knows nothing of kombu's classes.
 """
 
 from __future__ import annotations
 
-import logging
-import reprlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
-
-from kombu.utils.json import dumps as dump_json
-from kombu.utils.json import loads as load_json
 
 from shmqueue import clock
 from shmqueue.arguments import whole_number
 from shmqueue.engine import deadline_after, seconds_until
 from shmqueue.exceptions import (
-    ShmQueueDeserializationError,
     ShmQueueEmpty,
     ShmQueueError,
     ShmQueueFull,
     ShmQueueNotFoundError,
     ShmQueueNotInitializedError,
-    ShmQueueSerializationError,
 )
-from shmqueue.handle import Handle
-from shmqueue.interruptions import is_of_handler, not_of_handler
-from shmqueue.items import items_of
-from shmqueue.leases import Lease, take_lease
+from shmqueue.interruptions import not_of_handler
+from shmqueue.leases import Lease
 from shmqueue.readiness import ITEMS, ROOM
-from shmqueue.serialization import Serializer
 
 from ._kombu_doorbell import Wish
+from ._kombu_level import NO_LIMIT, Level
 from ._kombu_state import LEVELS, Owner, Queue, State
 from ._kombu_topology import NO_MEMORY, Topology, changing
 
 __all__ = ["Messages"]
 
-_NO_LIMIT = 0.0
 _SLICE = 1.0  # seconds that a put waits for room before it looks whether the queue was deleted
 _OPEN_MOST = 64  # queues and priorities that are kept open without being in use; each has two descriptors
-_SHOWN_MOST = 200  # characters of an item in the log
-_serializer = Serializer(allow_pickle=False)
 
 _T = TypeVar("_T")
-
-
-class _Level:
-    """The messages of one priority."""
-
-    def __init__(self, handle: Handle) -> None:
-        self.handle, self.engine = handle, handle.engine
-        self._put_item = items_of(handle.engine).put_item
-
-    def put(self, message: Any, deadline: float, timeout: float) -> bool:
-        """False: there was no room within ``timeout`` seconds, or until another message may be dropped.
-
-        Messages whose time is over make room for new ones: their consumer may be stopped.
-        """
-        if self._put(message, deadline, 0.0):
-            return True
-        expiry = self._drop_expired()
-        if expiry is not None:
-            timeout = min(timeout, max(0.0, expiry - clock.monotonic()))
-        return self._put(message, deadline, timeout)
-
-    def _put(self, message: Any, deadline: float, timeout: float) -> bool:
-        put = self._put_item((deadline, message), True, timeout, False)
-        return bool(self.engine.put(*_dump((deadline, message)), True, timeout) if put is None else put)
-
-    def _drop_expired(self) -> float | None:
-        """Drop the oldest messages while their time is over.
-
-        Others are not even leased for a moment: they keep their place, and are not delivered as redelivered.
-
-        Returns:
-            When the time of the one that is the oldest now is over; None, never, or there is none.
-        """
-        while True:
-            try:
-                found = self.engine.peek(False, None)
-            except ShmQueueEmpty:
-                return None  # another process has the lock of the queue: the put waits for it, too
-            if found is None:
-                return None
-            number, method, payload = found
-            message = _message_of(_load(method, payload))
-            if message is None or message[0] == _NO_LIMIT:
-                return None
-            if clock.monotonic() < message[0]:
-                return message[0]
-            if self.engine.take(number):
-                self.engine.task_done()  # as its acknowledgement would
-
-    def lease(self) -> tuple[Lease[Any], Any] | None:
-        """The oldest message that is not too old, and its lease."""
-        while True:
-            lease = take_lease(self.engine, False, None, _load)
-            if lease is None:
-                return None
-            found = _message_of(lease.item)
-            if found is None:
-                logging.getLogger("shmqueue").error(
-                    "queue %r: an item is no message of kombu on shm://; it is dropped: %s",
-                    self.handle.name,
-                    _beginning(lease.item),
-                )
-            else:
-                deadline, message = found
-                if deadline == _NO_LIMIT or clock.monotonic() < deadline:
-                    return lease, message
-            lease.ack()
 
 
 class _Open:
@@ -125,10 +44,10 @@ class _Open:
     def __init__(self, topology: Topology, name: str, queue: Queue) -> None:
         self.id, self.arguments = queue.id, queue.arguments
         self.used = clock.monotonic()
-        self._all_levels: dict[int, _Level] = {}  # in any order
+        self._all_levels: dict[int, Level] = {}  # in any order
         try:
             for number in queue.levels:
-                self._all_levels[number] = _Level(topology.open(name, number))
+                self._all_levels[number] = Level(topology.open(name, number))
         except BaseException:
             self.close()
             raise
@@ -143,9 +62,9 @@ class _Open:
         ages = self.arguments.get("x-message-ttl")
         if ages is not None:
             seconds = ages / 1000 if seconds is None else min(seconds, ages / 1000)
-        return _NO_LIMIT if seconds is None else began + seconds
+        return NO_LIMIT if seconds is None else began + seconds
 
-    def add(self, number: int, level: _Level) -> bool:
+    def add(self, number: int, level: Level) -> bool:
         """Within ``changing``: add a priority. False: it is there already; messages may have been leased from that."""
         is_added = self._all_levels.setdefault(number, level) is level
         self._sort()
@@ -182,7 +101,7 @@ class Messages:
         self._known: State | None = None  # of which no deleted queue is open; changed likewise
         self._changes = 0  # how often that was replaced
         self._leasing: dict[object, str] = {}  # the queues of which threads are taking a message; changed likewise
-        self._held_up: set[_Level] = set()
+        self._held_up: set[Level] = set()
 
     def state(self) -> State:
         """What is declared now, not to be changed."""
@@ -416,7 +335,7 @@ class Messages:
         """Open the priorities that the queue has got since it was opened."""
         for number in queue.levels:
             if number not in opened.levels:
-                level = _Level(self.topology.open(name, number))
+                level = Level(self.topology.open(name, number))
                 self.state()  # if the queue is still open now, it is a priority of that one
                 with changing():
                     is_kept = self._open.get(name) is opened and opened.add(number, level)
@@ -446,71 +365,7 @@ def _close_all(queues: Iterable[_Open]) -> None:
         opened.close()
 
 
-class _Foreign:
-    """A record that cannot be loaded: what the log says of it."""
-
-    def __init__(self, error: Exception, payload: bytes) -> None:
-        self._text = f"{bytes(payload[:_SHOWN_MOST])!r} ({error})"
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _load(method: int, payload: bytes) -> Any:
-    try:
-        return _serializer.load(method, payload)
-    except ShmQueueDeserializationError as error:
-        return _Foreign(error, payload)
-
-
-def _message_of(item: Any) -> tuple[float, dict[str, Any]] | None:
-    """When its time is over, and the message; None: any program can put an item there, and this one is no message."""
-    if isinstance(item, str):
-        try:
-            item = load_json(item)
-        except Exception as error:  # anything: which decoders kombu has, programs decide
-            if isinstance(error, MemoryError) or is_of_handler(error):
-                raise
-            return None
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        return None
-    deadline, message = item
-    if not isinstance(deadline, (int, float)) or not isinstance(message, dict):
-        return None
-    headers, properties = message.get("headers"), message.get("properties")
-    if not isinstance(headers, dict) or not isinstance(properties, dict):
-        return None
-    if not isinstance(properties.get("delivery_info"), dict) or properties.get("body_encoding") is not None:
-        return None
-    return deadline, message
-
-
-class _Beginning(reprlib.Repr):
-    """The beginning of any item, without a copy of the whole."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = _SHOWN_MOST
-
-    def repr_bytes(self, value: bytes, level: int) -> str:
-        return repr(value[:_SHOWN_MOST])
-
-    repr_bytearray = repr_bytes
-
-
-def _beginning(item: Any) -> str:
-    return _Beginning().repr(item)[:_SHOWN_MOST]
-
-
-def _dump(item: Any) -> tuple[int, Any]:
-    """A message that is more than msgpack keeps, as a record; kombu has its own ways for dates and the like."""
-    try:
-        return _serializer.dump_rest(item)
-    except ShmQueueSerializationError:
-        return _serializer.dump(dump_json(item))
-
-
-def _is_for_leases(error: Exception, level: _Level) -> bool:
+def _is_for_leases(error: Exception, level: Level) -> bool:
     """Whether there is no memory for one more lease, beside those that there are."""
     return getattr(error, "errno", None) in NO_MEMORY and level.engine.lease_figures()[0] > 0
 

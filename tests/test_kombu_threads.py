@@ -15,7 +15,7 @@ pytest.importorskip("kombu", reason="kombu is not installed")
 import kombu
 from kombu_support import JOBS, Connect, publish, take
 
-from shmqueue.compat import _kombu_messages
+from shmqueue.compat import _kombu_level, _kombu_messages
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -176,7 +176,7 @@ def test_a_queue_of_which_a_message_is_being_handed_out_stays_open(
     channel, getting = connection.channel(), connection.channel()
     publish(channel, "body")
     if step == "leased":
-        monkeypatch.setattr(_kombu_messages._Level, "lease", pause.after(_kombu_messages._Level.lease))
+        monkeypatch.setattr(_kombu_level.Level, "lease", pause.after(_kombu_level.Level.lease))
     else:
 
         class Leases(dict[Any, Any]):
