@@ -29,6 +29,7 @@ _MODULES = [
     "engine.portable_state",
     "engine.portable_waiting",
     "segment.handle",
+    "segment.held_file",
     "segment.sidecar",
     "segment.files",
     "segment.locks",

@@ -10,7 +10,7 @@ Linux; elsewhere it does what the platform allows, which is said at each place.
 
 from shmqueue.segment.contents import Contents, Leased, contents_of
 from shmqueue.segment.directories import DirectoryProbe, probe_directory
-from shmqueue.segment.handle import Replaced, Segment, open_segments
+from shmqueue.segment.handle import Replaced, Segment
 from shmqueue.segment.header import (
     BY_BUFFER_SIZE,
     BY_MAX_BYTES,
@@ -66,7 +66,6 @@ __all__ = [
     "list_segments",
     "list_strays",
     "open_segment",
-    "open_segments",
     "open_to_look",
     "path_of",
     "probe_directory",

@@ -71,7 +71,7 @@ _MUTANTS = (
     ),
     Mutant(
         "descriptor kept that a segment was mapped through",
-        "shmqueue/segment/handle.py",
+        "shmqueue/segment/held_file.py",
         "                        _for_a_while.pop(fresh, None)\n                        fresh.close()\n",
         "                        _for_a_while.pop(fresh, None)\n",
     ),
