@@ -2,19 +2,13 @@
 #ifndef SHMQUEUE_TESTS_CRASH_POINTS_VICTIM_H
 #define SHMQUEUE_TESTS_CRASH_POINTS_VICTIM_H
 
+#include "breakpoint.h"
 #include "crash_points_states.h"
 #include "one_step_clock.h"
 
 #include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/user.h>
-
-#ifdef __i386__
-#define PROGRAM_COUNTER offsetof(struct user, regs.eip)
-#else
-#define PROGRAM_COUNTER offsetof(struct user, regs.rip)
-#endif
 
 /* How to die.  The last three run a handler of the victim's, wherever it is. */
 enum death { BY_SIGKILL, BY_SIGTERM, BY_EXIT, BY_EXEC, BY_THREAD_EXIT, DEATHS };
@@ -123,10 +117,7 @@ static inline void start_victim(struct victim *victim, struct scene *scene, enum
 }
 
 /* Where the next instruction lies.  Victims are forked from one program: the same for all. */
-static inline long next_instruction(const struct victim *victim)
-{
-    return ptrace(PTRACE_PEEKUSER, victim->thread, (void *)PROGRAM_COUNTER, NULL);
-}
+static inline long next_instruction(const struct victim *victim) { return counter_of(victim->thread); }
 
 static inline void go_on(struct victim *victim, int how)
 {
@@ -149,22 +140,13 @@ static inline void step(struct victim *victim) { go_on(victim, PTRACE_SINGLESTEP
 /* At least one instruction, and all up to the one at `address`, by a breakpoint. */
 static inline void run_to(struct victim *victim, long address)
 {
-    void *where = (void *)address, *counter = (void *)PROGRAM_COUNTER;
     step(victim); /* it may stand there, and the breakpoint would hold it */
     if (victim->finished || next_instruction(victim) == address) {
         return;
     }
-    errno = 0;
-    long word = ptrace(PTRACE_PEEKTEXT, victim->thread, where, NULL);
-    long trap = (word & ~0xffL) | 0xcc; /* int3 */
-    if (errno != 0 || ptrace(PTRACE_POKETEXT, victim->thread, where, (void *)trap) != 0) {
-        harness_fail("setting a breakpoint");
-    }
+    struct breakpoint breakpoint = set_breakpoint(victim->thread, address);
     go_on(victim, PTRACE_CONT);
-    if (ptrace(PTRACE_POKETEXT, victim->thread, where, (void *)word) != 0 ||
-        (!victim->finished && ptrace(PTRACE_POKEUSER, victim->thread, counter, where) != 0)) {
-        harness_fail("taking a breakpoint away");
-    }
+    take_breakpoint_away(&breakpoint, !victim->finished);
 }
 
 /* The kernel looks at the robust list when the memory goes: before an exec stops, before a thread is waited for. */

@@ -3,6 +3,7 @@
 #ifndef SHMQUEUE_TESTS_LEASE_CRASH_POINTS_OPERATIONS_H
 #define SHMQUEUE_TESTS_LEASE_CRASH_POINTS_OPERATIONS_H
 
+#include "breakpoint.h"
 #include "lease_crash_points_states.h"
 #include "one_step_clock.h"
 
@@ -117,10 +118,10 @@ static inline void start(struct victim *victim, struct scene *scene)
     }
 }
 
-static inline void step(struct victim *victim)
+static inline void go_on(struct victim *victim, int how)
 {
     int status;
-    if (ptrace(PTRACE_SINGLESTEP, victim->process, NULL, NULL) != 0 ||
+    if (ptrace(how, victim->process, NULL, NULL) != 0 ||
         waitpid(victim->process, &status, 0) != victim->process) {
         harness_fail("stepping");
     }
@@ -130,6 +131,17 @@ static inline void step(struct victim *victim)
         exit(1);
     }
     victim->finished = WSTOPSIG(status) == SIGUSR2;
+}
+
+/* One instruction. */
+static inline void step(struct victim *victim) { go_on(victim, PTRACE_SINGLESTEP); }
+
+/* All instructions up to the one at `address`, where it must not stand. */
+static inline void run_to(struct victim *victim, long address)
+{
+    struct breakpoint breakpoint = set_breakpoint(victim->process, address);
+    go_on(victim, PTRACE_CONT);
+    take_breakpoint_away(&breakpoint, !victim->finished);
 }
 
 static inline void end(struct victim *victim)
