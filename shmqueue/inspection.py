@@ -51,6 +51,8 @@ class QueueInfo:
     """Whether nobody knows its name: the unnamed queues of the adapters."""
     leased: int | None = None
     """Further items, which living processes have leased; None as for ``items``."""
+    is_shutdown: bool = False
+    """Whether it was shut down for all processes; it stays so until it is removed."""
 
 
 def look_at(name: str) -> QueueInfo:
@@ -166,4 +168,5 @@ def _look(name: str, path: str) -> QueueInfo | None:
         problem=problem,
         private=header.private if header is not None else False,
         leased=contents.leased.held if contents is not None else None,
+        is_shutdown=contents is not None and contents.is_shut_down,
     )

@@ -70,6 +70,12 @@ def test_ls_shows_which_queues_are_kept(name: str) -> None:
     (row,) = json_of("ls")
     assert (row["items"], row["holders"], row["orphan"], row["keep"]) == (1, [], False, True)
     assert "none (kept)" in output_of("ls")
+    assert not row["is_shutdown"]
+    with ShmQueue(name, create=False) as q:
+        q.shutdown_all()
+    assert "none (kept); shut down" in output_of("ls")
+    (row,) = json_of("ls")
+    assert row["is_shutdown"]
     output_of("rm", name)
 
 

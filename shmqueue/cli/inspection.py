@@ -255,6 +255,7 @@ class Listed:
             "holders": info.holders,
             "keep": info.keep,
             "orphan": is_orphan(info),
+            "is_shutdown": info.is_shutdown,
             "age": round(max(0.0, time.time() - info.created), 3),
             "engine": info.engine,
             "problem": info.problem,

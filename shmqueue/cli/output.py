@@ -51,7 +51,7 @@ def _cells(info: QueueInfo, all_users: bool) -> list[str]:
         short_size(info.file_bytes),
         readable_seconds(max(0.0, time.time() - info.created)),
         info.engine or "-",
-        holders_text(info.holders, info.keep),
+        holders_text(info.holders, info.keep) + ("; shut down" if info.is_shutdown else ""),
     ]
 
 

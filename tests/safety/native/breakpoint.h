@@ -1,4 +1,4 @@
-/* breakpoint.h: run a process that is traced, and stands, to an instruction. */
+/* breakpoint.h: run a process that is traced, and stopped, to an instruction. */
 #ifndef SHMQUEUE_TESTS_BREAKPOINT_H
 #define SHMQUEUE_TESTS_BREAKPOINT_H
 
@@ -22,7 +22,7 @@ struct breakpoint {
 /* Where a thread's next instruction lies. */
 static inline long counter_of(pid_t thread) { return ptrace(PTRACE_PEEKUSER, thread, (void *)PROGRAM_COUNTER, NULL); }
 
-/* To be set where the thread does not stand: it would be held there. */
+/* Not where the thread is: it would stop there at once. */
 static inline struct breakpoint set_breakpoint(pid_t thread, long address)
 {
     struct breakpoint breakpoint = {.thread = thread, .address = address};
@@ -35,7 +35,7 @@ static inline struct breakpoint set_breakpoint(pid_t thread, long address)
     return breakpoint;
 }
 
-/* The thread stands behind it, or, if not `reached`, somewhere else. */
+/* The thread has run into it, or, if not `reached`, has stopped somewhere else. */
 static inline void take_breakpoint_away(const struct breakpoint *breakpoint, bool reached)
 {
     void *where = (void *)breakpoint->address;

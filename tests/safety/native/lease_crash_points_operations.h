@@ -136,7 +136,7 @@ static inline void go_on(struct victim *victim, int how)
 /* One instruction. */
 static inline void step(struct victim *victim) { go_on(victim, PTRACE_SINGLESTEP); }
 
-/* All instructions up to the one at `address`, where it must not stand. */
+/* All instructions up to the one at `address`, where it must not be yet. */
 static inline void run_to(struct victim *victim, long address)
 {
     struct breakpoint breakpoint = set_breakpoint(victim->process, address);
