@@ -211,9 +211,10 @@ class Queue(_Shared[T], _StandardQueue[T]):
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
-        loses the lease, another ``get`` or ``lease`` receives it, at once, before any newer item. With a block,
-        ``with q.lease() as lease:``, it is acknowledged at the end, and requeued if the block raises. Acknowledging
-        counts as ``task_done()`` for this item.
+        loses the lease, another ``get`` or ``lease`` receives it at once, before any newer item. (Calls look for killed
+        processes every 100 ms: one that does not wait may return a newer item before that.) With a block, ``with
+        q.lease() as lease:``, it is acknowledged at the end, and requeued if the block raises. Acknowledging counts as
+        ``task_done()`` for this item.
 
         Args:
             block: whether to wait for an item.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from shmqueue.exceptions import ShmQueueClosedError
 from shmqueue.generics import Self
 
 if TYPE_CHECKING:
@@ -161,16 +162,24 @@ def lease_of(loan: Loan, load: Callable[[int, bytes], Any], ended: Callable[[], 
 class View:
     """What ``get_view()`` returns: a context manager whose block sees the bytes of an item in shared memory."""
 
-    __slots__ = ("__weakref__", "_contents", "_loan")
+    __slots__ = ("__weakref__", "_contents", "_is_entered", "_loan")
 
     def __init__(self, loan: Loan) -> None:
         self._loan = loan
+        self._is_entered = False
         self._contents: memoryview | None = None
 
     def __enter__(self) -> memoryview:
-        if self._contents is not None or not self._loan.is_held:
+        if self._is_entered:
             raise RuntimeError("a view is entered once")
-        self._contents = self._loan.contents()
+        try:
+            self._contents = self._loan.contents()
+        except BufferError:
+            raise ShmQueueClosedError(
+                "the queue was closed before the block of its view began, which requeued the item; or another process "
+                "made the view"
+            ) from None
+        self._is_entered = True
         return self._contents
 
     def __exit__(

@@ -140,8 +140,9 @@ class QueueItems(Iterated, Generic[T]):
         The item's place in the queue is the one that the block's beginning gives it, but nobody waits for it: a ``get``
         that comes to an item that is still being written takes the next one, and the item comes, once it is put, before
         any that was not taken by then. (While 1,024 items are leased, or written like that, the ``get`` waits.) No lock
-        is held in the block. Until a ``get`` has come to it the item counts in ``qsize()``, and until it is put or not
-        its bytes, and those put behind it, count as used. It takes 45 bytes more than its own at most.
+        is held in the block. Until a ``get`` has come to it the item counts in ``qsize()`` and for ``maxsize``, even if
+        nothing was put, and until then, or until it is put or not, its bytes and those put behind it count as used. It
+        takes 45 bytes more than its own at most.
 
         Nothing may refer to the bytes when the block ends, or else it could be written after it was put: ``del`` an
         array made of ``view``. After ``close`` in the block nothing is put.
@@ -211,7 +212,8 @@ class QueueItems(Iterated, Generic[T]):
         """Take the oldest item so that it comes again if this process does not finish it.
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
-        loses the lease, another ``get`` or ``lease`` receives it, at once, before any newer item.
+        loses the lease, another ``get`` or ``lease`` receives it at once, before any newer item. (Calls look for killed
+        processes every 100 ms: one that does not wait may return a newer item before that.)
 
         >>> with q.lease() as lease:  # acknowledged at the block's end, requeued if it raises
         ...     work(lease.item)
@@ -224,7 +226,7 @@ class QueueItems(Iterated, Generic[T]):
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
             max_attempts: how often an item is handed out. One that would be handed out once more is put to
                 ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
-                for room there as well.
+                for room there as well; ``close()`` does not end that wait.
             dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
                 killed while it moves an item has it moved again: it may arrive there twice.
 

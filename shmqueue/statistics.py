@@ -15,11 +15,11 @@ class Statistics:
     """What has gone through a queue since it was made, all processes together, and what is in it."""
 
     puts: int
-    """Items put."""
+    """Items put; on the native engine also those of ``put_view`` blocks that put nothing."""
     gets: int
     """Items taken; those that ``clear()`` dropped are not among them."""
     bytes: int
-    """Bytes put, record headers included."""
+    """Bytes put, record headers included; of ``put_view`` as for ``puts``."""
     high_water: int
     """Most items that were in the queue at once; of more than 1,000, to within 2 %."""
     recoveries: int
@@ -31,7 +31,7 @@ class Statistics:
     returned: int = 0
     """Items that were leased and given back, and wait to be taken again."""
     redelivered: int = 0
-    """How often an item was leased once more."""
+    """How often an item was leased once more; one that ``get`` takes then is not counted."""
     acknowledged: int = 0
     """Items that were leased and acknowledged."""
     oldest_lease: float = 0.0
@@ -41,7 +41,7 @@ class Statistics:
     unfinished_tasks: int = 0
     """Items put for which ``task_done`` was not called yet."""
     used_bytes: int = 0
-    """Bytes in use: for each item, 8 and its serialized form."""
+    """Bytes in use: for each item, 8 and its serialized form; leased items that were moved aside are not among them."""
     capacity_bytes: int = 0
     """Most bytes of items."""
     initial_bytes: int = 0
