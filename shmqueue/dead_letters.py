@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from shmqueue.arguments import require_int
 from shmqueue.engine import deadline_after, seconds_until
-from shmqueue.exceptions import ShmQueueFull, ShmQueueTypeError, ShmQueueValueError
+from shmqueue.exceptions import ShmQueueClosedError, ShmQueueFull, ShmQueueTypeError, ShmQueueValueError
 
 if TYPE_CHECKING:
     from shmqueue.engine import Loan
 
 __all__ = ["DeadLetterQueue", "Limit", "lend_within", "limit_for"]
+
+_SLICE = 0.1  # seconds of a wait for room, after each of which it is asked whether the item is still to be moved
+
+_PutRecord = Callable[[int, bytes, bool, "float | None"], bool]
 
 
 class DeadLetterQueue(Protocol):
@@ -64,7 +68,7 @@ class Limit:
 
     def _put(self, loan: Loan, load: Callable[[int, bytes], Any], block: bool, timeout: float | None) -> None:
         put_record = _put_record_of(self._dead_letter)
-        if put_record is not None and put_record(loan.method, loan.payload(), block, timeout):
+        if put_record is not None and self._put_record(put_record, loan, block, timeout):
             return  # as it is: loading it may be what fails
         item, put = load(loan.method, loan.payload()), self._dead_letter.put
         returned = put(item) if block and timeout is None else put(item, block, timeout)
@@ -74,6 +78,21 @@ class Limit:
                 f"dead_letter must be a queue whose put() returns when it is done: {type(self._dead_letter).__name__} "
                 "returns an awaitable; nothing was put"
             )
+
+    def _put_record(self, put_record: _PutRecord, loan: Loan, block: bool, timeout: float | None) -> bool:
+        """Put it as it is, unless its own queue is closed while this waits for room. False: it must be loaded.
+
+        Raises:
+            ShmQueueClosedError: it was closed, which gave the item back.
+        """
+        deadline = deadline_after(timeout)
+        while block and (left := seconds_until(deadline)) != 0:
+            try:
+                return put_record(loan.method, loan.payload(), True, _SLICE if left is None else min(left, _SLICE))
+            except queue.Full:
+                if not loan.is_held:
+                    raise ShmQueueClosedError(f"queue {self._name!r} is closed") from None
+        return put_record(loan.method, loan.payload(), False, None)
 
 
 def limit_for(
@@ -132,7 +151,7 @@ def lend_within(
         limit.move(loan, load, block, seconds_until(deadline))
 
 
-def _put_record_of(dead_letter: Any) -> Callable[[int, bytes, bool, float | None], bool] | None:
+def _put_record_of(dead_letter: Any) -> _PutRecord | None:
     """The function that puts a record, for a queue of this package whose ``put`` is not replaced."""
     if "put" in getattr(dead_letter, "__dict__", ()):
         return None

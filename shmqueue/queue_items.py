@@ -226,7 +226,7 @@ class QueueItems(Iterated, Generic[T]):
             timeout: seconds to wait for at most, None for ever; ignored unless ``block``.
             max_attempts: how often an item is handed out. One that would be handed out once more is put to
                 ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
-                for room there as well; ``close()`` does not end that wait.
+                for room there as well, which ``close()`` ends if that is a queue of this package.
             dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
                 killed while it moves an item has it moved again: it may arrive there twice.
 

@@ -197,6 +197,21 @@ def test_a_lease_that_blocks_waits_for_room(jobs: ShmQueue, make: Make, name: st
     assert failed.get(timeout=PATIENCE) == "bad"
 
 
+@pytest.mark.parametrize("timeout", [None, 10 * PATIENCE])
+def test_closing_the_queue_ends_the_wait_for_room(jobs: ShmQueue, make: Make, name: str, timeout: float | None) -> None:
+    failed, another = make(name + "-failed", maxsize=1), make(name + "-jobs")
+    failed.put("in the way")
+    jobs.put("bad")
+    fail(jobs, 1)
+    waiting = Call(lambda: jobs.lease(timeout=timeout, max_attempts=1, dead_letter=failed))
+    wait_until(lambda: another.statistics().leased == 1, "the item is in the hands of the lease")
+    jobs.close()
+    with pytest.raises(shmqueue.ShmQueueClosedError, match="is closed"):
+        waiting.result()
+    assert another.get(timeout=PATIENCE) == "bad"
+    assert failed.get_many(2) == ["in the way"]
+
+
 @pytest.mark.parametrize("error", [ValueError("never fits"), KeyboardInterrupt()])
 def test_a_put_that_raises_gives_the_item_back(jobs: ShmQueue, error: BaseException) -> None:
     class Refusing:

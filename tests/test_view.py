@@ -62,16 +62,6 @@ def test_when_the_block_raises_the_item_stays(make: Make) -> None:
     assert q.get() == b"item"
 
 
-def test_a_view_is_entered_once(make: Make) -> None:
-    q = make()
-    q.put(b"item")
-    view = q.get_view()
-    with view, pytest.raises(RuntimeError, match="once"):
-        view.__enter__()
-    with pytest.raises(RuntimeError, match="once"):
-        view.__enter__()
-
-
 def test_a_view_whose_queue_was_closed_before_its_block_says_so(make: Make, name: str) -> None:
     q, other = make(), make()
     q.put(b"item")
