@@ -59,7 +59,7 @@ def test_few_calls_wait_however_often_a_silent_broker_is_asked_and_no_item_is_lo
     with server.stopped():
         descriptors = len(os.listdir("/proc/self/fd"))
         refusals = [refusal(q.get_nowait) for _ in range(2 * _MOST_OVERDUE)]
-        # On a busy machine a call may have been given up before its thread makes its connection, of two descriptors.
+        # On a busy machine a call may have ended before its thread makes its connection, of two descriptors.
         assert len(os.listdir("/proc/self/fd")) - descriptors <= 2 * _MOST_OVERDUE
         assert asking() - before <= _MOST_OVERDUE
     assert all("no answer within" in text for text in refusals[:_MOST_OVERDUE])
