@@ -85,14 +85,14 @@ class Limit:
         Raises:
             ShmQueueClosedError: it was closed, which gave the item back.
         """
-        deadline = deadline_after(timeout)
+        method, payload, deadline = loan.method, loan.payload(), deadline_after(timeout)
         while block and (left := seconds_until(deadline)) != 0:
             try:
-                return put_record(loan.method, loan.payload(), True, _SLICE if left is None else min(left, _SLICE))
+                return put_record(method, payload, True, _SLICE if left is None else min(left, _SLICE))
             except queue.Full:
                 if not loan.is_held:
                     raise ShmQueueClosedError(f"queue {self._name!r} is closed") from None
-        return put_record(loan.method, loan.payload(), False, None)
+        return put_record(method, payload, False, None)
 
 
 def limit_for(
