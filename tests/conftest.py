@@ -106,9 +106,19 @@ def in_part(nodeid: str, which: str) -> bool:
     return zlib.crc32(nodeid.encode()) % int(parts) == int(part) - 1
 
 
+def may_be_thorough(module: Path) -> bool:
+    """Whether some test of a module may have that mark: its text has it, or a broker, which may bring it along."""
+    text = module.read_text()
+    return "thorough" in text or "broker" in text
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Those modules are not even imported for ``-m "... not once"``; None, as everything else decides."""
-    return True if "not once" in config.option.markexpr and collection_path.stem in ONCE_MODULES else None
+    """Modules without a test that ``-m`` asks for are not even imported; None: as everything else decides."""
+    wanted = config.option.markexpr
+    is_other = "not once" in wanted and collection_path.stem in ONCE_MODULES
+    if wanted == "thorough" and collection_path.match("test_*.py"):
+        is_other = not may_be_thorough(collection_path)
+    return True if is_other else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -116,6 +126,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in ONCE_MODULES:
             item.add_marker("once")
+    for module in {item.path for item in items if item.get_closest_marker("thorough") is not None}:
+        if not may_be_thorough(module):
+            raise pytest.UsageError(f"-m thorough would not find the tests of {module.name}: see may_be_thorough()")
     which = os.environ.get("SHMQUEUE_TEST_PART", "1/1")
     left_out = [item for item in items if not in_part(item.nodeid, which)]
     if left_out:
