@@ -65,15 +65,61 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
     return status;
 }
 
-void ring_get_peek(struct ring *ring, const struct take *take, uint64_t from, uint64_t length, void *bytes)
+/* Under the get lock: whether the next record is an item that was never handed out, in a queue in which nothing is
+ * leased and which is not shut down.  RING_MISMATCH: perhaps not. */
+static inline enum ring_status look_at_short(struct ring *ring, struct short_take *take)
 {
-    if (take_is_of_entry(take)) {
-        leases_peek(ring, take, from, length, bytes);
-        return;
+    uint32_t arena = take->arena; /* with LEDGER_LEASES it would be that of no queue */
+    if (arena >= ring->arenas || atomic_load_explicit(&ring->segment->notes.shut, memory_order_relaxed) != 0 ||
+        ring->get_epoch != take->self->epoch || atomic_load_explicit(&ring->held_up, memory_order_relaxed)) {
+        return RING_MISMATCH;
     }
-    struct span span = arena_span(ring, take->next.arena);
-    uint64_t offset = arena_offset(ring, take->next.arena, take->next.position);
-    memcpy(bytes, span.bytes + offset + record_head(take->length) + from, (size_t)length);
+    struct snapshot *put = &ring->put_as_seen;
+    if (put->position <= take->position) {
+        struct snapshot now = ledger_read(&ring->segment->put.ledgers);
+        uint64_t bytes = now.position - take->position, records = now.count - take->count;
+        if (bytes > ring->capacity || records > bytes / RECORD_HEADER_SIZE || now.arena != arena) {
+            return RING_MISMATCH;
+        }
+        *put = now;
+        if (bytes == 0) {
+            return now.shut == SHUT_NOT ? RING_EMPTY : RING_MISMATCH;
+        }
+    }
+    uint64_t used = put->position - take->position;
+    const unsigned char *memory = atomic_load_explicit(&ring->arena_memory[arena], memory_order_acquire);
+    if (memory == NULL || put->arena != arena || used < RECORD_HEADER_SIZE || used > ring->capacity ||
+        take->count >= put->count) {
+        return RING_MISMATCH;
+    }
+    const unsigned char *record = memory + arena_offset_in(ring, &ring->get_lap, arena, take->position);
+    memcpy(&take->head, record, sizeof take->head);
+    take->payload = record + sizeof take->head;
+    return take->head.length <= RECORD_QUICK_MAX && take->head.length <= used - RECORD_HEADER_SIZE ? RING_OK
+                                                                                               : RING_MISMATCH;
+}
+
+enum ring_status ring_get_short(struct ring *ring, struct short_take *take)
+{
+    struct side *side = &ring->segment->get;
+    if (ring_is_corrupted(ring)) {
+        return RING_CORRUPTED;
+    }
+    take->self = lock_self();
+    enum ring_status status = side_lock(ring, side, take->self, (struct patience){0});
+    if (status != RING_OK) {
+        return status;
+    }
+    take->sequence = atomic_load_explicit(&side->ledgers.sequence, memory_order_relaxed);
+    unsigned slot = take->sequence & 1;
+    take->position = atomic_load_explicit(&side->ledgers.position[slot], memory_order_relaxed);
+    take->count = atomic_load_explicit(&side->ledgers.count[slot], memory_order_relaxed);
+    take->arena = atomic_load_explicit(&side->ledgers.arena[slot], memory_order_relaxed);
+    status = look_at_short(ring, take);
+    if (status != RING_OK) {
+        lock_release(&side->guard.lock, take->self);
+    }
+    return status;
 }
 
 void ring_get_read(struct ring *ring, struct take *take, void *payload)
@@ -108,6 +154,7 @@ bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *by
     memcpy(&head, bytes, sizeof head);
     take->length = head.length;
     take->method = head.method;
+    take->payload = (const unsigned char *)bytes + sizeof head;
     return head.length <= length - sizeof head; /* which is less than RECORD_SHORT_MAX */
 }
 

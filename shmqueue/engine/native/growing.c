@@ -6,7 +6,6 @@
 
 #define STEP (UINT64_C(1) << 20) /* bytes of memory that are allocated together */
 #define ALLOCATED_AT_ONCE (UINT64_C(4) << 20)
-#define LARGE_RECORD (UINT64_C(64) << 10) /* bytes from which on a look at the getters' line costs nothing beside the copy */
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
@@ -19,28 +18,28 @@ uint64_t arena_reserved(const struct ring *ring, uint32_t arena)
 }
 
 /* Bytes from the arena's start that are touched once `bytes` more, which it can hold, are put. */
-static uint64_t touched(const struct ring *ring, const struct snapshot *put, uint64_t bytes)
+static uint64_t touched(const struct ring *ring, uint32_t arena, uint64_t position, uint64_t bytes)
 {
-    uint64_t size = ring->arena_size[put->arena], used = put->position - arena_base(ring, put->arena);
+    uint64_t size = ring->arena_size[arena], used = position - arena_base(ring, arena);
     return used < size - bytes ? used + bytes : size; /* a base beyond the position must not wrap to a small number */
 }
 
-static bool fits_free_bytes(const struct ring *ring, const struct snapshot *put, uint64_t bytes)
+static bool fits_free_bytes(const struct ring *ring, uint32_t arena, uint64_t position, uint64_t bytes)
 {
     const struct snapshot *get = &ring->get_as_seen;
-    uint64_t size = ring->arena_size[put->arena];
-    uint64_t used = put->position - arena_base(ring, put->arena); /* if the get side has not come here yet */
-    uint64_t queued = put->position - get->position;
-    if (get->arena == put->arena && queued < used) {
+    uint64_t size = ring->arena_size[arena];
+    uint64_t used = position - arena_base(ring, arena); /* if the get side has not come here yet */
+    uint64_t queued = position - get->position;
+    if (get->arena == arena && queued < used) {
         used = queued;
     }
     return used <= size && bytes <= size - used;
 }
 
-bool arena_has_room(const struct ring *ring, const struct snapshot *put, uint64_t bytes)
+bool arena_has_room(const struct ring *ring, uint32_t arena, uint64_t position, uint64_t bytes)
 {
-    return fits_free_bytes(ring, put, bytes) &&
-           (put->arena == 0 || touched(ring, put, bytes) <= arena_reserved(ring, put->arena));
+    return fits_free_bytes(ring, arena, position, bytes) &&
+           (arena == 0 || touched(ring, arena, position, bytes) <= arena_reserved(ring, arena));
 }
 
 void arena_start_over(struct ring *ring, const struct snapshot *put, uint64_t bytes)
@@ -139,8 +138,8 @@ enum ring_status arena_grow(struct ring *ring, struct snapshot *put, uint64_t by
 {
     struct notes *notes = &ring->segment->notes;
     int error;
-    if (fits_free_bytes(ring, put, bytes)) {
-        error = reserve(ring, put->arena, touched(ring, put, bytes));
+    if (fits_free_bytes(ring, put->arena, put->position, bytes)) {
+        error = reserve(ring, put->arena, touched(ring, put->arena, put->position, bytes));
     } else {
         uint32_t above = choose_above(ring, put, bytes);
         if (above == ring->arenas) {

@@ -20,6 +20,12 @@ struct snapshot {
     uint32_t sequence; /* of the ledger when it was read: what to sleep on until it moves */
 };
 
+static inline void snapshot_set_arena(struct snapshot *snapshot, uint32_t arena)
+{
+    snapshot->arena = arena & ~LEDGER_LEASES;
+    snapshot->leases = (arena & LEDGER_LEASES) != 0;
+}
+
 /* Rule 3: without the lock.  The slots are stored with release and read with acquire: a reader that sees a value that
  * is being prepared also sees that the sequence has moved, and starts over. */
 static inline struct snapshot ledger_read(struct ledgers *ledgers)
@@ -35,8 +41,20 @@ static inline struct snapshot ledger_read(struct ledgers *ledgers)
         arena = atomic_load_explicit(&ledgers->arena[slot], memory_order_acquire);
         again = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed);
     } while (snapshot.sequence != again);
-    snapshot.arena = arena & ~LEDGER_LEASES;
-    snapshot.leases = (arena & LEDGER_LEASES) != 0;
+    snapshot_set_arena(&snapshot, arena);
+    return snapshot;
+}
+
+/* Rule 1: by the owner of its lock, beside whom nobody writes. */
+static inline struct snapshot ledger_read_own(struct ledgers *ledgers)
+{
+    struct snapshot snapshot;
+    snapshot.sequence = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed);
+    unsigned slot = snapshot.sequence & 1;
+    snapshot.position = atomic_load_explicit(&ledgers->position[slot], memory_order_relaxed);
+    snapshot.count = atomic_load_explicit(&ledgers->count[slot], memory_order_relaxed);
+    snapshot.dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_relaxed); /* or shut */
+    snapshot_set_arena(&snapshot, atomic_load_explicit(&ledgers->arena[slot], memory_order_relaxed));
     return snapshot;
 }
 
@@ -74,6 +92,20 @@ static inline uint32_t ledger_commit(struct ledgers *ledgers, const struct snaps
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
     return next;
+}
+
+/* Rule 2: the same for a ledger of this sequence, in which nothing changes but these two. */
+static inline uint32_t ledger_advance(struct ledgers *ledgers, uint32_t sequence, uint64_t position, uint64_t count)
+{
+    unsigned slot = sequence & 1, other = slot ^ 1;
+    uint64_t dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_relaxed); /* or shut */
+    uint32_t arena = atomic_load_explicit(&ledgers->arena[slot], memory_order_relaxed);
+    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[other], count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_release);
+    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_release);
+    atomic_store_explicit(&ledgers->sequence, sequence + 1, memory_order_release);
+    return sequence + 1;
 }
 
 #endif

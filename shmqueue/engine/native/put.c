@@ -14,18 +14,23 @@
 
 /* ---- writing records ---- */
 
+__attribute__((noinline)) static void look_for_high_water(struct ring *ring, uint64_t put_count, uint64_t highest)
+{
+    ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
+    if (put_count - ring->get_as_seen.count > highest && put_count >= ring->get_as_seen.count) {
+        atomic_store_explicit(&ring->segment->put.guard.high_water, put_count - ring->get_as_seen.count,
+                              memory_order_relaxed);
+    }
+}
+
 /* Under the put lock: most items that were ever in the queue at once. Of many, to within a 64th: a queue that grows and
  * grows would else have to look at its getters' line at every put. */
-static void note_high_water(struct ring *ring, uint64_t put_count)
+static inline void note_high_water(struct ring *ring, uint64_t put_count)
 {
-    _Atomic uint64_t *mark = &ring->segment->put.guard.high_water;
-    uint64_t highest = atomic_load_explicit(mark, memory_order_relaxed);
+    uint64_t highest = atomic_load_explicit(&ring->segment->put.guard.high_water, memory_order_relaxed);
     uint64_t margin = highest < EXACT_HIGH_WATER ? 0 : highest / 64;
     if (put_count - ring->get_as_seen.count > highest + margin) { /* perhaps: our snapshot of the getters may be old */
-        ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
-        if (put_count - ring->get_as_seen.count > highest && put_count >= ring->get_as_seen.count) {
-            atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);
-        }
+        look_for_high_water(ring, put_count, highest);
     }
 }
 
@@ -87,8 +92,9 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     if (ring->put_epoch != self->epoch) {
         ring->put_epoch = self->epoch;
         ring->get_as_seen = (struct snapshot){0};
+        ring->put_lap = (struct lap){0};
     }
-    struct snapshot put = ledger_read(&side->ledgers);
+    struct snapshot put = ledger_read_own(&side->ledgers);
     want->has_asked = want->is_behind = false;
     want->put_count = want->put_count == 0 ? put.count : want->put_count;
     bool is_polite = patience.for_room || !patience.for_lock;
@@ -140,6 +146,31 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
         side_wake_putters(ring);
     }
     return RING_OK;
+}
+
+bool ring_put_short(struct ring *ring, const struct record_header *record)
+{
+    struct side *side = &ring->segment->put;
+    struct self *self = lock_self();
+    uint64_t bytes = RECORD_HEADER_SIZE + record->length;
+    if (ring_is_corrupted(ring) || side_lock(ring, side, self, (struct patience){0}) != RING_OK) {
+        return false;
+    }
+    struct snapshot put = ledger_read_own(&side->ledgers);
+    bool is_usual = put.arena < ring->arenas && put.shut == SHUT_NOT && ring->put_epoch == self->epoch &&
+                    atomic_load_explicit(&side->guard.claimant, memory_order_relaxed) == 0 &&
+                    room_is_known(ring, &put, bytes, 1);
+    unsigned char *arena = is_usual ? atomic_load_explicit(&ring->arena_memory[put.arena], memory_order_acquire) : NULL;
+    if (arena == NULL) {
+        lock_release(&side->guard.lock, self);
+        return false;
+    }
+    memcpy(arena + arena_offset_in(ring, &ring->put_lap, put.arena, put.position), record, (size_t)bytes);
+    note_high_water(ring, put.count + 1);
+    bool asleep = side_has_sleeping_getter(&side->ledgers);
+    uint32_t committed = ledger_advance(&side->ledgers, put.sequence, put.position + bytes, put.count + 1);
+    side_end_put(ring, self, committed, asleep, 1);
+    return true;
 }
 
 size_t ring_fitting(const struct ring *ring, const struct record_in *records, size_t count)

@@ -108,7 +108,7 @@ static bool read_small(RingObject *self, struct take *take, PyObject *list, Py_s
     while (PyList_GET_SIZE(list) < most && ring_get_in_copy(&self->ring, take, copy + at, length - at)) {
         const unsigned char *payload = copy + at + RECORD_HEADER_SIZE;
         uint32_t size = (uint32_t)take->length;
-        PyObject *item = is_small(take) ? plain_unpack(payload, size, take->method, self->keys) : NULL;
+        PyObject *item = is_small(take->length, take->method) ? plain_unpack(payload, size, take->method, self->keys) : NULL;
         if (item == NULL) {
             break;
         }

@@ -13,28 +13,34 @@ PyObject *new_record(RingObject *self, uint32_t method, uint64_t length, void **
 /* The scalar that the record at hand is. */
 struct scalar scalar_at_hand(RingObject *self, const struct take *take);
 
-/* Whether the record at hand may be unpacked where it lies on the stack, as small ones are. */
-static inline bool is_small(const struct take *take)
+/* Whether such a record is unpacked from a copy on the stack, as small ones are. */
+static inline bool is_small(uint64_t length, uint32_t method)
 {
-    return take->length <= PLAIN_SMALL && (take->method == PLAIN_MSGPACK || take->method == PLAIN_TUPLES);
+    return length <= PLAIN_SMALL && (method == PLAIN_MSGPACK || method == PLAIN_TUPLES);
 }
 
-/* The item that a small record at hand is, or NULL.  No exception is set. */
-static inline PyObject *small_at_hand(RingObject *self, const struct take *take)
+/* The item that a copy of a small record is, or NULL.  No exception is set. */
+static inline PyObject *small_unpacked(RingObject *self, const unsigned char *plain, uint32_t length, uint32_t method)
 {
-    unsigned char plain[PLAIN_SMALL];
     PyObject *item;
-    ring_get_peek(&self->ring, take, 0, take->length, plain);
-    if (take->method == PLAIN_MSGPACK && plain_unpack_scalar(plain, (uint32_t)take->length, &item)) {
+    if (method == PLAIN_MSGPACK && plain_unpack_scalar(plain, length, &item)) {
         if (item == NULL) {
             PyErr_Clear(); /* no memory: the serializer reports it */
         }
         return item;
     }
     int collector = collector_off(); /* only containers make it run */
-    item = plain_unpack(plain, (uint32_t)take->length, take->method, self->keys);
+    item = plain_unpack(plain, length, method, self->keys);
     collector_back(collector);
     return item;
+}
+
+/* The item that the record at hand is, which is small; or NULL.  No exception is set. */
+static inline PyObject *small_at_hand(RingObject *self, const struct take *take)
+{
+    unsigned char plain[PLAIN_SMALL];
+    ring_get_peek(&self->ring, take, 0, take->length, plain);
+    return small_unpacked(self, plain, (uint32_t)take->length, take->method);
 }
 
 /* The item that the record at hand is, NULL if it must be loaded.  No exception is set. */

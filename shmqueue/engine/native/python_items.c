@@ -120,12 +120,22 @@ PyObject *Ring_put_item(RingObject *self, PyObject *const *args, Py_ssize_t coun
 }
 
 /* One attempt to put what is packed, which waits for nothing. */
-static inline bool put_record_at_once(RingObject *self, const struct record_in *record)
+static bool put_record_at_once(RingObject *self, const struct record_in *record)
 {
     bool is_put;
     ALONE_BEGIN(self);
     is_put = may_be_tried(self) && can_ever_fit(self, (size_t)record->length) &&
              ring_put(&self->ring, record, 1, (struct patience){0}) == RING_OK;
+    ALONE_END();
+    return is_put;
+}
+
+/* The same for one with its header in front of it. */
+static inline bool put_short_at_once(RingObject *self, const struct record_header *record)
+{
+    bool is_put;
+    ALONE_BEGIN(self);
+    is_put = may_be_tried(self) && can_ever_fit(self, record->length) && ring_put_short(&self->ring, record);
     ALONE_END();
     return is_put;
 }
@@ -142,22 +152,31 @@ static bool put_bytes_at_once(RingObject *self, PyObject *item)
     return length < LARGE && put_record_at_once(self, &record);
 }
 
+_Static_assert(PLAIN_SMALL <= RECORD_QUICK_MAX, "what is packed on the stack is a short record");
+
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 {
-    unsigned char plain[PLAIN_ROOM(PLAIN_SMALL)];
-    uint32_t method = PLAIN_MSGPACK, length = plain_pack_scalar(plain, PLAIN_SMALL, item);
+    struct {
+        struct record_header head;
+        unsigned char payload[PLAIN_ROOM(PLAIN_SMALL)];
+    } record;
+    uint32_t method = PLAIN_MSGPACK, length = plain_pack_scalar(record.payload, PLAIN_SMALL, item);
     if (length == 0 && PyBytes_CheckExact(item)) {
         return put_bytes_at_once(self, item);
     }
     if (length == 0) {
-        length = plain_pack(plain, PLAIN_SMALL, item, as_pickle, &method);
+        length = plain_pack(record.payload, PLAIN_SMALL, item, as_pickle, &method);
     }
     if (length == 0 || length == PLAIN_LARGER) {
         return false;
     }
-    struct part part = {plain, length};
-    struct record_in record = {.method = method, .length = length, .parts = &part, .part_count = 1};
-    return put_record_at_once(self, &record);
+    record.head = (struct record_header){.length = length, .method = method};
+    if (put_short_at_once(self, &record.head)) {
+        return true;
+    }
+    struct part part = {record.payload, length};
+    struct record_in whole = {.method = method, .length = length, .parts = &part, .part_count = 1};
+    return put_record_at_once(self, &whole);
 }
 
 /* ---- several items at once ---- */

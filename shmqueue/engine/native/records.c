@@ -114,6 +114,7 @@ enum ring_status records_look(struct ring *ring, struct take *take)
     if (!read_head(bytes, used, &take->length, &take->method) || take->length > span.size - record_head(take->length)) {
         return ring_mark_corrupted(ring, "a record is longer than the bytes in the queue");
     }
+    take->payload = bytes + record_head(take->length);
     return RING_OK;
 }
 

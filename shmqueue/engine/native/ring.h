@@ -43,6 +43,12 @@ enum ring_status {
     RING_RESERVED,    /* below get.h: there is a reservation, which is not an item (yet) */
 };
 
+/* Where the bytes of a position lie, without a division: `start` is the last position before it that lies at the first
+ * byte of the arena with this base. */
+struct lap {
+    uint64_t base, start;
+};
+
 struct ring {
     struct segment *segment;
     uint64_t capacity;
@@ -72,6 +78,7 @@ struct ring {
     _Atomic uint64_t taken_before_lull; /* items */
     struct snapshot get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
     struct snapshot put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
+    struct lap put_lap, get_lap; /* of the next record of each side; guarded likewise */
     uint32_t put_epoch;      /* in which get_as_seen was read: a fork may have copied it half written */
     uint32_t get_epoch;
     const char *_Atomic corrupted;

@@ -13,7 +13,7 @@ enum ring_status room_look(struct ring *ring, struct snapshot *put, uint64_t byt
         uint64_t maxsize = ring_maxsize(ring);
         return maxsize != 0 && items > maxsize ? RING_TOO_MANY : RING_FULL;
     }
-    if (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes)) {
+    if (!arena_is_elastic(ring) || arena_has_room(ring, put->arena, put->position, bytes)) {
         return RING_OK;
     }
     return may_grow ? arena_grow(ring, put, bytes) : RING_BUSY;

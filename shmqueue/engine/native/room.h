@@ -34,7 +34,7 @@ static inline bool room_is_known(const struct ring *ring, const struct snapshot 
         return false; /* an item given back since then has made get.count smaller: the snapshot is no safe one */
     }
     return room_is_allowed(ring, put, bytes, items) &&
-           (!arena_is_elastic(ring) || arena_has_room(ring, put, bytes));
+           (!arena_is_elastic(ring) || arena_has_room(ring, put->arena, put->position, bytes));
 }
 
 /* Looks at the getters, and makes room if it `may_grow` (which takes its time), which moves `put`. */

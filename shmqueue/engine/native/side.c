@@ -65,12 +65,12 @@ void side_wake_putters(struct ring *ring)
     }
 }
 
-void side_wake_putters_for(struct ring *ring, const struct snapshot *committed, uint32_t waiting)
+void side_wake_putters_for(struct ring *ring, uint64_t position, uint64_t count, uint32_t waiting)
 {
     struct segment *segment = ring->segment;
     if ((waiting & WAITING_FOR_ANY) ||
-        (committed->position >= atomic_load_explicit(&segment->room.position, memory_order_relaxed) &&
-         committed->count >= atomic_load_explicit(&segment->room.count, memory_order_relaxed))) {
+        (position >= atomic_load_explicit(&segment->room.position, memory_order_relaxed) &&
+         count >= atomic_load_explicit(&segment->room.count, memory_order_relaxed))) {
         side_wake_putters(ring);
     }
 }

@@ -28,44 +28,60 @@ static inline enum ring_status side_lock(struct ring *ring, struct side *side, s
 void side_wake_getters(struct ring *ring, uint32_t committed, int most);
 /* Wakes the putters, whatever they wait for. */
 void side_wake_putters(struct ring *ring);
-/* Wakes them if `committed` leaves the room that they wait for. */
-void side_wake_putters_for(struct ring *ring, const struct snapshot *committed, uint32_t waiting);
+/* Wakes them if a get ledger that has come so far leaves the room that they wait for. */
+void side_wake_putters_for(struct ring *ring, uint64_t position, uint64_t count, uint32_t waiting);
 /* Makes up to `most` sleeping getters look again, though nothing was put.  Takes the put lock if it is free; with
  * patience for it, waits for it for 10 ms at most. */
 void side_wake_for_returned(struct ring *ring, int most, struct patience patience);
 
-/* Commits, releases the lock, then wakes up to `most` getters.
+/* Before the commit of a put: whether a getter sleeps that is to be woken after it.
  *
  * The waiting flag is cleared before the commit.  The getter that set it read an older sequence: it sleeps and is woken
- * here, or its futex_wait() returns at once.  The flag is never cleared after the commit, when it may belong to a
+ * after it, or its futex_wait() returns at once.  The flag is never cleared after the commit, when it may belong to a
  * getter that has already seen the new sequence. */
-static inline void side_commit_put(struct ring *ring, struct self *self, const struct snapshot *snapshot, int most)
+static inline bool side_has_sleeping_getter(struct ledgers *ledgers)
 {
-    struct side *side = &ring->segment->put;
-    struct ledgers *ledgers = &side->ledgers;
-    bool asleep = atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) != 0 &&
-                  atomic_exchange(&ledgers->waiting, 0) != 0;
-    uint32_t committed = ledger_commit(ledgers, snapshot);
-    lock_release(&side->guard.lock, self);
-    store_load_barrier_after_locked();
-    if (!asleep && atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) == 0) {
-        return;
-    }
-    side_wake_getters(ring, committed, most);
+    return atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) != 0 &&
+           atomic_exchange(&ledgers->waiting, 0) != 0;
 }
 
-/* Commits, releases the lock, then wakes the putters if they have the room that they wait for (rule 18).  The flags are
- * cleared after the commit: the bell also reaches putters that set them meanwhile. */
-static inline void side_commit_get(struct ring *ring, struct self *self, const struct snapshot *snapshot)
+/* After it: releases the lock, then wakes up to `most` getters if one slept, or may sleep now. */
+static inline void side_end_put(struct ring *ring, struct self *self, uint32_t committed, bool asleep, int most)
+{
+    struct side *side = &ring->segment->put;
+    lock_release(&side->guard.lock, self);
+    store_load_barrier_after_locked();
+    if (asleep || atomic_load_explicit(&side->ledgers.waiting, memory_order_relaxed) != 0) {
+        side_wake_getters(ring, committed, most);
+    }
+}
+
+/* Commits, releases the lock, then wakes up to `most` getters. */
+static inline void side_commit_put(struct ring *ring, struct self *self, const struct snapshot *snapshot, int most)
+{
+    struct ledgers *ledgers = &ring->segment->put.ledgers;
+    bool asleep = side_has_sleeping_getter(ledgers);
+    side_end_put(ring, self, ledger_commit(ledgers, snapshot), asleep, most);
+}
+
+/* After the commit of a get: releases the lock, then wakes the putters if they have the room that they wait for (rule
+ * 18).  The flags are cleared after the commit: the bell also reaches putters that set them meanwhile. */
+static inline void side_end_get(struct ring *ring, struct self *self, uint64_t position, uint64_t count)
 {
     struct segment *segment = ring->segment;
-    ledger_commit(&segment->get.ledgers, snapshot);
     lock_release(&segment->get.guard.lock, self);
     store_load_barrier_after_locked();
     uint32_t waiting = atomic_load_explicit(&segment->get.ledgers.waiting, memory_order_acquire);
     if (waiting != 0) {
-        side_wake_putters_for(ring, snapshot, waiting);
+        side_wake_putters_for(ring, position, count, waiting);
     }
+}
+
+/* Commits, releases the lock, then wakes the putters. */
+static inline void side_commit_get(struct ring *ring, struct self *self, const struct snapshot *snapshot)
+{
+    ledger_commit(&ring->segment->get.ledgers, snapshot);
+    side_end_get(ring, self, snapshot->position, snapshot->count);
 }
 
 /* ---- sleep ---- */

@@ -51,6 +51,18 @@ static inline uint64_t arena_offset(const struct ring *ring, uint32_t arena, uin
     return distance < ring->arena_size[arena] ? distance : distance % ring->arena_size[arena];
 }
 
+/* The same, for a position that is mostly in the lap of the last one.  Under the lock of its side. */
+static inline uint64_t arena_offset_in(const struct ring *ring, struct lap *lap, uint32_t arena, uint64_t position)
+{
+    uint64_t base = arena_base(ring, arena), offset = position - lap->start;
+    if (offset < ring->arena_size[arena] && base == lap->base && !arena_is_elastic(ring)) {
+        return offset;
+    }
+    offset = arena_offset(ring, arena, position);
+    *lap = (struct lap){base, position - offset};
+    return offset;
+}
+
 /* Whether the get side at `get` has come to the end of its arena and has to follow.  `put` is a snapshot of the put
  * side, old or new, that is not behind it. */
 static inline bool arena_is_left(const struct ring *ring, const struct snapshot *get, const struct snapshot *put)
@@ -88,6 +100,8 @@ uint64_t ring_first_mapping(const struct header *header);
 
 /* ---- growing, under the put lock (growing.c) ---- */
 
+#define LARGE_RECORD (UINT64_C(64) << 10) /* bytes; beside such a copy a look at the getters' line costs nothing */
+
 /* Bytes from an arena's start that have their memory. */
 uint64_t arena_reserved(const struct ring *ring, uint32_t arena);
 
@@ -95,8 +109,8 @@ uint64_t arena_reserved(const struct ring *ring, uint32_t arena);
  * processors still have in their caches. */
 void arena_start_over(struct ring *ring, const struct snapshot *put, uint64_t bytes);
 
-/* Whether `bytes` fit behind put->position as things are, by ring->get_as_seen. */
-bool arena_has_room(const struct ring *ring, const struct snapshot *put, uint64_t bytes);
+/* Whether `bytes` fit behind the put side's position in an arena as things are, by ring->get_as_seen. */
+bool arena_has_room(const struct ring *ring, uint32_t arena, uint64_t position, uint64_t bytes);
 
 /* When they do not fit, with a fresh ring->get_as_seen: allocates memory, enters another arena.  RING_OK: now they fit,
  * where `put` says.  RING_FULL: the memory is out, ring->grow_error says why. */

@@ -17,6 +17,7 @@ struct take {
     uint32_t arena;   /* where it was before */
     uint32_t method;  /* of the record at hand */
     uint64_t length;  /* bytes of its payload */
+    const unsigned char *payload; /* where that lies, unless it is of an entry */
     /* where next.leases says that there are leases: */
     bool taken;              /* the requeued item is */
     int32_t at;              /* which entry the record at hand is of, NOT_RETURNED if it was never handed out */
@@ -41,7 +42,24 @@ static inline bool take_is_of_entry(const struct take *take)
 }
 
 /* Takes the get lock and reads the ledger, no more. */
-enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct patience patience);
+static inline enum ring_status ring_get_lock(struct ring *ring, struct take *take, struct patience patience)
+{
+    struct side *side = &ring->segment->get;
+    take->self = lock_self();
+    take->waits = patience.for_lock;
+    enum ring_status status = side_lock(ring, side, take->self, patience);
+    if (status != RING_OK) {
+        return status;
+    }
+    if (ring->get_epoch != take->self->epoch) {
+        ring->get_epoch = take->self->epoch;
+        ring->put_as_seen = (struct snapshot){0};
+        ring->get_lap = (struct lap){0};
+    }
+    take->next = ledger_read_own(&side->ledgers);
+    take->arena = take->next.arena;
+    return RING_OK;
+}
 
 /* Releases it without a commit. */
 static inline void ring_get_abort(struct ring *ring, struct take *take)
