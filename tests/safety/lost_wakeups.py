@@ -107,8 +107,8 @@ MUTANTS = (
     Mutant(
         "the flag is taken down after the commit",
         NATIVE + "side.h",
-        "    store_load_barrier_after_locked();\n    if (!asleep",
-        "    store_load_barrier_after_locked();\n    atomic_exchange(&ledgers->waiting, 0);\n    if (!asleep",
+        "    store_load_barrier_after_locked();\n    if (asleep",
+        "    store_load_barrier_after_locked();\n    atomic_exchange(&side->ledgers.waiting, 0);\n    if (asleep",
     ),
     Mutant(
         "a consumer that was woken passes nothing on",

@@ -220,10 +220,49 @@ MUTANTS = (
         part=RACES,
     ),
     Mutant(
+        "a short record is published without release",
+        NATIVE + "ledger.h",
+        """    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[other], count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_release);
+    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_release);
+    atomic_store_explicit(&ledgers->sequence, sequence + 1, memory_order_release);
+""",
+        """    atomic_store_explicit(&ledgers->position[other], position, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->count[other], count, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->sequence, sequence + 1, memory_order_relaxed);
+""",
+        part=RACES,
+    ),
+    Mutant(
+        "a short record's length is not checked",
+        NATIVE + "get.c",
+        "    bool is_whole = take->head.length <= RECORD_QUICK_MAX && take->head.length <= used - RECORD_HEADER_SIZE;\n",
+        "    bool is_whole = take->head.length <= RECORD_LONG;\n",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "the arena of a short record is not checked",
+        NATIVE + "get.c",
+        "    if (arena >= ring->arenas || atomic_load",
+        "    if (atomic_load",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "short records are taken beside leases",
+        NATIVE + "get.c",
+        "    take->arena = atomic_load_explicit(&side->ledgers.arena[slot], memory_order_relaxed);\n",
+        "    take->arena = atomic_load_explicit(&side->ledgers.arena[slot], memory_order_relaxed) & ~LEDGER_LEASES;\n",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
         "a mark is stored without an atomic",
         NATIVE + "put.c",
-        "atomic_store_explicit(mark, put_count - ring->get_as_seen.count, memory_order_relaxed);",
-        "*(volatile uint64_t *)mark = put_count - ring->get_as_seen.count;",
+        "atomic_store_explicit(&ring->segment->put.guard.high_water, put_count - ring->get_as_seen.count,\n"
+        "                              memory_order_relaxed);",
+        "*(volatile uint64_t *)&ring->segment->put.guard.high_water = put_count - ring->get_as_seen.count;",
         part=RACES,
     ),
     Mutant(

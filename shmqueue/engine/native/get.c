@@ -95,8 +95,8 @@ static inline enum ring_status look_at_short(struct ring *ring, struct short_tak
     const unsigned char *record = memory + arena_offset_in(ring, &ring->get_lap, arena, take->position);
     memcpy(&take->head, record, sizeof take->head);
     take->payload = record + sizeof take->head;
-    return take->head.length <= RECORD_QUICK_MAX && take->head.length <= used - RECORD_HEADER_SIZE ? RING_OK
-                                                                                               : RING_MISMATCH;
+    bool is_whole = take->head.length <= RECORD_QUICK_MAX && take->head.length <= used - RECORD_HEADER_SIZE;
+    return is_whole ? RING_OK : RING_MISMATCH;
 }
 
 enum ring_status ring_get_short(struct ring *ring, struct short_take *take)

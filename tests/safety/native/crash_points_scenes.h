@@ -9,10 +9,12 @@
 
 enum operation {
     PUT,
+    PUT_SHORT, /* as the queue classes put small items */
     PUT_FIRST, /* the first call of a process: it learns its thread id and its robust list */
     PUT_MANY,
     PUT_WAITING, /* for room that there is not */
     GET,
+    GET_SHORT,
     GET_MANY,
     GET_WAITING, /* for items that there are not */
     ABORT,       /* of a get */
@@ -28,10 +30,12 @@ enum operation {
 
 static const char *const operation_names[OPERATIONS] = {
     [PUT] = "put",
+    [PUT_SHORT] = "put, the short way",
     [PUT_FIRST] = "put, the first",
     [PUT_MANY] = "put many",
     [PUT_WAITING] = "put, waiting",
     [GET] = "get",
+    [GET_SHORT] = "get, the short way",
     [GET_MANY] = "get many",
     [GET_WAITING] = "get, waiting",
     [ABORT] = "get aborted",
@@ -106,9 +110,11 @@ struct scene {
 };
 
 static inline bool is_put(enum operation operation) { return operation <= PUT_MANY; }
+static inline bool is_short(enum operation operation) { return operation == PUT_SHORT || operation == GET_SHORT; }
 static inline bool is_get(enum operation operation)
 {
-    return operation == GET || operation == GET_MANY || operation == ABORT || operation == CLEAR;
+    return operation == GET || operation == GET_SHORT || operation == GET_MANY || operation == ABORT ||
+           operation == CLEAR;
 }
 static inline bool is_shut_down(enum operation operation)
 {
@@ -153,10 +159,11 @@ static inline bool is_possible(enum operation operation, enum state state)
     case GROW:
     case GROW_LEFT:
     case RESERVE:
-        return operation == PUT || operation == PUT_MANY;
+        return operation == PUT || operation == PUT_SHORT || operation == PUT_MANY;
     default:
-        return operation == CLEAR || operation == SHUT_DOWN_NOW || operation == PUT ||
-               (state == FOLLOW && operation == GET_MANY) || ((state == FOLLOW || state == SPARSE) && operation == GET);
+        return operation == CLEAR || operation == SHUT_DOWN_NOW || operation == PUT || operation == PUT_SHORT ||
+               (state == FOLLOW && operation == GET_MANY) ||
+               ((state == FOLLOW || state == SPARSE) && (operation == GET || operation == GET_SHORT));
     }
 }
 
@@ -197,6 +204,7 @@ static inline unsigned items_moved(enum operation operation)
 
 /* What the operation needs, made before it begins. */
 static struct parcel victims_parcel;
+static struct short_record victims_record; /* the first of them */
 
 static inline void prepare(enum operation operation)
 {
@@ -204,7 +212,17 @@ static inline void prepare(enum operation operation)
     for (unsigned i = 0; i < AT_ONCE_MAX; i++) {
         ids[i] = victims_item(i);
     }
-    (void)pack(&victims_parcel, ids, items_moved(operation));
+    const struct record_in *records = pack(&victims_parcel, ids, items_moved(operation));
+    if (!shorten(&victims_record, records)) {
+        harness_fail("making a short record");
+    }
+}
+
+/* What a handle knows that was used before: the short way is for such ones. */
+static inline void make_acquainted(struct ring *ring)
+{
+    ring->put_epoch = ring->get_epoch = lock_self()->epoch;
+    ring->get_as_seen = ledger_read(&ring->segment->get.ledgers);
 }
 
 static inline enum ring_status operate(enum operation operation, struct ring *ring)
@@ -213,6 +231,7 @@ static inline enum ring_status operate(enum operation operation, struct ring *ri
     uint64_t dropped;
     size_t taken;
     struct take take;
+    struct getting getting;
     enum ring_status status = RING_OK;
     struct patience patience = until(monotonic_ns() + VICTIM_PATIENCE_NS), no_room = patience;
     no_room.for_room = false;
@@ -223,6 +242,15 @@ static inline enum ring_status operate(enum operation operation, struct ring *ri
     case PUT_WAITING:
         return ring_put(ring, victims_parcel.records, items_moved(operation),
                         operation == PUT_WAITING ? patience : no_room);
+    case PUT_SHORT:
+        return ring_put_short(ring, &victims_record.head) ? RING_OK : ring_put(ring, victims_parcel.records, 1, no_room);
+    case GET_SHORT:
+        status = get_short_first(ring, &getting, no_room);
+        if (status == RING_OK) {
+            ring_get_read(ring, &getting.take, taken_payload[0]);
+            commit_getting(ring, &getting);
+        }
+        return status;
     case GET:
     case GET_MANY:
     case GET_WAITING:
@@ -260,6 +288,7 @@ static inline void model_operate(struct model *model, const struct scene *scene)
     }
     switch (scene->operation) {
     case PUT:
+    case PUT_SHORT:
     case PUT_FIRST:
     case PUT_MANY:
         for (unsigned i = 0; scene->state != FULL && i < items_moved(scene->operation); i++) {
@@ -267,6 +296,7 @@ static inline void model_operate(struct model *model, const struct scene *scene)
         }
         break;
     case GET:
+    case GET_SHORT:
     case GET_MANY:
         for (unsigned i = 0; i < items_moved(scene->operation) && model->get < model->put; i++) {
             model->get++;

@@ -55,6 +55,9 @@ static inline void *be_stepped(void *unused)
     if (victims_scene->operation != PUT_FIRST) {
         (void)lock_self();
     }
+    if (is_short(victims_scene->operation)) {
+        make_acquainted(&victims_ring);
+    }
     if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
         _exit(1);
     }

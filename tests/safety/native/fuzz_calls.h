@@ -3,6 +3,7 @@
 #define SHMQUEUE_TESTS_FUZZ_CALLS_H
 
 #include "fuzz_leases.h"
+#include "short_way.h"
 
 #define PAYLOAD_MAX 3000
 #define LATE_NS (INT64_C(3) * 1000000000) /* behind its deadline no call may be so much late: a wedge, not noise */
@@ -65,7 +66,9 @@ static enum ring_status call_put(struct handle *handle, struct patience patience
     }
     /* One that cannot be ended because of a lock that was left would hold up an exact model. */
     bool is_in_place = count == 1 && (trial->kind == NOTHING || !model->is_exact) && below(&trial->source, 4) == 0;
+    bool is_short = count == 1 && below(&trial->source, 2) == 0;
     enum ring_status status = is_in_place ? put_in_place(handle, &records[0], patience)
+                              : is_short  ? put_short_first(&handle->ring, &records[0], patience)
                                           : ring_put(&handle->ring, records, count, patience);
     if (status == RING_OK) {
         for (size_t i = 0; i < count; i++) {
@@ -107,9 +110,11 @@ static enum ring_status call_get(struct handle *handle, struct patience patience
 {
     struct trial *trial = handle->trial;
     struct model *model = &trial->model;
-    struct take take;
+    struct getting getting = {.is_short = false};
+    struct take *take = &getting.take;
     uint64_t most = 1 + below(&trial->source, 5) / 3 * 3, available, number = item_at_hand(model, &available);
-    enum ring_status status = ring_get_begin(&handle->ring, &take, patience);
+    enum ring_status status = below(&trial->source, 2) == 0 ? get_short_first(&handle->ring, &getting, patience)
+                                                            : ring_get_begin(&handle->ring, take, patience);
     if (status != RING_OK) {
         if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && available != 0) {
             fault("a get found nothing where %llu items are", (unsigned long long)available);
@@ -118,13 +123,14 @@ static enum ring_status call_get(struct handle *handle, struct patience patience
     }
     uint64_t begun = number;
     do {
-        read_record(handle, &take, number++);
-    } while (number - begun < most && (status = ring_get_next(&handle->ring, &take)) == RING_OK);
+        read_record(handle, take, number++);
+    } while (number - begun < most && (status = ring_get_next(&handle->ring, take)) == RING_OK);
     if (status == RING_CORRUPTED || below(&trial->source, 8) == 0) {
-        ring_get_abort(&handle->ring, &take);
+        ring_get_abort(&handle->ring, take);
         return status == RING_CORRUPTED ? status : RING_OK;
     }
-    ring_get_commit(&handle->ring, &take);
+    getting.is_short = getting.is_short && number - begun == 1;
+    commit_getting(&handle->ring, &getting);
     for (uint64_t taken = begun; taken < number; taken++) {
         note_taken(model, taken);
     }

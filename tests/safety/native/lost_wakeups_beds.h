@@ -2,7 +2,7 @@
 #ifndef SHMQUEUE_TESTS_LOST_WAKEUPS_BEDS_H
 #define SHMQUEUE_TESTS_LOST_WAKEUPS_BEDS_H
 
-#include "harness.h"
+#include "short_way.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -74,20 +74,20 @@ static inline enum ring_status put_item(uint32_t item, struct patience patience)
 {
     struct part part = {&item, sizeof item};
     struct record_in record = {.length = sizeof item, .parts = &part, .part_count = 1};
-    return ring_put(&ring, &record, 1, patience);
+    return put_short_first(&ring, &record, patience);
 }
 
 static inline enum ring_status take_item(uint32_t *item, struct patience patience)
 {
-    struct take take;
-    enum ring_status status = ring_get_begin(&ring, &take, patience);
+    struct getting getting;
+    enum ring_status status = get_short_first(&ring, &getting, patience);
     if (status == RING_OK) {
-        if (take.length != sizeof *item) {
-            ring_get_abort(&ring, &take);
+        if (getting.take.length != sizeof *item) {
+            ring_get_abort(&ring, &getting.take);
             return ring_mark_corrupted(&ring, "an item of another length");
         }
-        ring_get_read(&ring, &take, item);
-        ring_get_commit(&ring, &take);
+        ring_get_read(&ring, &getting.take, item);
+        commit_getting(&ring, &getting);
     }
     return status;
 }

@@ -87,13 +87,13 @@ static inline void mark(struct worker *worker, uint32_t item, uint8_t how)
 
 static inline enum ring_status consume_one(struct worker *worker, struct patience patience)
 {
-    struct take take;
+    struct getting getting;
     uint32_t item = 0;
-    enum ring_status status = ring_get_begin(&ring, &take, patience);
+    enum ring_status status = get_short_first(&ring, &getting, patience);
     if (status == RING_OK) {
-        ring_get_read(&ring, &take, &item);
+        ring_get_read(&ring, &getting.take, &item);
         mark(worker, item, IN_DOUBT);
-        ring_get_commit(&ring, &take);
+        commit_getting(&ring, &getting);
         mark(worker, item, TAKEN);
     }
     return status;

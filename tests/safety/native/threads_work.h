@@ -2,7 +2,7 @@
 #ifndef SHMQUEUE_TESTS_THREADS_WORK_H
 #define SHMQUEUE_TESTS_THREADS_WORK_H
 
-#include "harness.h"
+#include "short_way.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -136,7 +136,8 @@ static void *put_items(void *argument)
             status = put_in_place(me->ring, records, start + WEDGED_NS);
         }
         while (status == RING_TOO_MANY || status == RING_INTERRUPTED) {
-            status = ring_put(me->ring, records, count, until(start + WEDGED_NS));
+            status = count == 1 ? put_short_first(me->ring, records, until(start + WEDGED_NS))
+                                : ring_put(me->ring, records, count, until(start + WEDGED_NS));
         }
         if (status == RING_SHUT && shape->ending == SHUT_DOWN_IMMEDIATELY) {
             break;
@@ -182,16 +183,17 @@ static void look_at_item(struct worker *me, const unsigned char *bytes, uint32_t
 /* Takes up to `most` items, at least one.  How many: 0 is the end. */
 static uint32_t take_items(struct worker *me, uint32_t most, unsigned char *bytes, size_t stride, int64_t *newest)
 {
-    struct take take;
+    struct getting getting;
+    struct take *take = &getting.take;
     uint32_t lengths[BATCH], methods[BATCH], count = 0;
     int64_t start = monotonic_ns();
-    enum ring_status status = ring_get_begin(me->ring, &take, until(start + WEDGED_NS));
+    enum ring_status status = get_short_first(me->ring, &getting, until(start + WEDGED_NS));
     while (status == RING_EMPTY || status == RING_INTERRUPTED) {
         if (status == RING_EMPTY) {
             status = ring_wait_items(me->ring, start + WEDGED_NS);
         }
         if (status == RING_OK || status == RING_INTERRUPTED) {
-            status = ring_get_begin(me->ring, &take, until(start + WEDGED_NS));
+            status = get_short_first(me->ring, &getting, until(start + WEDGED_NS));
         }
     }
     if (status != RING_OK) {
@@ -201,20 +203,21 @@ static uint32_t take_items(struct worker *me, uint32_t most, unsigned char *byte
         return 0;
     }
     do {
-        if (take.length > stride) {
+        if (take->length > stride) {
             fault("an item is longer than any that was put", RING_OK);
-            ring_get_abort(me->ring, &take);
+            ring_get_abort(me->ring, take);
             return 0;
         }
-        lengths[count] = take.length;
-        methods[count] = take.method;
-        ring_get_read(me->ring, &take, bytes + count++ * stride);
-    } while (count < most && (status = ring_get_next(me->ring, &take)) == RING_OK);
+        lengths[count] = take->length;
+        methods[count] = take->method;
+        ring_get_read(me->ring, take, bytes + count++ * stride);
+    } while (count < most && (status = ring_get_next(me->ring, take)) == RING_OK);
     if (draw(&me->random) % 16 == 0) {
-        ring_get_abort(me->ring, &take); /* nothing has happened then */
+        ring_get_abort(me->ring, take); /* nothing has happened then */
         return UINT32_MAX;
     }
-    ring_get_commit(me->ring, &take);
+    getting.is_short = getting.is_short && count == 1;
+    commit_getting(me->ring, &getting);
     note_time(start);
     for (uint32_t i = 0; i < count; i++) {
         look_at_item(me, bytes + i * stride, lengths[i], methods[i], newest);
