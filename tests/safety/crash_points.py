@@ -73,14 +73,14 @@ PUT_COMMIT = """\
     put.position += bytes;
     put.count += count;
 """
-SHORT_PUT = """\
+QUICK_PUT = """\
     memcpy(arena + arena_offset_in(ring, &ring->put_lap, put.arena, put.position), record, (size_t)bytes);
     note_high_water(ring, put.count + 1);
-    bool asleep = side_has_sleeping_getter(&side->ledgers);
+    bool asleep = side_claim_sleeping_getter(&side->ledgers);
     uint32_t committed = ledger_advance(&side->ledgers, put.sequence, put.position + bytes, put.count + 1);
 """
-SHORT_POSITION = "    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);\n"
-SHORT_REST = """\
+QUICK_POSITION = "    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);\n"
+QUICK_REST = """\
     atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_release);
     atomic_store_explicit(&ledgers->arena[other], arena, memory_order_release);
 """
@@ -123,21 +123,21 @@ MUTANTS = (
 """,
     ),
     Mutant(
-        "short-commit-before-payload",
+        "quick-commit-before-payload",
         NATIVE + "put.c",
-        SHORT_PUT,
-        SHORT_PUT[SHORT_PUT.index("    note_high_water") :] + SHORT_PUT[: SHORT_PUT.index("    note_high_water")],
+        QUICK_PUT,
+        QUICK_PUT[QUICK_PUT.index("    note_high_water") :] + QUICK_PUT[: QUICK_PUT.index("    note_high_water")],
     ),
     Mutant(
-        "short-position-in-the-current-slot",
+        "quick-position-in-the-current-slot",
         NATIVE + "ledger.h",
-        SHORT_POSITION,
-        SHORT_POSITION + SHORT_POSITION.replace("[other]", "[slot]"),
+        QUICK_POSITION,
+        QUICK_POSITION + QUICK_POSITION.replace("[other]", "[slot]"),
     ),
     Mutant(
-        "short-commit-without-the-number-of-arena-and-dropped-items",
+        "quick-commit-without-the-number-of-arena-and-dropped-items",
         NATIVE + "ledger.h",
-        SHORT_REST,
+        QUICK_REST,
         "    (void)dropped;\n    (void)arena;\n",
     ),
     Mutant(

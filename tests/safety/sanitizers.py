@@ -220,7 +220,7 @@ MUTANTS = (
         part=RACES,
     ),
     Mutant(
-        "a short record is published without release",
+        "a quick commit is published without release",
         NATIVE + "ledger.h",
         """    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);
     atomic_store_explicit(&ledgers->count[other], count, memory_order_release);
@@ -237,21 +237,58 @@ MUTANTS = (
         part=RACES,
     ),
     Mutant(
-        "a short record's length is not checked",
+        "a record's length is not checked by the quick way",
         NATIVE + "get.c",
-        "    bool is_whole = take->head.length <= RECORD_QUICK_MAX && take->head.length <= used - RECORD_HEADER_SIZE;\n",
-        "    bool is_whole = take->head.length <= RECORD_LONG;\n",
+        "take->head.length <= RECORD_QUICK_MAX && take->head.length <= used - RECORD_HEADER_SIZE;",
+        "take->head.length <= RECORD_LONG;",
         part=WRONG_BYTES,
     ),
     Mutant(
-        "the arena of a short record is not checked",
+        "a get ledger's arena is not checked by the quick way",
         NATIVE + "get.c",
         "    if (arena >= ring->arenas || atomic_load",
         "    if (atomic_load",
         part=WRONG_BYTES,
     ),
     Mutant(
-        "short records are taken beside leases",
+        "a quick get reads its ledger again, and does not check it",
+        NATIVE + "get.h",
+        "        ring_get_of_quick(take, &whole);\n",
+        "        ring_get_of_quick(take, &whole);\n"
+        "        whole.next = ledger_read_own(&ring->segment->get.ledgers);\n",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "a quick put believes what was copied by a fork",
+        NATIVE + "put.c",
+        "put.shut == SHUT_NOT && ring->put_epoch == self->epoch &&\n",
+        "put.shut == SHUT_NOT &&\n",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "a quick get believes what was copied by a fork",
+        NATIVE + "get.c",
+        "        ring->get_epoch != take->self->epoch || atomic_load",
+        "        atomic_load",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "a quick put takes the room that another one claims",
+        NATIVE + "put.c",
+        "                    atomic_load_explicit(&side->guard.claimant, memory_order_relaxed) == 0 &&\n"
+        "                    room_is_known",
+        "                    room_is_known",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "a quick put goes on after a shutdown",
+        NATIVE + "put.c",
+        "put.arena < ring->arenas && put.shut == SHUT_NOT && ",
+        "put.arena < ring->arenas && ",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "the quick way is taken beside leases",
         NATIVE + "get.c",
         "    take->arena = atomic_load_explicit(&side->ledgers.arena[slot], memory_order_relaxed);\n",
         "    take->arena = atomic_load_explicit(&side->ledgers.arena[slot], memory_order_relaxed) & ~LEDGER_LEASES;\n",

@@ -67,9 +67,9 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 
 /* Under the get lock: whether the next record is an item that was never handed out, in a queue in which nothing is
  * leased and which is not shut down.  RING_MISMATCH: perhaps not. */
-static inline enum ring_status look_at_short(struct ring *ring, struct short_take *take)
+static inline enum ring_status look_quickly(struct ring *ring, struct quick_take *take)
 {
-    uint32_t arena = take->arena; /* with LEDGER_LEASES it would be that of no queue */
+    uint32_t arena = take->arena; /* with LEDGER_LEASES set it is above any number of arenas */
     if (arena >= ring->arenas || atomic_load_explicit(&ring->segment->notes.shut, memory_order_relaxed) != 0 ||
         ring->get_epoch != take->self->epoch || atomic_load_explicit(&ring->held_up, memory_order_relaxed)) {
         return RING_MISMATCH;
@@ -99,7 +99,7 @@ static inline enum ring_status look_at_short(struct ring *ring, struct short_tak
     return is_whole ? RING_OK : RING_MISMATCH;
 }
 
-enum ring_status ring_get_short(struct ring *ring, struct short_take *take)
+enum ring_status ring_get_quick(struct ring *ring, struct quick_take *take)
 {
     struct side *side = &ring->segment->get;
     if (ring_is_corrupted(ring)) {
@@ -114,8 +114,9 @@ enum ring_status ring_get_short(struct ring *ring, struct short_take *take)
     unsigned slot = take->sequence & 1;
     take->position = atomic_load_explicit(&side->ledgers.position[slot], memory_order_relaxed);
     take->count = atomic_load_explicit(&side->ledgers.count[slot], memory_order_relaxed);
+    take->dropped = atomic_load_explicit(&side->ledgers.dropped[slot], memory_order_relaxed);
     take->arena = atomic_load_explicit(&side->ledgers.arena[slot], memory_order_relaxed);
-    status = look_at_short(ring, take);
+    status = look_quickly(ring, take);
     if (status != RING_OK) {
         lock_release(&side->guard.lock, take->self);
     }
@@ -154,7 +155,7 @@ bool ring_get_in_copy(const struct ring *ring, struct take *take, const void *by
     memcpy(&head, bytes, sizeof head);
     take->length = head.length;
     take->method = head.method;
-    take->payload = (const unsigned char *)bytes + sizeof head;
+    take->payload = NULL; /* it is in the copy */
     return head.length <= length - sizeof head; /* which is less than RECORD_SHORT_MAX */
 }
 

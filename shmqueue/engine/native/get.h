@@ -1,4 +1,4 @@
-/* get.h: records out: the get lock is held from a successful ring_get_begin() to ring_get_commit() or
+/* get.h: records out: the get lock is held from a successful ring_get_begin(), or ring_get_quick(), to a commit or
  * ring_get_abort(). */
 #ifndef SHMQUEUE_GET_H
 #define SHMQUEUE_GET_H
@@ -12,15 +12,16 @@ enum ring_status ring_get_begin(struct ring *ring, struct take *take, struct pat
 /* The same, and stops at what is not an item.  RING_RESERVED: there is a reservation, and the lock is held. */
 enum ring_status ring_get_begin_once(struct ring *ring, struct take *take, struct patience patience);
 
-/* ---- a short record, with as little as possible ---- */
+/* ---- the quick way, for small records ---- */
 
-#define RECORD_QUICK_MAX 2048 /* bytes of payload, less than any arena has */
+#define RECORD_QUICK_MAX 2048 /* bytes of payload */
+_Static_assert(RECORD_HEADER_SIZE + RECORD_QUICK_MAX <= 4096, "an arena consists of whole pages: it has such a record");
 
-/* A get that holds the lock and has a record at hand which is an item that was never handed out, where nothing is
- * leased.  Most gets are such. */
-struct short_take {
+/* A get that holds the lock and has a small record at hand: an item that was never handed out, where nothing is leased.
+ * Most gets are such. */
+struct quick_take {
     struct self *self;
-    uint64_t position, count; /* of the get ledger */
+    uint64_t position, count, dropped; /* of the get ledger, which is not read again: it was checked */
     uint32_t sequence, arena;
     struct record_header head;
     const unsigned char *payload;
@@ -28,14 +29,15 @@ struct short_take {
 
 /* Takes the lock if it is free, and looks at the first record.  RING_OK: it is at hand, and the lock is held.
  * RING_MISMATCH: this get is not such a one, and ring_get_begin() is for it.  Otherwise as that says. */
-enum ring_status ring_get_short(struct ring *ring, struct short_take *take);
+enum ring_status ring_get_quick(struct ring *ring, struct quick_take *take);
 
 /* The same get as the functions below want it. */
-static inline void ring_get_of_short(struct ring *ring, const struct short_take *of, struct take *take)
+static inline void ring_get_of_quick(const struct quick_take *of, struct take *take)
 {
     take->self = of->self;
     take->waits = false;
-    take->next = ledger_read_own(&ring->segment->get.ledgers);
+    take->next = (struct snapshot){.position = of->position, .count = of->count, .dropped = of->dropped,
+                                   .arena = of->arena, .sequence = of->sequence};
     take->arena = of->arena;
     take->method = of->head.method;
     take->length = of->head.length;
@@ -43,11 +45,11 @@ static inline void ring_get_of_short(struct ring *ring, const struct short_take 
 }
 
 /* Takes the record, and releases the lock. */
-static inline void ring_get_short_commit(struct ring *ring, const struct short_take *take)
+static inline void ring_get_quick_commit(struct ring *ring, const struct quick_take *take)
 {
     if (arena_is_elastic(ring)) { /* perhaps memory can be given back */
         struct take whole;
-        ring_get_of_short(ring, take, &whole);
+        ring_get_of_quick(take, &whole);
         ring_get_pass(&whole);
         ring_get_commit(ring, &whole);
         return;

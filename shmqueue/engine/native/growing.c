@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 
+#define LARGE_RECORD (UINT64_C(64) << 10) /* bytes; beside such a copy a look at the getters' line costs nothing */
 #define STEP (UINT64_C(1) << 20) /* bytes of memory that are allocated together */
 #define ALLOCATED_AT_ONCE (UINT64_C(4) << 20)
 

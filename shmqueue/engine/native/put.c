@@ -148,7 +148,7 @@ static enum ring_status try_put(struct ring *ring, const struct record_in *recor
     return RING_OK;
 }
 
-bool ring_put_short(struct ring *ring, const struct record_header *record)
+bool ring_put_quick(struct ring *ring, const struct record_header *record)
 {
     struct side *side = &ring->segment->put;
     struct self *self = lock_self();
@@ -167,7 +167,7 @@ bool ring_put_short(struct ring *ring, const struct record_header *record)
     }
     memcpy(arena + arena_offset_in(ring, &ring->put_lap, put.arena, put.position), record, (size_t)bytes);
     note_high_water(ring, put.count + 1);
-    bool asleep = side_has_sleeping_getter(&side->ledgers);
+    bool asleep = side_claim_sleeping_getter(&side->ledgers);
     uint32_t committed = ledger_advance(&side->ledgers, put.sequence, put.position + bytes, put.count + 1);
     side_end_put(ring, self, committed, asleep, 1);
     return true;

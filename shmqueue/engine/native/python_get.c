@@ -259,11 +259,11 @@ static enum ring_status try_get_item(RingObject *self, PyObject **result)
     return RING_OK;
 }
 
-/* The same, where a short one is at hand, for which less is done. */
-static inline __attribute__((always_inline)) enum ring_status try_get_short(RingObject *self, PyObject **result)
+/* The same by the quick way, if a small one is at hand. */
+static inline __attribute__((always_inline)) enum ring_status try_get_quick(RingObject *self, PyObject **result)
 {
-    struct short_take take;
-    enum ring_status status = ring_get_short(&self->ring, &take);
+    struct quick_take take;
+    enum ring_status status = ring_get_quick(&self->ring, &take);
     if (status != RING_OK) {
         return status == RING_MISMATCH ? try_get_item(self, result) : status;
     }
@@ -274,10 +274,10 @@ static inline __attribute__((always_inline)) enum ring_status try_get_short(Ring
     }
     if (*result == NULL) {
         struct take whole;
-        ring_get_of_short(&self->ring, &take, &whole);
+        ring_get_of_quick(&take, &whole);
         return take_at_hand(self, &whole, AS_ITEM, 0, result);
     }
-    ring_get_short_commit(&self->ring, &take);
+    ring_get_quick_commit(&self->ring, &take);
     return RING_OK;
 }
 
@@ -288,7 +288,7 @@ bool get_item_at_once(RingObject *self, PyObject **result)
     ALONE_BEGIN(self);
     if (may_be_tried(self)) {
         ATTEMPT_BEGIN(self);
-        done = try_get_short(self, result) == RING_OK;
+        done = try_get_quick(self, result) == RING_OK;
         ATTEMPT_END(self);
     }
     if (done && *result != NULL) {

@@ -131,11 +131,11 @@ static bool put_record_at_once(RingObject *self, const struct record_in *record)
 }
 
 /* The same for one with its header in front of it. */
-static inline bool put_short_at_once(RingObject *self, const struct record_header *record)
+static inline bool put_quick_at_once(RingObject *self, const struct record_header *record)
 {
     bool is_put;
     ALONE_BEGIN(self);
-    is_put = may_be_tried(self) && can_ever_fit(self, record->length) && ring_put_short(&self->ring, record);
+    is_put = may_be_tried(self) && can_ever_fit(self, record->length) && ring_put_quick(&self->ring, record);
     ALONE_END();
     return is_put;
 }
@@ -152,7 +152,7 @@ static bool put_bytes_at_once(RingObject *self, PyObject *item)
     return length < LARGE && put_record_at_once(self, &record);
 }
 
-_Static_assert(PLAIN_SMALL <= RECORD_QUICK_MAX, "what is packed on the stack is a short record");
+_Static_assert(PLAIN_SMALL <= RECORD_QUICK_MAX, "what is packed on the stack can be put by the quick way");
 
 bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
 {
@@ -171,7 +171,7 @@ bool put_item_at_once(RingObject *self, PyObject *item, bool as_pickle)
         return false;
     }
     record.head = (struct record_header){.length = length, .method = method};
-    if (put_short_at_once(self, &record.head)) {
+    if (put_quick_at_once(self, &record.head)) {
         return true;
     }
     struct part part = {record.payload, length};

@@ -33,7 +33,8 @@ enum ring_status {
     RING_DEADLINE,    /* the deadline came while waiting for an item, for room, or for the end */
     RING_LOCKED,      /* the deadline came while waiting for a side's lock */
     RING_INTERRUPTED, /* a signal, the end of a slice, or many attempts: check for signals and call again */
-    RING_MISMATCH,    /* the first record is not the one that was prepared for; or the lease is over */
+    RING_MISMATCH,    /* the first record is not the one that was prepared for, or none for the quick way; or the lease
+                         is over */
     RING_CORRUPTED,   /* the segment's bytes contradict themselves: this handle does not touch them any more,
                          ring->corrupted says why */
     RING_CLOSED,      /* ring_interrupt_all() was called */
@@ -43,8 +44,8 @@ enum ring_status {
     RING_RESERVED,    /* below get.h: there is a reservation, which is not an item (yet) */
 };
 
-/* Where the bytes of a position lie, without a division: `start` is the last position before it that lies at the first
- * byte of the arena with this base. */
+/* Where a position lies, without a division, in a queue of fixed size: `start` is the last position up to it that lies
+ * at the first byte of the arena, while that has this base. */
 struct lap {
     uint64_t base, start;
 };
@@ -79,8 +80,8 @@ struct ring {
     struct snapshot get_as_seen; /* by our putters; guarded by the put lock, as is put_epoch */
     struct snapshot put_as_seen; /* by our getters; guarded by the get lock, as is get_epoch */
     struct lap put_lap, get_lap; /* of the next record of each side; guarded likewise */
-    uint32_t put_epoch;      /* in which get_as_seen was read: a fork may have copied it half written */
-    uint32_t get_epoch;
+    uint32_t put_epoch;      /* in which get_as_seen and put_lap were written: a fork may have copied them half written */
+    uint32_t get_epoch;      /* likewise, of put_as_seen and get_lap */
     const char *_Atomic corrupted;
     _Atomic uint32_t closing;
 };

@@ -34,12 +34,12 @@ void side_wake_putters_for(struct ring *ring, uint64_t position, uint64_t count,
  * patience for it, waits for it for 10 ms at most. */
 void side_wake_for_returned(struct ring *ring, int most, struct patience patience);
 
-/* Before the commit of a put: whether a getter sleeps that is to be woken after it.
+/* Before the commit of a put: whether a getter may sleep; then this put clears the flag, and is to wake it afterwards.
  *
- * The waiting flag is cleared before the commit.  The getter that set it read an older sequence: it sleeps and is woken
+ * The flag is cleared before the commit.  The getter that set it read an older sequence: it sleeps and is woken
  * after it, or its futex_wait() returns at once.  The flag is never cleared after the commit, when it may belong to a
  * getter that has already seen the new sequence. */
-static inline bool side_has_sleeping_getter(struct ledgers *ledgers)
+static inline bool side_claim_sleeping_getter(struct ledgers *ledgers)
 {
     return atomic_load_explicit(&ledgers->waiting, memory_order_relaxed) != 0 &&
            atomic_exchange(&ledgers->waiting, 0) != 0;
@@ -60,7 +60,7 @@ static inline void side_end_put(struct ring *ring, struct self *self, uint32_t c
 static inline void side_commit_put(struct ring *ring, struct self *self, const struct snapshot *snapshot, int most)
 {
     struct ledgers *ledgers = &ring->segment->put.ledgers;
-    bool asleep = side_has_sleeping_getter(ledgers);
+    bool asleep = side_claim_sleeping_getter(ledgers);
     side_end_put(ring, self, ledger_commit(ledgers, snapshot), asleep, most);
 }
 

@@ -54,12 +54,14 @@ static inline uint64_t arena_offset(const struct ring *ring, uint32_t arena, uin
 /* The same, for a position that is mostly in the lap of the last one.  Under the lock of its side. */
 static inline uint64_t arena_offset_in(const struct ring *ring, struct lap *lap, uint32_t arena, uint64_t position)
 {
-    uint64_t base = arena_base(ring, arena), offset = position - lap->start;
-    if (offset < ring->arena_size[arena] && base == lap->base && !arena_is_elastic(ring)) {
-        return offset;
+    if (arena_is_elastic(ring)) { /* it is left for another one sooner or later */
+        return arena_offset(ring, arena, position);
     }
-    offset = arena_offset(ring, arena, position);
-    *lap = (struct lap){base, position - offset};
+    uint64_t base = arena_base(ring, 0), size = ring->arena_size[0], offset = position - lap->start;
+    if (offset >= size || base != lap->base) {
+        offset = (position - base) % size;
+        *lap = (struct lap){base, position - offset};
+    }
     return offset;
 }
 
@@ -99,8 +101,6 @@ void ring_unmap(void *memory, uint64_t first);
 uint64_t ring_first_mapping(const struct header *header);
 
 /* ---- growing, under the put lock (growing.c) ---- */
-
-#define LARGE_RECORD (UINT64_C(64) << 10) /* bytes; beside such a copy a look at the getters' line costs nothing */
 
 /* Bytes from an arena's start that have their memory. */
 uint64_t arena_reserved(const struct ring *ring, uint32_t arena);

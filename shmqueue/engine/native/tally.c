@@ -22,7 +22,7 @@ uint64_t tally_unfinished_now(struct segment *segment, uint64_t *done)
     return unfinished(*done, &put, &get);
 }
 
-/* The flag is cleared before the sequence moves, as in side_commit_put(). */
+/* The flag is cleared before the sequence moves, as in side_claim_sleeping_getter(). */
 void tally_wake_if_finished(struct ring *ring)
 {
     struct tally *tally = &ring->segment->tally;

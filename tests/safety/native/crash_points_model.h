@@ -5,7 +5,7 @@
 #ifndef SHMQUEUE_TESTS_CRASH_POINTS_MODEL_H
 #define SHMQUEUE_TESTS_CRASH_POINTS_MODEL_H
 
-#include "short_way.h"
+#include "quick_way.h"
 
 #define ITEMS_MAX 128
 #define LARGE 0x8000u          /* of an id: the length counts in 256 bytes, all of them 0 */

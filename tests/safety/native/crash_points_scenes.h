@@ -9,12 +9,12 @@
 
 enum operation {
     PUT,
-    PUT_SHORT, /* as the queue classes put small items */
+    PUT_QUICK, /* as the queue classes put small items */
     PUT_FIRST, /* the first call of a process: it learns its thread id and its robust list */
     PUT_MANY,
     PUT_WAITING, /* for room that there is not */
     GET,
-    GET_SHORT,
+    GET_QUICK,
     GET_MANY,
     GET_WAITING, /* for items that there are not */
     ABORT,       /* of a get */
@@ -30,12 +30,12 @@ enum operation {
 
 static const char *const operation_names[OPERATIONS] = {
     [PUT] = "put",
-    [PUT_SHORT] = "put, the short way",
+    [PUT_QUICK] = "put, the quick way",
     [PUT_FIRST] = "put, the first",
     [PUT_MANY] = "put many",
     [PUT_WAITING] = "put, waiting",
     [GET] = "get",
-    [GET_SHORT] = "get, the short way",
+    [GET_QUICK] = "get, the quick way",
     [GET_MANY] = "get many",
     [GET_WAITING] = "get, waiting",
     [ABORT] = "get aborted",
@@ -110,10 +110,10 @@ struct scene {
 };
 
 static inline bool is_put(enum operation operation) { return operation <= PUT_MANY; }
-static inline bool is_short(enum operation operation) { return operation == PUT_SHORT || operation == GET_SHORT; }
+static inline bool is_quick(enum operation operation) { return operation == PUT_QUICK || operation == GET_QUICK; }
 static inline bool is_get(enum operation operation)
 {
-    return operation == GET || operation == GET_SHORT || operation == GET_MANY || operation == ABORT ||
+    return operation == GET || operation == GET_QUICK || operation == GET_MANY || operation == ABORT ||
            operation == CLEAR;
 }
 static inline bool is_shut_down(enum operation operation)
@@ -159,11 +159,11 @@ static inline bool is_possible(enum operation operation, enum state state)
     case GROW:
     case GROW_LEFT:
     case RESERVE:
-        return operation == PUT || operation == PUT_SHORT || operation == PUT_MANY;
+        return operation == PUT || operation == PUT_QUICK || operation == PUT_MANY;
     default:
-        return operation == CLEAR || operation == SHUT_DOWN_NOW || operation == PUT || operation == PUT_SHORT ||
+        return operation == CLEAR || operation == SHUT_DOWN_NOW || operation == PUT || operation == PUT_QUICK ||
                (state == FOLLOW && operation == GET_MANY) ||
-               ((state == FOLLOW || state == SPARSE) && (operation == GET || operation == GET_SHORT));
+               ((state == FOLLOW || state == SPARSE) && (operation == GET || operation == GET_QUICK));
     }
 }
 
@@ -204,7 +204,7 @@ static inline unsigned items_moved(enum operation operation)
 
 /* What the operation needs, made before it begins. */
 static struct parcel victims_parcel;
-static struct short_record victims_record; /* the first of them */
+static struct quick_record victims_record; /* the first of them */
 
 static inline void prepare(enum operation operation)
 {
@@ -218,7 +218,7 @@ static inline void prepare(enum operation operation)
     }
 }
 
-/* What a handle knows that was used before: the short way is for such ones. */
+/* What a handle knows that was used before: the quick way is for such ones. */
 static inline void make_acquainted(struct ring *ring)
 {
     ring->put_epoch = ring->get_epoch = lock_self()->epoch;
@@ -242,10 +242,10 @@ static inline enum ring_status operate(enum operation operation, struct ring *ri
     case PUT_WAITING:
         return ring_put(ring, victims_parcel.records, items_moved(operation),
                         operation == PUT_WAITING ? patience : no_room);
-    case PUT_SHORT:
-        return ring_put_short(ring, &victims_record.head) ? RING_OK : ring_put(ring, victims_parcel.records, 1, no_room);
-    case GET_SHORT:
-        status = get_short_first(ring, &getting, no_room);
+    case PUT_QUICK:
+        return ring_put_quick(ring, &victims_record.head) ? RING_OK : ring_put(ring, victims_parcel.records, 1, no_room);
+    case GET_QUICK:
+        status = get_quick_first(ring, &getting, no_room);
         if (status == RING_OK) {
             ring_get_read(ring, &getting.take, taken_payload[0]);
             commit_getting(ring, &getting);
@@ -288,7 +288,7 @@ static inline void model_operate(struct model *model, const struct scene *scene)
     }
     switch (scene->operation) {
     case PUT:
-    case PUT_SHORT:
+    case PUT_QUICK:
     case PUT_FIRST:
     case PUT_MANY:
         for (unsigned i = 0; scene->state != FULL && i < items_moved(scene->operation); i++) {
@@ -296,7 +296,7 @@ static inline void model_operate(struct model *model, const struct scene *scene)
         }
         break;
     case GET:
-    case GET_SHORT:
+    case GET_QUICK:
     case GET_MANY:
         for (unsigned i = 0; i < items_moved(scene->operation) && model->get < model->put; i++) {
             model->get++;

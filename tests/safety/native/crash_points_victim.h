@@ -55,7 +55,7 @@ static inline void *be_stepped(void *unused)
     if (victims_scene->operation != PUT_FIRST) {
         (void)lock_self();
     }
-    if (is_short(victims_scene->operation)) {
+    if (is_quick(victims_scene->operation)) {
         make_acquainted(&victims_ring);
     }
     if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {

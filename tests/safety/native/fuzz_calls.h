@@ -3,7 +3,7 @@
 #define SHMQUEUE_TESTS_FUZZ_CALLS_H
 
 #include "fuzz_leases.h"
-#include "short_way.h"
+#include "quick_way.h"
 
 #define PAYLOAD_MAX 3000
 #define LATE_NS (INT64_C(3) * 1000000000) /* behind its deadline no call may be so much late: a wedge, not noise */
@@ -66,10 +66,13 @@ static enum ring_status call_put(struct handle *handle, struct patience patience
     }
     /* One that cannot be ended because of a lock that was left would hold up an exact model. */
     bool is_in_place = count == 1 && (trial->kind == NOTHING || !model->is_exact) && below(&trial->source, 4) == 0;
-    bool is_short = count == 1 && below(&trial->source, 2) == 0;
+    bool is_quick = count == 1 && below(&trial->source, 2) == 0;
     enum ring_status status = is_in_place ? put_in_place(handle, &records[0], patience)
-                              : is_short  ? put_short_first(&handle->ring, &records[0], patience)
+                              : is_quick  ? put_quick_first(&handle->ring, &records[0], patience)
                                           : ring_put(&handle->ring, records, count, patience);
+    if (status == RING_OK && model->is_exact && model->is_shut) {
+        fault("a put into a queue that is shut down");
+    }
     if (status == RING_OK) {
         for (size_t i = 0; i < count; i++) {
             model->leases[model->next % ITEMS_MAX] = NOT_LEASED;
@@ -110,16 +113,19 @@ static enum ring_status call_get(struct handle *handle, struct patience patience
 {
     struct trial *trial = handle->trial;
     struct model *model = &trial->model;
-    struct getting getting = {.is_short = false};
+    struct getting getting = {.is_quick = false};
     struct take *take = &getting.take;
     uint64_t most = 1 + below(&trial->source, 5) / 3 * 3, available, number = item_at_hand(model, &available);
-    enum ring_status status = below(&trial->source, 2) == 0 ? get_short_first(&handle->ring, &getting, patience)
+    enum ring_status status = below(&trial->source, 2) == 0 ? get_quick_first(&handle->ring, &getting, patience)
                                                             : ring_get_begin(&handle->ring, take, patience);
     if (status != RING_OK) {
         if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && available != 0) {
             fault("a get found nothing where %llu items are", (unsigned long long)available);
         }
         return status;
+    }
+    if (getting.is_quick && trial->kind == LEDGER && below(&trial->source, 2) == 0) { /* after it was looked at */
+        corrupt(&trial->source, trial->whole, LEDGER, &trial->around);
     }
     uint64_t begun = number;
     do {
@@ -129,7 +135,7 @@ static enum ring_status call_get(struct handle *handle, struct patience patience
         ring_get_abort(&handle->ring, take);
         return status == RING_CORRUPTED ? status : RING_OK;
     }
-    getting.is_short = getting.is_short && number - begun == 1;
+    getting.is_quick = getting.is_quick && number - begun == 1;
     commit_getting(&handle->ring, &getting);
     for (uint64_t taken = begun; taken < number; taken++) {
         note_taken(model, taken);
@@ -192,6 +198,38 @@ static enum ring_status call_shut_down(struct handle *handle, struct patience pa
         note_dropped(model);
     }
     return status;
+}
+
+/* ---- what a handle may find ---- */
+
+/* As a fork may copy what a handle knows: of another epoch, and half written. */
+static void become_as_forked(struct handle *handle)
+{
+    struct source *source = &handle->trial->source;
+    struct ring *ring = &handle->ring;
+    struct snapshot seen = ledger_read(&ring->segment->put.ledgers);
+    seen.position += below(source, 64);
+    seen.count += below(source, 4);
+    ring->put_epoch = ring->get_epoch = 0;
+    ring->put_as_seen = ring->get_as_seen = seen;
+    ring->put_lap = ring->get_lap = (struct lap){.start = seen.position - below(source, ring->arena_size[0])};
+}
+
+/* While another putter claims all the room. */
+static void put_beside_claim(struct handle *handle)
+{
+    struct guard *guard = &handle->ring.segment->put.guard;
+    struct {
+        struct record_header head;
+        unsigned char payload[8];
+    } record = {.head = {.length = 8}};
+    atomic_store(&guard->claim_bytes, handle->ring.capacity);
+    atomic_store(&guard->claim_until, (uint64_t)(monotonic_ns() + WAIT_SLICE_NS));
+    atomic_store(&guard->claimant, 1);
+    if (ring_put_quick(&handle->ring, &record.head)) {
+        fault("a put took the room that another one claims");
+    }
+    atomic_store(&guard->claimant, 0);
 }
 
 /* ---- any call ---- */
@@ -266,6 +304,12 @@ static void call(struct handle *handle)
     bool is_compared = was_poisoned && !trial->is_raced && trial->size <= sizeof before;
     if (is_compared) {
         memcpy(before, trial->whole, trial->size);
+    }
+    if (below(&trial->source, 16) == 0) {
+        become_as_forked(handle);
+    }
+    if (trial->kind == NOTHING && below(&trial->source, 8) == 0) {
+        put_beside_claim(handle);
     }
     struct patience patience = draw_patience(trial);
     enum ring_status status = call_one(handle, patience);

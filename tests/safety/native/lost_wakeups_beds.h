@@ -2,7 +2,7 @@
 #ifndef SHMQUEUE_TESTS_LOST_WAKEUPS_BEDS_H
 #define SHMQUEUE_TESTS_LOST_WAKEUPS_BEDS_H
 
-#include "short_way.h"
+#include "quick_way.h"
 
 #include <signal.h>
 #include <sys/prctl.h>
@@ -74,13 +74,13 @@ static inline enum ring_status put_item(uint32_t item, struct patience patience)
 {
     struct part part = {&item, sizeof item};
     struct record_in record = {.length = sizeof item, .parts = &part, .part_count = 1};
-    return put_short_first(&ring, &record, patience);
+    return put_quick_first(&ring, &record, patience);
 }
 
 static inline enum ring_status take_item(uint32_t *item, struct patience patience)
 {
     struct getting getting;
-    enum ring_status status = get_short_first(&ring, &getting, patience);
+    enum ring_status status = get_quick_first(&ring, &getting, patience);
     if (status == RING_OK) {
         if (getting.take.length != sizeof *item) {
             ring_get_abort(&ring, &getting.take);

@@ -89,7 +89,7 @@ static inline enum ring_status consume_one(struct worker *worker, struct patienc
 {
     struct getting getting;
     uint32_t item = 0;
-    enum ring_status status = get_short_first(&ring, &getting, patience);
+    enum ring_status status = get_quick_first(&ring, &getting, patience);
     if (status == RING_OK) {
         ring_get_read(&ring, &getting.take, &item);
         mark(worker, item, IN_DOUBT);

@@ -2,7 +2,7 @@
 #ifndef SHMQUEUE_TESTS_THREADS_WORK_H
 #define SHMQUEUE_TESTS_THREADS_WORK_H
 
-#include "short_way.h"
+#include "quick_way.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -136,7 +136,7 @@ static void *put_items(void *argument)
             status = put_in_place(me->ring, records, start + WEDGED_NS);
         }
         while (status == RING_TOO_MANY || status == RING_INTERRUPTED) {
-            status = count == 1 ? put_short_first(me->ring, records, until(start + WEDGED_NS))
+            status = count == 1 ? put_quick_first(me->ring, records, until(start + WEDGED_NS))
                                 : ring_put(me->ring, records, count, until(start + WEDGED_NS));
         }
         if (status == RING_SHUT && shape->ending == SHUT_DOWN_IMMEDIATELY) {
@@ -187,13 +187,13 @@ static uint32_t take_items(struct worker *me, uint32_t most, unsigned char *byte
     struct take *take = &getting.take;
     uint32_t lengths[BATCH], methods[BATCH], count = 0;
     int64_t start = monotonic_ns();
-    enum ring_status status = get_short_first(me->ring, &getting, until(start + WEDGED_NS));
+    enum ring_status status = get_quick_first(me->ring, &getting, until(start + WEDGED_NS));
     while (status == RING_EMPTY || status == RING_INTERRUPTED) {
         if (status == RING_EMPTY) {
             status = ring_wait_items(me->ring, start + WEDGED_NS);
         }
         if (status == RING_OK || status == RING_INTERRUPTED) {
-            status = get_short_first(me->ring, &getting, until(start + WEDGED_NS));
+            status = get_quick_first(me->ring, &getting, until(start + WEDGED_NS));
         }
     }
     if (status != RING_OK) {
@@ -216,7 +216,7 @@ static uint32_t take_items(struct worker *me, uint32_t most, unsigned char *byte
         ring_get_abort(me->ring, take); /* nothing has happened then */
         return UINT32_MAX;
     }
-    getting.is_short = getting.is_short && count == 1;
+    getting.is_quick = getting.is_quick && count == 1;
     commit_getting(me->ring, &getting);
     note_time(start);
     for (uint32_t i = 0; i < count; i++) {

@@ -1,16 +1,16 @@
-/* short_way.h: puts and gets as the queue classes make them: the short way first, see put.h and get.h. */
-#ifndef SHMQUEUE_TESTS_SHORT_WAY_H
-#define SHMQUEUE_TESTS_SHORT_WAY_H
+/* quick_way.h: puts and gets as the queue classes make them: the quick way first, see put.h and get.h. */
+#ifndef SHMQUEUE_TESTS_QUICK_WAY_H
+#define SHMQUEUE_TESTS_QUICK_WAY_H
 
 #include "harness.h"
 
-struct short_record {
+struct quick_record {
     struct record_header head;
     unsigned char payload[RECORD_QUICK_MAX];
 };
 
 /* False: it is too long, or of several parts. */
-static inline bool shorten(struct short_record *to, const struct record_in *record)
+static inline bool shorten(struct quick_record *to, const struct record_in *record)
 {
     if (record->length > RECORD_QUICK_MAX) {
         return false;
@@ -24,27 +24,27 @@ static inline bool shorten(struct short_record *to, const struct record_in *reco
     return true;
 }
 
-static inline enum ring_status put_short_first(struct ring *ring, const struct record_in *record,
+static inline enum ring_status put_quick_first(struct ring *ring, const struct record_in *record,
                                                struct patience patience)
 {
-    struct short_record brief;
-    return shorten(&brief, record) && ring_put_short(ring, &brief.head) ? RING_OK
+    struct quick_record brief;
+    return shorten(&brief, record) && ring_put_quick(ring, &brief.head) ? RING_OK
                                                                         : ring_put(ring, record, 1, patience);
 }
 
 /* A get that has its first record at hand: in `take`, whichever way it came. */
 struct getting {
-    bool is_short;
-    struct short_take brief;
+    bool is_quick;
+    struct quick_take brief;
     struct take take;
 };
 
-static inline enum ring_status get_short_first(struct ring *ring, struct getting *getting, struct patience patience)
+static inline enum ring_status get_quick_first(struct ring *ring, struct getting *getting, struct patience patience)
 {
-    enum ring_status status = ring_get_short(ring, &getting->brief);
-    getting->is_short = status == RING_OK;
-    if (getting->is_short) {
-        ring_get_of_short(ring, &getting->brief, &getting->take);
+    enum ring_status status = ring_get_quick(ring, &getting->brief);
+    getting->is_quick = status == RING_OK;
+    if (getting->is_quick) {
+        ring_get_of_quick(&getting->brief, &getting->take);
         return RING_OK;
     }
     bool is_other = status == RING_MISMATCH || (status == RING_BUSY && patience.for_lock);
@@ -54,8 +54,8 @@ static inline enum ring_status get_short_first(struct ring *ring, struct getting
 /* After the first record was read and passed, and no other. */
 static inline void commit_getting(struct ring *ring, struct getting *getting)
 {
-    if (getting->is_short) {
-        ring_get_short_commit(ring, &getting->brief);
+    if (getting->is_quick) {
+        ring_get_quick_commit(ring, &getting->brief);
     } else {
         ring_get_commit(ring, &getting->take);
     }
