@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from support import PATIENCE, python, undisturbed_seconds, wait_for_line
+from support import PATIENCE, python, undisturbed_seconds, wait_for_line, wait_until
 
 import shmqueue
-from shmqueue import ShmQueue
+from shmqueue import ShmQueue, ShmQueueFull
 from shmqueue.segment import path_of
 
 Make = Callable[..., ShmQueue]
@@ -101,6 +101,27 @@ def test_a_writer_that_is_killed_blocks_nobody(make: Make, name: str) -> None:
     q.task_done()
     q.join()
     assert q.buffer_occupancy() == 0
+
+
+def test_after_a_writer_was_killed_a_put_that_does_not_wait_has_its_room(make: Make, name: str, engine: str) -> None:
+    q = make(buffer_size=4096)
+    with python(WRITER, name) as writer:
+        wait_for_line(writer, "writing")
+        if engine == "native":  # the portable one has no bytes in the queue until they are written
+            with pytest.raises(ShmQueueFull):
+                q.put_nowait(bytes(3000))
+        writer.kill()
+        writer.wait(PATIENCE)
+
+        def is_put() -> bool:
+            try:
+                q.put_nowait(bytes(3000))
+            except ShmQueueFull:
+                return False
+            return True
+
+        wait_until(is_put, "the dead writer's room is free")
+    assert q.get_nowait() == bytes(3000)
 
 
 def take_for_dead(name: str) -> None:

@@ -39,6 +39,12 @@ IS_IN_C = True
 MUTANTS = (
     Mutant("entry-changed-without-undo", NATIVE + "lease_table.c", CHANGE, ""),
     Mutant(
+        "figures-not-restored",
+        NATIVE + "lease_table.c",
+        "                SET(leases->acknowledged, GET(leases->acknowledged_before));\n",
+        "",
+    ),
+    Mutant(
         "undo-not-compared-with-the-sequence",
         NATIVE + "lease_table.c",
         "GET(leases->sequence) == take->next.sequence) {",

@@ -66,9 +66,9 @@
  *      between the two positions is finished unless an entry names it.
  *  12. get.count is next.count less the entries that are RETURNED: put.count - get.count is what can be taken now.
  *  13. Only the owner of the get lock writes an entry.  Before it changes one of the first `entries`, it stores the
- *      sequence in leases.sequence, then the entry in leases.before, then its number in leases.changed; at most two for
- *      each commit.  An owner that finds leases.changed set and leases.sequence equal to the current sequence follows
- *      one that died before its commit: it restores the entry first, but for the `in_place` of one that has a holder,
+ *      sequence in leases.sequence, then the entry in leases.before and the two figures beside it, then its number in
+ *      leases.changed; at most two for each commit.  An owner that finds leases.changed set and leases.sequence equal to the current sequence follows
+ *      one that died before its commit: it restores these first, but for the `in_place` of one that has a holder,
  *      unless that was BYTES_DROPPED.  Entries from number `entries` on are undefined.
  *  14. If a leased record keeps too many free bytes behind it from use, the owner of the get lock copies it into the
  *      windows, changes the entry by rule 13, and commits: get.position advances.
@@ -113,7 +113,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 5u
+#define LAYOUT_VERSION 6u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
@@ -292,8 +292,8 @@ struct lease {
 /* Written by the owner of the get lock.  See rule 13 for the first three.
  *
  * reserved:     bytes of the table that have memory, from its start.
- * acknowledged: items acknowledged by their holders; a death may miscount one here and in redelivered.
- * redelivered:  items that were handed out again.
+ * acknowledged: items acknowledged by their holders; and *_before, what rule 13 restores with the first entry.
+ * redelivered:  items that were handed out again; likewise.
  * looked:       when a process last checked whether the holders live, monotonic clock, ns.  A hint. */
 struct leases {
     _Atomic uint32_t changed[2]; /* 1 + the number of the entry in `before`; 0: there is none */
@@ -302,6 +302,8 @@ struct leases {
     _Atomic uint64_t acknowledged;
     _Atomic uint64_t redelivered;
     _Atomic uint64_t looked;
+    _Atomic uint64_t acknowledged_before;
+    _Atomic uint64_t redelivered_before;
     alignas(64) struct lease before[2];
 };
 

@@ -140,6 +140,10 @@ struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t 
         SET(leases->sequence, take->next.sequence);
         copy_entry(&leases->before[slot], entry);
         SET(leases->before[slot].in_place, GET(entry->in_place));
+        if (slot == 0) {
+            SET(leases->acknowledged_before, GET(leases->acknowledged));
+            SET(leases->redelivered_before, GET(leases->redelivered));
+        }
         atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
         atomic_signal_fence(memory_order_seq_cst);
     }
@@ -157,6 +161,10 @@ static void undo_changes(struct ring *ring, const struct take *take)
             uint32_t in_place = GET(leases->before[slot].in_place), state = GET(entry->state);
             if (in_place == BYTES_DROPPED || state == LEASE_RETURNED || state == LEASE_FREE) {
                 SET(entry->in_place, in_place); /* else its holder may have changed it (rule 15) */
+            }
+            if (slot == 0) {
+                SET(leases->acknowledged, GET(leases->acknowledged_before));
+                SET(leases->redelivered, GET(leases->redelivered_before));
             }
         }
         atomic_store_explicit(&leases->changed[slot], 0, memory_order_release);

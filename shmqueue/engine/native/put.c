@@ -218,7 +218,7 @@ static enum ring_status wait_for_room(struct ring *ring, struct want *want, stru
 enum ring_status ring_put(struct ring *ring, const struct record_in *records, size_t count, struct patience patience)
 {
     uint64_t bytes = 0;
-    bool trimmed = false, made_room = false, asks = !ring->may_spin;
+    bool trimmed = false, made_room = false, cleared = false, asks = !ring->may_spin;
     int64_t begun = 0;
     struct want want = {0};
     for (size_t i = 0; i < count; i++) {
@@ -243,6 +243,10 @@ enum ring_status ring_put(struct ring *ring, const struct record_in *records, si
             if (made == RING_BUSY && !patience.for_lock) {
                 return RING_BUSY;
             }
+        }
+        if (status == RING_FULL && !patience.for_room && !cleared && ring_clear_what_is_over(ring)) {
+            cleared = true;
+            continue;
         }
         if (status != RING_FULL || !patience.for_room) {
             return status;

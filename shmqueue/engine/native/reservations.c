@@ -89,3 +89,23 @@ void ring_clear_the_way(struct ring *ring)
     }
     ring_return_dead(ring, WAIT_SLICE_NS / 2);
 }
+
+bool ring_clear_what_is_over(struct ring *ring)
+{
+    struct take take;
+    if (atomic_load_explicit(&ring->segment->notes.reserves, memory_order_relaxed) == 0 || !ring_look_is_due(ring)) {
+        return false;
+    }
+    enum ring_status status = ring_get_begin_once(ring, &take, (struct patience){0});
+    if (status == RING_OK || status == RING_RESERVED) {
+        ring_get_abort(ring, &take);
+    }
+    struct process writer = {.pid = take.reservation.pid, .started = take.reservation.started};
+    bool is_over = status == RING_RESERVED && (take.reservation.state != RESERVATION_OPEN || !os_is_alive(writer));
+    if (is_over) {
+        ring_clear_the_way(ring);
+    } else {
+        ring_return_dead(ring, 0); /* which notes the time of this look */
+    }
+    return is_over;
+}

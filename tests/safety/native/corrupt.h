@@ -85,6 +85,8 @@ static const struct field fields[] = {
     FIELD(NEXT, leases.reserved),
     FIELD(HINT, leases.acknowledged),
     FIELD(HINT, leases.redelivered),
+    FIELD(HINT, leases.acknowledged_before),
+    FIELD(HINT, leases.redelivered_before),
     FIELD(HINT, leases.looked),
     SIDE(put, PUT_SLOT),
     SIDE(get, GET_SLOT),

@@ -104,6 +104,7 @@ struct scene {
     unsigned loan_count;
     uint32_t next_id;
     struct contents before, between, after; /* between: of what has more than one commit, or nothing */
+    uint64_t acknowledged; /* before the operation */
     bool shut;
     struct reserving writing[2]; /* the survivor's reservations */
     uint32_t writing_ids[2];
@@ -197,6 +198,7 @@ static inline void reserve(struct scene *scene, struct reserving *reserving)
     memcpy(ring_reserved_bytes(reserving), bytes + head, length_of(id) - head);
 }
 
+static inline bool is_finish(enum operation operation) { return operation >= FINISH && operation <= FINISH_PINNED; }
 static inline bool is_of_writers(enum operation operation) { return operation >= RESERVE; }
 
 #endif

@@ -94,6 +94,9 @@ struct victim {
 static inline void start(struct victim *victim, struct scene *scene)
 {
     int status;
+    struct lease_statistics figures;
+    ring_lease_statistics(&scene->ring, &figures);
+    scene->acknowledged = figures.acknowledged;
     *victim = (struct victim){.process = fork()};
     if (victim->process == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -162,7 +162,9 @@ static inline const char *survive(struct scene *scene, bool finished)
 {
     struct contents is;
     struct statistics figures;
+    struct lease_statistics leases;
     ring_return_dead(&scene->ring, 0);
+    ring_lease_statistics(&scene->ring, &leases);
     if (ring_statistics(&scene->ring, &figures) != RING_OK) {
         return "the figures are refused: the queue is broken";
     }
@@ -192,6 +194,9 @@ static inline const char *survive(struct scene *scene, bool finished)
     counted.not_at_all += !whole && not_at_all;
     if (!whole && !not_at_all) {
         return "items are lost, doubled or out of order, or the number of unfinished ones is wrong";
+    }
+    if (is_finish(scene->operation) && leases.acknowledged - scene->acknowledged != (uint64_t)whole) {
+        return "an item is counted as acknowledged that is not, or the other way round";
     }
     if (finished && !whole) {
         return "the operation came to its end and did not happen";
