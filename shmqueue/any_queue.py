@@ -71,6 +71,9 @@ class AnyQueue(QueueBase):
     def statistics(self) -> Statistics:
         """What has gone through the queue since it was made, and what is in it.
 
+        Puts, gets, items and bytes are of one moment, those of leases of the next one: while others acknowledge,
+        ``gets`` may be ahead.
+
         Raises:
             ShmQueueNotInitializedError: the queue is closed.
         """

@@ -1,4 +1,4 @@
-"""All figures of a queue at one moment, the same for every kind of queue."""
+"""All figures of a queue, the same for every kind of queue."""
 
 from __future__ import annotations
 
