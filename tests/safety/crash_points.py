@@ -61,13 +61,12 @@ def run_deaths(name: str, options: Options, random_share: float, seed: int) -> O
 
 
 LEDGER_COMMIT = """\
-    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_release); /* or shut */
-    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
+    atomic_store_explicit(&ledgers->count[slot], count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], dropped, memory_order_release);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
 """
-LEDGER_POSITION = "    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_release);\n"
+LEDGER_POSITION = "    atomic_store_explicit(&ledgers->position[slot], position, memory_order_release);\n"
 PUT_COMMIT = """\
     write_records(span, arena_offset(ring, put.arena, put.position), put.position, records, count);
     put.position += bytes;
@@ -77,12 +76,8 @@ QUICK_PUT = """\
     memcpy(arena + arena_offset_in(ring, &ring->put_lap, put.arena, put.position), record, (size_t)bytes);
     note_high_water(ring, put.count + 1);
     bool asleep = side_claim_sleeping_getter(&side->ledgers);
-    uint32_t committed = ledger_advance(&side->ledgers, put.sequence, put.position + bytes, put.count + 1);
-"""
-QUICK_POSITION = "    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);\n"
-QUICK_REST = """\
-    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_release);
-    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_release);
+    uint32_t committed =
+        ledger_write(&side->ledgers, put.sequence, put.position + bytes, put.count + 1, put.shut, put.arena);
 """
 ENTER = """\
     struct arena *arenas = ring->segment->arenas;
@@ -101,8 +96,8 @@ MUTANTS = (
         "count-published-apart",
         NATIVE + "ledger.h",
         LEDGER_COMMIT,
-        LEDGER_COMMIT.replace("count[slot], snapshot->count", "count[slot], ledgers->count[slot ^ 1]")
-        + "    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);\n",
+        LEDGER_COMMIT.replace("count[slot], count", "count[slot], ledgers->count[slot ^ 1]")
+        + "    atomic_store_explicit(&ledgers->count[slot], count, memory_order_release);\n",
     ),
     Mutant(
         "position-in-the-current-slot",
@@ -129,16 +124,10 @@ MUTANTS = (
         QUICK_PUT[QUICK_PUT.index("    note_high_water") :] + QUICK_PUT[: QUICK_PUT.index("    note_high_water")],
     ),
     Mutant(
-        "quick-position-in-the-current-slot",
-        NATIVE + "ledger.h",
-        QUICK_POSITION,
-        QUICK_POSITION + QUICK_POSITION.replace("[other]", "[slot]"),
-    ),
-    Mutant(
-        "quick-commit-without-the-number-of-arena-and-dropped-items",
-        NATIVE + "ledger.h",
-        QUICK_REST,
-        "    (void)dropped;\n    (void)arena;\n",
+        "quick-get-forgets-what-was-dropped",
+        NATIVE + "get.h",
+        "take->sequence, position, count, take->dropped, take->arena);",
+        "take->sequence, position, count, 0, take->arena);",
     ),
     Mutant(
         "lock-not-announced",

@@ -35,6 +35,26 @@ COPY = "        !copy_to_window(ring, GET(oldest->arena), GET(oldest->position),
 OLDEST = "    if (oldest != NULL) {\n        settled->position = GET(oldest->position);\n"
 FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    tally_count_as_done(ring, &take.next);\n"
 
+QUICK_ENTRY = """\
+    SET(entry->state, LEASE_LENT);
+"""
+QUICK_COMMIT = """\
+    *loan = (struct loan){.entry = 0,
+                          .attempt = 1,
+                          .count = take->count,
+                          .place = {.position = take->position, .arena = take->arena},
+                          .length = take->head.length,
+                          .method = take->head.method};
+    unsigned slot = (take->sequence + 1) & 1;
+    SET(next->position[slot], take->position + RECORD_HEADER_SIZE + take->head.length);
+    SET(next->count[slot], take->count + 1);
+    SET(next->arena[slot], take->arena);
+    SET(next->entries[slot], 1);
+    SET(next->generation[slot], 0);
+    ledger_write(&segment->get.ledgers, take->sequence, take->position, take->count + 1, take->dropped,
+                 take->arena | LEDGER_LEASES);
+"""
+
 IS_IN_C = True
 MUTANTS = (
     Mutant("entry-changed-without-undo", NATIVE + "lease_table.c", CHANGE, ""),
@@ -43,6 +63,36 @@ MUTANTS = (
         NATIVE + "lease_table.c",
         "                SET(leases->acknowledged, GET(leases->acknowledged_before));\n",
         "",
+    ),
+    Mutant(
+        "quick-lease-does-not-go-on-to-the-next-item",
+        NATIVE + "quick_lease.c",
+        "take->position + RECORD_HEADER_SIZE + take->head.length);\n",
+        "take->position);\n",
+    ),
+    Mutant(
+        "quick-lease-commits-before-its-entry",
+        NATIVE + "quick_lease.c",
+        QUICK_ENTRY + QUICK_COMMIT,
+        QUICK_COMMIT + QUICK_ENTRY,
+    ),
+    Mutant(
+        "quick-finish-without-undo",
+        NATIVE + "quick_lease.c",
+        "    (void)lease_change(ring, &undo, 0); /* for the figures: the entry itself is free with the commit */\n",
+        "    (void)undo;\n",
+    ),
+    Mutant(
+        "quick-finish-counts-nothing-as-done",
+        NATIVE + "quick_lease.c",
+        "    get.dropped += tally_unfinished(ring, &put, &get) > 0;\n",
+        "",
+    ),
+    Mutant(
+        "quick-finish-of-anothers-lease",
+        NATIVE + "quick_lease.c",
+        " && lending_is_of(ring, entry, loan);",
+        ";",
     ),
     Mutant(
         "undo-not-compared-with-the-sequence",

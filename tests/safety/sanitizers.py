@@ -203,36 +203,17 @@ MUTANTS = (
     Mutant(
         "a commit is published without release",
         NATIVE + "ledger.h",
-        """    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_release);
-    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_release); /* or shut */
-    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
+        """    atomic_store_explicit(&ledgers->position[slot], position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[slot], count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], dropped, memory_order_release);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
 """,
-        """    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_relaxed);
-    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
+        """    atomic_store_explicit(&ledgers->position[slot], position, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->count[slot], count, memory_order_relaxed);
+    atomic_store_explicit(&ledgers->dropped[slot], dropped, memory_order_relaxed);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_relaxed);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_relaxed);
-""",
-        part=RACES,
-    ),
-    Mutant(
-        "a quick commit is published without release",
-        NATIVE + "ledger.h",
-        """    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);
-    atomic_store_explicit(&ledgers->count[other], count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_release);
-    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_release);
-    atomic_store_explicit(&ledgers->sequence, sequence + 1, memory_order_release);
-""",
-        """    atomic_store_explicit(&ledgers->position[other], position, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->count[other], count, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_relaxed);
-    atomic_store_explicit(&ledgers->sequence, sequence + 1, memory_order_relaxed);
 """,
         part=RACES,
     ),
@@ -285,6 +266,20 @@ MUTANTS = (
         NATIVE + "put.c",
         "put.arena < ring->arenas && put.shut == SHUT_NOT && ",
         "put.arena < ring->arenas && ",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "the quick end of a lease forgets the others",
+        NATIVE + "quick_lease.c",
+        "GET(segment->get.next.entries[slot]) == 1 && ",
+        "",
+        part=WRONG_BYTES,
+    ),
+    Mutant(
+        "a quick lease names no arena that it was put in",
+        NATIVE + "quick_lease.c",
+        "    SET(entry->window, 0);\n",
+        "",
         part=WRONG_BYTES,
     ),
     Mutant(

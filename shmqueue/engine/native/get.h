@@ -55,7 +55,7 @@ static inline void ring_get_quick_commit(struct ring *ring, const struct quick_t
         return;
     }
     uint64_t position = take->position + RECORD_HEADER_SIZE + take->head.length, count = take->count + 1;
-    ledger_advance(&ring->segment->get.ledgers, take->sequence, position, count);
+    ledger_write(&ring->segment->get.ledgers, take->sequence, position, count, take->dropped, take->arena);
     side_end_get(ring, take->self, position, count);
 }
 

@@ -171,7 +171,7 @@ static void undo_changes(struct ring *ring, const struct take *take)
     }
 }
 
-static void forget_changes(struct ring *ring)
+void lease_forget_changes(struct ring *ring)
 {
     atomic_store_explicit(&ring->segment->leases.changed[0], 0, memory_order_release);
     atomic_store_explicit(&ring->segment->leases.changed[1], 0, memory_order_release);
@@ -231,7 +231,7 @@ enum ring_status lease_choose(struct ring *ring, struct take *take, uint32_t *nu
         take->entries_before = take->entries = take->returned = 0;
         take->generation = 0;
         prepare_take(take);
-        forget_changes(ring);
+        lease_forget_changes(ring);
         if (lease_table(ring) == NULL) {
             return RING_UNMAPPED;
         }

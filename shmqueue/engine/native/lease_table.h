@@ -55,6 +55,9 @@ enum ring_status lease_choose(struct ring *ring, struct take *take, uint32_t *nu
 /* Rule 13, before an entry is changed. */
 struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t number);
 
+/* Before the first lease: what was saved for an undo is of no use any more. */
+void lease_forget_changes(struct ring *ring);
+
 /* For a ledger with LEDGER_LEASES that was just read into take->next: undoes what a dead owner has left half done, and
  * makes take->next the record that is handed out next. */
 enum ring_status leases_enter(struct ring *ring, struct take *take);

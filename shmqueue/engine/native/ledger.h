@@ -80,32 +80,26 @@ static inline const char *ledgers_contradict(const struct snapshot *put, const s
     return NULL;
 }
 
-/* Rule 2: under the lock.  Returns the new sequence. */
-static inline uint32_t ledger_commit(struct ledgers *ledgers, const struct snapshot *snapshot)
+/* Rule 2: under the lock, in a ledger of this sequence.  `dropped`: or shut; `arena`: as it stands there, flag and all.
+ * Returns the new sequence. */
+static inline uint32_t ledger_write(struct ledgers *ledgers, uint32_t sequence, uint64_t position, uint64_t count,
+                                    uint64_t dropped, uint32_t arena)
 {
-    uint32_t next = atomic_load_explicit(&ledgers->sequence, memory_order_relaxed) + 1;
+    uint32_t next = sequence + 1;
     unsigned slot = next & 1;
-    atomic_store_explicit(&ledgers->position[slot], snapshot->position, memory_order_release);
-    atomic_store_explicit(&ledgers->count[slot], snapshot->count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[slot], snapshot->dropped, memory_order_release); /* or shut */
-    uint32_t arena = snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0);
+    atomic_store_explicit(&ledgers->position[slot], position, memory_order_release);
+    atomic_store_explicit(&ledgers->count[slot], count, memory_order_release);
+    atomic_store_explicit(&ledgers->dropped[slot], dropped, memory_order_release);
     atomic_store_explicit(&ledgers->arena[slot], arena, memory_order_release);
     atomic_store_explicit(&ledgers->sequence, next, memory_order_release);
     return next;
 }
 
-/* Rule 2: the same for a ledger of this sequence, in which nothing changes but these two. */
-static inline uint32_t ledger_advance(struct ledgers *ledgers, uint32_t sequence, uint64_t position, uint64_t count)
+static inline uint32_t ledger_commit(struct ledgers *ledgers, const struct snapshot *snapshot)
 {
-    unsigned slot = sequence & 1, other = slot ^ 1;
-    uint64_t dropped = atomic_load_explicit(&ledgers->dropped[slot], memory_order_relaxed); /* or shut */
-    uint32_t arena = atomic_load_explicit(&ledgers->arena[slot], memory_order_relaxed);
-    atomic_store_explicit(&ledgers->position[other], position, memory_order_release);
-    atomic_store_explicit(&ledgers->count[other], count, memory_order_release);
-    atomic_store_explicit(&ledgers->dropped[other], dropped, memory_order_release);
-    atomic_store_explicit(&ledgers->arena[other], arena, memory_order_release);
-    atomic_store_explicit(&ledgers->sequence, sequence + 1, memory_order_release);
-    return sequence + 1;
+    return ledger_write(ledgers, atomic_load_explicit(&ledgers->sequence, memory_order_relaxed), snapshot->position,
+                        snapshot->count, snapshot->dropped,
+                        snapshot->arena | (snapshot->leases ? LEDGER_LEASES : 0));
 }
 
 #endif

@@ -68,7 +68,7 @@ bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, u
     return spilling_read(ring, &loan->place, record_head(loan->length) + from, length, bytes);
 }
 
-static bool is_of(const struct ring *ring, const struct lease *entry, const struct loan *loan)
+bool lending_is_of(const struct ring *ring, const struct lease *entry, const struct loan *loan)
 {
     struct process me = os_this_process();
     return GET(entry->count) == loan->count && GET(entry->attempt) == loan->attempt && GET(entry->pid) == me.pid &&
@@ -78,7 +78,7 @@ static bool is_of(const struct ring *ring, const struct lease *entry, const stru
 void ring_loan_note(struct ring *ring, const struct loan *loan, enum lease_bytes bytes)
 {
     struct lease *entry = &lease_entries(ring)[loan->entry];
-    if (!ring_is_corrupted(ring) && is_of(ring, entry, loan)) {
+    if (!ring_is_corrupted(ring) && lending_is_of(ring, entry, loan)) {
         atomic_store_explicit(&entry->in_place, bytes, memory_order_release);
     }
 }
@@ -110,7 +110,7 @@ static enum ring_status begin_with(struct ring *ring, struct take *take, const s
         return status;
     }
     const struct lease *entry = &lease_entries(ring)[loan->entry];
-    if (loan->entry < take->entries && GET(entry->state) == (uint32_t)state && is_of(ring, entry, loan)) {
+    if (loan->entry < take->entries && GET(entry->state) == (uint32_t)state && lending_is_of(ring, entry, loan)) {
         return RING_OK;
     }
     ring_get_abort(ring, take);

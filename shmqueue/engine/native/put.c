@@ -168,7 +168,8 @@ bool ring_put_quick(struct ring *ring, const struct record_header *record)
     memcpy(arena + arena_offset_in(ring, &ring->put_lap, put.arena, put.position), record, (size_t)bytes);
     note_high_water(ring, put.count + 1);
     bool asleep = side_claim_sleeping_getter(&side->ledgers);
-    uint32_t committed = ledger_advance(&side->ledgers, put.sequence, put.position + bytes, put.count + 1);
+    uint32_t committed =
+        ledger_write(&side->ledgers, put.sequence, put.position + bytes, put.count + 1, put.shut, put.arena);
     side_end_put(ring, self, committed, asleep, 1);
     return true;
 }

@@ -10,6 +10,8 @@
  */
 #include "python_loan.h"
 
+#include "quick_lease.h"
+
 #define LOAN_END_PATIENCE_NS INT64_C(1000000000) /* for the lock, where a loan ends and nothing may be raised */
 
 void loan_let_move(LoanObject *loan)
@@ -42,7 +44,7 @@ typedef enum ring_status ending(struct ring *ring, const struct loan *loan, stru
 
 static enum ring_status finish(struct ring *ring, const struct loan *loan, struct patience patience)
 {
-    return ring_loan_finish(ring, loan, false, patience);
+    return ring_loan_finish_quick(ring, loan) ? RING_OK : ring_loan_finish(ring, loan, false, patience);
 }
 
 static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loan, struct patience patience)

@@ -3,7 +3,6 @@
 #define SHMQUEUE_TESTS_FUZZ_CALLS_H
 
 #include "fuzz_leases.h"
-#include "quick_way.h"
 
 #define PAYLOAD_MAX 3000
 #define LATE_NS (INT64_C(3) * 1000000000) /* behind its deadline no call may be so much late: a wedge, not noise */

@@ -3,6 +3,7 @@
 #define SHMQUEUE_TESTS_FUZZ_LEASES_H
 
 #include "fuzz_trial.h"
+#include "quick_way.h"
 
 static uint64_t leased, moved;
 
@@ -33,20 +34,22 @@ static enum ring_status call_lend(struct handle *handle, struct patience patienc
 {
     struct trial *trial = handle->trial;
     struct model *model = &trial->model;
-    struct take take;
+    struct getting getting = {.is_quick = false};
     if (handle->loan_count == LOANS_MAX) {
         return RING_FULL;
     }
     struct loan *loan = &handle->loans[handle->loan_count];
     uint64_t available, number = item_at_hand(model, &available);
-    enum ring_status status = ring_get_begin(&handle->ring, &take, patience);
+    enum ring_status status = below(&trial->source, 2) == 0
+                                  ? get_quick_first(&handle->ring, &getting, patience)
+                                  : ring_get_begin(&handle->ring, &getting.take, patience);
     if (status != RING_OK) {
         if (model->is_exact && (status == RING_EMPTY || status == RING_SHUT) && available != 0) {
             fault("a lease found nothing where %llu items are", (unsigned long long)available);
         }
         return status;
     }
-    status = ring_lend(&handle->ring, &take, loan);
+    status = lend_getting(&handle->ring, &getting, loan);
     if (status != RING_OK) {
         if (model->is_exact) {
             fault("a lease had status %d", (int)status);
@@ -87,7 +90,7 @@ static enum ring_status call_end(struct handle *handle, struct patience patience
             ring_loan_note(ring, &loan, BYTES_MAY_MOVE);
         }
     } else if (way < 4) {
-        status = ring_loan_finish(ring, &loan, way == 1, patience);
+        status = finish_quick_first(ring, &loan, way == 1, patience);
         if (status == RING_OK && way == 1) {
             status = ring_loan_unpin(ring, &loan, patience);
             model->is_exact = model->is_exact && status == RING_OK;

@@ -10,7 +10,7 @@
 #ifndef SHMQUEUE_TESTS_LEASE_CRASH_POINTS_H
 #define SHMQUEUE_TESTS_LEASE_CRASH_POINTS_H
 
-#include "harness.h"
+#include "quick_way.h"
 
 #define ITEMS_MAX 16
 #define PATIENCE_NS INT64_C(2000000000)
@@ -19,6 +19,7 @@
 
 enum operation {
     LEND,          /* an item that was never handed out: the first lease of the queue */
+    LEND_QUICKLY,  /* another one, after that has ended */
     LEND_ANOTHER,  /* beside one of the survivor's */
     LEND_RETURNED, /* a requeued item */
     LEND_AND_MOVE, /* while a lease of the survivor's holds up the ring */
@@ -27,6 +28,7 @@ enum operation {
     GET_AND_MOVE,
     GET_MOVED_AND_MOVE, /* an item that was moved and given back, while another one holds up the ring */
     FINISH,
+    FINISH_QUICKLY,
     FINISH_OLDEST, /* the survivor has a newer one */
     FINISH_NEWER,  /* the survivor has an older one */
     FINISH_PINNED,
@@ -55,6 +57,7 @@ enum operation {
 
 static const char *const names[OPERATIONS] = {
     [LEND] = "lend",
+    [LEND_QUICKLY] = "lend, the quick way",
     [LEND_ANOTHER] = "lend another",
     [LEND_RETURNED] = "lend a requeued item",
     [LEND_AND_MOVE] = "lend and move",
@@ -63,6 +66,7 @@ static const char *const names[OPERATIONS] = {
     [GET_AND_MOVE] = "get and move",
     [GET_MOVED_AND_MOVE] = "get what was moved, and move",
     [FINISH] = "finish",
+    [FINISH_QUICKLY] = "finish, the quick way",
     [FINISH_OLDEST] = "finish the oldest",
     [FINISH_NEWER] = "finish a newer one",
     [FINISH_PINNED] = "finish and pin",
@@ -158,6 +162,16 @@ static inline enum ring_status lend(struct ring *ring, struct loan *loan)
     struct patience patience = until(monotonic_ns() + PATIENCE_NS);
     enum ring_status status = ring_get_begin(ring, &take, patience);
     return status == RING_OK ? ring_lend(ring, &take, loan) : status;
+}
+
+static inline void lend_quickly(struct ring *ring, struct loan *loan)
+{
+    struct quick_take take;
+    if (ring_can_lend_quick(ring) && ring_get_quick(ring, &take) == RING_OK) {
+        ring_lend_quick(ring, &take, BYTES_IN_PLACE, loan);
+    } else {
+        (void)!lend(ring, loan);
+    }
 }
 
 static inline enum ring_status get(struct ring *ring, uint32_t *id, bool *whole)

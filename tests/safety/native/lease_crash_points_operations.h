@@ -26,6 +26,9 @@ static inline void operate(struct scene *scene)
     case LEND_AND_MOVE:
         (void)!lend(ring, &loan);
         break;
+    case LEND_QUICKLY:
+        lend_quickly(ring, &loan);
+        break;
     case GET_RETURNED:
     case GET_BESIDE:
     case GET_AND_MOVE:
@@ -36,6 +39,11 @@ static inline void operate(struct scene *scene)
     case FINISH_OLDEST:
     case FINISH_NEWER:
         (void)!ring_loan_finish(ring, &victims_loan, false, patience);
+        break;
+    case FINISH_QUICKLY:
+        if (!ring_loan_finish_quick(ring, &victims_loan)) {
+            (void)!ring_loan_finish(ring, &victims_loan, false, patience);
+        }
         break;
     case FINISH_PINNED:
         (void)!ring_loan_finish(ring, &victims_loan, true, patience);
@@ -100,7 +108,7 @@ static inline void start(struct victim *victim, struct scene *scene)
     *victim = (struct victim){.process = fork()};
     if (victim->process == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        (void)lock_self();
+        scene->ring.put_epoch = scene->ring.get_epoch = lock_self()->epoch; /* it is used for the first time no more */
         scene->ring.handle = ring_new_handle();
         victim_prepares(scene);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {

@@ -200,6 +200,7 @@ static inline void victim_prepares(struct scene *scene)
 {
     switch (scene->operation) {
     case FINISH:
+    case FINISH_QUICKLY:
     case FINISH_NEWER:
     case FINISH_OLDEST:
     case FINISH_PINNED:
@@ -260,6 +261,13 @@ static inline void make(struct scene *scene, enum operation operation, bool elas
     case RETURN_ALL:
         scene->before = scene->after = items(scene, NONE, first, gone + 4);
         break;
+    case LEND_QUICKLY:
+        survivor_leases(scene);
+        if (ring_loan_finish(&scene->ring, &scene->loans[--scene->loan_count], false, until(WAIT_FOREVER)) != RING_OK) {
+            harness_fail("making a state: finish");
+        }
+        scene->before = scene->after = items(scene, NONE, first + 1, gone + 3);
+        break;
     case LEND_ANOTHER:
     case RETURN_BESIDE:
         survivor_leases(scene);
@@ -306,6 +314,7 @@ static inline void make(struct scene *scene, enum operation operation, bool elas
         break;
     }
     case FINISH:
+    case FINISH_QUICKLY:
     case FINISH_OLDEST:
     case FINISH_PINNED:
         scene->before = items(scene, NONE, first, gone + 4);

@@ -106,14 +106,17 @@ static inline const char *check_loans(struct scene *scene)
         if (lend(&scene->ring, &again) != RING_OK || again.method != loan->method || again.attempt <= loan->attempt) {
             return "a survivor's item does not come back, or as if for the first time";
         }
-        if (ring_loan_finish(&scene->ring, loan, false, until(WAIT_FOREVER)) != RING_MISMATCH) {
+        if (get(&scene->ring, &id, &whole) != RING_EMPTY) { /* after which nothing is to be undone */
+            return "there are more items than were put";
+        }
+        if (finish_quick_first(&scene->ring, loan, false, until(WAIT_FOREVER)) != RING_MISMATCH) {
             return "a lease ends another one of the same item";
         }
         if (ring_loan_return(&scene->ring, &again, until(WAIT_FOREVER)) != RING_OK ||
             get(&scene->ring, &id, &whole) != RING_OK || !whole || id != loan->method) {
             return "a survivor's item does not come back whole";
         }
-        if (ring_loan_finish(&scene->ring, loan, false, until(WAIT_FOREVER)) != RING_MISMATCH) {
+        if (finish_quick_first(&scene->ring, loan, false, until(WAIT_FOREVER)) != RING_MISMATCH) {
             return "a lease ends twice";
         }
     }

@@ -3,6 +3,7 @@
 #define SHMQUEUE_TESTS_QUICK_WAY_H
 
 #include "harness.h"
+#include "quick_lease.h"
 
 struct quick_record {
     struct record_header head;
@@ -49,6 +50,22 @@ static inline enum ring_status get_quick_first(struct ring *ring, struct getting
     }
     bool is_other = status == RING_MISMATCH || (status == RING_BUSY && patience.for_lock);
     return is_other ? ring_get_begin(ring, &getting->take, patience) : status;
+}
+
+/* Hands its first record out, before anything was read. */
+static inline enum ring_status lend_getting(struct ring *ring, struct getting *getting, struct loan *loan)
+{
+    if (!getting->is_quick || !ring_can_lend_quick(ring)) {
+        return ring_lend(ring, &getting->take, loan);
+    }
+    ring_lend_quick(ring, &getting->brief, BYTES_IN_PLACE, loan);
+    return RING_OK;
+}
+
+static inline enum ring_status finish_quick_first(struct ring *ring, const struct loan *loan, bool pinned,
+                                                  struct patience patience)
+{
+    return !pinned && ring_loan_finish_quick(ring, loan) ? RING_OK : ring_loan_finish(ring, loan, pinned, patience);
 }
 
 /* After the first record was read and passed, and no other. */

@@ -282,7 +282,7 @@ static void end_loan(struct worker *me, struct held *held, unsigned char *bytes,
         return;
     }
     bool is_pinned = loan->place.window == 0 && draw(&me->random) % 2 == 0;
-    UNTIL_DONE(status, ring_loan_finish(me->ring, loan, is_pinned, patience));
+    UNTIL_DONE(status, finish_quick_first(me->ring, loan, is_pinned, patience));
     if (is_pinned) {
         copy_loan(me, loan, bytes);
         UNTIL_DONE(status, ring_loan_unpin(me->ring, loan, patience));
@@ -294,12 +294,12 @@ static void end_loan(struct worker *me, struct held *held, unsigned char *bytes,
 /* Takes an item by lease, if there is one now. */
 static enum ring_status lend_item(struct worker *me, struct held *held, unsigned char *bytes)
 {
-    struct take take;
-    enum ring_status status = ring_get_begin(me->ring, &take, until(monotonic_ns() + WEDGED_NS));
+    struct getting getting;
+    enum ring_status status = get_quick_first(me->ring, &getting, until(monotonic_ns() + WEDGED_NS));
     if (status != RING_OK) {
         return status;
     }
-    status = ring_lend(me->ring, &take, &held->loan);
+    status = lend_getting(me->ring, &getting, &held->loan);
     if (status != RING_OK) {
         fault("an item could not be leased", status);
     }
