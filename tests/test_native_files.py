@@ -25,6 +25,7 @@ LAYERS = (  # from the bottom, as ring.h lists them; those in a row may not incl
     "records",
     "dropping",
     "get",
+    "quick_lease",
     "reservations",
     "room",
     "put",

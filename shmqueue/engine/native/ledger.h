@@ -80,8 +80,8 @@ static inline const char *ledgers_contradict(const struct snapshot *put, const s
     return NULL;
 }
 
-/* Rule 2: under the lock, in a ledger of this sequence.  `dropped`: or shut; `arena`: as it stands there, flag and all.
- * Returns the new sequence. */
+/* Rule 2: under the lock, in a ledger of this sequence.  `dropped`: or shut; `arena`: with LEDGER_LEASES, if there
+ * are any.  Returns the new sequence. */
 static inline uint32_t ledger_write(struct ledgers *ledgers, uint32_t sequence, uint64_t position, uint64_t count,
                                     uint64_t dropped, uint32_t arena)
 {
