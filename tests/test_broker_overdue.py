@@ -16,6 +16,8 @@ pytest.importorskip("redis", reason="redis, which kombu needs for Redis, is not 
 from broker_servers import Server, silence
 
 import shmqueue
+from shmqueue import clock
+from shmqueue.broker.answers import Asker
 from shmqueue.broker.links import _MOST_OVERDUE
 from shmqueue.broker.queue import BrokerQueue
 
@@ -165,6 +167,23 @@ def test_what_waits_for_a_connection_ends_when_the_queue_is_closed() -> None:
         q.close()
         thread.join()
     assert len(refused) == 1
+
+
+def test_who_is_about_to_ask_when_the_queue_is_closed_does_not_wait() -> None:
+    """The moments right before the thread of the test above waits; a failure is a time-out."""
+    deadline, never = clock.monotonic() + 10 * PATIENCE, threading.Event()
+    asker = Asker()
+    asker.abandon()
+    with pytest.raises(TimeoutError):
+        asker.answer(never.wait, deadline)
+    never.set()
+    asker.close()
+    with silence() as port:
+        q = shmqueue.connect(f"redis://127.0.0.1:{port}/0?queue=jobs")
+        assert isinstance(q, BrokerQueue)
+        q._links.close()
+        with pytest.raises(ConnectionError, match="closed meanwhile"):
+            q._links.current(deadline)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such options for a connection")

@@ -61,6 +61,7 @@ class Asker:
         self._overdue = Overdue() if overdue is None else overdue
         self._worker: _Worker | None = None
         self._is_closed = False
+        self._is_abandoned = False
         self._call: Callable[[], _Call[Any] | None] = _no_call
         """Gives the last call. A weak reference: what the call returned is its caller's alone."""
 
@@ -84,6 +85,8 @@ class Asker:
         call = _Call(make, undo)
         try:
             self._call = weakref.ref(call)
+            if self._is_abandoned:  # before there was a call
+                self.abandon()
             worker.ask(call.run)
             if self._is_closed:
                 self._leave_thread()  # nothing else ends it
@@ -111,7 +114,8 @@ class Asker:
             del raised
 
     def abandon(self) -> None:
-        """Have the caller wait no longer. Any thread may call this."""
+        """Have the caller wait no longer, not for a later call either. Any thread may call this."""
+        self._is_abandoned = True
         call = self._call()
         if call is not None and call.is_abandoned():
             with suppress(RuntimeError):  # released already

@@ -266,6 +266,8 @@ class Links:
         asker = Asker(self._overdue(deadline))
         try:
             self._connecting[id(asker)] = asker
+            if self._is_closed:
+                raise ConnectionError("the queue was closed meanwhile")
             link = asker.answer(lambda: Link(*self._arguments, asker), deadline, Link.close)
             if self._is_closed:
                 link.close()

@@ -13,9 +13,9 @@ struct loan {
     uint32_t method;
 };
 
-/* With a record at hand: hands it out and releases the get lock.  Its bytes stay where they are until
- * ring_loan_note() lets them move, or the end of the loan.  RING_FULL: too many are leased.  RING_UNMAPPED: no memory for the
- * table, ring->map_error says why. */
+/* With a record at hand: hands it out and releases the get lock.  Its bytes stay where they are until ring_loan_note()
+ * lets them move, or the end of the loan.  RING_FULL: too many are leased.  RING_UNMAPPED: no memory for the table,
+ * ring->map_error says why. */
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan);
 
 /* ---- its bytes ---- */

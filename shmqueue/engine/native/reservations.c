@@ -90,6 +90,15 @@ void ring_clear_the_way(struct ring *ring)
     ring_return_dead(ring, WAIT_SLICE_NS / 2);
 }
 
+/* Whether a reservation will not be committed any more. */
+static bool is_over(const struct reservation *reservation)
+{
+    struct process writer = {.pid = reservation->pid, .started = reservation->started}, me = os_this_process();
+    bool is_of_this_process = writer.pid == me.pid && writer.started == me.started;
+    return reservation->state != RESERVATION_OPEN ||
+           (is_of_this_process ? !ring_is_of_this_image(reservation->handle) : !os_is_alive(writer));
+}
+
 bool ring_clear_what_is_over(struct ring *ring)
 {
     struct take take;
@@ -100,12 +109,10 @@ bool ring_clear_what_is_over(struct ring *ring)
     if (status == RING_OK || status == RING_RESERVED) {
         ring_get_abort(ring, &take);
     }
-    struct process writer = {.pid = take.reservation.pid, .started = take.reservation.started};
-    bool is_over = status == RING_RESERVED && (take.reservation.state != RESERVATION_OPEN || !os_is_alive(writer));
-    if (is_over) {
+    if (status == RING_RESERVED && is_over(&take.reservation)) {
         ring_clear_the_way(ring);
     } else {
         ring_return_dead(ring, 0); /* which notes the time of this look */
     }
-    return is_over;
+    return true;
 }

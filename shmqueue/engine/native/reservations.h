@@ -52,8 +52,8 @@ bool ring_drop_reservation(struct ring *ring, const struct reserving *reserving)
 
 /* For a call that waits: passes what is not an item, if it is the oldest, and gives back what dead processes have. */
 void ring_clear_the_way(struct ring *ring);
-/* For a put that does not wait, of which there may be no others: now and then the same, but only if the oldest record is
- * a reservation that was abandoned, or whose process has ended.  False: not now, or it is not. */
+/* For a put that does not wait, and there may be no other calls: now and then gives back what dead processes have, and
+ * passes the oldest record if it is a reservation that is over.  True: it was time, and there may be room now. */
 bool ring_clear_what_is_over(struct ring *ring);
 
 #endif
