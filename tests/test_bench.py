@@ -60,6 +60,7 @@ def measure(driver: str, workload: str, items: int = 100, deadline: float = PATI
 # ---- the whole command ----
 
 
+@pytest.mark.thorough
 def test_each_shape_of_work_runs_on_ours_and_on_the_standard_queue(tmp_path: Path) -> None:
     names = ["bytes", "raw", "made", "numpy", "2-to-2", "round-trip", "pair-dict", "floor-dict", "idle"]
     told = figures_of(
@@ -76,6 +77,7 @@ def test_each_shape_of_work_runs_on_ours_and_on_the_standard_queue(tmp_path: Pat
                 assert each.get("median", 0) > 0, (name, each)
 
 
+@pytest.mark.thorough
 def test_all_ways_to_use_shmqueue_do_what_compares_them(tmp_path: Path) -> None:
     names = ["int", "batch-int", "list"]
     told = figures_of(

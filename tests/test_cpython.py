@@ -81,14 +81,18 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("method", START_METHODS)
+QUEUES = ["TestQueue", "TestSimpleQueue", "TestPicklingConnections"], 13
+POOLS = ["TestPool", "TestPoolWorkerErrors", "TestPoolWorkerLifetime"], 30
+
+
 @pytest.mark.parametrize(
-    ("classes", "least"),
+    ("method", "classes", "least"),
     [
-        (["TestQueue", "TestSimpleQueue", "TestPicklingConnections"], 13),
-        (["TestPool", "TestPoolWorkerErrors", "TestPoolWorkerLifetime"], 30),
+        *(pytest.param(method, *QUEUES, id=f"queues-{method}") for method in START_METHODS),
+        pytest.param("fork", *POOLS, id="pools-fork"),
+        pytest.param("spawn", *POOLS, id="pools-spawn"),
+        pytest.param("forkserver", *POOLS, id="pools-forkserver", marks=pytest.mark.thorough),
     ],
-    ids=["queues", "pools"],
 )
 def test_multiprocessing(method: str, classes: list[str], least: int, tmp_path: Path) -> None:
     command = ["-m", "shmqueue.compat", str(PROGRAM), method, *(f"-{test}" for test in DIFFERENT), *classes]

@@ -235,7 +235,7 @@ KEPT = {"adopt", "look at one", "list", "remove one"}
 
 CREATING = ["create", "create what is in use", "probe"]
 
-SLOW = {"look at all attributes"}  # has the most calls, each of which costs one attempt
+SLOW = {"look at all attributes", "remove what never arrived", "grow"}  # have the most calls, each an attempt
 
 
 KEEPS_WHAT_RETURNS = sys.version_info >= (3, 11)

@@ -109,6 +109,7 @@ def test_a_million_operations_are_accepted(million: list[Operation]) -> None:
     assert find_violation(million) is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("distance", [10, 1000])
 def test_two_swapped_values_among_a_million_operations_are_named(million: list[Operation], distance: int) -> None:
     history = list(million)
