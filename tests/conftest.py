@@ -75,6 +75,7 @@ ONCE = [
     "documents",
     "elastic",
     "fairness",
+    "file_systems",
     "headers",
     "history",
     "history_orders",
