@@ -152,6 +152,15 @@ def test_a_handle_with_leases_is_closed_while_another_process_has_the_lock(make:
 
 
 @pytest.mark.usefixtures("only_portable")
+def test_the_figures_of_a_queue_without_leases_need_no_lock(make: Make, name: str) -> None:
+    q = make()
+    q.put("job")
+    with python(LOCKED, name) as owner:
+        wait_for_line(owner, "locked")
+        assert Call(q.statistics).result().qsize == 1
+
+
+@pytest.mark.usefixtures("only_portable")
 def test_leases_are_collected_while_another_process_has_the_lock(make: Make, name: str) -> None:
     q = make()
     q.put_many(["first", "second"])

@@ -58,7 +58,9 @@ class Returns(Records):
             return None, (state, min((entry.since for entry in entries if not entry.is_returned), default=0)), b""
 
         self.return_lost()
-        state, oldest = self._counted(lambda: self._at_once(look))
+        state, oldest = self._counted(self._current), 0
+        if state.entries:  # else no lock is needed, which a process may have that was stopped
+            state, oldest = self._counted(lambda: self._at_once(look))
         age = max(0.0, clock.monotonic() - oldest / 1e9) if oldest else 0.0
         return state.entries - state.returned, state.returned, state.acknowledged, state.redelivered, age
 

@@ -91,7 +91,7 @@ void ring_clear_the_way(struct ring *ring)
 }
 
 /* Whether a reservation will not be committed any more. */
-static bool is_over(const struct reservation *reservation)
+static bool will_not_come(const struct reservation *reservation)
 {
     struct process writer = {.pid = reservation->pid, .started = reservation->started}, me = os_this_process();
     bool is_of_this_process = writer.pid == me.pid && writer.started == me.started;
@@ -109,7 +109,7 @@ bool ring_clear_what_is_over(struct ring *ring)
     if (status == RING_OK || status == RING_RESERVED) {
         ring_get_abort(ring, &take);
     }
-    if (status == RING_RESERVED && is_over(&take.reservation)) {
+    if (status == RING_RESERVED && will_not_come(&take.reservation)) {
         ring_clear_the_way(ring);
     } else {
         ring_return_dead(ring, 0); /* which notes the time of this look */
