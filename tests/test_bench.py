@@ -117,6 +117,7 @@ def test_every_workload_is_in_a_table_and_every_column_is_measured() -> None:
     assert not shown & stand_ins
 
 
+@pytest.mark.thorough
 def test_it_writes_what_was_measured_where_and_how(tmp_path: Path) -> None:
     done = bench(
         *(*TINY, "--rounds", 3, "--workload", "int", "--workload", "round-trip"),
