@@ -123,18 +123,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of those modules; keep the part of the tests that $SHMQUEUE_TEST_PART says."""
+    """Mark the tests of those modules; keep the parts of the tests that the environment says.
+
+    $SHMQUEUE_TEST_PART is of all tests, $SHMQUEUE_TEST_PORTABLE of those on the portable engine.
+    """
     for item in items:
         if item.path.stem in ONCE_MODULES:
             item.add_marker("once")
     for module in {item.path for item in items if item.get_closest_marker("thorough") is not None}:
         if not may_be_thorough(module):
             raise pytest.UsageError(f"-m thorough would not find the tests of {module.name}: see may_be_thorough()")
-    which = os.environ.get("SHMQUEUE_TEST_PART", "1/1")
-    left_out = [item for item in items if not in_part(item.nodeid, which)]
-    if left_out:
+    part, of_portable = (os.environ.get(f"SHMQUEUE_TEST_{name}", "1/1") for name in ("PART", "PORTABLE"))
+
+    def is_kept(item: pytest.Item) -> bool:
+        is_portable = "portable" in item.nodeid.partition("[")[2]
+        return in_part(item.nodeid, part) and (not is_portable or in_part(item.nodeid, of_portable))
+
+    if left_out := [item for item in items if not is_kept(item)]:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if in_part(item.nodeid, which)]
+        items[:] = filter(is_kept, items)
 
 
 @pytest.hookimpl(trylast=True)
