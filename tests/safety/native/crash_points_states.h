@@ -64,6 +64,15 @@ static inline void fill(struct scene *scene)
     }
 }
 
+static inline void drop(struct scene *scene, uint64_t items)
+{
+    uint64_t dropped;
+    if (ring_clear(&scene->ring, &dropped, until(WAIT_FOREVER)) != RING_OK || dropped != items) {
+        harness_fail("making a state: drop");
+    }
+    model_clear(&scene->model);
+}
+
 static inline void make_fixed(struct scene *scene)
 {
     enum operation operation = scene->operation;
@@ -72,6 +81,10 @@ static inline void make_fixed(struct scene *scene)
     unsigned before = state == HEADER_WRAPS ? CAPACITY - 4 : state == PAYLOAD_WRAPS ? CAPACITY - 20 : 30;
     add(scene, item_id(1, before - RECORD_HEADER_SIZE));
     take(scene, 1); /* and it is not done: one is unfinished */
+    if (state == ONE_MORE) {
+        add_items(scene, 1);
+        drop(scene, 1);
+    }
     if (is_get(operation) || is_shut_down(operation)) {
         bool none = state == EMPTY || (state == ASLEEP && is_shut_down(operation));
         add_items(scene, none ? 0 : items_moved(operation) + (state == CONTENDED));
