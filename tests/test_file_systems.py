@@ -187,7 +187,8 @@ for q in made:
                 process.stdin.write(line)
                 process.stdin.flush()
             if line == "go\n":
-                made = [number for process in processes for number in (process.stdout or []).readline().split()]  # type: ignore[union-attr]
+                outputs = [process.stdout for process in processes if process.stdout is not None]
+                made = [number for output in outputs for number in output.readline().split()]
         for process in processes:
             assert process.wait(PATIENCE) == 0, process.stderr and process.stderr.read()
     assert sorted(made, key=int) == [str(number) for number in range(20)]
