@@ -1,5 +1,5 @@
-/* quick_lease.h: the lease of a small item in a queue in which nothing else is leased, and its end: the quick way, for
- * most leases.
+/* quick_lease.h: the lease of a small item in a queue of fixed size in which nothing else is leased, and its end: the
+ * quick way.
  *
  * Rules 11 to 13 in layout.h.  While no entry of the table is in use, all of them are undefined, so that one may be
  * written before the commit, and forgotten with it.
