@@ -67,7 +67,7 @@
  *  12. get.count is next.count less the entries that are RETURNED: put.count - get.count is what can be taken now.
  *  13. Only the owner of the get lock writes an entry.  Before it changes one of the first `entries`, it stores the
  *      sequence in leases.sequence, then the entry in leases.before and the two figures beside it, then its number in
- *      leases.changed; at most two for each commit.  An owner that finds leases.changed set and leases.sequence equal
+ *      leases.changed, or LEASES_FIGURES if only these change; at most two for each commit.  An owner that finds leases.changed set and leases.sequence equal
  *      to the current sequence follows one that died before its commit: it restores these first, but for the `in_place`
  *      of one that has a holder, unless that was BYTES_DROPPED.  Entries from number `entries` on are undefined.
  *  14. If a leased record keeps too many free bytes behind it from use, the owner of the get lock copies it into the
@@ -279,7 +279,7 @@ struct lease {
     _Atomic uint64_t window;   /* 0: the record is in the data; otherwise 1 + its offset in the windows */
     _Atomic uint64_t started;  /* the holder: when its process started (field 22 of /proc/pid/stat); in a RETURNED one:
                                   the generation in which it was requeued */
-    _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns */
+    _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns; of its last tick */
     _Atomic uint32_t pid;      /* the holder's */
     _Atomic uint32_t handle;   /* which of the holder's handles; another image of the process has other numbers */
     _Atomic uint32_t arena;    /* the arena that contains the position */
@@ -287,6 +287,7 @@ struct lease {
 };
 
 #define LAYOUT_LEASES 1024u
+#define LEASES_FIGURES UINT32_MAX
 #define LAYOUT_LEASE_TABLE_SIZE (LAYOUT_LEASES * 64u)
 
 /* Written by the owner of the get lock.  See rule 13 for the first three.
@@ -296,7 +297,7 @@ struct lease {
  * redelivered:  items that were handed out again; likewise.
  * looked:       when a process last checked whether the holders live, monotonic clock, ns.  A hint. */
 struct leases {
-    _Atomic uint32_t changed[2]; /* 1 + the number of the entry in `before`; 0: there is none */
+    _Atomic uint32_t changed[2]; /* 1 + the number of the entry in `before`, or LEASES_FIGURES; 0: there is none */
     _Atomic uint32_t sequence;
     _Atomic uint32_t reserved;
     _Atomic uint64_t acknowledged;

@@ -131,6 +131,17 @@ static void copy_entry(struct lease *to, const struct lease *from)
     SET(to->attempt, GET(from->attempt));
 }
 
+/* What was saved is valid from here on, and the change comes after it. */
+static void note_change(struct leases *leases, unsigned slot, uint32_t changed)
+{
+    if (slot == 0) {
+        SET(leases->acknowledged_before, GET(leases->acknowledged));
+        SET(leases->redelivered_before, GET(leases->redelivered));
+    }
+    atomic_store_explicit(&leases->changed[slot], changed, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
 struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t number)
 {
     struct leases *leases = &ring->segment->leases;
@@ -140,14 +151,16 @@ struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t 
         SET(leases->sequence, take->next.sequence);
         copy_entry(&leases->before[slot], entry);
         SET(leases->before[slot].in_place, GET(entry->in_place));
-        if (slot == 0) {
-            SET(leases->acknowledged_before, GET(leases->acknowledged));
-            SET(leases->redelivered_before, GET(leases->redelivered));
-        }
-        atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
-        atomic_signal_fence(memory_order_seq_cst);
+        note_change(leases, slot, number + 1);
     }
     return entry;
+}
+
+void lease_change_figures(struct ring *ring, uint32_t sequence)
+{
+    struct leases *leases = &ring->segment->leases;
+    SET(leases->sequence, sequence);
+    note_change(leases, 0, LEASES_FIGURES);
 }
 
 static void undo_changes(struct ring *ring, const struct take *take)
@@ -155,17 +168,18 @@ static void undo_changes(struct ring *ring, const struct take *take)
     struct leases *leases = &ring->segment->leases;
     for (int slot = 1; slot >= 0; slot--) { /* the last change first: both may be of one entry */
         uint32_t changed = GET(leases->changed[slot]);
-        if (changed != 0 && changed <= LAYOUT_LEASES && GET(leases->sequence) == take->next.sequence) {
+        bool is_uncommitted = changed != 0 && GET(leases->sequence) == take->next.sequence;
+        if (is_uncommitted && changed <= LAYOUT_LEASES) {
             struct lease *entry = &atomic_load(&ring->table)[changed - 1];
             copy_entry(entry, &leases->before[slot]);
             uint32_t in_place = GET(leases->before[slot].in_place), state = GET(entry->state);
             if (in_place == BYTES_DROPPED || state == LEASE_RETURNED || state == LEASE_FREE) {
                 SET(entry->in_place, in_place); /* else its holder may have changed it (rule 15) */
             }
-            if (slot == 0) {
-                SET(leases->acknowledged, GET(leases->acknowledged_before));
-                SET(leases->redelivered, GET(leases->redelivered_before));
-            }
+        }
+        if (is_uncommitted && slot == 0) {
+            SET(leases->acknowledged, GET(leases->acknowledged_before));
+            SET(leases->redelivered, GET(leases->redelivered_before));
         }
         atomic_store_explicit(&leases->changed[slot], 0, memory_order_release);
     }

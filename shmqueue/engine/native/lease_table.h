@@ -50,10 +50,36 @@ struct lease *lease_oldest_in_data(struct ring *ring, const struct take *take, u
 /* The number of a free entry, for the record at hand.  RING_FULL: there is none.  RING_UNMAPPED: no memory for it. */
 enum ring_status lease_choose(struct ring *ring, struct take *take, uint32_t *number);
 
+/* ---- writing it ---- */
+
+/* Which record it names. */
+static inline void lease_set_record(struct lease *entry, uint64_t position, uint64_t count, uint32_t arena)
+{
+    SET(entry->position, position);
+    SET(entry->window, 0);
+    SET(entry->count, count);
+    SET(entry->arena, arena);
+}
+
+/* Who has it from now on. */
+static inline void lease_set_holder(struct lease *entry, struct process holder, uint32_t handle, enum lease_state state,
+                                    enum lease_bytes bytes)
+{
+    SET(entry->in_place, bytes);
+    SET(entry->pid, holder.pid);
+    SET(entry->started, holder.started);
+    SET(entry->handle, handle);
+    SET(entry->since, (uint64_t)monotonic_recent_ns());
+    SET(entry->state, state);
+}
+
 /* ---- changing it ---- */
 
 /* Rule 13, before an entry is changed. */
 struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t number);
+
+/* The same before `acknowledged` or `redelivered` is changed, and no entry. */
+void lease_change_figures(struct ring *ring, uint32_t sequence);
 
 /* Before the first lease: what was saved for an undo is of no use any more. */
 void lease_forget_changes(struct ring *ring);

@@ -5,7 +5,6 @@
 enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *loan)
 {
     struct leases *leases = &ring->segment->leases;
-    struct process me = os_this_process();
     uint32_t number;
     enum ring_status status = lease_choose(ring, take, &number);
     if (status != RING_OK) {
@@ -16,10 +15,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
     if (take->at == NOT_RETURNED) {
         take->place = (struct place){.position = take->next.position, .arena = take->next.arena};
         take->number = take->next.count;
-        SET(entry->position, take->next.position);
-        SET(entry->window, 0);
-        SET(entry->count, take->next.count);
-        SET(entry->arena, take->next.arena);
+        lease_set_record(entry, take->next.position, take->next.count, take->next.arena);
         SET(entry->attempt, 1);
         ring_get_pass(take);
     } else {
@@ -28,12 +24,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
         SET(leases->redelivered, GET(leases->redelivered) + !is_first);
         take->returned--;
     }
-    SET(entry->in_place, BYTES_IN_PLACE);
-    SET(entry->pid, me.pid);
-    SET(entry->started, me.started);
-    SET(entry->handle, ring->handle);
-    SET(entry->since, (uint64_t)monotonic_ns());
-    SET(entry->state, LEASE_LENT);
+    lease_set_holder(entry, os_this_process(), ring->handle, LEASE_LENT, BYTES_IN_PLACE);
     if (number >= take->entries) {
         take->entries = number + 1;
     }
@@ -154,10 +145,10 @@ enum ring_status ring_loan_finish(struct ring *ring, const struct loan *loan, bo
         spilling_note_done(&take, place.position, place.window);
     }
     SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);
-    tally_count_as_done(ring, &take.next);
+    uint64_t put = tally_count_as_done(ring, take.self, &take.next.dropped);
     SET(leases->acknowledged, GET(leases->acknowledged) + 1);
     ring_get_commit(ring, &take);
-    tally_wake_if_finished(ring);
+    tally_wake_after_done(ring, put, take.next.dropped);
     return RING_OK;
 }
 
@@ -184,7 +175,7 @@ bool lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bo
         SET(entry->attempt, was_writing ? 0 : GET(entry->attempt));
         take->returned++;
     } else if (was_writing || is_dropped) {
-        tally_count_as_done(ring, &take->next);
+        (void)tally_count_as_done(ring, take->self, &take->next.dropped);
     }
     struct place place;
     if (!again && lease_find_place(ring, entry, &place)) {

@@ -140,6 +140,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->record_type);
     Py_CLEAR(state->queue_base_type);
     Py_CLEAR(state->coroutine_type);
+    lease_free_spare(state);
     Py_CLEAR(state->lease_type);
     for (size_t i = 0; i < SLOW_METHODS; i++) {
         Py_CLEAR(state->slow_names[i]);
@@ -147,6 +148,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->nothing);
     return 0;
 }
+
+static void module_free(void *module) { (void)module_clear((PyObject *)module); }
 
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
@@ -168,6 +171,7 @@ static struct PyModuleDef module_def = {
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,
+    .m_free = module_free,
 };
 
 PyMODINIT_FUNC PyInit__core(void);

@@ -57,6 +57,18 @@ static inline int64_t monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* The same clock as of its last tick, some milliseconds ago at most: a third of the cost. */
+static inline int64_t monotonic_recent_ns(void)
+{
+#ifdef CLOCK_MONOTONIC_COARSE
+    struct timespec tick;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);
+    return (int64_t)tick.tv_sec * 1000000000 + tick.tv_nsec;
+#else
+    return monotonic_ns();
+#endif
+}
+
 static inline void cpu_relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

@@ -14,6 +14,37 @@
 
 #define ring_of(lease) ((lease)->loan.ring)
 
+/* An object that is made and freed for each item: its memory is kept once. */
+static LeaseObject *new_object(module_state *state, PyTypeObject *type)
+{
+    PyObject *spare = state->spare_lease;
+    if (spare == NULL) {
+        return PyObject_GC_New(LeaseObject, type);
+    }
+    state->spare_lease = NULL;
+    return (LeaseObject *)PyObject_Init(spare, type);
+}
+
+static void free_object(module_state *state, LeaseObject *lease)
+{
+#ifndef Py_GIL_DISABLED
+    if (state->spare_lease == NULL && Py_TYPE(lease) == state->lease_type) {
+        state->spare_lease = (PyObject *)lease;
+        return;
+    }
+#endif
+    (void)state;
+    PyObject_GC_Del(lease);
+}
+
+void lease_free_spare(module_state *state)
+{
+    if (state->spare_lease != NULL) {
+        PyObject_GC_Del(state->spare_lease);
+        state->spare_lease = NULL;
+    }
+}
+
 LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
 {
     PyTypeObject *type = state_of(ring)->lease_type;
@@ -24,7 +55,7 @@ LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
     Py_INCREF(ring); /* before the allocation: the collector may run any code then, which takes them from the queue */
     Py_INCREF(load);
     ended = ended != Py_None ? Py_NewRef(ended) : NULL;
-    LeaseObject *lease = PyObject_GC_New(LeaseObject, type);
+    LeaseObject *lease = new_object(state_of(ring), type);
     if (lease == NULL) {
         Py_DECREF(ring);
         Py_DECREF(load);
@@ -169,12 +200,14 @@ static void Lease_dealloc(LeaseObject *lease)
     if (lease->weak_references != NULL) {
         PyObject_ClearWeakRefs((PyObject *)lease);
     }
+    RingObject *ring = (RingObject *)Py_NewRef(ring_of(lease)); /* which keeps the state */
     loan_drop(&lease->loan);
     Py_XDECREF(lease->item);
     Py_XDECREF(lease->payload);
     Py_XDECREF(lease->load);
     Py_XDECREF(lease->ended);
-    PyObject_GC_Del(lease);
+    free_object(state_of(ring), lease);
+    Py_DECREF(ring);
     Py_DECREF(type);
 }
 
@@ -224,6 +257,7 @@ PyObject *core_lease_type(PyObject *module, PyObject *base)
     module_state *state = PyModule_GetState(module);
     PyObject *type = PyType_FromModuleAndSpec(module, &Lease_spec, base);
     if (type != NULL) {
+        lease_free_spare(state);
         Py_XSETREF(state->lease_type, (PyTypeObject *)Py_NewRef(type));
     }
     return type;

@@ -24,6 +24,7 @@ static PyObject *Ring_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSE
         Py_DECREF(path);
         return NULL;
     }
+    self->state = PyType_GetModuleState(type);
     self->path = path;
     self->name = Py_NewRef(name);
     self->report = Py_NewRef(report);

@@ -52,6 +52,7 @@ typedef struct {
     PyTypeObject *lease_type; /* NULL until lease_type() was called */
     PyObject *nothing; /* the Record that stands for none */
     PyObject *slow_names[SLOW_METHODS];
+    PyObject *spare_lease; /* the memory of one of that type, for the next; never any without a GIL */
 } module_state;
 
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock
@@ -64,6 +65,7 @@ struct foreseen {
 
 typedef struct {
     PyObject_HEAD
+    module_state *state; /* of the module that its type keeps */
     struct ring ring;
     void *memory; /* NULL once closed */
     size_t size; /* of this mapping; the ring makes others */
@@ -87,7 +89,7 @@ typedef struct {
     double lock_patience;      /* seconds that a call which may not block waits for a lock held by a peer */
 } RingObject;
 
-static inline module_state *state_of(RingObject *self) { return PyType_GetModuleState(Py_TYPE(self)); }
+static inline module_state *state_of(const RingObject *self) { return self->state; }
 
 /* Whether something is a Record, a tuple of (method, payload) that no item is. */
 static inline bool is_record(RingObject *self, PyObject *object)
@@ -358,5 +360,7 @@ extern PyType_Spec Anchor_spec, Bell_spec, Coroutine_spec, CoroutineMethod_spec,
 
 /* Makes the type of leases, with this base, which documents it: python_lease.c. */
 PyObject *core_lease_type(PyObject *module, PyObject *base);
+/* Before the state drops that type. */
+void lease_free_spare(module_state *state);
 
 #endif

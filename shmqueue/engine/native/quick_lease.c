@@ -7,19 +7,10 @@ void ring_lend_quick(struct ring *ring, const struct quick_take *take, enum leas
     struct segment *segment = ring->segment;
     struct next *next = &segment->get.next;
     struct lease *entry = lease_entries(ring);
-    struct process me = os_this_process();
     lease_forget_changes(ring);
-    SET(entry->position, take->position);
-    SET(entry->window, 0);
-    SET(entry->count, take->count);
-    SET(entry->arena, take->arena);
+    lease_set_record(entry, take->position, take->count, take->arena);
     SET(entry->attempt, 1);
-    SET(entry->in_place, bytes);
-    SET(entry->pid, me.pid);
-    SET(entry->started, me.started);
-    SET(entry->handle, ring->handle);
-    SET(entry->since, (uint64_t)monotonic_ns());
-    SET(entry->state, LEASE_LENT);
+    lease_set_holder(entry, os_this_process(), ring->handle, LEASE_LENT, bytes);
     *loan = (struct loan){.entry = 0,
                           .attempt = 1,
                           .count = take->count,
@@ -37,58 +28,58 @@ void ring_lend_quick(struct ring *ring, const struct quick_take *take, enum leas
     side_end_get(ring, take->self, take->position, take->count + 1);
 }
 
-/* What the get ledger becomes when the only lease is finished. */
-struct finished {
-    uint32_t sequence, arena;
-    uint64_t position, count, dropped;
-};
-
-/* Under the get lock: whether this is the only lease, with nothing to be undone. */
-static inline bool is_only_lease(struct ring *ring, const struct loan *loan, struct finished *finished)
+/* Under the get lock: whether this is the only lease, with nothing to be undone.  *settled: what the get ledger becomes
+ * when it is finished. */
+static inline bool is_only_lease(struct ring *ring, const struct loan *loan, struct snapshot *settled)
 {
     struct segment *segment = ring->segment;
     struct ledgers *ledgers = &segment->get.ledgers;
     const struct lease *entry = lease_entries(ring);
     uint32_t sequence = GET(ledgers->sequence);
     unsigned slot = sequence & 1;
-    *finished = (struct finished){.sequence = sequence,
-                                  .arena = GET(segment->get.next.arena[slot]),
-                                  .position = GET(segment->get.next.position[slot]),
-                                  .count = GET(segment->get.next.count[slot]),
-                                  .dropped = GET(ledgers->dropped[slot])};
-    return loan->entry == 0 && GET(ledgers->arena[slot]) == (finished->arena | LEDGER_LEASES) &&
-           GET(segment->get.next.entries[slot]) == 1 && GET(ledgers->count[slot]) == finished->count &&
+    settled->sequence = sequence;
+    settled->position = GET(segment->get.next.position[slot]);
+    settled->count = GET(segment->get.next.count[slot]);
+    settled->dropped = GET(ledgers->dropped[slot]);
+    settled->arena = GET(segment->get.next.arena[slot]);
+    settled->leases = false;
+    return GET(ledgers->arena[slot]) == (settled->arena | LEDGER_LEASES) &&
+           GET(segment->get.next.entries[slot]) == 1 && GET(ledgers->count[slot]) == settled->count &&
            GET(ledgers->position[slot]) == loan->place.position && loan->place.window == 0 &&
-           finished->position - loan->place.position <= ring->capacity && finished->arena < ring->arenas &&
+           settled->position - loan->place.position <= ring->capacity && settled->arena < ring->arenas &&
            GET(segment->leases.changed[0]) == 0 && GET(segment->notes.shut) == 0 &&
            GET(entry->state) == LEASE_LENT && GET(entry->window) == 0 && lending_is_of(ring, entry, loan);
 }
 
+/* The same without the lock: a guess, so that the lock is not taken in vain where there are several. */
+static inline bool may_be_only_lease(struct ring *ring, const struct loan *loan)
+{
+    struct side *side = &ring->segment->get;
+    return loan->entry == 0 && GET(side->next.entries[GET(side->ledgers.sequence) & 1]) == 1;
+}
+
 bool ring_loan_finish_quick(struct ring *ring, const struct loan *loan)
 {
-    struct segment *segment = ring->segment;
-    struct leases *leases = &segment->leases;
-    struct side *side = &segment->get;
+    struct leases *leases = &ring->segment->leases;
+    struct side *side = &ring->segment->get;
     struct self *self = lock_self();
-    struct finished finished;
-    if (arena_is_elastic(ring) || ring_is_corrupted(ring) ||
+    struct snapshot settled;
+    if (!may_be_only_lease(ring, loan) || ring_is_corrupted(ring) ||
         side_lock(ring, side, self, (struct patience){0}) != RING_OK) {
         return false;
     }
-    if (!is_only_lease(ring, loan, &finished)) {
+    if (ring->get_epoch != self->epoch || !is_only_lease(ring, loan, &settled)) {
         lock_release(&side->guard.lock, self);
         return false;
     }
-    struct snapshot put = ledger_read(&segment->put.ledgers), get = {.dropped = finished.dropped};
-    get.dropped += tally_unfinished(ring, &put, &get) > 0;
-    struct take undo = {.next = {.sequence = finished.sequence}, .entries_before = 1};
-    (void)lease_change(ring, &undo, 0); /* for the figures: the entry itself is free with the commit */
+    lease_change_figures(ring, settled.sequence); /* the entry is free with the commit, as it is */
     SET(leases->acknowledged, GET(leases->acknowledged) + 1);
-    ledger_write(&side->ledgers, finished.sequence, finished.position, finished.count,
-                 get.dropped, finished.arena);
-    side_end_get(ring, self, finished.position, finished.count);
-    if (tally_unfinished(ring, &put, &get) == 0) { /* as far as is known: there may be more */
-        tally_wake_if_finished(ring);
+    uint64_t put = tally_count_as_done(ring, self, &settled.dropped);
+    if (arena_is_elastic(ring) && arena_trim_is_due(ring, &settled, settled.arena)) {
+        atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
     }
+    ledger_write(&side->ledgers, settled.sequence, settled.position, settled.count, settled.dropped, settled.arena);
+    side_end_get(ring, self, settled.position, settled.count);
+    tally_wake_after_done(ring, put, settled.dropped);
     return true;
 }

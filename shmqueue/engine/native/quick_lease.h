@@ -14,7 +14,7 @@
 static inline bool ring_can_lend_quick(const struct ring *ring)
 {
     return atomic_load_explicit(&ring->table, memory_order_acquire) != NULL &&
-           GET(ring->segment->leases.reserved) >= sizeof(struct lease) && !arena_is_elastic(ring);
+           GET(ring->segment->leases.reserved) >= sizeof(struct lease);
 }
 
 /* Then, with a record at hand by ring_get_quick(): hands it out, and releases the lock.  `bytes`: what the holder does

@@ -36,14 +36,6 @@ void tally_wake_if_finished(struct ring *ring)
     }
 }
 
-void tally_count_as_done(struct ring *ring, struct snapshot *get)
-{
-    struct snapshot put = ledger_read(&ring->segment->put.ledgers);
-    if (tally_unfinished(ring, &put, get) > 0) {
-        get->dropped++;
-    }
-}
-
 enum ring_status ring_task_done(struct ring *ring)
 {
     struct tally *tally = &ring->segment->tally;

@@ -6,17 +6,10 @@ static void make_writing(struct ring *ring, struct take *take, uint32_t number)
 {
     const struct reservation *reservation = &take->reservation;
     struct lease *entry = lease_change(ring, take, number);
-    SET(entry->position, take->next.position + sizeof *reservation);
-    SET(entry->window, 0);
-    SET(entry->count, take->next.count);
-    SET(entry->arena, take->next.arena);
+    struct process writer = {.pid = reservation->pid, .started = reservation->started};
+    lease_set_record(entry, take->next.position + sizeof *reservation, take->next.count, take->next.arena);
     SET(entry->attempt, reservation->token);
-    SET(entry->in_place, BYTES_IN_PLACE);
-    SET(entry->pid, reservation->pid);
-    SET(entry->started, reservation->started);
-    SET(entry->handle, reservation->handle);
-    SET(entry->since, (uint64_t)monotonic_ns());
-    SET(entry->state, LEASE_WRITING);
+    lease_set_holder(entry, writer, reservation->handle, LEASE_WRITING, BYTES_IN_PLACE);
     if (number >= take->entries) {
         take->entries = number + 1;
     }
@@ -36,7 +29,7 @@ enum ring_status writers_pass(struct ring *ring, struct take *take)
         }
         make_writing(ring, take, number);
     } else {
-        tally_count_as_done(ring, &take->next);
+        (void)tally_count_as_done(ring, take->self, &take->next.dropped);
     }
     take->next.position += sizeof take->reservation + record_head(take->length) + take->length;
     take->next.count++;
