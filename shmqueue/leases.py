@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from shmqueue.engine import Engine, Loan
 
 try:
-    from shmqueue.engine.native import lease_type
+    from shmqueue.engine.native import lease_types
 except ImportError:
     if not TYPE_CHECKING:
-        lease_type = None
+        lease_types = None
 
 __all__ = ["Lease", "View", "lease_of", "take_lease"]
 
@@ -129,8 +129,8 @@ class _LoanLease(Lease[_T]):
         return done
 
 
-if lease_type is not None:
-    lease_type(Lease)  # the native engine makes its leases of it
+if lease_types is not None:
+    lease_types(Lease)  # the native engine makes its leases of it
 
 
 def take_lease(

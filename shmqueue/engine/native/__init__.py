@@ -23,7 +23,7 @@ __all__ = [
     "Record",
     "Ring",
     "data_size",
-    "lease_type",
+    "lease_types",
     "marks_dead_owners",
     "open_ring",
 ]
@@ -81,7 +81,7 @@ try:
         Record,
         Ring,
         data_size,
-        lease_type,
+        lease_types,
         marks_dead_owners,
     )
 except ImportError as error:

@@ -35,7 +35,7 @@ static PyObject *core_marks_dead_owners(PyObject *Py_UNUSED(module), PyObject *P
 static PyMethodDef module_methods[] = {
     {"data_size", core_data_size, METH_VARARGS, "data_size(initial, capacity): see shmqueue.engine.data_size."},
     {"marks_dead_owners", core_marks_dead_owners, METH_NOARGS, "marks_dead_owners(): see shmqueue.engine."},
-    {"lease_type", core_lease_type, METH_O, "lease_type(base): the type of what Ring.lease() returns; see shmqueue.leases.Lease."},
+    {"lease_types", core_lease_types, METH_O, "lease_types(base): makes the types of what Ring.lease() returns; see shmqueue.leases."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -121,6 +121,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->queue_base_type);
     Py_VISIT(state->coroutine_type);
     Py_VISIT(state->lease_type);
+    Py_VISIT(state->unloaded_lease_type);
     Py_VISIT(state->nothing);
     return 0;
 }
@@ -142,6 +143,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->coroutine_type);
     lease_free_spare(state);
     Py_CLEAR(state->lease_type);
+    Py_CLEAR(state->unloaded_lease_type);
     for (size_t i = 0; i < SLOW_METHODS; i++) {
         Py_CLEAR(state->slow_names[i]);
     }

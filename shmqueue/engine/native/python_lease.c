@@ -1,7 +1,8 @@
-/* python_lease.c: the type of what lease() returns, see shmqueue.leases.
+/* python_lease.c: the types of what lease() returns, see shmqueue.leases.
  *
- * It is made with the public class, which documents it, as its base.  Small items are unpacked when they are taken, all
- * others when they are first asked for.
+ * They are made with the public class, which documents them, as their base.  Small items are unpacked when they are
+ * taken: their leases have `item` as a slot, which the interpreter reads without a call.  All others are unpacked when
+ * they are first asked for, and have a type of their own.
  *
  * On a free-threaded build the critical section of a lease is that of its Ring.
  */
@@ -49,7 +50,7 @@ LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
 {
     PyTypeObject *type = state_of(ring)->lease_type;
     if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "lease_type() was not called");
+        PyErr_SetString(PyExc_RuntimeError, "lease_types() was not called");
         return NULL;
     }
     Py_INCREF(ring); /* before the allocation: the collector may run any code then, which takes them from the queue */
@@ -62,11 +63,19 @@ LeaseObject *lease_new(RingObject *ring, PyObject *load, PyObject *ended)
         Py_XDECREF(ended);
         return NULL;
     }
-    memset((char *)lease + sizeof(PyObject), 0, sizeof *lease - sizeof(PyObject));
-    lease->loan.hold = OVER;
+    /* Field by field: what fills memory is dear for so little, and the record in `loan` means nothing yet. */
     lease->loan.ring = ring;
+    lease->loan.hold = OVER;
+    lease->loan.epoch = 0;
+    lease->loan.may_move = lease->loan.is_seen = lease->loan.is_bytes = false;
+    lease->loan.from = lease->loan.length = 0;
+    lease->loan.copy = NULL;
+    lease->loan.exports = 0;
+    lease->item = NULL;
+    lease->payload = NULL;
     lease->load = load;
     lease->ended = ended;
+    lease->weak_references = NULL;
     return lease;
 }
 
@@ -76,8 +85,13 @@ bool lease_fill(LeaseObject *lease, PyObject *item)
     if (item != NULL) {
         Py_CLEAR(lease->load);
         loan_let_move(&lease->loan);
-    } else if ((lease->payload = loan_payload(&lease->loan)) == NULL) {
-        return false;
+    } else {
+        PyTypeObject *type = Py_TYPE(lease), *other = state_of(ring_of(lease))->unloaded_lease_type;
+        Py_SET_TYPE((PyObject *)lease, (PyTypeObject *)Py_NewRef(other));
+        Py_DECREF(type);
+        if ((lease->payload = loan_payload(&lease->loan)) == NULL) {
+            return false;
+        }
     }
     if (item == NULL || PyObject_IS_GC(item) || lease->ended != NULL) {
         PyObject_GC_Track(lease);
@@ -223,42 +237,60 @@ static PyMethodDef Lease_methods[] = { /* documented in shmqueue.leases.Lease */
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef Lease_attributes[] = {
-    {"item", (getter)Lease_item, NULL, NULL, NULL},
-    {"attempt", (getter)Lease_attempt, NULL, NULL, NULL},
-    {"is_held", (getter)Lease_is_held, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
+#define WEAK_REFERENCES {"__weaklistoffset__", T_PYSSIZET, offsetof(LeaseObject, weak_references), READONLY, NULL}
 
 static PyMemberDef Lease_members[] = {
-    {"__weaklistoffset__", T_PYSSIZET, offsetof(LeaseObject, weak_references), READONLY, NULL},
+    WEAK_REFERENCES,
+    {"item", T_OBJECT_EX, offsetof(LeaseObject, item), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot Lease_slots[] = {
-    {Py_tp_dealloc, Lease_dealloc},
-    {Py_tp_traverse, Lease_traverse},
-    {Py_tp_clear, Lease_clear},
-    {Py_tp_methods, Lease_methods},
-    {Py_tp_getset, Lease_attributes},
-    {Py_tp_members, Lease_members},
-    {0, NULL},
+static PyMemberDef Unloaded_members[] = {
+    WEAK_REFERENCES,
+    {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Spec Lease_spec = {
-    .name = "shmqueue.leases.NativeLease",
-    .basicsize = sizeof(LeaseObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = Lease_slots,
-};
+#define ATTRIBUTES                                             \
+    {"attempt", (getter)Lease_attempt, NULL, NULL, NULL},      \
+        {"is_held", (getter)Lease_is_held, NULL, NULL, NULL}, \
+    {                                                          \
+        NULL, NULL, NULL, NULL, NULL                           \
+    }
 
-PyObject *core_lease_type(PyObject *module, PyObject *base)
+static PyGetSetDef Lease_attributes[] = {ATTRIBUTES};
+static PyGetSetDef Unloaded_attributes[] = {{"item", (getter)Lease_item, NULL, NULL, NULL}, ATTRIBUTES};
+
+#define SLOTS(members, attributes)                                                                                  \
+    {                                                                                                               \
+        {Py_tp_dealloc, Lease_dealloc}, {Py_tp_traverse, Lease_traverse}, {Py_tp_clear, Lease_clear},               \
+            {Py_tp_methods, Lease_methods}, {Py_tp_getset, attributes}, {Py_tp_members, members}, {0, NULL},        \
+    }
+
+static PyType_Slot Lease_slots[] = SLOTS(Lease_members, Lease_attributes);
+static PyType_Slot Unloaded_slots[] = SLOTS(Unloaded_members, Unloaded_attributes);
+
+#define SPEC(called, its_slots)                                                                      \
+    {                                                                                                \
+        .name = called, .basicsize = sizeof(LeaseObject),                                            \
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,        \
+        .slots = its_slots,                                                                          \
+    }
+
+static PyType_Spec Lease_spec = SPEC("shmqueue.leases.NativeLease", Lease_slots);
+static PyType_Spec Unloaded_spec = SPEC("shmqueue.leases.UnloadedNativeLease", Unloaded_slots);
+
+PyObject *core_lease_types(PyObject *module, PyObject *base)
 {
     module_state *state = PyModule_GetState(module);
     PyObject *type = PyType_FromModuleAndSpec(module, &Lease_spec, base);
-    if (type != NULL) {
-        lease_free_spare(state);
-        Py_XSETREF(state->lease_type, (PyTypeObject *)Py_NewRef(type));
+    PyObject *unloaded = PyType_FromModuleAndSpec(module, &Unloaded_spec, base);
+    if (type == NULL || unloaded == NULL) {
+        Py_XDECREF(type);
+        Py_XDECREF(unloaded);
+        return NULL;
     }
-    return type;
+    lease_free_spare(state);
+    Py_XSETREF(state->lease_type, (PyTypeObject *)type);
+    Py_XSETREF(state->unloaded_lease_type, (PyTypeObject *)unloaded);
+    Py_RETURN_NONE;
 }

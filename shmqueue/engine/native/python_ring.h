@@ -49,7 +49,7 @@ typedef struct {
     PyObject *error;      /* what they all are */
     PyTypeObject *ring_type, *loan_type, *reservation_type, *record_type;
     PyTypeObject *queue_base_type, *coroutine_type;
-    PyTypeObject *lease_type; /* NULL until lease_type() was called */
+    PyTypeObject *lease_type, *unloaded_lease_type; /* NULL until lease_types() was called */
     PyObject *nothing; /* the Record that stands for none */
     PyObject *slow_names[SLOW_METHODS];
     PyObject *spare_lease; /* the memory of one of that type, for the next; never any without a GIL */
@@ -358,9 +358,9 @@ bool queue_get_at_once(PyObject *queue, PyObject **result);
 extern PyType_Spec Anchor_spec, Bell_spec, Coroutine_spec, CoroutineMethod_spec, Loan_spec, QueueBase_spec, Record_spec,
     Reservation_spec, Ring_spec;
 
-/* Makes the type of leases, with this base, which documents it: python_lease.c. */
-PyObject *core_lease_type(PyObject *module, PyObject *base);
-/* Before the state drops that type. */
+/* Makes the types of leases, with this base, which documents them: python_lease.c. */
+PyObject *core_lease_types(PyObject *module, PyObject *base);
+/* Before the state drops them. */
 void lease_free_spare(module_state *state);
 
 #endif
