@@ -24,7 +24,7 @@ enum ring_status ring_lend(struct ring *ring, struct take *take, struct loan *lo
         SET(leases->redelivered, GET(leases->redelivered) + !is_first);
         take->returned--;
     }
-    lease_set_holder(entry, os_this_process(), ring->handle, LEASE_LENT, BYTES_IN_PLACE);
+    lease_set_holder(entry, lock_process(take->self), ring->handle, LEASE_LENT, BYTES_IN_PLACE);
     if (number >= take->entries) {
         take->entries = number + 1;
     }
@@ -57,13 +57,6 @@ const void *ring_loan_place(struct ring *ring, const struct loan *loan, uint64_t
 bool ring_loan_read(struct ring *ring, const struct loan *loan, uint64_t from, uint64_t length, void *bytes)
 {
     return spilling_read(ring, &loan->place, record_head(loan->length) + from, length, bytes);
-}
-
-bool lending_is_of(const struct ring *ring, const struct lease *entry, const struct loan *loan)
-{
-    struct process me = os_this_process();
-    return GET(entry->count) == loan->count && GET(entry->attempt) == loan->attempt && GET(entry->pid) == me.pid &&
-           GET(entry->started) == me.started && GET(entry->handle) == ring->handle;
 }
 
 void ring_loan_note(struct ring *ring, const struct loan *loan, enum lease_bytes bytes)

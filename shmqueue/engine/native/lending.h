@@ -45,7 +45,12 @@ enum ring_status ring_loan_return(struct ring *ring, const struct loan *loan, st
 /* Takes the get lock.  RING_MISMATCH: nothing is leased; the lock is free. */
 enum ring_status lending_begin(struct ring *ring, struct take *take, struct patience patience);
 /* Whether an entry is this loan's, perhaps a loan that is over. */
-bool lending_is_of(const struct ring *ring, const struct lease *entry, const struct loan *loan);
+static inline bool lending_is_of(const struct ring *ring, const struct lease *entry, const struct loan *loan)
+{
+    struct process me = lock_process(lock_self());
+    return GET(entry->count) == loan->count && GET(entry->attempt) == loan->attempt && GET(entry->pid) == me.pid &&
+           GET(entry->started) == me.started && GET(entry->handle) == ring->handle;
+}
 /* With the get lock held: ends an entry, commits and releases the lock.  `again`: the item is to be handed out, unless
  * the queue was shut down and what was left dropped.  True: it is, and the caller wakes a getter for it. */
 bool lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bool again);

@@ -14,6 +14,7 @@ struct self *lock_self_fill(void)
     size_t length = 0;
     self->epoch = os_epoch();
     self->tid = (uint32_t)syscall(SYS_gettid);
+    self->process.pid = 0;
     self->robust = NULL;
     if (syscall(SYS_get_robust_list, 0, &self->robust, &length) != 0 || self->robust == NULL) {
         /* libc registered none for this thread (musl waits for a first use, a raw clone() skips it) */

@@ -26,6 +26,7 @@ struct self {
     uint32_t epoch;                  /* os_epoch() when this was filled; 0: never */
     struct robust_list_head *robust; /* where the kernel looks when this thread ends */
     long offset;                     /* from the address the kernel is given to the word */
+    struct process process;          /* which it is a thread of; pid 0: not asked yet */
 };
 
 enum lock_result {
@@ -46,6 +47,14 @@ static inline struct self *lock_self(void)
     _Atomic uint32_t *word = atomic_load_explicit(&os_epoch_word, memory_order_relaxed);
     uint32_t epoch = atomic_load_explicit(word, memory_order_relaxed);
     return epoch != 0 && self->epoch == epoch ? self : lock_self_fill();
+}
+
+static inline struct process lock_process(struct self *self)
+{
+    if (self->process.pid == 0) {
+        self->process = os_this_process();
+    }
+    return self->process;
 }
 
 static inline void lock_announce(struct self *self, _Atomic uint32_t *word)

@@ -44,7 +44,7 @@ typedef enum ring_status ending(struct ring *ring, const struct loan *loan, stru
 
 static enum ring_status finish(struct ring *ring, const struct loan *loan, struct patience patience)
 {
-    return ring_loan_finish_quick(ring, loan) ? RING_OK : ring_loan_finish(ring, loan, false, patience);
+    return ring_loan_finish(ring, loan, false, patience);
 }
 
 static enum ring_status finish_and_pin(struct ring *ring, const struct loan *loan, struct patience patience)
@@ -124,7 +124,15 @@ static int end_loan(LoanObject *loan, ending *way)
 
 int loan_finish(LoanObject *loan)
 {
-    return end_loan(loan, loan->exports > 0 && loan->copy == NULL ? finish_and_pin : finish);
+    RingObject *ring = loan->ring;
+    bool is_pinned = loan->exports > 0 && loan->copy == NULL;
+    if (!is_pinned && loan_is_held(loan) && ring_loan_finish_quick(&ring->ring, &loan->loan)) {
+        loan->hold = OVER;
+        ring->loans--;
+        trim_if_due(ring);
+        return 1;
+    }
+    return end_loan(loan, is_pinned ? finish_and_pin : finish);
 }
 
 int loan_give_back(LoanObject *loan)

@@ -10,7 +10,7 @@ void ring_lend_quick(struct ring *ring, const struct quick_take *take, enum leas
     lease_forget_changes(ring);
     lease_set_record(entry, take->position, take->count, take->arena);
     SET(entry->attempt, 1);
-    lease_set_holder(entry, os_this_process(), ring->handle, LEASE_LENT, bytes);
+    lease_set_holder(entry, lock_process(take->self), ring->handle, LEASE_LENT, bytes);
     *loan = (struct loan){.entry = 0,
                           .attempt = 1,
                           .count = take->count,
