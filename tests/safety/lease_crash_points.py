@@ -27,16 +27,16 @@ def run(options: Options) -> Outcome:
     return run_deaths("lease_crash_points", options, RANDOM_SHARE, options.seed % (1 << 31))
 
 
-CHANGE = """\
-        atomic_store_explicit(&leases->changed[slot], number + 1, memory_order_release);
-        atomic_signal_fence(memory_order_seq_cst);
-"""
+CHANGE = "        note_change(leases, slot, number + 1);\n"
 COPY = "        !copy_to_window(ring, GET(oldest->arena), GET(oldest->position), window, length)) {\n"
 OLDEST = "    if (oldest != NULL) {\n        settled->position = GET(oldest->position);\n"
-FINISH = "    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);\n    tally_count_as_done(ring, &take.next);\n"
+FINISH = """\
+    SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);
+    uint64_t put = tally_count_as_done(ring, &take.next.dropped);
+"""
 
 QUICK_ENTRY = """\
-    SET(entry->state, LEASE_LENT);
+    lease_set_holder(entry, lock_process(take->self), ring->handle, LEASE_LENT, bytes);
 """
 QUICK_COMMIT = """\
     *loan = (struct loan){.entry = 0,
@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant(
         "figures-not-restored",
         NATIVE + "lease_table.c",
-        "                SET(leases->acknowledged, GET(leases->acknowledged_before));\n",
+        "            SET(leases->acknowledged, GET(leases->acknowledged_before));\n",
         "",
     ),
     Mutant(
@@ -79,13 +79,19 @@ MUTANTS = (
     Mutant(
         "quick-finish-without-undo",
         NATIVE + "quick_lease.c",
-        "    (void)lease_change(ring, &undo, 0); /* for the figures: the entry itself is free with the commit */\n",
-        "    (void)undo;\n",
+        "    lease_change_figures(ring, settled.sequence); /* the entry is free with the commit, as it is */\n",
+        "",
     ),
     Mutant(
         "quick-finish-counts-nothing-as-done",
         NATIVE + "quick_lease.c",
-        "    get.dropped += tally_unfinished(ring, &put, &get) > 0;\n",
+        "    uint64_t put = tally_count_as_done(ring, &settled.dropped);\n",
+        "    uint64_t put = 0;\n",
+    ),
+    Mutant(
+        "done-by-an-old-look",
+        NATIVE + "tally.h",
+        "    if (put <= over) {\n        put = ledger_read(&ring->segment->put.ledgers).count;\n    }\n",
         "",
     ),
     Mutant(
@@ -97,8 +103,8 @@ MUTANTS = (
     Mutant(
         "undo-not-compared-with-the-sequence",
         NATIVE + "lease_table.c",
-        "GET(leases->sequence) == take->next.sequence) {",
-        "GET(leases->sequence) + 1 == take->next.sequence) {",
+        "GET(leases->sequence) == take->next.sequence;",
+        "GET(leases->sequence) + 1 == take->next.sequence;",
     ),
     Mutant(
         "undo-forgets-what-was-dropped",
@@ -166,7 +172,7 @@ MUTANTS = (
     Mutant(
         "what-was-abandoned-stays-unfinished",
         NATIVE + "writers.c",
-        "    } else {\n        tally_count_as_done(ring, &take->next);\n    }\n    take->next.position",
+        "    } else {\n        (void)tally_count_as_done(ring, &take->next.dropped);\n    }\n    take->next.position",
         "    }\n    take->next.position",
     ),
     Mutant(
@@ -184,7 +190,7 @@ MUTANTS = (
     ),
     Mutant(
         "lease-ends-for-anybody",
-        NATIVE + "lending.c",
+        NATIVE + "lending.h",
         "GET(entry->attempt) == loan->attempt && ",
         "",
     ),

@@ -123,6 +123,18 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "the end of the last lease wakes no joiner",
+        NATIVE + "tally.h",
+        "    if (put <= dropped + atomic_load(&ring->segment->tally.done)) {",
+        "    if (put < dropped + atomic_load(&ring->segment->tally.done)) {",
+    ),
+    Mutant(
+        "the quick end of a lease wakes no putter",
+        NATIVE + "quick_lease.c",
+        "    side_end_get(ring, self, settled.position, settled.count);\n",
+        "    side_end_get(ring, self, 0, 0);\n",
+    ),
+    Mutant(
         "who has slept at a lock forgets that others may",
         NATIVE + "lock.c",
         "        waiters = FUTEX_WAITERS;\n",

@@ -271,13 +271,13 @@ MUTANTS = (
     Mutant(
         "the quick end of a lease forgets the others",
         NATIVE + "quick_lease.c",
-        "GET(segment->get.next.entries[slot]) == 1 && ",
-        "",
+        "GET(side->next.entries[GET(side->ledgers.sequence) & 1]) == 1;",
+        "GET(side->next.entries[GET(side->ledgers.sequence) & 1]) >= 1;",
         part=WRONG_BYTES,
     ),
     Mutant(
-        "a quick lease names no arena that it was put in",
-        NATIVE + "quick_lease.c",
+        "a lease may name a place outside of the data",
+        NATIVE + "lease_table.h",
         "    SET(entry->window, 0);\n",
         "",
         part=WRONG_BYTES,
@@ -315,8 +315,8 @@ MUTANTS = (
     Mutant(
         "the number of an entry to put back is not checked",
         NATIVE + "lease_table.c",
-        "if (changed != 0 && changed <= LAYOUT_LEASES && ",
-        "if (changed != 0 && ",
+        "if (is_uncommitted && changed <= LAYOUT_LEASES) {",
+        "if (is_uncommitted) {",
         part=WRONG_BYTES,
     ),
     Mutant(

@@ -138,7 +138,7 @@ enum ring_status ring_loan_finish(struct ring *ring, const struct loan *loan, bo
         spilling_note_done(&take, place.position, place.window);
     }
     SET(entry->state, pinned ? LEASE_PINNED : LEASE_FREE);
-    uint64_t put = tally_count_as_done(ring, take.self, &take.next.dropped);
+    uint64_t put = tally_count_as_done(ring, &take.next.dropped);
     SET(leases->acknowledged, GET(leases->acknowledged) + 1);
     ring_get_commit(ring, &take);
     tally_wake_after_done(ring, put, take.next.dropped);
@@ -168,7 +168,7 @@ bool lending_end_entry(struct ring *ring, struct take *take, uint32_t number, bo
         SET(entry->attempt, was_writing ? 0 : GET(entry->attempt));
         take->returned++;
     } else if (was_writing || is_dropped) {
-        (void)tally_count_as_done(ring, take->self, &take->next.dropped);
+        (void)tally_count_as_done(ring, &take->next.dropped);
     }
     struct place place;
     if (!again && lease_find_place(ring, entry, &place)) {

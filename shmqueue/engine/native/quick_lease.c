@@ -28,8 +28,15 @@ void ring_lend_quick(struct ring *ring, const struct quick_take *take, enum leas
     side_end_get(ring, take->self, take->position, take->count + 1);
 }
 
-/* Under the get lock: whether this is the only lease, with nothing to be undone.  *settled: what the get ledger becomes
- * when it is finished. */
+/* Whether this is the only entry; without the lock a guess, so that it is not taken in vain where there are several. */
+static inline bool is_only_entry(struct ring *ring, const struct loan *loan)
+{
+    struct side *side = &ring->segment->get;
+    return loan->entry == 0 && GET(side->next.entries[GET(side->ledgers.sequence) & 1]) == 1;
+}
+
+/* Under the get lock: whether this is the only lease, with nothing to be undone.  As it is this process's, so is what
+ * the handle knows of putters.  *settled: what the get ledger becomes when it is finished. */
 static inline bool is_only_lease(struct ring *ring, const struct loan *loan, struct snapshot *settled)
 {
     struct segment *segment = ring->segment;
@@ -44,18 +51,11 @@ static inline bool is_only_lease(struct ring *ring, const struct loan *loan, str
     settled->arena = GET(segment->get.next.arena[slot]);
     settled->leases = false;
     return GET(ledgers->arena[slot]) == (settled->arena | LEDGER_LEASES) &&
-           GET(segment->get.next.entries[slot]) == 1 && GET(ledgers->count[slot]) == settled->count &&
+           is_only_entry(ring, loan) && GET(ledgers->count[slot]) == settled->count &&
            GET(ledgers->position[slot]) == loan->place.position && loan->place.window == 0 &&
            settled->position - loan->place.position <= ring->capacity && settled->arena < ring->arenas &&
            GET(segment->leases.changed[0]) == 0 && GET(segment->notes.shut) == 0 &&
            GET(entry->state) == LEASE_LENT && GET(entry->window) == 0 && lending_is_of(ring, entry, loan);
-}
-
-/* The same without the lock: a guess, so that the lock is not taken in vain where there are several. */
-static inline bool may_be_only_lease(struct ring *ring, const struct loan *loan)
-{
-    struct side *side = &ring->segment->get;
-    return loan->entry == 0 && GET(side->next.entries[GET(side->ledgers.sequence) & 1]) == 1;
 }
 
 bool ring_loan_finish_quick(struct ring *ring, const struct loan *loan)
@@ -64,17 +64,17 @@ bool ring_loan_finish_quick(struct ring *ring, const struct loan *loan)
     struct side *side = &ring->segment->get;
     struct self *self = lock_self();
     struct snapshot settled;
-    if (!may_be_only_lease(ring, loan) || ring_is_corrupted(ring) ||
+    if (!is_only_entry(ring, loan) || ring_is_corrupted(ring) ||
         side_lock(ring, side, self, (struct patience){0}) != RING_OK) {
         return false;
     }
-    if (ring->get_epoch != self->epoch || !is_only_lease(ring, loan, &settled)) {
+    if (!is_only_lease(ring, loan, &settled)) {
         lock_release(&side->guard.lock, self);
         return false;
     }
     lease_change_figures(ring, settled.sequence); /* the entry is free with the commit, as it is */
     SET(leases->acknowledged, GET(leases->acknowledged) + 1);
-    uint64_t put = tally_count_as_done(ring, self, &settled.dropped);
+    uint64_t put = tally_count_as_done(ring, &settled.dropped);
     if (arena_is_elastic(ring) && arena_trim_is_due(ring, &settled, settled.arena)) {
         atomic_store_explicit(&ring->trim_due, true, memory_order_relaxed);
     }

@@ -19,12 +19,12 @@ uint64_t tally_unfinished_now(struct segment *segment, uint64_t *done);
 /* Wakes the joiners if nothing is unfinished. */
 void tally_wake_if_finished(struct ring *ring);
 
-/* Under the get lock: one more item counts as done with the next commit, which has this `dropped` before, unless
- * task_done() was called for all.  Returns how many items were put, at least: mostly those that this handle knows of,
- * for putters are just writing the line of the put ledger. */
-static inline uint64_t tally_count_as_done(struct ring *ring, const struct self *self, uint64_t *dropped)
+/* Under the get lock, as ring_get_lock() takes it: one more item counts as done with the next commit, unless task_done()
+ * was called for all; *dropped: of the get ledger, before and after.  Returns how many items were put, at least: mostly
+ * those that this handle knows of, for putters are just writing the line of the put ledger. */
+static inline uint64_t tally_count_as_done(struct ring *ring, uint64_t *dropped)
 {
-    uint64_t put = ring->get_epoch == self->epoch ? ring->put_as_seen.count : 0;
+    uint64_t put = ring->put_as_seen.count;
     uint64_t over = *dropped + atomic_load(&ring->segment->tally.done);
     if (put <= over) {
         put = ledger_read(&ring->segment->put.ledgers).count;

@@ -29,7 +29,7 @@ enum ring_status writers_pass(struct ring *ring, struct take *take)
         }
         make_writing(ring, take, number);
     } else {
-        (void)tally_count_as_done(ring, take->self, &take->next.dropped);
+        (void)tally_count_as_done(ring, &take->next.dropped);
     }
     take->next.position += sizeof take->reservation + record_head(take->length) + take->length;
     take->next.count++;

@@ -15,9 +15,14 @@
 #define METRONOME_NS INT64_C(5000000)
 
 /* A word that callers sleep on, and the calls that do. */
-enum bed { GETTERS, PUTTERS, JOINERS, PUT_LOCK, GET_LOCK, BEDS };
+enum bed { GETTERS, PUTTERS, JOINERS, PUTTERS_FOR_LEASE, JOINERS_FOR_LEASE, PUT_LOCK, GET_LOCK, BEDS };
 
-static const char *const bed_names[BEDS] = {"consumer", "producer", "joiner", "producer at the lock",
+static const char *const bed_names[BEDS] = {"consumer",
+                                            "producer",
+                                            "joiner",
+                                            "producer until a lease ends",
+                                            "joiner until a lease ends",
+                                            "producer at the lock",
                                             "consumer at the lock"};
 
 /* What a sleeping process notes down, for it may not live to tell. */
@@ -50,6 +55,9 @@ static uint32_t next_item;
 static uint64_t put_set, taken_set; /* bit i: item i was put, was taken */
 
 static inline bool is_lock(enum bed bed) { return bed == PUT_LOCK || bed == GET_LOCK; }
+static inline bool is_for_lease(enum bed bed) { return bed == PUTTERS_FOR_LEASE || bed == JOINERS_FOR_LEASE; }
+static inline bool is_for_room(enum bed bed) { return bed == PUTTERS || bed == PUTTERS_FOR_LEASE; }
+static inline bool is_for_end(enum bed bed) { return bed == JOINERS || bed == JOINERS_FOR_LEASE; }
 
 static inline struct side *side_of_lock(enum bed bed)
 {
@@ -62,8 +70,10 @@ static inline _Atomic uint32_t *word_of(enum bed bed)
     case GETTERS:
         return &ring.segment->put.ledgers.sequence;
     case PUTTERS:
+    case PUTTERS_FOR_LEASE:
         return &ring.segment->room.bell;
     case JOINERS:
+    case JOINERS_FOR_LEASE:
         return &ring.segment->tally.sequence;
     default:
         return &side_of_lock(bed)->guard.lock;
@@ -124,6 +134,27 @@ static inline void take_one(void)
     taken_set |= UINT64_C(1) << (item & 63);
 }
 
+/* Leases an item and acknowledges it. */
+static inline void acknowledge_one(void)
+{
+    uint32_t item = 0;
+    struct patience patience = until(monotonic_ns() + 10 * WEDGED_NS);
+    struct getting getting;
+    struct loan loan;
+    enum ring_status status;
+    while ((status = get_quick_first(&ring, &getting, patience)) == RING_EMPTY) { /* as in take_one() */
+        status = ring_wait_items(&ring, patience.deadline);
+        if (status != RING_OK && status != RING_INTERRUPTED) {
+            break;
+        }
+    }
+    must(status, "a get");
+    ring_get_peek(&ring, &getting.take, 0, sizeof item, &item);
+    must(lend_getting(&ring, &getting, &loan), "a lease");
+    must(finish_quick_first(&ring, &loan, false, patience), "an acknowledgement");
+    taken_set |= UINT64_C(1) << (item & 63);
+}
+
 /* For how long a process was ready to run, but had no processor, in ns; 0 where the kernel does not count. */
 static inline int64_t queued_ns(pid_t pid)
 {
@@ -171,10 +202,10 @@ static inline enum ring_status call_once(enum bed bed, struct sleeper *sleeper, 
 {
     uint32_t item = sleeper->item;
     enum ring_status status;
-    if (bed == JOINERS) {
+    if (is_for_end(bed)) {
         return ring_join(&ring, patience.deadline);
     }
-    status = bed == PUTTERS || bed == PUT_LOCK ? put_item(item, patience) : take_item(&item, patience);
+    status = is_for_room(bed) || bed == PUT_LOCK ? put_item(item, patience) : take_item(&item, patience);
     if (status == RING_EMPTY) {
         status = ring_wait_items(&ring, patience.deadline);
         return status == RING_OK ? RING_EMPTY : status; /* look again */
@@ -216,7 +247,7 @@ __attribute__((noreturn)) static inline void be_sleeper(enum bed bed, struct sle
 /* A queue in which a sleeper finds nothing to do. */
 static inline void make_bed(enum bed bed)
 {
-    bool is_of_one = bed == PUTTERS; /* by its bytes and by its items */
+    bool is_of_one = is_for_room(bed); /* by its bytes and by its items */
     bed_file = make_segment(0, is_of_one ? RECORD_HEADER_SIZE + sizeof(uint32_t) : CAPACITY, is_of_one ? 1 : 0);
     attach(&ring, bed_file);
     ring.may_spin = false, ring.spin_for_items = ring.spin_for_room = 0;
@@ -226,7 +257,11 @@ static inline void make_bed(enum bed bed)
     atomic_store(&board->lateness, 0);
     next_item = 1;
     put_set = taken_set = 0;
-    if (bed == PUTTERS || bed == JOINERS) {
+    if (is_for_lease(bed)) { /* the first one maps the table, which is not what is looked at here */
+        put_one();
+        acknowledge_one();
+    }
+    if (is_for_room(bed) || is_for_end(bed)) {
         put_one();
     }
     if (bed == JOINERS) {
@@ -265,6 +300,10 @@ static inline void wake(enum bed bed)
     case JOINERS:
         must(ring_task_done(&ring), "a task_done");
         break;
+    case PUTTERS_FOR_LEASE:
+    case JOINERS_FOR_LEASE:
+        acknowledge_one();
+        break;
     default:
         lock_release(&side_of_lock(bed)->guard.lock, lock_self());
     }
@@ -275,7 +314,7 @@ static inline void note_wake(enum bed bed)
 {
     if (bed == GETTERS) {
         put_set |= UINT64_C(1) << next_item++;
-    } else if (bed == PUTTERS) {
+    } else if (is_for_room(bed) || is_for_lease(bed)) {
         uint64_t left = put_set & ~taken_set;
         taken_set |= left & -left; /* the oldest */
     }

@@ -63,6 +63,9 @@ static inline uint32_t read_before(void)
         return (uint32_t)atomic_load(&ring.segment->tally.done);
     case PUTTERS:
         return atomic_load(&ring.segment->get.ledgers.sequence);
+    case PUTTERS_FOR_LEASE:
+    case JOINERS_FOR_LEASE:
+        return (uint32_t)ledger_read(&ring.segment->get.ledgers).position;
     default:
         return atomic_load(word_of(bed));
     }
@@ -112,7 +115,7 @@ static inline bool kill_nobody(void)
         wake(bed);
     } else {
         wake(bed);
-        if (bed != JOINERS) {
+        if (!is_for_end(bed)) {
             wake(bed);
         }
         is_due();

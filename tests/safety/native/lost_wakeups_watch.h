@@ -132,7 +132,7 @@ static inline pid_t start_waker(void)
 static inline void note_result(const struct sleeper *sleeper)
 {
     uint64_t item = UINT64_C(1) << (atomic_load(&sleeper->result) & 63);
-    if (bed == PUTTERS || bed == PUT_LOCK) {
+    if (is_for_room(bed) || bed == PUT_LOCK) {
         put_set |= item;
     } else if (bed == GETTERS || bed == GET_LOCK) {
         if (taken_set & item) {
