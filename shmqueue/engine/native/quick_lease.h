@@ -1,5 +1,4 @@
-/* quick_lease.h: the lease of a small item in a queue of fixed size in which nothing else is leased, and its end: the
- * quick way.
+/* quick_lease.h: the lease of a small item in a queue in which nothing else is leased, and its end: the quick way.
  *
  * Rules 11 to 13 in layout.h.  While no entry of the table is in use, all of them are undefined, so that one may be
  * written before the commit, and forgotten with it.
@@ -10,7 +9,7 @@
 #include "get.h"
 #include "lending.h"
 
-/* Whether the table is there, and the queue of fixed size. */
+/* Whether the table is there. */
 static inline bool ring_can_lend_quick(const struct ring *ring)
 {
     return atomic_load_explicit(&ring->table, memory_order_acquire) != NULL &&

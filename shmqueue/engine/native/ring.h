@@ -12,7 +12,7 @@
  *   leases                        are moved out of the way, what a commit does to leases
  *   lending, holders, writers     an item handed out and finished; what the dead held; payloads still being written
  *   records, dropping, get        the records of the queue, one by one or all at once; getting
- *   quick_lease                   the only lease of a queue of fixed size, with as little as possible
+ *   quick_lease                   the only lease of a queue, with as little as possible
  *   reservations                  a record whose payload is written where it lies
  *   room, put                     whether there is room, and whose turn it is; putting
  *   queue, open, wait_any         the queue as a whole; opening it; waiting for many
