@@ -84,6 +84,29 @@ def test_a_drained_queue_has_given_its_memory_back(elastic: ShmQueue) -> None:
     assert memory_of(elastic) <= FEW_PAGES
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_leases_give_the_memory_back(elastic: ShmQueue, engine: str, left: int) -> None:
+    count, size = (20_000, 200) if engine == "native" else (200, 40_000)  # it keeps a MiB or so
+    held = []
+    for number in range(count):
+        elastic.put(f"{number:{size}}")
+    grown = memory_of(elastic)
+    assert grown >= 4 * FEW_PAGES
+    for number in range(count):
+        lease = elastic.lease()
+        assert lease.item == f"{number:{size}}"
+        if number < left:
+            held.append(lease)  # all others are not the only one
+        else:
+            assert lease.ack()
+    for lease in held:
+        assert lease.ack()
+    elastic.put(None)
+    assert elastic.lease().ack()
+    assert memory_of(elastic) <= (2 * FEW_PAGES if engine == "native" else grown // 8)
+    assert elastic.unfinished_tasks == 0
+
+
 def test_clear_gives_the_memory_back(elastic: ShmQueue) -> None:
     for _ in range(20):
         elastic.put(bytes(MIB))

@@ -6,6 +6,7 @@ import gc
 import inspect
 import pickle
 import pydoc
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -150,8 +151,38 @@ def test_an_item_is_loaded_once_and_stays_what_it_is(make: Make, item: Any) -> N
     assert lease.item is found
 
 
-def test_a_lease_is_of_the_public_class(q: ShmQueue) -> None:
-    q.put(1)
+@pytest.mark.parametrize("item", [7, "text", [b"l" * 40_000], {1, 2}], ids=["int", "str", "large", "pickled"])
+def test_leases_leave_no_reference_behind(make: Make, item: Any) -> None:
+    q = make(buffer_size=1 << 18)
+
+    def references() -> list[int]:
+        gc.collect()
+        return [sys.getrefcount(thing) for thing in (q, type(lease), shmqueue.Lease, None)]
+
+    def use(count: int) -> None:
+        for _ in range(count):
+            q.put(item)
+            one, other = q.lease(), None
+            assert one.item == item
+            one.requeue()
+            other = q.lease()
+            gone = weakref.ref(other)
+            other.ack()
+            del other
+            assert gone() is None
+
+    q.put(item)
+    lease = q.lease()
+    lease.ack()
+    use(3)
+    before = references()
+    use(300)
+    assert [abs(now - then) < 100 for now, then in zip(references(), before)] == [True] * 4
+
+
+@pytest.mark.parametrize("item", [1, {1, 2}], ids=["int", "pickled"])
+def test_a_lease_is_of_the_public_class(q: ShmQueue, item: Any) -> None:
+    q.put(item)
     lease = q.lease()
     assert isinstance(lease, shmqueue.Lease)
     assert repr(lease) == "<Lease, attempt 1, held>"
@@ -168,6 +199,11 @@ def test_a_lease_is_of_the_public_class(q: ShmQueue) -> None:
         pickle.dumps(lease)
     with pytest.raises(AttributeError):
         lease.attempt = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        lease.item = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        del lease.item
+    assert lease.item == item
     lease.ack()
     assert repr(lease) == "<Lease, attempt 1, over>"
 
