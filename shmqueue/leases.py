@@ -36,7 +36,7 @@ class Lease(Generic[_T]):
     was called in it. A lease that is collected is requeued. Any thread may end it; in a forked child every call raises
     ``ShmQueueError``, because the lease is the parent's.
 
-    There is a subclass for any engine, and one of the native engine. Leases are made by ``lease()`` only.
+    There are subclasses, for any engine and for the native one. Leases are made by ``lease()`` only.
     """
 
     __slots__ = ()

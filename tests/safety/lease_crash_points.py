@@ -95,6 +95,12 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "an-old-look-says-that-an-arena-is-left",
+        NATIVE + "trimming.c",
+        "get->position >= ring->put_as_seen.position) {",
+        "get->position == ring->put_as_seen.position) {",
+    ),
+    Mutant(
         "quick-finish-of-anothers-lease",
         NATIVE + "quick_lease.c",
         " && lending_is_of(ring, entry, loan);",

@@ -67,9 +67,10 @@
  *  12. get.count is next.count less the entries that are RETURNED: put.count - get.count is what can be taken now.
  *  13. Only the owner of the get lock writes an entry.  Before it changes one of the first `entries`, it stores the
  *      sequence in leases.sequence, then the entry in leases.before and the two figures beside it, then its number in
- *      leases.changed, or LEASES_FIGURES if only these change; at most two for each commit.  An owner that finds leases.changed set and leases.sequence equal
- *      to the current sequence follows one that died before its commit: it restores these first, but for the `in_place`
- *      of one that has a holder, unless that was BYTES_DROPPED.  Entries from number `entries` on are undefined.
+ *      leases.changed, or LEASES_FIGURES if only these change; at most two for each commit.  An owner that finds
+ *      leases.changed set and leases.sequence equal to the current sequence follows one that died before its commit: it
+ *      restores these first, but for the `in_place` of one that has a holder, unless that was BYTES_DROPPED.  Entries
+ *      from number `entries` on are undefined.
  *  14. If a leased record keeps too many free bytes behind it from use, the owner of the get lock copies it into the
  *      windows, changes the entry by rule 13, and commits: get.position advances.
  *  15. `in_place` of an entry, an enum lease_bytes, is set under the get lock; after that the holder alone changes it,

@@ -78,7 +78,7 @@ static inline void lease_set_holder(struct lease *entry, struct process holder, 
 /* Rule 13, before an entry is changed. */
 struct lease *lease_change(struct ring *ring, const struct take *take, uint32_t number);
 
-/* The same before `acknowledged` or `redelivered` is changed, and no entry. */
+/* The same where nothing was changed before, and `acknowledged` or `redelivered` will be, and no entry. */
 void lease_change_figures(struct ring *ring, uint32_t sequence);
 
 /* Before the first lease: what was saved for an undo is of no use any more. */

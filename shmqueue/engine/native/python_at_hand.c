@@ -148,13 +148,21 @@ enum ring_status read_many(RingObject *self, struct take *take, enum form form, 
 
 /* ---- the type Record ---- */
 
+/* A tuple's does not visit the type, which keeps the module, which keeps the Record that stands for none. */
+static int Record_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    return PyTuple_Type.tp_traverse(self, visit, arg);
+}
+
 static PyType_Slot Record_slots[] = {
+    {Py_tp_traverse, Record_traverse},
     {Py_tp_doc, "A record that must be loaded, (method, payload): a type of its own, for an item may be a tuple."},
     {0, NULL},
 };
 
 PyType_Spec Record_spec = {
     .name = "shmqueue.engine.native._core.Record",
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, /* the sizes are those of a tuple */
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE, /* the sizes are those of a tuple */
     .slots = Record_slots,
 };

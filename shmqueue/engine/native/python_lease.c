@@ -200,10 +200,14 @@ static int Lease_traverse(LeaseObject *lease, visitproc visit, void *arg)
     return 0;
 }
 
-/* The item stays, for a method may be called even then; what it refers to is cleared by others. */
+/* A method may be called even then.  An item that was loaded becomes None; one that was not, and could be, cannot refer
+ * to the lease. */
 static int Lease_clear(LeaseObject *lease)
 {
     Py_CLEAR(lease->ended);
+    if (lease->item != NULL) {
+        Py_SETREF(lease->item, Py_NewRef(Py_None));
+    }
     return 0;
 }
 
@@ -283,10 +287,9 @@ PyObject *core_lease_types(PyObject *module, PyObject *base)
 {
     module_state *state = PyModule_GetState(module);
     PyObject *type = PyType_FromModuleAndSpec(module, &Lease_spec, base);
-    PyObject *unloaded = PyType_FromModuleAndSpec(module, &Unloaded_spec, base);
-    if (type == NULL || unloaded == NULL) {
+    PyObject *unloaded = type != NULL ? PyType_FromModuleAndSpec(module, &Unloaded_spec, base) : NULL;
+    if (unloaded == NULL) {
         Py_XDECREF(type);
-        Py_XDECREF(unloaded);
         return NULL;
     }
     lease_free_spare(state);

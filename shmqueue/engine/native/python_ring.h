@@ -52,7 +52,7 @@ typedef struct {
     PyTypeObject *lease_type, *unloaded_lease_type; /* NULL until lease_types() was called */
     PyObject *nothing; /* the Record that stands for none */
     PyObject *slow_names[SLOW_METHODS];
-    PyObject *spare_lease; /* the memory of one of that type, for the next; never any without a GIL */
+    PyObject *spare_lease; /* the memory of one of lease_type, for the next; never any without a GIL */
 } module_state;
 
 /* A record that a get prepares for before it takes the lock.  Changed by threads without the GIL, under the get lock

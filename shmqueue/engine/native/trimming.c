@@ -31,8 +31,8 @@ static bool is_too_large(const struct ring *ring, const struct snapshot *put, co
 
 bool arena_trim_is_due(struct ring *ring, struct snapshot *get, uint32_t before)
 {
-    if (get->arena != 0 && get->position == ring->put_as_seen.position) {
-        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers); /* our snapshot was old, or the queue is empty */
+    if (get->arena != 0 && get->position >= ring->put_as_seen.position) {
+        ring->put_as_seen = ledger_read(&ring->segment->put.ledgers); /* it was old, or the queue is empty */
     }
     if (get->arena != 0 && arena_is_left(ring, get, &ring->put_as_seen)) {
         uint32_t next = arena_after(ring, get->arena);

@@ -16,6 +16,7 @@
 #define PATIENCE_NS INT64_C(2000000000)
 #define CAPACITY 4096u
 #define NONE 0u
+#define LENGTH_MAX 8192u
 
 enum operation {
     LEND,          /* an item that was never handed out: the first lease of the queue */
@@ -41,6 +42,8 @@ enum operation {
     RETURN_ALL,
     CLEAR,
     SHUT_DOWN_NOW,
+    GROW,            /* by a put; the next one to come opens the queue, and finds a requeued item */
+    GROW_HOLDING,    /* the same, and the victim has that item */
     RESERVE,         /* an item that the victim is going to write */
     COMMIT,          /* the victim's */
     COMMIT_PASSED,   /* after a getter has come to it */
@@ -79,6 +82,8 @@ static const char *const names[OPERATIONS] = {
     [RETURN_ALL] = "give all back",
     [CLEAR] = "clear",
     [SHUT_DOWN_NOW] = "shut down now",
+    [GROW] = "put and grow behind a requeued item",
+    [GROW_HOLDING] = "put and grow with a lease",
     [RESERVE] = "reserve",
     [COMMIT] = "commit",
     [COMMIT_PASSED] = "commit what was passed",
@@ -121,7 +126,9 @@ static struct reserving victims_item;
 
 /* ---- items: the id is the method, and decides length and bytes ---- */
 
-static inline uint32_t length_of(uint32_t id) { return 20 + id % 7; }
+static uint32_t large_id, large_length; /* of an item that is longer than the others */
+
+static inline uint32_t length_of(uint32_t id) { return id == large_id ? large_length : 20 + id % 7; }
 
 static inline void fill_item(uint32_t id, unsigned char *bytes)
 {
@@ -132,7 +139,7 @@ static inline void fill_item(uint32_t id, unsigned char *bytes)
 
 static inline enum ring_status put_within(struct scene *scene, struct patience patience)
 {
-    unsigned char bytes[64];
+    static unsigned char bytes[LENGTH_MAX];
     uint32_t id = scene->next_id + 1;
     fill_item(id, bytes);
     struct part part = {bytes, length_of(id)};
@@ -151,7 +158,7 @@ static inline void put(struct scene *scene)
 
 static inline bool is_whole(uint32_t id, uint32_t length, const unsigned char *bytes)
 {
-    unsigned char wanted[64];
+    static unsigned char wanted[LENGTH_MAX];
     fill_item(id, wanted);
     return length == length_of(id) && memcmp(bytes, wanted, length) == 0;
 }
@@ -176,7 +183,7 @@ static inline void lend_quickly(struct ring *ring, struct loan *loan)
 
 static inline enum ring_status get(struct ring *ring, uint32_t *id, bool *whole)
 {
-    unsigned char bytes[64];
+    static unsigned char bytes[LENGTH_MAX];
     struct take take;
     struct patience patience = until(monotonic_ns() + PATIENCE_NS);
     enum ring_status status = ring_get_begin(ring, &take, patience);
@@ -193,6 +200,8 @@ static inline enum ring_status get(struct ring *ring, uint32_t *id, bool *whole)
     ring_get_commit(ring, &take);
     return RING_OK;
 }
+
+static inline bool is_of_growth(enum operation operation) { return operation == GROW || operation == GROW_HOLDING; }
 
 /* Reserves the next item, and writes it. */
 static inline void reserve(struct scene *scene, struct reserving *reserving)

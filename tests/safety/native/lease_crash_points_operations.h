@@ -63,6 +63,11 @@ static inline void operate(struct scene *scene)
     case MAKE_ROOM:
         (void)!leases_make_room(ring, true);
         break;
+    case GROW:
+    case GROW_HOLDING:
+        scene->next_id--;
+        (void)!put_within(scene, patience);
+        break;
     case RESERVE:
         scene->next_id--;
         reserve(scene, &victims_item);

@@ -195,6 +195,36 @@ static inline void make_for_writers(struct scene *scene, uint64_t gone, uint32_t
     }
 }
 
+/* One item is left, in an arena that is not the first, which it fills: the survivor's, and requeued, or the victim's. */
+static inline void make_for_growth(struct scene *scene)
+{
+    struct ring *ring = &scene->ring;
+    while (scene->elastic && ledger_read(&ring->segment->put.ledgers).arena == 0) {
+        put(scene);
+    }
+    get_all(scene);
+    uint32_t arena = ledger_read(&ring->segment->put.ledgers).arena;
+    large_id = scene->next_id + 1;
+    large_length = scene->elastic ? (uint32_t)ring->arena_size[arena] - 2 * RECORD_HEADER_SIZE : 40;
+    if (large_length > LENGTH_MAX) {
+        harness_fail("making a state: the arenas are larger than was thought");
+    }
+    put(scene);
+    if (ledger_read(&ring->segment->put.ledgers).arena != arena) {
+        harness_fail("making a state: the queue has grown");
+    }
+    if (scene->operation == GROW) {
+        survivor_leases(scene);
+        if (ring_loan_return(ring, &scene->loans[--scene->loan_count], until(WAIT_FOREVER)) != RING_OK) {
+            harness_fail("making a state: return");
+        }
+    }
+    scene->next_id++; /* the victim's */
+    uint32_t later = scene->next_id + 1; /* that survive() puts */
+    scene->before = (struct contents){.ids = {later}, .count = 1, .unfinished = scene->next_id - 1};
+    scene->after = (struct contents){.ids = {later - 1, later}, .count = 2, .unfinished = scene->next_id};
+}
+
 /* What the victim has before the operation. */
 static inline void victim_prepares(struct scene *scene)
 {
@@ -208,6 +238,7 @@ static inline void victim_prepares(struct scene *scene)
     case RETURN:
     case RETURN_BESIDE:
     case RETURN_ALL:
+    case GROW_HOLDING:
         (void)!lend(&scene->ring, &victims_loan);
         break;
     default:
@@ -234,6 +265,7 @@ static inline void victim_prepares(struct scene *scene)
 static inline void make(struct scene *scene, enum operation operation, bool elastic)
 {
     memset(scene, 0, sizeof *scene);
+    large_id = NONE;
     scene->operation = operation;
     scene->elastic = elastic;
     scene->file = elastic ? make_segment(1024, 16384, 0) : make_segment(0, CAPACITY, 0);
@@ -250,6 +282,10 @@ static inline void make(struct scene *scene, enum operation operation, bool elas
     uint32_t first = scene->next_id + 1;
     for (int i = 0; i < 4; i++) {
         put(scene);
+    }
+    if (is_of_growth(operation)) {
+        make_for_growth(scene);
+        return;
     }
     if (is_of_writers(operation)) {
         make_for_writers(scene, gone, first);

@@ -161,8 +161,29 @@ static inline const char *check_room(struct scene *scene)
     return "an item is lost";
 }
 
+/* A process opens the queue, knows nothing of it, and finishes the item that was left; then one is put. */
+static inline const char *come_new(struct scene *scene)
+{
+    struct ring fresh = {0};
+    struct loan loan;
+    bool is_finished;
+    attach(&fresh, scene->file);
+    ring_return_dead_now(&fresh);
+    is_finished = lend(&fresh, &loan) == RING_OK && loan.method == large_id &&
+                  finish_quick_first(&fresh, &loan, false, until(monotonic_ns() + PATIENCE_NS)) == RING_OK;
+    detach(&fresh);
+    if (!is_finished) {
+        return "what was requeued does not come, or not as it was";
+    }
+    return put_within(scene, until(monotonic_ns() + PATIENCE_NS)) == RING_OK ? NULL : "nothing can be put";
+}
+
 static inline const char *survive(struct scene *scene, bool finished)
 {
+    const char *late = is_of_growth(scene->operation) ? come_new(scene) : NULL;
+    if (late != NULL) {
+        return late;
+    }
     struct contents is;
     struct statistics figures;
     struct lease_statistics leases;
