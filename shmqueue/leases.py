@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from shmqueue.exceptions import ShmQueueClosedError
 from shmqueue.generics import Self
@@ -33,8 +33,8 @@ class Lease(Generic[_T]):
     """One item in the hands of this process, from ``lease()``; see ``ShmQueue.lease``.
 
     As a context manager it is acknowledged at the block's end, and requeued if the block raises, unless one of these
-    was called in it. A lease that is collected is requeued. Any thread may end it; in a forked child every call raises
-    ``ShmQueueError``, because the lease is the parent's.
+    was called in it. A lease that is collected is requeued. Any thread may end it. In a forked child, whose parent has
+    the lease, it is not held: ``ack`` and ``requeue`` raise ``ShmQueueError``, and the end of a block does nothing.
 
     There are subclasses, for any engine and for the native one. Leases are made by ``lease()`` only.
     """
@@ -82,6 +82,9 @@ class Lease(Generic[_T]):
     ) -> None:
         if self.is_held:
             (self.ack if kind is None else self.requeue)()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lease belongs to the process that took it: it cannot be pickled or copied")
 
     def __repr__(self) -> str:
         return f"<Lease, attempt {self.attempt}, {'held' if self.is_held else 'over'}>"

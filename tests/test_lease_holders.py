@@ -139,6 +139,77 @@ def test_a_getter_with_a_backlog_takes_what_a_killed_process_had_first(make: Mak
     assert [q.get(timeout=PATIENCE) for _ in range(2)] == [1, len(taken) + 1]
 
 
+@pytest.mark.parametrize("look", ["qsize", "empty", "statistics", "counters"])
+def test_what_a_killed_process_had_counts_without_a_getter(make: Make, name: str, look: str) -> None:
+    q = make()
+    for number in range(3):
+        q.put(number)
+    with python(HOLD, name, 2) as holder:
+        wait_for_line(holder, "holds")
+        assert (q.qsize(), q.statistics().leased) == (1, 2)
+        holder.kill()
+        holder.wait(PATIENCE)
+    looks = {
+        "qsize": lambda: q.qsize() == 3,
+        "empty": lambda: q.get_nowait() in range(3) or not q.empty(),
+        "statistics": lambda: q.statistics().leased == 0,
+        "counters": lambda: q.unfinished_tasks == 3 and q.qsize() == 3,
+    }
+    wait_until(looks[look], "they count")
+
+
+def test_clear_drops_what_a_killed_process_had(make: Make, name: str) -> None:
+    q = make()
+    for number in range(3):
+        q.put(number)
+    with python(HOLD, name, 2) as holder:
+        wait_for_line(holder, "holds")
+        holder.kill()
+        holder.wait(PATIENCE)
+    q.clear()
+    assert (q.qsize(), q.unfinished_tasks, q.statistics().leased) == (0, 0, 0)
+    with pytest.raises(shmqueue.ShmQueueEmpty):
+        q.get(timeout=0.3)
+
+
+def test_an_item_can_be_leased_when_a_dead_process_has_all_that_can_be(make: Make, name: str) -> None:
+    q = make(buffer_size=1 << 20)
+    for number in range(1025):
+        q.put(number)
+    with python(HOLD, name, 1024) as holder:
+        wait_for_line(holder, "holds")
+        with pytest.raises(shmqueue.ShmQueueError, match="1024 items are leased"):
+            q.lease(timeout=0.2)
+        holder.kill()
+        holder.wait(PATIENCE)
+    lease = q.lease(timeout=PATIENCE)
+    assert (lease.item, lease.attempt) == (0, 2)
+
+
+EXECUTE = """if True:
+    import os, sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    lease = q.lease()
+    print("holds", flush=True)
+    sys.stdin.readline()
+    os.execvp("cat", ["cat"])
+"""
+
+
+def test_a_program_that_follows_by_exec_and_has_no_queue_holds_nothing(make: Make, name: str) -> None:
+    q = make()
+    q.put("job")
+    with python(EXECUTE, name) as holder:
+        wait_for_line(holder, "holds")
+        with pytest.raises(shmqueue.ShmQueueEmpty):
+            q.get(timeout=1.5)  # it has the queue still
+        assert holder.stdin is not None
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert q.lease(timeout=PATIENCE).attempt == 2
+        assert holder.poll() is None
+
+
 SCATTER = """if True:
     import sys, shmqueue
     q = shmqueue.ShmQueue(sys.argv[1])

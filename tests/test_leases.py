@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 import pickle
@@ -9,7 +10,7 @@ import pydoc
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from support import PATIENCE, Call, asleep
@@ -129,6 +130,39 @@ def test_a_lease_in_a_cycle_is_collected(q: ShmQueue, item: Any) -> None:
     assert q.get(block=False) == item
 
 
+class OfLease:
+    """Arrives as what the first lease in ``found`` has to do with."""
+
+    found: ClassVar[list[Any]] = []
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, (self.what,)
+
+
+def arrive(what: str) -> Any:
+    lease = OfLease.found[0]
+    return lease if what == "lease" else getattr(lease, what)
+
+
+@pytest.mark.parametrize("what", ["lease", "ack"])
+def test_a_lease_that_only_its_item_refers_to_is_collected(q: ShmQueue, what: str) -> None:
+    q.put(OfLease(what))
+    lease = q.lease()
+    OfLease.found.append(lease)
+    try:
+        assert lease.item is lease if what == "lease" else lease.item.__self__ is lease
+    finally:
+        OfLease.found.clear()
+    gone = weakref.ref(lease)
+    del lease
+    gc.collect()
+    assert gone() is None
+    assert (q.qsize(), q.statistics().leased) == (1, 0)
+
+
 def test_a_lease_that_was_never_asked_for_its_item_ends_too(q: ShmQueue) -> None:
     for item in (1, [b"large" * 4_000], {1, 2}):
         q.put(item)
@@ -195,8 +229,11 @@ def test_a_lease_is_of_the_public_class(q: ShmQueue, item: Any) -> None:
         assert list(inspect.signature(getattr(type(lease), name)).parameters) == list(public.parameters)
     assert "counts as ``task_done()``" in pydoc.render_doc(shmqueue.Lease, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     assert shmqueue.Lease[int].__origin__ is shmqueue.Lease  # type: ignore[attr-defined]
-    with pytest.raises(TypeError):
-        pickle.dumps(lease)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(lease, protocol)
+    with pytest.raises(TypeError, match="or copied"):
+        copy.copy(lease)
     with pytest.raises(AttributeError):
         lease.attempt = 2  # type: ignore[misc]
     with pytest.raises(AttributeError):

@@ -24,6 +24,10 @@ LONG = 50e-3
 """Seconds after which a getter that found nothing takes it that the memory is not needed soon."""
 
 
+class _TooManyLeased(Exception):
+    """There is no entry left for another lease."""
+
+
 class Gets(Waiting):
     """A handle that takes records."""
 
@@ -60,7 +64,11 @@ class Gets(Waiting):
         return self._counted(lambda: self._locked(take, deadline_after(LOCK_PATIENCE))) is True
 
     def clear(self, /) -> int:
-        return self._counted(lambda: self._at_once(self._drop_all))
+        return self._counted(self._clear)
+
+    def _clear(self) -> int:
+        self._return_loans_of_the_dead(clock.monotonic(), at_least=0.0)
+        return self._at_once(self._drop_all)
 
     def lend(self, block: bool, timeout: float | None, bytes_only: bool, /) -> PortableLoan | None:
         block = bool(block)
@@ -76,8 +84,16 @@ class Gets(Waiting):
                 loan.receive(*lent)
             return following, lent is not None or None, move
 
+        def lend_or_look() -> bool | None:
+            for _ in range(2):
+                try:
+                    return self._get(lend, block, timeout)
+                except _TooManyLeased:  # perhaps by processes that have ended
+                    self._return_loans_of_the_dead(clock.monotonic(), at_least=0.0)
+            raise ShmQueueError(f"queue {self._name!r}: {MOST} items are leased, which is the most that can be")
+
         try:
-            done = self._counted(lambda: self._get(lend, block, timeout))
+            done = self._counted(lend_or_look)
         except BaseException:
             loan.let_go()
             raise
@@ -166,7 +182,7 @@ class Gets(Waiting):
             (method, payload), length = self._record_at(state, hold, state.get_position)
             _require_bytes(self._name, method, payload, bytes_only)
             if len(entries) == MOST:
-                raise ShmQueueError(f"queue {self._name!r}: {MOST} items are leased, which is the most that can be")
+                raise _TooManyLeased
             start = self._ring.leases.free_start(entries, len(payload))
             if start is None:
                 return None, None, b""  # until one of them is over

@@ -6,7 +6,7 @@ import os
 
 from shmqueue.interruptions import not_of_handler
 
-__all__ = ["Process", "is_alive", "this_image", "this_process"]
+__all__ = ["Process", "image_of", "is_alive", "this_image", "this_process"]
 
 Process = tuple[int, int]
 """A process id, and the start time of that process: clock ticks since boot, 0 where there is no /proc."""
@@ -61,7 +61,12 @@ def this_image() -> int:
 
     It is where the program's stack begins, so it stays the same where addresses are not random, or not told.
     """
-    fields = _fields(os.getpid())
+    return image_of(os.getpid())
+
+
+def image_of(pid: int) -> int:
+    """That number of another process. 0: there is none, or it is not told."""
+    fields = _fields(pid)
     return int(fields[_STACK - _STATE]) >> 4 & 0x7FFFFFFF if len(fields) > _STACK - _STATE else 0
 
 

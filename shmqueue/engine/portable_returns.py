@@ -16,7 +16,7 @@ from shmqueue.engine.portable_commit import LOCKED, Step
 from shmqueue.engine.portable_leases import Entry, Move, oldest_returned, replaced
 from shmqueue.engine.portable_loan import Lost
 from shmqueue.engine.portable_lock import Hold
-from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
+from shmqueue.engine.portable_processes import Process, image_of, is_alive, this_image
 from shmqueue.engine.portable_records import Records
 from shmqueue.engine.portable_state import Contradiction, State
 from shmqueue.interruptions import not_of_handler
@@ -158,8 +158,8 @@ class Returns(Records):
         kept = [entry for entry in self._entries(state, hold) if not entry.is_returned]
         return self._ring.leases.change(following, kept, None)
 
-    def _return_loans_of(self, holder: Process, handle: int) -> None:
-        """Give back what a process has; with a handle that is not 0, by that one only."""
+    def _return_loans_of(self, holder: Process, handle: int, patience: float = LOCK_PATIENCE) -> None:
+        """Give back what a process has; with a handle that is not 0, by that one only. ``patience``: for the lock."""
 
         def is_theirs(entry: Entry) -> bool:
             return (entry.pid, entry.started) == holder and handle in (0, entry.handle) and not entry.is_returned
@@ -169,12 +169,15 @@ class Returns(Records):
             theirs = list(filter(is_theirs, entries))
             return self._give_some_back(state, hold, entries, theirs) if theirs else (None, False, b"")
 
-        deadline = clock.monotonic() + LOCK_PATIENCE
+        deadline = clock.monotonic() + patience
         while self._locked(give_back, deadline) is LOCKED and self._closing and clock.monotonic() < deadline:
             sleep(SHORTEST_PAUSE)  # a handle that is being closed does not wait for the lock itself
 
-    def _return_loans_of_the_dead(self, now: float) -> None:
-        if now - self._looked < LOOK_FOR_DEAD:
+    def _return_loans_of_the_dead(
+        self, now: float, patience: float = LOCK_PATIENCE, at_least: float = LOOK_FOR_DEAD
+    ) -> None:
+        """Give back what ended processes have, in a call, if this handle has not looked for ``at_least`` seconds."""
+        if now - self._looked < at_least:
             return
         self._looked = now
         state = self._peek()
@@ -185,11 +188,11 @@ class Returns(Records):
             entries = self._entries(state, hold) if state.entries else []
             return None, {((entry.pid, entry.started), entry.handle) for entry in entries if not entry.is_returned}, b""
 
-        found = self._locked(holders, deadline_after(LOCK_PATIENCE))
+        found = self._locked(holders, deadline_after(patience))
         for holder, handle in () if found is None or found is LOCKED else found:
-            is_earlier = holder == this_process() and handle >> 32 != _IMAGE  # exec() has replaced that program
-            if is_earlier or not is_alive(holder):
-                self._return_loans_of(holder, handle)
+            image = image_of(holder[0])  # another than it had: exec() has replaced that program
+            if image not in {0, handle >> 32} or not is_alive(holder):
+                self._return_loans_of(holder, handle, patience)
 
 
 def oldest_of(entries: list[Entry]) -> Entry:

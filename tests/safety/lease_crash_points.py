@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "the-dead-not-looked-for",
         NATIVE + "holders.c",
-        "        } else if (os_is_alive(holder)) {\n",
-        "        } else if (os_is_alive(holder) || true) {\n",
+        "        } else if (!has_ended(ring, holder, thoroughly)) {\n",
+        "        } else if (!has_ended(ring, holder, thoroughly) || true) {\n",
     ),
     Mutant(
         "clear-leaves-what-was-given-back",

@@ -3,6 +3,7 @@
 #include "holders.h"
 
 #define LOOK_NS INT64_C(100000000) /* at least so long between two checks whether holders live */
+#define THOROUGH_LOOK_NS UINT64_C(1000000000) /* one in so long also finds those that exec() has replaced */
 
 /* With the get lock held: gives an item back, commits and releases the lock.  True: it can be taken again. */
 static bool give_back(struct ring *ring, struct take *take, uint32_t number)
@@ -124,8 +125,13 @@ bool ring_look_is_due(const struct ring *ring)
     return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;
 }
 
+static bool has_ended(const struct ring *ring, struct process holder, bool thoroughly)
+{
+    return !os_is_alive(holder) || (thoroughly && !os_may_have_mapped(holder.pid, ring->segment));
+}
+
 /* False: the lock was not free each time. */
-static bool return_what_the_dead_had(struct ring *ring)
+static bool return_what_the_dead_had(struct ring *ring, bool thoroughly)
 {
     struct leases *leases = &ring->segment->leases;
     struct patience patience = {.for_lock = false}; /* one thread does this for many queues, perhaps an event loop */
@@ -149,7 +155,7 @@ static bool return_what_the_dead_had(struct ring *ring)
             whose = NULL;
         } else if (!is_held(&table[i]) || is_same(holder, alive)) {
             continue;
-        } else if (os_is_alive(holder)) {
+        } else if (!has_ended(ring, holder, thoroughly)) {
             alive = holder; /* a holder of several has them in a row, mostly */
             continue;
         }
@@ -173,7 +179,7 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
     if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
         return;
     }
-    if (!return_what_the_dead_had(ring)) { /* the next look is due at once */
+    if (!return_what_the_dead_had(ring, now / THOROUGH_LOOK_NS != looked / THOROUGH_LOOK_NS)) { /* the next look is due at once */
         atomic_compare_exchange_strong(&leases->looked, &now, looked);
     }
 }
@@ -181,7 +187,7 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
 void ring_return_dead_now(struct ring *ring)
 {
     if (!ring_is_corrupted(ring)) {
-        (void)return_what_the_dead_had(ring);
+        (void)return_what_the_dead_had(ring, false);
     }
 }
 

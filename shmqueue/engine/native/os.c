@@ -362,3 +362,11 @@ bool os_may_work_on(uint32_t tid, const void *address)
     }
     return !is_over(fields.state) && (!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE);
 }
+
+bool os_may_have_mapped(uint32_t pid, const void *address)
+{
+    struct stat_fields fields;
+    struct mapping ours;
+    bool is_told = read_stat(pid, &fields) == FOUND && !is_over(fields.state); /* a thread that has ended maps nothing */
+    return !is_told || !find_ours(address, &ours) || find_same_file(pid, &ours) != GONE;
+}

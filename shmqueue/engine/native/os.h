@@ -62,11 +62,11 @@ static inline int64_t monotonic_recent_ns(void)
 {
 #ifdef CLOCK_MONOTONIC_COARSE
     struct timespec tick;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &tick);
-    return (int64_t)tick.tv_sec * 1000000000 + tick.tv_nsec;
-#else
-    return monotonic_ns();
+    if (clock_gettime(CLOCK_MONOTONIC_COARSE, &tick) == 0) {
+        return (int64_t)tick.tv_sec * 1000000000 + tick.tv_nsec;
+    }
 #endif
+    return monotonic_ns();
 }
 
 static inline void cpu_relax(void)
@@ -169,8 +169,9 @@ bool os_is_handle_of_image(uint32_t handle);
 bool os_is_alive(struct process process);
 
 /* False if no thread of this id can be using the memory at `address`: there is none, it has ended, or its process does
- * not have that file mapped.  True where the system does not say.  Reads files: not for a
- * fast path. */
+ * not have that file mapped.  True where the system does not say.  Reads files: not for a fast path. */
 bool os_may_work_on(uint32_t tid, const void *address);
+/* False if a process that lives does not have that file mapped: it has become another program, by exec().  Likewise. */
+bool os_may_have_mapped(uint32_t pid, const void *address);
 
 #endif

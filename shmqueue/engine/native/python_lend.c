@@ -166,6 +166,10 @@ static void hold(RingObject *self, const struct lending *lending)
 static int lend_to(RingObject *self, struct lending *lending, act_on_oldest *act, bool block, PyObject *timeout)
 {
     int got = with_oldest(self, act, lending, block, timeout);
+    if (got == 1 && !lending->is_lent && !lending->is_refused) { /* all entries are used, perhaps by holders that ended */
+        WITHOUT_GIL(self, ring_return_dead(&self->ring, 0));
+        got = is_open(self) ? with_oldest(self, act, lending, block, timeout) : -1;
+    }
     if (got == 1 && lending->is_lent) {
         hold(self, lending);
         return 1;

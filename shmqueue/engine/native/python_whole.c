@@ -1,11 +1,24 @@
 /* python_whole.c: those methods of Ring that move no items: about the queue as a whole. */
 #include "python_ring.h"
 
+/* As is_open(); and what ended holders had counts as requeued.  `at_once`: whenever somebody looked for them last. */
+static bool is_open_after_look(RingObject *self, bool at_once)
+{
+    if (!is_open(self)) {
+        return false;
+    }
+    if (!ledger_read(&self->ring.segment->get.ledgers).leases || (!at_once && !ring_look_is_due(&self->ring))) {
+        return true;
+    }
+    WITHOUT_GIL(self, ring_return_dead(&self->ring, 0));
+    return is_open(self);
+}
+
 PyObject *Ring_clear(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct patience patience = {.for_lock = true, .deadline = WAIT_FOREVER};
     uint64_t dropped = 0;
-    int again = 1;
+    int again = is_open_after_look(self, true) ? 1 : -1;
     while (again == 1) {
         enum ring_status status;
         if (!is_open(self)) {
@@ -53,7 +66,7 @@ PyObject *Ring_join(RingObject *self, PyObject *timeout)
 PyObject *Ring_qsize(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct statistics figures;
-    if (!is_open(self)) {
+    if (!is_open_after_look(self, false)) {
         return NULL;
     }
     if (ring_statistics(&self->ring, &figures) != RING_OK) {
@@ -65,7 +78,7 @@ PyObject *Ring_qsize(RingObject *self, PyObject *Py_UNUSED(ignored))
 PyObject *Ring_counters(RingObject *self, PyObject *Py_UNUSED(ignored))
 {
     struct statistics figures;
-    if (!is_open(self)) {
+    if (!is_open_after_look(self, false)) {
         return NULL;
     }
     if (ring_statistics(&self->ring, &figures) != RING_OK) {
