@@ -45,9 +45,11 @@ class ShmQueue(QueueItems[T], QueueState):
             at most.
         buffer_size: bytes for items, rounded up to a multiple of ``SYSTEM_PAGESIZE``: the queue has exactly this size,
             unless ``max_bytes`` lets it grow. An item takes 8 bytes and its serialized form. None, the queue starts
-            with 64 KiB, grows as it needs to, and gives memory back when it runs empty.
+            with 64 KiB, grows as it needs to, and gives memory back when it runs empty, or with the next call if it
+            gave some back less than 100 ms before.
         max_bytes: most bytes that the queue grows to, rounded up likewise; 0, all the memory that the file system of
-            the segments has, which is also the limit when neither this nor ``buffer_size`` is given.
+            the segments has, which is also the limit when neither this nor ``buffer_size`` is given. Leased items that
+            are in the way of others are moved to as much memory again.
         maxsize: most items in the queue; 0 or less, as many as fit. None is 0.
         create: True, the queue must not be in use yet; False, it must exist; None, either.
         keep: True, the queue and its items outlive its holders, until ``unlink()`` or ``shmqueue rm`` removes them (or
@@ -141,6 +143,7 @@ class ShmQueue(QueueItems[T], QueueState):
         """Shut the queue down for all processes, as ``queue.Queue.shutdown`` does since Python 3.13.
 
         Every put raises ``ShmQueueShutDown`` from now on; a get takes what is left and raises then, waiting ones too.
+        No get waits for items that others have leased: one that comes back is for the next call.
         The handles stay open: this is about the queue, ``close`` about one handle.
 
         Args:

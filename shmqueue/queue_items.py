@@ -213,7 +213,8 @@ class QueueItems(Iterated, Generic[T]):
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
         loses the lease, another ``get`` or ``lease`` receives it at once, before any newer item. (Calls look for killed
-        processes every 100 ms: one that does not wait may return a newer item before that.)
+        processes every 100 ms: one that does not wait may return a newer item before that. Every second they also look
+        for processes that ``exec`` has made another program.)
 
         >>> with q.lease() as lease:  # acknowledged at the block's end, requeued if it raises
         ...     work(lease.item)
@@ -227,8 +228,8 @@ class QueueItems(Iterated, Generic[T]):
             max_attempts: how often an item is handed out. One that would be handed out once more is put to
                 ``dead_letter`` and acknowledged, and the next one is leased. ``block`` and ``timeout`` hold for waiting
                 for room there as well, which ``close()`` ends if that is a queue of this package.
-            dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. A process
-                killed while it moves an item has it moved again: it may arrive there twice.
+            dead_letter: any queue; one of this package gets the item as it is, even if it cannot be loaded. If the
+                process is killed, or a signal handler raises, while an item is moved there, it may arrive there twice.
 
         Raises:
             ShmQueueEmpty, ShmQueueShutDown: as ``get``. On the portable engine ShmQueueEmpty also if there was no room:

@@ -211,7 +211,7 @@ def test_leases_leave_no_reference_behind(make: Make, item: Any) -> None:
     use(3)
     before = references()
     use(300)
-    assert [abs(now - then) < 100 for now, then in zip(references(), before)] == [True] * 4
+    assert [abs(now - then) < 100 for now, then in zip(references(), before, strict=True)] == [True] * 4
 
 
 @pytest.mark.parametrize("item", [1, {1, 2}], ids=["int", "pickled"])

@@ -1,4 +1,4 @@
-"""The compiled module as Python has it: nothing of it outlives the last one who uses it."""
+"""The compiled module as Python has it: nothing of it stays when nothing uses it any more."""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "the-dead-not-looked-for",
         NATIVE + "holders.c",
-        "        } else if (!has_ended(ring, holder, thoroughly)) {\n",
-        "        } else if (!has_ended(ring, holder, thoroughly) || true) {\n",
+        "        } else if (!holder_has_ended(ring, holder, thoroughly)) {\n",
+        "        } else if (!holder_has_ended(ring, holder, thoroughly) || true) {\n",
     ),
     Mutant(
         "clear-leaves-what-was-given-back",

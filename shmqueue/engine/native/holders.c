@@ -125,7 +125,7 @@ bool ring_look_is_due(const struct ring *ring)
     return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;
 }
 
-static bool has_ended(const struct ring *ring, struct process holder, bool thoroughly)
+static bool holder_has_ended(const struct ring *ring, struct process holder, bool thoroughly)
 {
     return !os_is_alive(holder) || (thoroughly && !os_may_have_mapped(holder.pid, ring->segment));
 }
@@ -155,7 +155,7 @@ static bool return_what_the_dead_had(struct ring *ring, bool thoroughly)
             whose = NULL;
         } else if (!is_held(&table[i]) || is_same(holder, alive)) {
             continue;
-        } else if (!has_ended(ring, holder, thoroughly)) {
+        } else if (!holder_has_ended(ring, holder, thoroughly)) {
             alive = holder; /* a holder of several has them in a row, mostly */
             continue;
         }

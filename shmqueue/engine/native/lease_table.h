@@ -61,7 +61,7 @@ static inline void lease_set_record(struct lease *entry, uint64_t position, uint
     SET(entry->arena, arena);
 }
 
-/* Who has it from now on. */
+/* Its holder from now on. */
 static inline void lease_set_holder(struct lease *entry, struct process holder, uint32_t handle, enum lease_state state,
                                     enum lease_bytes bytes)
 {
