@@ -116,6 +116,8 @@ static inline void start(struct victim *victim, struct scene *scene)
         scene->ring.put_epoch = scene->ring.get_epoch = lock_self()->epoch; /* it is used for the first time no more */
         scene->ring.handle = ring_new_handle();
         victim_prepares(scene);
+        stop_clock();
+        atomic_store(&scene->ring.segment->leases.looked, (uint64_t)monotonic_ns()); /* no other look is due */
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
             _exit(1);
         }
