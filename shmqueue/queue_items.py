@@ -213,8 +213,8 @@ class QueueItems(Iterated, Generic[T]):
 
         The item stays the queue's until ``ack()``: if this process is killed, calls ``requeue()``, closes the queue or
         loses the lease, another ``get`` or ``lease`` receives it at once, before any newer item. (Calls look for killed
-        processes every 100 ms: one that does not wait may return a newer item before that. Every second they also look
-        for processes that ``exec`` has made another program.)
+        processes every 100 ms: one that does not wait may return a newer item before that. A process that ``exec`` has
+        made another program counts as killed, where this one may see so.)
 
         >>> with q.lease() as lease:  # acknowledged at the block's end, requeued if it raises
         ...     work(lease.item)

@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -202,12 +204,70 @@ def test_a_program_that_follows_by_exec_and_has_no_queue_holds_nothing(make: Mak
     with python(EXECUTE, name) as holder:
         wait_for_line(holder, "holds")
         with pytest.raises(shmqueue.ShmQueueEmpty):
-            q.get(timeout=1.5)  # it has the queue still
+            q.get(timeout=0.5)  # it has the queue still
         assert holder.stdin is not None
         holder.stdin.write("\n")
         holder.stdin.flush()
         assert q.lease(timeout=PATIENCE).attempt == 2
         assert holder.poll() is None
+
+
+def in_a_pid_namespace(*command: object, sees_its_own: bool) -> str:
+    """What a program prints that runs in a pid namespace of its own, with that one's /proc or with ours."""
+    rights = [] if os.geteuid() == 0 else ["-r"]
+    unshare = ["unshare", *rights, "-pf", *(["--mount-proc"] if sees_its_own else [])]
+    try:
+        subprocess.run([*unshare, "true"], check=True, capture_output=True, timeout=PATIENCE)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a pid namespace cannot be made: {error}")
+    done = subprocess.run(
+        [*unshare, sys.executable, *map(str, command)],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_look_from_another_pid_namespace_takes_no_lease(make: Make, name: str) -> None:
+    q = make()
+    q.put("job")
+    lease = q.lease()
+    program = "import sys; from shmqueue.cli.inspection import look_at; print(look_at(sys.argv[1]).counters.put_count)"
+    assert in_a_pid_namespace("-c", program, name, sees_its_own=True) == "1\n"
+    assert q.qsize() == 0
+    assert lease.ack()
+
+
+BESIDE = """if True:
+    import os, sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    q.put("job")
+    ended, end = os.pipe()
+    held, hold = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(end)
+        lease = q.lease()
+        os.write(hold, b"h")
+        os.read(ended, 1)
+        os._exit(0 if lease.ack() else 1)
+    os.read(held, 1)
+    try:
+        print(q.get(timeout=0.5))
+    except shmqueue.ShmQueueEmpty:
+        print("nothing")
+    os.close(end)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("sees_its_own", [True, False])
+def test_a_living_process_keeps_its_items_in_a_pid_namespace(name: str, sees_its_own: bool) -> None:
+    assert in_a_pid_namespace("-c", BESIDE, name, sees_its_own=sees_its_own) == "nothing\n0\n"
 
 
 SCATTER = """if True:

@@ -48,7 +48,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from shmqueue import clock
 from shmqueue.engine import Counters
 from shmqueue.engine.portable_commit import GETTERS, PUTTERS, Step
 from shmqueue.engine.portable_get import Gets, has_news
@@ -76,7 +75,7 @@ class PortableEngine(Puts, Gets):
         return self._counted(self._available)
 
     def _available(self) -> int:
-        self._return_loans_of_the_dead(clock.monotonic(), 0.0)
+        self._try_to_return_loans_of_the_dead()
         return self._current().available
 
     def counters(self, /) -> tuple[int, int, int, int, int, int, int, int, bool, bool, bool]:
@@ -109,7 +108,7 @@ class PortableEngine(Puts, Gets):
         self._counted(lambda: self._at_once(lambda state, hold: (state._replace(maxsize=maxsize + 1), True, b"")))
 
     def _figures(self) -> tuple[int, int, int, int, int, int, int, int, bool, bool, bool]:
-        self._return_loans_of_the_dead(clock.monotonic(), 0.0)
+        self._try_to_return_loans_of_the_dead()
         state = self._current()
         return Counters(
             put_position=state.put_position,

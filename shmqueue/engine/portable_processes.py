@@ -1,15 +1,20 @@
-"""The identity of a process, and whether it still lives: its id and its start time, because ids are reused."""
+"""The identity of a process, and whether it still lives: its id, its start time, because ids are reused, and its program,
+because ``exec`` replaces it."""
 
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from shmqueue.interruptions import not_of_handler
 
-__all__ = ["Process", "image_of", "is_alive", "this_image", "this_process"]
+__all__ = ["Process", "is_alive", "this_image", "this_process"]
 
 Process = tuple[int, int]
-"""A process id, and the start time of that process: clock ticks since boot, 0 where there is no /proc."""
+"""A process id, and a number: in its lower 48 bits the start time of that process, clock ticks since boot, 0 where there
+is no /proc; above them a hash of where the program's stack begins, 0 where that is not told. As ``os.h`` has it."""
+
+_STARTED_BITS = 48
 
 _STATE, _THREADS, _STARTED, _STACK = (
     3,
@@ -25,7 +30,7 @@ def this_process() -> Process:
     known = _known.get(pid)
     if known is None:
         found = _stat(pid)
-        known = _known[pid] = found[1] if found else 0
+        known = _known[pid] = found.started | _image_of(found.stack) << _STARTED_BITS if found else 0
     return pid, known
 
 
@@ -34,19 +39,19 @@ _known: dict[int, int] = {}  # by id, because a forked child inherits its parent
 
 
 def is_alive(process: Process) -> bool:
-    """False when it has ended, is a zombie, or its id belongs to another process.
+    """False when it has ended, is a zombie, has become another program, or its id belongs to another process.
 
     Where there is no /proc a process with the same id counts as the same one; on Windows every process counts as alive.
     """
-    pid, started = process
+    pid, number = process
     if not 0 < pid <= _LARGEST_ID:  # no process has it: the bytes are corrupted
         return False
     if os.name == "nt":
         return True
     found = _stat(pid)
     if found is not None:
-        has_ended, begun = found
-        return not has_ended and started in (0, begun)
+        started, image = number & (1 << _STARTED_BITS) - 1, number >> _STARTED_BITS
+        return not found.has_ended and started in {0, found.started} and image in {0, _image_of(found.stack) or image}
     try:
         os.kill(pid, 0)
     except not_of_handler(ProcessLookupError):
@@ -61,24 +66,31 @@ def this_image() -> int:
 
     It is where the program's stack begins, so it stays the same where addresses are not random, or not told.
     """
-    return image_of(os.getpid())
+    found = _stat(os.getpid())
+    return found.stack >> 4 & 0x7FFFFFFF if found else 0
 
 
-def image_of(pid: int) -> int:
-    """That number of another process. 0: there is none, or it is not told."""
-    fields = _fields(pid)
-    return int(fields[_STACK - _STATE]) >> 4 & 0x7FFFFFFF if len(fields) > _STACK - _STATE else 0
+def _image_of(stack: int) -> int:
+    return (stack >> 4) * 0x9E3779B97F4A7C15 % (1 << 64) >> _STARTED_BITS or 1 if stack else 0
 
 
-def _stat(pid: int) -> tuple[bool, int] | None:
-    """Whether a process has ended, and its start time; None where /proc does not tell.
+class _Stat(NamedTuple):
+    has_ended: bool
+    started: int
+    stack: int
+    """Where it begins; 0: not told, or the first thread has ended."""
+
+
+def _stat(pid: int) -> _Stat | None:
+    """What is told of a process; None where /proc does not tell.
 
     A zombie that has several threads is a process whose first thread has ended, and no other.
     """
     fields = _fields(pid)
     try:
         has_ended = fields[0] in {b"Z", b"X"} and int(fields[_THREADS - _STATE]) <= 1
-        return has_ended, int(fields[_STARTED - _STATE])
+        stack = int(fields[_STACK - _STATE]) if len(fields) > _STACK - _STATE else 0
+        return _Stat(has_ended, int(fields[_STARTED - _STATE]), stack)
     except not_of_handler(IndexError, ValueError):
         return None
 

@@ -16,11 +16,12 @@ from shmqueue.engine.portable_commit import LOCKED, Step
 from shmqueue.engine.portable_leases import Entry, Move, oldest_returned, replaced
 from shmqueue.engine.portable_loan import Lost
 from shmqueue.engine.portable_lock import Hold
-from shmqueue.engine.portable_processes import Process, image_of, is_alive, this_image
+from shmqueue.engine.portable_processes import Process, is_alive, this_image
 from shmqueue.engine.portable_records import Records
 from shmqueue.engine.portable_state import Contradiction, State
 from shmqueue.interruptions import not_of_handler
 from shmqueue.segment import Segment
+from shmqueue.segment.header import pid_namespace
 from shmqueue.threads import sleep
 
 __all__ = ["LOCK_PATIENCE", "Returns", "oldest_of"]
@@ -45,6 +46,8 @@ class Returns(Records):
         self.lent: set[Lost] = set()  # of the loans that are not over
         self.lost: set[Lost] = set()  # those of which the loans are gone: to be given back
         self._is_late = False  # whether that was put off, for the lock was not released
+        here = pid_namespace()
+        self._is_of_here = 0 in {here, segment.header.pid_namespace} or here == segment.header.pid_namespace
         self._looked = -LOOK_FOR_DEAD  # when it last looked whether the holders of loans live: not yet
 
     def _after_fork_in_child(self) -> None:
@@ -173,11 +176,18 @@ class Returns(Records):
         while self._locked(give_back, deadline) is LOCKED and self._closing and clock.monotonic() < deadline:
             sleep(SHORTEST_PAUSE)  # a handle that is being closed does not wait for the lock itself
 
+    def _try_to_return_loans_of_the_dead(self) -> None:
+        """The same for a call that only looks: it waits for nothing, and what cannot be done is left to the next one."""
+        try:
+            self._return_loans_of_the_dead(clock.monotonic(), 0.0)
+        except not_of_handler(Exception):
+            self._require_usable()
+
     def _return_loans_of_the_dead(
         self, now: float, patience: float = LOCK_PATIENCE, at_least: float = LOOK_FOR_DEAD
     ) -> None:
         """Give back what ended processes have, in a call, if this handle has not looked for ``at_least`` seconds."""
-        if now - self._looked < at_least:
+        if now - self._looked < at_least or not self._is_of_here:
             return
         self._looked = now
         state = self._peek()
@@ -189,9 +199,10 @@ class Returns(Records):
             return None, {((entry.pid, entry.started), entry.handle) for entry in entries if not entry.is_returned}, b""
 
         found = self._locked(holders, deadline_after(patience))
+        if found is LOCKED:
+            self._looked = now - LOOK_FOR_DEAD  # it was no look
         for holder, handle in () if found is None or found is LOCKED else found:
-            image = image_of(holder[0])  # another than it had: exec() has replaced that program
-            if image not in {0, handle >> 32} or not is_alive(holder):
+            if not is_alive(holder):
                 self._return_loans_of(holder, handle, patience)
 
 

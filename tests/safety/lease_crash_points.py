@@ -148,8 +148,8 @@ MUTANTS = (
     Mutant(
         "the-dead-not-looked-for",
         NATIVE + "holders.c",
-        "        } else if (!holder_has_ended(ring, holder, thoroughly)) {\n",
-        "        } else if (!holder_has_ended(ring, holder, thoroughly) || true) {\n",
+        "    if (!os_is_alive(holder)) {\n",
+        "    if (!os_is_alive(holder) && holder.pid == 0) {\n",
     ),
     Mutant(
         "clear-leaves-what-was-given-back",

@@ -161,8 +161,8 @@ MUTANTS = (
     Mutant(
         "a process does not look for its own id when it opens a queue",
         NATIVE + "open.c",
-        "    lock_disown(&segment->put.guard.lock, lock_self());\n"
-        "    lock_disown(&segment->get.guard.lock, lock_self());\n",
+        "        lock_disown(&segment->put.guard.lock, lock_self());\n"
+        "        lock_disown(&segment->get.guard.lock, lock_self());\n",
         "",
     ),
 )

@@ -3,7 +3,7 @@
 #include "holders.h"
 
 #define LOOK_NS INT64_C(100000000) /* at least so long between two checks whether holders live */
-#define THOROUGH_LOOK_NS UINT64_C(1000000000) /* one in so long also finds those that exec() has replaced */
+#define KNOWN_ALIVE 16              /* holders of many leases take them in turn, mostly */
 
 /* With the get lock held: gives an item back, commits and releases the lock.  True: it can be taken again. */
 static bool give_back(struct ring *ring, struct take *take, uint32_t number)
@@ -125,13 +125,28 @@ bool ring_look_is_due(const struct ring *ring)
     return (uint64_t)monotonic_ns() - atomic_load(&ring->segment->leases.looked) >= (uint64_t)LOOK_NS;
 }
 
-static bool holder_has_ended(const struct ring *ring, struct process holder, bool thoroughly)
+/* Holders that live, by this look. */
+struct known_alive {
+    struct process processes[KNOWN_ALIVE];
+    unsigned count;
+};
+
+static bool holder_is_alive(struct known_alive *known, struct process holder)
 {
-    return !os_is_alive(holder) || (thoroughly && !os_may_have_mapped(holder.pid, ring->segment));
+    for (unsigned i = 0; i < known->count && i < KNOWN_ALIVE; i++) {
+        if (is_same(known->processes[i], holder)) {
+            return true;
+        }
+    }
+    if (!os_is_alive(holder)) {
+        return false;
+    }
+    known->processes[known->count++ % KNOWN_ALIVE] = holder;
+    return true;
 }
 
 /* False: the lock was not free each time. */
-static bool return_what_the_dead_had(struct ring *ring, bool thoroughly)
+static bool return_what_the_dead_had(struct ring *ring)
 {
     struct leases *leases = &ring->segment->leases;
     struct patience patience = {.for_lock = false}; /* one thread does this for many queues, perhaps an event loop */
@@ -147,16 +162,13 @@ static bool return_what_the_dead_had(struct ring *ring, bool thoroughly)
     int returned = return_earlier(ring, patience);
     uint32_t entries = lease_entries_now(ring);
     const struct lease *table = lease_entries(ring);
-    struct process alive = os_this_process();
+    struct known_alive known = {.processes = {os_this_process()}, .count = 1};
     for (uint32_t i = 0; i < entries; i++) {
         struct process holder = {.pid = GET(table[i].pid), .started = GET(table[i].started)};
         const struct whose theirs = {.holder = holder, .has_ended = true}, *whose = &theirs;
         if (is_dropped(&table[i])) {
             whose = NULL;
-        } else if (!is_held(&table[i]) || is_same(holder, alive)) {
-            continue;
-        } else if (!holder_has_ended(ring, holder, thoroughly)) {
-            alive = holder; /* a holder of several has them in a row, mostly */
+        } else if (!is_held(&table[i]) || holder_is_alive(&known, holder)) {
             continue;
         }
         enum ring_status status = RING_OK;
@@ -173,21 +185,21 @@ void ring_return_dead(struct ring *ring, int64_t at_least)
 {
     struct leases *leases = &ring->segment->leases;
     uint64_t now = (uint64_t)monotonic_ns(), looked = atomic_load(&leases->looked);
-    if (ring_is_corrupted(ring)) {
+    if (ring_is_corrupted(ring) || !ring->is_of_here) {
         return;
     }
     if (now - looked < (uint64_t)at_least || !atomic_compare_exchange_strong(&leases->looked, &looked, now)) {
         return;
     }
-    if (!return_what_the_dead_had(ring, now / THOROUGH_LOOK_NS != looked / THOROUGH_LOOK_NS)) { /* the next look is due at once */
+    if (!return_what_the_dead_had(ring)) { /* the next look is due at once */
         atomic_compare_exchange_strong(&leases->looked, &now, looked);
     }
 }
 
 void ring_return_dead_now(struct ring *ring)
 {
-    if (!ring_is_corrupted(ring)) {
-        (void)return_what_the_dead_had(ring, false);
+    if (!ring_is_corrupted(ring) && ring->is_of_here) {
+        (void)return_what_the_dead_had(ring);
     }
 }
 

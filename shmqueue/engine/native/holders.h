@@ -8,10 +8,9 @@
  * cannot be given back in time is dropped: others give it back. */
 enum ring_status ring_return_all(struct ring *ring, struct patience patience);
 
-/* Gives back all that ended processes had, an earlier program image of this process, which exec() has replaced, among
- * them, and what was dropped, if no process has checked for `at_least` ns.  Once a second that includes other processes
- * that have become another program, which does not have the queue.  Takes the lock.  While another thread has it, this
- * does nothing, and does not wait. */
+/* Gives back all that ended processes had, programs that exec() has replaced among them, and what was dropped, if no
+ * process has checked for `at_least` ns.  Takes the lock.  While another thread has it, this does nothing, and does not
+ * wait.  Nor does it in another pid namespace. */
 void ring_return_dead(struct ring *ring, int64_t at_least);
 /* The same whenever that was, for a handle that is being opened. */
 void ring_return_dead_now(struct ring *ring);

@@ -60,9 +60,13 @@ const char *ring_open(struct ring *ring, void *memory, size_t mapped, uint64_t s
     ring->inode = status.st_ino;
     ring->may_spin = !alone;
     ring->spin_for_items = ring->spin_for_room = alone ? 0 : SPIN_MOST_NS;
-    lock_disown(&segment->put.guard.lock, lock_self());
-    lock_disown(&segment->get.guard.lock, lock_self());
-    ring_return_dead_now(ring); /* what they had may be all that this handle is opened for */
+    uint64_t namespace = os_pid_namespace();
+    ring->is_of_here = namespace == 0 || copy.pid_namespace == 0 || copy.pid_namespace == namespace;
+    if (ring->is_of_here) {
+        lock_disown(&segment->put.guard.lock, lock_self());
+        lock_disown(&segment->get.guard.lock, lock_self());
+        ring_return_dead_now(ring); /* what they had may be all that this handle is opened for */
+    }
     return NULL;
 }
 

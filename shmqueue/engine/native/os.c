@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #define FIRST_STEP_NS INT64_C(50000) /* between two looks at a word where the futex call is denied */
 #define LAST_STEP_NS INT64_C(5000000)
@@ -179,7 +180,17 @@ struct stat_fields {
     char state;
     long threads;
     uint64_t started;
+    uint64_t stack; /* where it begins; 0: not told, or the thread has ended */
 };
+
+#define STARTED_BITS 48
+
+/* As in struct process. */
+static uint64_t image_of_stack(uint64_t stack)
+{
+    uint64_t image = (stack >> 4) * UINT64_C(0x9E3779B97F4A7C15) >> STARTED_BITS;
+    return stack == 0 ? 0 : image != 0 ? image : 1;
+}
 
 static bool is_over(char state) { return state == 'Z' || state == 'X'; }
 
@@ -212,17 +223,19 @@ static enum found read_stat(uint32_t pid, struct stat_fields *fields)
     }
     field += 2;
     *fields = (struct stat_fields){.state = *field, .threads = 1};
-    for (int number = 3; number < 22; number++) {
+    for (int number = 4; number <= 28; number++) {
         field = strchr(field, ' ');
         if (field == NULL) {
-            return UNKNOWN;
+            return number > 22 ? FOUND : UNKNOWN;
         }
         field++;
-        if (number + 1 == 20) {
+        if (number == 20) {
             fields->threads = strtol(field, NULL, 10);
+        } else if (number == 22) {
+            fields->started = strtoull(field, NULL, 10);
         }
     }
-    fields->started = strtoull(field, NULL, 10);
+    fields->stack = strtoull(field, NULL, 10);
     return FOUND;
 }
 
@@ -237,7 +250,7 @@ struct process os_this_process(void)
     struct stat_fields fields;
     struct process process = {.pid = (uint32_t)getpid()};
     if (read_stat(process.pid, &fields) == FOUND) {
-        process.started = fields.started;
+        process.started = fields.started | image_of_stack(fields.stack) << STARTED_BITS;
     }
     atomic_store(&pid, process.pid);
     atomic_store(&started, process.started);
@@ -284,9 +297,11 @@ bool os_is_handle_of_image(uint32_t handle)
 bool os_is_alive(struct process process)
 {
     struct stat_fields fields;
+    uint64_t started = process.started & ((UINT64_C(1) << STARTED_BITS) - 1), image = process.started >> STARTED_BITS;
     switch (read_stat(process.pid, &fields)) {
     case FOUND:
-        return !has_ended(&fields) && (process.started == 0 || fields.started == process.started);
+        return !has_ended(&fields) && (started == 0 || fields.started == started) &&
+               (image == 0 || fields.stack == 0 || image_of_stack(fields.stack) == image);
     case GONE:
         return false;
     default:
@@ -363,10 +378,8 @@ bool os_may_work_on(uint32_t tid, const void *address)
     return !is_over(fields.state) && (!find_ours(address, &ours) || find_same_file(tid, &ours) != GONE);
 }
 
-bool os_may_have_mapped(uint32_t pid, const void *address)
+uint64_t os_pid_namespace(void)
 {
-    struct stat_fields fields;
-    struct mapping ours;
-    bool is_told = read_stat(pid, &fields) == FOUND && !is_over(fields.state); /* a thread that has ended maps nothing */
-    return !is_told || !find_ours(address, &ours) || find_same_file(pid, &ours) != GONE;
+    struct stat status;
+    return stat("/proc/self/ns/pid", &status) == 0 ? (uint64_t)status.st_ino : 0;
 }

@@ -148,10 +148,12 @@ uint32_t os_epoch(void);
 
 extern _Atomic uint32_t *_Atomic os_epoch_word; /* in a page that the kernel wipes in a forked child */
 
-/* A process, told apart from a later one that has got its id. */
+/* A process, told apart from a later one that has got its id, and from the program that exec() has made of it.
+ * shmqueue.engine.portable_processes knows it by the same numbers. */
 struct process {
     uint32_t pid;
-    uint64_t started; /* field 22 of /proc/<pid>/stat: clock ticks since boot; 0 where there is no /proc */
+    uint64_t started; /* the lower 48 bits: field 22 of /proc/<pid>/stat, clock ticks since boot; 0 where there is no
+                       * /proc.  The upper 16: a hash of field 28, where the stack begins; 0 where that is not told. */
 };
 
 /* The calling process; correct in a forked child, too. */
@@ -165,13 +167,15 @@ uint32_t os_image_number(void);
 uint32_t os_new_handle(void);
 bool os_is_handle_of_image(uint32_t handle);
 
-/* False if it has ended, is a zombie, or its id belongs to another process.  Reads a file: not for a fast path. */
+/* False if it has ended, is a zombie, is another program, or its id belongs to another process.  Reads a file: not for
+ * a fast path. */
 bool os_is_alive(struct process process);
+
+/* The inode of the calling process's pid namespace, in which ids are valid; 0 where there is none. */
+uint64_t os_pid_namespace(void);
 
 /* False if no thread of this id can be using the memory at `address`: there is none, it has ended, or its process does
  * not have that file mapped.  True where the system does not say.  Reads files: not for a fast path. */
 bool os_may_work_on(uint32_t tid, const void *address);
-/* False if a process that lives does not have that file mapped: it has become another program, by exec().  Likewise. */
-bool os_may_have_mapped(uint32_t pid, const void *address);
 
 #endif

@@ -43,6 +43,7 @@ struct lending {
     PyObject *item;  /* that was unpacked on the way, or NULL */
     bool is_refused; /* the item is not bytes */
     bool is_lent;
+    bool has_looked; /* for holders that have ended, when all entries were used */
     uint32_t epoch;
 };
 
@@ -53,6 +54,11 @@ static enum ring_status lend_at_hand(RingObject *self, struct lending *lending, 
     lending->epoch = take->self->epoch;
     enum ring_status status = ring_lend(&self->ring, take, &loan->loan);
     lending->is_lent = status == RING_OK;
+    if (status == RING_FULL && !lending->has_looked) {
+        lending->has_looked = true;
+        ring_return_dead(&self->ring, 0);
+        return RING_INTERRUPTED; /* once more */
+    }
     return status == RING_FULL ? RING_OK : status; /* see raise_not_lent() */
 }
 
@@ -166,10 +172,6 @@ static void hold(RingObject *self, const struct lending *lending)
 static int lend_to(RingObject *self, struct lending *lending, act_on_oldest *act, bool block, PyObject *timeout)
 {
     int got = with_oldest(self, act, lending, block, timeout);
-    if (got == 1 && !lending->is_lent && !lending->is_refused) { /* all entries are used, perhaps by holders that ended */
-        WITHOUT_GIL(self, ring_return_dead(&self->ring, 0));
-        got = is_open(self) ? with_oldest(self, act, lending, block, timeout) : -1;
-    }
     if (got == 1 && lending->is_lent) {
         hold(self, lending);
         return 1;

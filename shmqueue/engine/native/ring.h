@@ -74,6 +74,7 @@ struct ring {
     uint64_t arena_size[LAYOUT_ARENAS];
     unsigned char *_Atomic arena_memory[LAYOUT_ARENAS]; /* NULL: not mapped yet */
     bool may_spin;           /* there is more than one processor */
+    bool is_of_here;         /* the ids in it are of this process's pid namespace: not if it is only looked at */
     _Atomic int32_t spin_for_items, spin_for_room; /* ns before sleeping, as it has paid; guesses */
     _Atomic int32_t lull;    /* ns that a getter lets pass for more items to come, see side_let_some_come(); these too */
     _Atomic uint32_t times_without_lull;
