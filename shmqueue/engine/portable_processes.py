@@ -1,5 +1,7 @@
-"""The identity of a process, and whether it still lives: its id, its start time, because ids are reused, and its program,
-because ``exec`` replaces it."""
+"""The identity of a process, and whether it still lives.
+
+It is the process's id, its start time, because ids are reused, and its program, because ``exec`` replaces it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,11 @@ from shmqueue.interruptions import not_of_handler
 __all__ = ["Process", "is_alive", "this_image", "this_process"]
 
 Process = tuple[int, int]
-"""A process id, and a number: in its lower 48 bits the start time of that process, clock ticks since boot, 0 where there
-is no /proc; above them a hash of where the program's stack begins, 0 where that is not told. As ``os.h`` has it."""
+"""A process id, and a number, as ``os.h`` has it.
+
+Its lower 48 bits are the start time, in clock ticks since boot, 0 where there is no /proc; the upper 16 a hash of where the
+program's stack begins, 0 where that is not told.
+"""
 
 _STARTED_BITS = 48
 
@@ -82,7 +87,7 @@ class _Stat(NamedTuple):
 
 
 def _stat(pid: int) -> _Stat | None:
-    """What is told of a process; None where /proc does not tell.
+    """A process as /proc has it; None where it does not tell.
 
     A zombie that has several threads is a process whose first thread has ended, and no other.
     """

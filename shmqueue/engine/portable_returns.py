@@ -177,7 +177,7 @@ class Returns(Records):
             sleep(SHORTEST_PAUSE)  # a handle that is being closed does not wait for the lock itself
 
     def _try_to_return_loans_of_the_dead(self) -> None:
-        """The same for a call that only looks: it waits for nothing, and what cannot be done is left to the next one."""
+        """The same for a call that only looks: it waits for nothing, and leaves the rest to the next one."""
         try:
             self._return_loans_of_the_dead(clock.monotonic(), 0.0)
         except not_of_handler(Exception):
