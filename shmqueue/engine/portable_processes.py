@@ -15,8 +15,8 @@ __all__ = ["Process", "is_alive", "this_image", "this_process"]
 Process = tuple[int, int]
 """A process id, and a number, as ``os.h`` has it.
 
-Its lower 48 bits are the start time, in clock ticks since boot, 0 where there is no /proc; the upper 16 a hash of where the
-program's stack begins, 0 where that is not told.
+Its lower 48 bits are the start time, in clock ticks since boot, 0 where there is no /proc; the upper 16 a hash of where
+the program's stack begins, 0 where that is not told.
 """
 
 _STARTED_BITS = 48
