@@ -33,8 +33,9 @@ class Lease(Generic[_T]):
     """One item in the hands of this process, from ``lease()``; see ``ShmQueue.lease``.
 
     As a context manager it is acknowledged at the block's end, and requeued if the block raises, unless one of these
-    was called in it. A lease that is collected is requeued. Any thread may end it. In a forked child, whose parent has
-    the lease, it is not held: ``ack`` and ``requeue`` raise ``ShmQueueError``, and the end of a block does nothing.
+    was called in it. A lease that is collected is requeued; so is one whose queue is closed or collected. Any thread
+    may end it. In a forked child, whose parent has the lease, it is not held: ``ack`` and ``requeue`` raise
+    ``ShmQueueError``, and the end of a block does nothing.
 
     There are subclasses, for any engine and for the native one. Leases are made by ``lease()`` only.
     """

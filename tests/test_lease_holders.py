@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -214,12 +214,16 @@ def test_a_program_that_follows_by_exec_and_has_no_queue_holds_nothing(make: Mak
 
 def in_a_pid_namespace(*command: object, sees_its_own: bool) -> str:
     """What a program prints that runs in a pid namespace of its own, with that one's /proc or with ours."""
+    return in_a_namespace("-p", *(["--mount-proc"] if sees_its_own else []), command=command)
+
+
+def in_a_namespace(*options: str, command: Sequence[object]) -> str:
     rights = [] if os.geteuid() == 0 else ["-r"]
-    unshare = ["unshare", *rights, "-pf", *(["--mount-proc"] if sees_its_own else [])]
+    unshare = ["unshare", *rights, *options, "-f"]
     try:
         subprocess.run([*unshare, "true"], check=True, capture_output=True, timeout=PATIENCE)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a pid namespace cannot be made: {error}")
+        pytest.skip(f"such a namespace cannot be made: {error}")
     done = subprocess.run(
         [*unshare, sys.executable, *map(str, command)],
         cwd=os.path.dirname(__file__),
@@ -268,6 +272,78 @@ BESIDE = """if True:
 @pytest.mark.parametrize("sees_its_own", [True, False])
 def test_a_living_process_keeps_its_items_in_a_pid_namespace(name: str, sees_its_own: bool) -> None:
     assert in_a_pid_namespace("-c", BESIDE, name, sees_its_own=sees_its_own) == "nothing\n0\n"
+
+
+KILLED = """if True:
+    import os, signal, sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    q.put("job")
+    held, hold = os.pipe()
+    while True:  # until it has an id that another process outside has, too, as most of the kernel's first ones
+        child = os.fork()
+        if child == 0:
+            if os.getpid() < 10:
+                os._exit(0)
+            lease = q.lease()
+            os.write(hold, b"h")
+            signal.pause()
+        if child >= 10:
+            break
+        os.waitpid(child, 0)
+    os.read(held, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(q.get(timeout=10))
+"""
+
+
+@pytest.mark.parametrize("sees_its_own", [True, False])
+def test_a_killed_process_holds_nothing_in_a_pid_namespace(name: str, sees_its_own: bool) -> None:
+    assert in_a_pid_namespace("-c", KILLED, name, sees_its_own=sees_its_own) == "job\n"
+
+
+TAKE = """if True:
+    import os, sys, shmqueue
+    q = shmqueue.ShmQueue(sys.argv[1])
+    print(q.get(timeout=10), flush=True)
+    try:
+        print(q.get(timeout=0.5), flush=True)
+    except shmqueue.ShmQueueEmpty:
+        print("nothing", flush=True)
+    q.put("from there")
+    lease = q.lease()
+    print(lease.item, flush=True)
+    sys.stdin.read()
+    print(lease.ack(), flush=True)
+"""
+
+
+def test_living_processes_keep_their_items_where_time_namespaces_differ(make: Make, name: str) -> None:
+    shifted = ["-T", "--boottime", "100000"]
+    in_a_namespace(*shifted, command=("-c", ""))
+    q = make()
+    q.put("job")
+    lease = q.lease()
+    q.put("another")
+    rights = [] if os.geteuid() == 0 else ["-r"]
+    with subprocess.Popen(
+        ["unshare", *rights, *shifted, "-f", sys.executable, "-c", TAKE, name],
+        cwd=os.path.dirname(__file__),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as there:
+        assert there.stdin is not None
+        assert there.stdout is not None
+        try:
+            assert [there.stdout.readline() for _ in range(3)] == ["another\n", "nothing\n", "from there\n"]
+            with pytest.raises(shmqueue.ShmQueueEmpty):
+                q.get(timeout=0.5)
+            there.stdin.close()
+            assert there.stdout.readline() == "True\n"
+        finally:
+            there.kill()
+    assert lease.ack()
 
 
 SCATTER = """if True:

@@ -152,12 +152,17 @@ def test_a_handle_with_leases_is_closed_while_another_process_has_the_lock(make:
 
 
 @pytest.mark.usefixtures("only_portable")
-def test_the_figures_of_a_queue_without_leases_need_no_lock(make: Make, name: str) -> None:
+@pytest.mark.parametrize("leased", [0, 2])
+def test_figures_need_no_lock(make: Make, name: str, leased: int) -> None:
     q = make()
-    q.put("job")
+    q.put_many(["job"] * (1 + leased))
+    leases = [q.lease() for _ in range(leased)]
     with python(LOCKED, name) as owner:
         wait_for_line(owner, "locked")
-        assert Call(q.statistics).result().qsize == 1
+        figures = Call(q.statistics).result()
+        assert (figures.qsize, figures.leased, figures.oldest_lease > 0) == (1, leased, leased > 0)
+        assert Call(q.qsize).result() == 1
+    assert all(lease.ack() for lease in leases)
 
 
 @pytest.mark.usefixtures("only_portable")

@@ -15,8 +15,8 @@ __all__ = ["Process", "is_alive", "this_image", "this_process"]
 Process = tuple[int, int]
 """A process id, and a number, as ``os.h`` has it.
 
-Its lower 48 bits are the start time, in clock ticks since boot, 0 where there is no /proc; the upper 16 a hash of where
-the program's stack begins, 0 where that is not told.
+Its lower 48 bits are the start time, in clock ticks since boot, 0 where there is no /proc, and in a time namespace that
+shifts it; the upper 16 a hash of where the program's stack begins, 0 where that is not told.
 """
 
 _STARTED_BITS = 48
@@ -35,7 +35,8 @@ def this_process() -> Process:
     known = _known.get(pid)
     if known is None:
         found = _stat(pid)
-        known = _known[pid] = found.started | _image_of(found.stack) << _STARTED_BITS if found else 0
+        started = found.started if found and not _has_shifted_times() else 0
+        known = _known[pid] = started | _image_of(found.stack) << _STARTED_BITS if found else 0
     return pid, known
 
 
@@ -56,7 +57,8 @@ def is_alive(process: Process) -> bool:
     found = _stat(pid)
     if found is not None:
         started, image = number & (1 << _STARTED_BITS) - 1, number >> _STARTED_BITS
-        return not found.has_ended and started in {0, found.started} and image in {0, _image_of(found.stack) or image}
+        is_same_start = started in {0, found.started} or _has_shifted_times()
+        return not found.has_ended and is_same_start and image in {0, _image_of(found.stack) or image}
     try:
         os.kill(pid, 0)
     except not_of_handler(ProcessLookupError):
@@ -77,6 +79,16 @@ def this_image() -> int:
 
 def _image_of(stack: int) -> int:
     return (stack >> 4) * 0x9E3779B97F4A7C15 % (1 << 64) >> _STARTED_BITS or 1 if stack else 0
+
+
+def _has_shifted_times() -> bool:
+    """Whether this process, or what it starts, is in a time namespace that shifts the start times in /proc."""
+    try:
+        with open("/proc/self/timens_offsets", "rb") as file:
+            offsets = [line.split() for line in file]
+    except not_of_handler(OSError):
+        return False
+    return any(name == b"boottime" and offset != [b"0", b"0"] for name, *offset in offsets)
 
 
 class _Stat(NamedTuple):
@@ -107,6 +119,8 @@ def _fields(pid: int) -> list[bytes]:
     is shown another start time than the one that other processes see.
     """
     try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return []  # it is of another pid namespace, so that a number in it is another process
         with open(f"/proc/{pid}/task/{pid}/stat", "rb", buffering=0) as file:
             text = file.read(4096)
     except not_of_handler(OSError):

@@ -29,6 +29,8 @@ __all__ = ["LOCK_PATIENCE", "Returns", "oldest_of"]
 LOCK_PATIENCE = 1.0
 """Seconds that a call which must not block waits for the lock: a living owner has it for microseconds."""
 
+_LOOKS = 64  # at what is leased, until it does not change meanwhile
+
 LOOK_FOR_DEAD = 0.1
 """Seconds between two checks whether the holders of leases still live."""
 
@@ -56,16 +58,25 @@ class Returns(Records):
         self.lent, self.lost = set(), set()
 
     def lease_figures(self, /) -> tuple[int, int, int, int, float]:
-        def look(state: State, hold: Hold) -> Step[tuple[State, int]]:
-            entries = self._entries(state, hold) if state.entries else []
-            return None, (state, min((entry.since for entry in entries if not entry.is_returned), default=0)), b""
-
         self.return_lost()
-        state, oldest = self._counted(self._current), 0
-        if state.entries:  # else no lock is needed, which a process may have that was stopped
-            state, oldest = self._counted(lambda: self._at_once(look))
+        state, oldest = self._counted(self._oldest_lease)
         age = max(0.0, clock.monotonic() - oldest / 1e9) if oldest else 0.0
         return state.entries - state.returned, state.returned, state.acknowledged, state.redelivered, age
+
+    def _oldest_lease(self) -> tuple[State, int]:
+        """The state, and since when what is leased longest is, in ns; 0: nothing is, or it changes too fast.
+
+        No lock is needed, which a process may have that was stopped: the state says which bytes the table has.
+        """
+        for _ in range(_LOOKS):
+            state = self._current()
+            table = self._memory[self._ring.leases.table(state)] if state.entries else b""
+            try:
+                entries = self._ring.leases.entries(state, table) if state.entries else []
+            except Contradiction:
+                continue  # it is another state's already
+            return state, min((entry.since for entry in entries if not entry.is_returned), default=0)
+        return state, 0
 
     def finish(self, entry: Entry, /) -> bool:
         """A loan is done. False: it was over."""

@@ -197,6 +197,33 @@ static bool is_over(char state) { return state == 'Z' || state == 'X'; }
 /* A zombie that has several threads is a process of which only the first thread has ended. */
 static bool has_ended(const struct stat_fields *fields) { return is_over(fields->state) && fields->threads <= 1; }
 
+/* False where it is of another pid namespace, so that a number in it is another process. */
+static bool is_our_proc(void)
+{
+    char text[24];
+    ssize_t length = readlink("/proc/self", text, sizeof text - 1);
+    text[length > 0 ? length : 0] = '\0';
+    return strtol(text, NULL, 10) == (long)getpid();
+}
+
+/* Whether this process, or the programs that it starts, are in a time namespace that shifts the start times in /proc. */
+static bool has_shifted_times(void)
+{
+    char line[80];
+    long long seconds = 0, nanoseconds = 0;
+    bool is_shifted = false;
+    FILE *offsets = fopen("/proc/self/timens_offsets", "re");
+    while (offsets != NULL && fgets(line, sizeof line, offsets) != NULL) {
+        if (sscanf(line, "boottime %lld %lld", &seconds, &nanoseconds) == 2) {
+            is_shifted = seconds != 0 || nanoseconds != 0;
+        }
+    }
+    if (offsets != NULL) {
+        fclose(offsets);
+    }
+    return is_shifted;
+}
+
 /* Of a process, or of one thread.  The name, in parentheses, may hold anything, so the fields are counted from its
  * end.
  *
@@ -205,6 +232,9 @@ static bool has_ended(const struct stat_fields *fields) { return is_over(fields-
 static enum found read_stat(uint32_t pid, struct stat_fields *fields)
 {
     char path[48], text[1024];
+    if (!is_our_proc()) {
+        return UNKNOWN;
+    }
     snprintf(path, sizeof path, "/proc/%u/task/%u/stat", pid, pid);
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) {
@@ -250,7 +280,8 @@ struct process os_this_process(void)
     struct stat_fields fields;
     struct process process = {.pid = (uint32_t)getpid()};
     if (read_stat(process.pid, &fields) == FOUND) {
-        process.started = fields.started | image_of_stack(fields.stack) << STARTED_BITS;
+        uint64_t started = has_shifted_times() ? 0 : fields.started;
+        process.started = started | image_of_stack(fields.stack) << STARTED_BITS;
     }
     atomic_store(&pid, process.pid);
     atomic_store(&started, process.started);
@@ -300,7 +331,7 @@ bool os_is_alive(struct process process)
     uint64_t started = process.started & ((UINT64_C(1) << STARTED_BITS) - 1), image = process.started >> STARTED_BITS;
     switch (read_stat(process.pid, &fields)) {
     case FOUND:
-        return !has_ended(&fields) && (started == 0 || fields.started == started) &&
+        return !has_ended(&fields) && (started == 0 || fields.started == started || has_shifted_times()) &&
                (image == 0 || fields.stack == 0 || image_of_stack(fields.stack) == image);
     case GONE:
         return false;

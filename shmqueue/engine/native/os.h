@@ -153,7 +153,8 @@ extern _Atomic uint32_t *_Atomic os_epoch_word; /* in a page that the kernel wip
 struct process {
     uint32_t pid;
     uint64_t started; /* the lower 48 bits: field 22 of /proc/<pid>/stat, clock ticks since boot; 0 where there is no
-                       * /proc.  The upper 16: a hash of field 28, where the stack begins; 0 where that is not told. */
+                       * /proc, and in a time namespace that shifts it.  The upper 16: a hash of field 28, where the
+                       * stack begins; 0 where that is not told. */
 };
 
 /* The calling process; correct in a forked child, too. */
