@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -102,6 +103,30 @@ def test_a_program_gives_back_what_the_one_before_it_in_its_process_had(make: Ma
         assert holder.wait(PATIENCE) == 0
     assert q.qsize() == 0
     assert q.statistics().redelivered == 1
+
+
+SAME_AGAIN = """if True:
+    import os, sys
+    from shmqueue import ShmQueue
+    q = ShmQueue(sys.argv[1], create=False)
+    lease = q.lease(timeout=30)
+    print(lease.item, lease.attempt, flush=True)
+    if lease.attempt == 1:
+        os.execv(sys.executable, [sys.executable, "-c", sys.argv[2], *sys.argv[1:]])
+    lease.ack()
+"""
+
+
+@pytest.mark.skipif(shutil.which("setarch") is None, reason="there is no setarch")
+def test_so_does_the_same_program_where_addresses_are_not_random(make: Make, name: str) -> None:
+    q = make()
+    q.put("job")
+    command = ["setarch", "-R", sys.executable, "-c", SAME_AGAIN, name, SAME_AGAIN]
+    done = subprocess.run(
+        command, cwd=os.path.dirname(__file__), capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "job 1\njob 2\n"), done.stderr
+    assert q.unfinished_tasks == 0
 
 
 HOLD = """if True:

@@ -6,6 +6,7 @@ It is the process's id, its start time, because ids are reused, and its program,
 from __future__ import annotations
 
 import os
+from array import array
 from typing import NamedTuple
 
 from shmqueue.interruptions import not_of_handler
@@ -20,6 +21,7 @@ shifts it; the upper 16 a hash of where the program's stack begins, 0 where that
 """
 
 _STARTED_BITS = 48
+_AT_RANDOM = 25  # getauxval(3)
 
 _STATE, _THREADS, _STARTED, _STACK = (
     3,
@@ -71,8 +73,19 @@ def is_alive(process: Process) -> bool:
 def this_image() -> int:
     """A number below 2**31 that all interpreters of this process share, and that exec() changes.
 
-    It is where the program's stack begins, so it stays the same where addresses are not random, or not told.
+    The kernel gives each program random bytes (AT_RANDOM). Where they cannot be read it is where the program's stack
+    begins, which stays the same where addresses are not random, or not told.
     """
+    try:
+        with open("/proc/self/auxv", "rb") as file:
+            pairs = iter(array("L", file.read()))
+        place = dict(zip(pairs, pairs, strict=False)).get(_AT_RANDOM)
+        if place is not None:
+            with open("/proc/self/mem", "rb", buffering=0) as memory:
+                memory.seek(place)
+                return int.from_bytes(memory.read(4), "little") & 0x7FFFFFFF
+    except not_of_handler(OSError, ValueError, OverflowError):
+        pass  # no Linux, or no /proc, or it is not to be looked into
     found = _stat(os.getpid())
     return found.stack >> 4 & 0x7FFFFFFF if found else 0
 

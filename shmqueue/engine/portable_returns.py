@@ -16,7 +16,7 @@ from shmqueue.engine.portable_commit import LOCKED, Step
 from shmqueue.engine.portable_leases import Entry, Move, oldest_returned, replaced
 from shmqueue.engine.portable_loan import Lost
 from shmqueue.engine.portable_lock import Hold
-from shmqueue.engine.portable_processes import Process, is_alive, this_image
+from shmqueue.engine.portable_processes import Process, is_alive, this_image, this_process
 from shmqueue.engine.portable_records import Records
 from shmqueue.engine.portable_state import Contradiction, State
 from shmqueue.interruptions import not_of_handler
@@ -213,7 +213,8 @@ class Returns(Records):
         if found is LOCKED:
             self._looked = now - LOOK_FOR_DEAD  # it was no look
         for holder, handle in () if found is None or found is LOCKED else found:
-            if not is_alive(holder):
+            is_earlier = holder == this_process() and handle >> 32 != _IMAGE  # exec() has replaced that program
+            if is_earlier or not is_alive(holder):
                 self._return_loans_of(holder, handle, patience)
 
 

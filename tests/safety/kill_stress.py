@@ -88,8 +88,8 @@ MUTANTS = (
     Mutant(
         "the dead are not looked for",
         "shmqueue/engine/portable_returns.py",
-        "            if not is_alive(holder):\n",
-        "            if not is_alive(holder) and not holder[0]:\n",
+        "            if is_earlier or not is_alive(holder):\n",
+        "            if is_earlier or (not is_alive(holder) and not holder[0]):\n",
         engine="portable",
         part=LEASED,
     ),
