@@ -301,7 +301,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("offset", "value", "why"),
         [
-            (16, b"\x09", "it has layout version 9, this installation uses version 6"),
+            (16, b"\x09", "it has layout version 9, this installation uses version 7"),
             (24, b"\x77", "its header is corrupted"),
             (48, b"zz", "its header is corrupted"),
         ],

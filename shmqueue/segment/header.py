@@ -38,7 +38,7 @@ SYSTEM_PAGESIZE: int = mmap.PAGESIZE
 HEADER_SIZE = 4096
 """Bytes before the data: the header and whatever an engine keeps beside it."""
 MAGIC = b"shmqueue"
-_VERSION = 6
+_VERSION = 7
 _BYTE_ORDER = 0x01020304
 _OTHER_BYTE_ORDER = 0x04030201
 FIELDS = struct.Struct("=8s8sIIQQQQQQ16sqQIII")  # the first 116 bytes of struct header in engine/native/layout.h

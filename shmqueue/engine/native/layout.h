@@ -114,7 +114,7 @@
 
 #define LAYOUT_MAGIC "shmqueue"
 #define LAYOUT_ENGINE "native\0"
-#define LAYOUT_VERSION 6u
+#define LAYOUT_VERSION 7u
 #define LAYOUT_HEADER_SIZE 4096u
 #define LAYOUT_BYTE_ORDER 0x01020304u
 
