@@ -175,5 +175,5 @@ def _clear_portable(fd: int, is_used_by: Callable[[int], bool]) -> bool:
 
 def register_layouts() -> None:
     """Let ``shmqueue.segment`` know both layouts."""
-    register_layout("native", Layout(frozenset({2, 3, 4, 5, 6}), _read_native, _clear_native))
-    register_layout("portable", Layout(frozenset({4, 5, 6}), _read_portable, _clear_portable))
+    register_layout("native", Layout(frozenset({2, 3, 4, 5, 6, 7}), _read_native, _clear_native))
+    register_layout("portable", Layout(frozenset({4, 5, 6, 7}), _read_portable, _clear_portable))
