@@ -278,7 +278,7 @@ struct lease {
     _Atomic uint64_t position; /* of the record */
     _Atomic uint64_t count;    /* the item's number among all items ever put */
     _Atomic uint64_t window;   /* 0: the record is in the data; otherwise 1 + its offset in the windows */
-    _Atomic uint64_t started;  /* the holder: when its process started (field 22 of /proc/pid/stat); in a RETURNED one:
+    _Atomic uint64_t started;  /* the holder: when and as which program its process started, see os.h; in a RETURNED one:
                                   the generation in which it was requeued */
     _Atomic uint64_t since;    /* when it was handed out, monotonic clock, ns; of its last tick */
     _Atomic uint32_t pid;      /* the holder's */
