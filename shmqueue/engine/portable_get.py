@@ -85,12 +85,18 @@ class Gets(Waiting):
             return following, lent is not None or None, move
 
         def lend_or_look() -> bool | None:
-            for _ in range(2):
-                try:
-                    return self._get(lend, block, timeout)
-                except _TooManyLeased:  # perhaps by processes that have ended
-                    self._return_loans_of_the_dead(clock.monotonic(), at_least=0.0)
-            raise ShmQueueError(f"queue {self._name!r}: {MOST} items are leased, which is the most that can be")
+            began = clock.monotonic()
+            try:
+                return self._get(lend, block, timeout)
+            except _TooManyLeased:  # perhaps by processes that have ended
+                now = clock.monotonic()
+                self._return_loans_of_the_dead(now, at_least=0.0)
+            left = None if timeout is None else max(0.0, timeout - (now - began))
+            try:
+                return self._get(lend, block, left)
+            except _TooManyLeased:
+                why = f"{MOST} items are leased, which is the most that can be"
+                raise ShmQueueError(f"queue {self._name!r}: {why}") from None
 
         try:
             done = self._counted(lend_or_look)

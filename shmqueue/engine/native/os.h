@@ -57,7 +57,7 @@ static inline int64_t monotonic_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* The same clock as of its last tick, some milliseconds ago at most: a third of the cost. */
+/* The same clock as of its last tick, some milliseconds ago at most, which costs less. */
 static inline int64_t monotonic_recent_ns(void)
 {
 #ifdef CLOCK_MONOTONIC_COARSE
